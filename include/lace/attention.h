@@ -1,0 +1,39 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "lace/error.h"
+#include "lace/pattern.h"
+
+namespace lace {
+
+struct AttentionOptions {
+  std::optional<double> scale;  // default: 1 / √(head_dim of q)
+  bool deterministic = false;   // on a GPU: bitwise repeatable gradients, slower
+};
+
+// out = softmax(scale · q kᵀ, kept to the pattern's pairs) v
+//   q    [batch, heads,    q_len, head_dim]     float32, bfloat16 or float64; any strides
+//   k    [batch, kv_heads, k_len, head_dim]     heads is a multiple of kv_heads, q_len <= k_len
+//   v    [batch, kv_heads, k_len, v_head_dim]
+//   out  [batch, heads,    q_len, v_head_dim]
+// Differentiable once in q, k, v. Under autocast, q, k and v are cast to the autocast dtype.
+// A row without keys gives 0. float64 runs the reference kernel.
+// Throws lace::Error before any work if an argument breaks a rule above.
+at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     const Pattern& pattern, const AttentionOptions& options = {});
+
+// As attention, with lse [batch, heads, q_len] (natural log, −inf for a row without keys; float64
+// for float64 inputs, else float32), through which no gradient flows: backward through it throws.
+std::pair<at::Tensor, at::Tensor> attention_with_lse(const at::Tensor& q, const at::Tensor& k,
+                                                     const at::Tensor& v, const Pattern& pattern,
+                                                     const AttentionOptions& options = {});
+
+// The name of the kernel that attention(q, k, v, …) would run now.
+std::string attention_kernel(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+
+}  // namespace lace

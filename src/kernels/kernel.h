@@ -1,0 +1,89 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "core/context.h"
+#include "core/dtype.h"
+#include "plan/plan.h"
+
+namespace lace {
+
+enum class Device { kCpu, kCuda };
+
+// What is asked of a kernel, apart from the plan.
+struct AttentionShape {
+  Device device = Device::kCpu;
+  DType dtype = DType::kFloat32;
+  int64_t batch = 0;
+  int64_t heads = 0;     // a multiple of kv_heads; query head h reads key head h / (heads / kv_heads)
+  int64_t kv_heads = 0;
+  int64_t q_len = 0;
+  int64_t k_len = 0;     // >= q_len
+  int64_t qk_dim = 0;    // head_dim of q and k
+  int64_t v_dim = 0;     // head_dim of v and out
+};
+
+// A tensor [batch, heads, rows, head_dim] of any strides (in elements) but the innermost, which is
+// 1. A stride may be negative or 0 for inputs.
+struct Tensor4 {
+  void* data = nullptr;
+  int64_t batch_stride = 0;
+  int64_t head_stride = 0;
+  int64_t row_stride = 0;
+};
+
+// out = softmax(scale · q kᵀ, kept to the plan's pairs) v, and its log-sum-exp
+//   q    [batch, heads,    q_len, qk_dim]
+//   k    [batch, kv_heads, k_len, qk_dim]
+//   v    [batch, kv_heads, k_len, v_dim]
+//   out  [batch, heads,    q_len, v_dim]
+//   lse  [batch, heads,    q_len] contiguous, natural log, −inf for a row without keys (whose out
+//        is 0); float64 where dtype is, else float32
+struct ForwardArgs {
+  AttentionShape shape;
+  double scale = 1;
+  Tensor4 q, k, v, out;
+  void* lse = nullptr;
+};
+
+// Gradients of a loss with d loss / d out = dout. Every element of dq, dk, dv is written.
+//   dout as out; dq, dk, dv as q, k, v in shape and dtype, of any strides but the innermost
+struct BackwardArgs {
+  AttentionShape shape;
+  double scale = 1;
+  Tensor4 q, k, v, out, dout, dq, dk, dv;
+  const void* lse = nullptr;
+};
+
+// The tiles that a kernel wants its plans compiled for.
+struct KernelTiles {
+  TileShape forward;     // owners are queries
+  TileShape transposed;  // owners are keys
+};
+
+struct Kernel {
+  std::string_view name;  // as in LACE_KERNEL
+  Device device;
+  // Empty, or why this machine cannot run it ("the processor lacks avx512f").
+  std::string (*unavailable)();
+  // Empty, or why it does not compute this ("head_dim 12 is not a multiple of 8").
+  std::string (*unsupported)(const AttentionShape&);
+  KernelTiles (*tiles)(const AttentionShape&);
+  // On a GPU enqueue on context.stream and return; on a CPU return when the results are there.
+  // Arguments are valid: whoever calls has checked them.
+  void (*forward)(const Context&, const Plan& plan, const ForwardArgs&);
+  void (*backward)(const Context&, const Plan& plan, const Plan& transposed, const BackwardArgs&);
+};
+
+// All kernels of this build, best first.
+std::span<const Kernel> kernels();
+
+// The first kernel of shape.device that is available and supports `shape`, or the one that the
+// environment variable LACE_KERNEL names. Throws lace::Error with the reason if that one cannot run
+// or if none can.
+const Kernel& select_kernel(const AttentionShape& shape);
+
+}  // namespace lace
