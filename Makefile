@@ -1,0 +1,59 @@
+# make demo | test | test-slow | bench | build | setup | format | lint | clean
+# PRESET=cpu (default) or cuda; DATA=path for demo.
+PRESET ?= cpu
+BUILD := build/$(PRESET)
+CMAKE := $(if $(and $(filter cuda,$(PRESET)),$(wildcard .venv/bin/cmake)),.venv/bin/cmake,cmake)
+
+.PHONY: help setup build test test-slow demo bench format lint clean
+help:
+	@echo 'make demo       set up, build, train a small Sparse Transformer, and show what it learnt'
+	@echo 'make test       set up, build and run the fast tests'
+	@echo 'make test-slow  sanitizers over the rooms below the operation; the pattern parser fuzzed'
+	@echo 'make bench      time attention against libtorch (JSON under bench/results/)'
+	@echo 'make build      set up and build        make setup  install what is missing'
+	@echo 'make format     clang-format in place   make lint   check format and headers'
+	@echo 'PRESET=cpu|cuda chooses the build; DATA=path gives demo a file or folder to learn'
+
+setup:
+	@scripts/setup $(PRESET)
+
+$(BUILD)/build.ninja: CMakeLists.txt CMakePresets.json
+	@$(CMAKE) --preset $(PRESET) > $(BUILD).configure.log 2>&1 || \
+	  (mkdir -p build; cat $(BUILD).configure.log; exit 1)
+
+build: setup
+	@mkdir -p build
+	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
+	@ninja -C $(BUILD) --quiet
+
+test: build
+	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error -L fast
+
+test-slow:
+	@scripts/setup dev
+	@mkdir -p build
+	@cmake --preset asan > build/asan.configure.log
+	@ninja -C build/asan --quiet
+	@ctest --test-dir build/asan --output-on-failure --no-tests=error
+	@scripts/fuzz-parser 30
+
+demo: build
+	@scripts/demo $(BUILD)/bin/lace $(if $(DATA),--data '$(DATA)')
+
+bench: build
+	@mkdir -p bench/results
+	$(BUILD)/bin/lace bench attention --json > bench/results/attention.json
+	@echo 'wrote bench/results/attention.json'
+
+SOURCES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+format:
+	@scripts/setup dev
+	@clang-format -i $(SOURCES)
+
+lint:
+	@scripts/setup dev
+	@clang-format --dry-run --Werror $(SOURCES)
+	@! grep -nE '#include "\.\./' $(SOURCES) || (echo 'includes are written from include/ or src/'; exit 1)
+
+clean:
+	rm -rf build
