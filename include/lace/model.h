@@ -1,0 +1,155 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "lace/error.h"
+#include "lace/pattern.h"
+
+namespace lace {
+
+// Numbers that the matrix products and attention compute with. Parameters, gradients, the residual
+// stream and all reductions are float32 (float64 with kFloat64).
+enum class Precision { kFloat32, kBFloat16, kFloat16, kFloat64 };
+
+// How position i of a sequence is split into the rows of its embedding tables.
+enum class PositionKind {
+  kText,   // 2 tables: i ÷ l and i mod l (also audio)
+  kImage,  // 3 tables: row, column, channel; i = (row·width + column)·channels + channel
+};
+
+// The standard deviation of a linear layer's weights at the start.
+enum class LinearInit {
+  kVariance,  // √(0.125 / d_in), as the authors' later code has it
+  kStd,       // 0.125 / √d_in, the paper's §6 with its second argument read as a deviation
+};
+
+std::string_view name(Precision precision);        // "fp32", "bf16", "fp16", "fp64"
+std::string_view name(PositionKind kind);          // "text", "image"
+std::string_view name(LinearInit init);            // "variance", "std"
+Precision parse_precision(std::string_view text);  // throws lace::Error, as the next two
+PositionKind parse_position_kind(std::string_view text);
+LinearInit parse_linear_init(std::string_view text);
+
+// A Sparse Transformer (arXiv 1904.10509), to the last choice. The names are a recipe's keys under
+// [model]; 0 where a default is said to follow another field.
+struct ModelConfig {
+  int64_t vocab = 256;
+  int64_t seq_len = 1024;
+  int64_t layers = 6;
+  int64_t d_model = 256;
+  int64_t heads = 4;
+  int64_t kv_heads = 0;     // 0: heads; else a divisor of heads
+  int64_t qk_dim = 0;       // width of q over all heads; 0: d_model ("half-size": d_model / 2)
+  int64_t v_dim = 0;        // width of v over all query heads; 0: d_model
+  int64_t ff_multiple = 4;  // feed-forward width is ff_multiple · d_model ("half-size": 2)
+  // One pattern a layer, cycled over the layers: one for all, several interleaved.
+  std::vector<std::string> patterns = {"fixed(64, 16, 4)"};
+
+  PositionKind positions = PositionKind::kText;
+  int64_t position_stride = 0;  // kText: l; 0: the integer nearest √seq_len from below
+  int64_t image_height = 0, image_width = 0, image_channels = 0;  // kImage: product is seq_len
+
+  double dropout = 0;  // on the outputs of the two branches of a block only
+  LinearInit init = LinearInit::kVariance;
+  bool tied = false;  // true: the token table is W_out; false: W_out starts at 0
+  double block_norm_eps = 1e-5;
+  double final_norm_eps = 1e-6;
+  Precision precision = Precision::kFloat32;
+  bool recompute = false;      // backward recomputes each block from its input
+  bool deterministic = false;  // on a GPU: attention bitwise repeatable, slower
+  uint64_t seed = 1;           // of the start values and the dropout masks
+
+  int64_t kv_heads_or_default() const { return kv_heads ? kv_heads : heads; }
+  int64_t qk_dim_or_default() const { return qk_dim ? qk_dim : d_model; }
+  int64_t v_dim_or_default() const { return v_dim ? v_dim : d_model; }
+  int64_t position_stride_or_default() const;
+  int64_t qk_head_dim() const { return qk_dim_or_default() / heads; }
+  int64_t v_head_dim() const { return v_dim_or_default() / heads; }
+  // Width of the fused projection: q, then k, then v.
+  int64_t qkv_width() const {
+    return qk_dim_or_default() + kv_heads_or_default() * (qk_head_dim() + v_head_dim());
+  }
+  int64_t ff_width() const { return ff_multiple * d_model; }
+  // Rows of each position table.
+  std::vector<int64_t> position_rows() const;
+
+  // Throws lace::Error `[model] rule, got value` on the first field that is wrong.
+  void check() const;
+};
+
+// A parameter's place in the model. Linear weights are [out, in].
+struct ParameterInfo {
+  std::string name;  // "tok", "pos.0", "sos", "blocks.3.qkv.weight", …, "ln_f.bias", "out.weight"
+  std::vector<int64_t> shape;
+  double init_std = 0;  // of its normal start values; 0: filled with init_value
+  double init_value = 0;
+};
+
+// All parameters of a model in their fixed order, without allocating any.
+std::vector<ParameterInfo> parameter_infos(const ModelConfig& config);
+int64_t parameter_count(const ModelConfig& config);
+
+struct NamedParameter {
+  std::string name;
+  at::Tensor tensor;  // a leaf that requires grad
+};
+
+// Which dropout masks a pass draws: those of (config.seed, step, micro_batch, layer, branch).
+struct PassMode {
+  bool training = false;  // false: no dropout
+  int64_t step = 0;
+  int64_t micro_batch = 0;
+};
+
+// What decoding one batch of sequences remembers: each layer's keys and values.
+struct DecodeState;
+
+// H₀ = tok + Σ pos, shifted by one slot behind a learned start vector;
+// a = drop(attention(LN₁(H))), b = drop(ff(LN₂(H + a))), H ← H + a + b;
+// logits = LN_f(H_N) W_outᵀ. Slot i sees the symbols before i and is scored on symbol i.
+//
+// `tokens` are [batch, n], n <= seq_len, of uint8 or int64, each < vocab, on the parameters'
+// device. Throws lace::Error before any work if they are not.
+class SparseTransformer {
+ public:
+  // Start values are drawn from config.seed; equal for every precision up to rounding.
+  explicit SparseTransformer(const ModelConfig& config);
+  ~SparseTransformer();
+  SparseTransformer(const SparseTransformer&) = delete;
+  SparseTransformer& operator=(const SparseTransformer&) = delete;
+
+  const ModelConfig& config() const;
+
+  // In the order of parameter_infos. Change them in place only, under no_grad: the copies in the
+  // compute precision are made anew in the next pass when a parameter's version has changed.
+  const std::vector<NamedParameter>& parameters() const;
+
+  // [batch, n, vocab], float32 (float64 with kFloat64).
+  at::Tensor forward(const at::Tensor& tokens, const PassMode& mode = {}) const;
+
+  // Mean nats a symbol over all batch · n symbols: a scalar to call backward() on.
+  at::Tensor loss(const at::Tensor& tokens, const PassMode& mode = {}) const;
+
+  // Nats of each symbol [batch, n], float32 (float64 with kFloat64), without a graph.
+  at::Tensor nats(const at::Tensor& tokens) const;
+
+  // Decoding with a key/value cache, without a graph. A new state stands before the first symbol.
+  std::shared_ptr<DecodeState> start_decoding(int64_t batch) const;
+  // Appends tokens [batch, count] to the sequences of `state` (count may be 0 in the first call,
+  // and only there) and returns the logits of the next symbol [batch, vocab], float32. The result
+  // equals forward's for the same prefix. Throws lace::Error if seq_len symbols are there already.
+  at::Tensor decode(DecodeState& state, const at::Tensor& tokens) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lace
