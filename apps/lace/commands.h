@@ -1,0 +1,42 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+namespace lace::cli {
+
+// A subcommand of `lace`. Each lives in a file of its own, which registers it:
+//
+//   void add_explain(CLI::App& app) {
+//     auto options = std::make_shared<Options>();
+//     CLI::App* command = app.add_subcommand("explain", "Shows what a pattern costs");
+//     command->add_option("pattern", options->pattern, "The pattern's text")->required();
+//     command->footer(examples({"lace explain 'local(128) | strided(128)' --seq-len 12288"}));
+//     command->callback([options] { explain(*options); });
+//   }
+//   const Command kExplain(Order::kExplain, add_explain);
+//
+// The callback throws lace::Error on failure (exit code 1) and CLI::ParseError, for instance
+// CLI::ValidationError, on wrong usage (exit code 2); main prints the text to stderr. Results go to
+// stdout, progress to stderr.
+enum class Order { kExplain, kModel, kTrain, kEval, kSample, kBench, kInfo };  // as --help lists
+
+struct Command {
+  Command(Order order, void (*add)(CLI::App& app));
+  Order order;
+  void (*add)(CLI::App& app);
+};
+
+// All subcommands, by order.
+std::vector<Command> commands();
+
+// The "Examples" paragraph that closes a subcommand's --help.
+std::string examples(const std::vector<std::string>& lines);
+
+// Adds `--threads N`, which sets libtorch's threads (and by that the kernels') before the callback
+// runs. Without it, `default_threads` if positive, else libtorch's own choice.
+void add_threads(CLI::App& command, int default_threads = 0);
+
+}  // namespace lace::cli
