@@ -1,0 +1,53 @@
+#include <algorithm>
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "lace/data.h"
+
+namespace lace {
+namespace {
+
+TEST(WindowSampler, EpochsHoldDisjointWindowsInShuffledOrder) {
+  constexpr int64_t kSize = 1037, kWindow = 10;
+  WindowSampler sampler(kSize, kWindow, 7);
+  const int64_t count = sampler.windows_per_epoch();
+  EXPECT_EQ(count, 102);
+  std::set<int64_t> offsets;
+  for (int64_t epoch = 0; epoch < 20; ++epoch) {
+    std::vector<int64_t> begins;
+    for (int64_t i = 0; i < count; ++i) begins.push_back(sampler.begin(epoch * count + i));
+    EXPECT_FALSE(std::is_sorted(begins.begin(), begins.end()));
+    std::sort(begins.begin(), begins.end());
+    offsets.insert(begins.front());
+    EXPECT_GE(begins.front(), 0);
+    EXPECT_LT(begins.front(), kWindow);
+    for (size_t i = 1; i < begins.size(); ++i) EXPECT_EQ(begins[i] - begins[i - 1], kWindow);
+    EXPECT_LE(begins.back() + kWindow, kSize);
+  }
+  EXPECT_GE(offsets.size(), 5u);
+}
+
+TEST(WindowSampler, AnyOrderOfAskingGivesTheSame) {
+  WindowSampler forward(1000, 16, 3), jumping(1000, 16, 3), other(1000, 16, 4);
+  std::vector<int64_t> expected, different;
+  for (int64_t i = 0; i < 200; ++i) expected.push_back(forward.begin(i));
+  for (int64_t i = 0; i < 200; ++i) different.push_back(other.begin(i));
+  EXPECT_NE(expected, different);
+  for (int64_t i : {199, 0, 130, 61, 62, 5}) {
+    EXPECT_EQ(jumping.begin(i), expected[static_cast<size_t>(i)]) << i;
+  }
+}
+
+TEST(WindowSampler, ShortStreams) {
+  WindowSampler exact(16, 16, 0);
+  EXPECT_EQ(exact.windows_per_epoch(), 1);
+  EXPECT_EQ(exact.begin(5), 0);
+  WindowSampler longer(20, 16, 0);
+  for (int64_t i = 0; i < 50; ++i) EXPECT_LE(longer.begin(i), 4);
+  EXPECT_THROW(WindowSampler(15, 16, 0), Error);
+  EXPECT_THROW(WindowSampler(15, 0, 0), Error);
+}
+
+}  // namespace
+}  // namespace lace
