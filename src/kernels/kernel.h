@@ -86,4 +86,11 @@ std::span<const Kernel> kernels();
 // or if none can.
 const Kernel& select_kernel(const AttentionShape& shape);
 
+// The kernel of that name. Throws lace::Error listing all names if there is none.
+const Kernel& find_kernel(std::string_view name);
+
+// The name of the kernel whose forward or backward was called last in this process, through
+// kernels(), find_kernel() or select_kernel(); empty before the first. Thread-safe.
+std::string_view last_kernel();
+
 }  // namespace lace

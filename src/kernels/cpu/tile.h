@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+
+namespace lace::cpu {
+
+// Owners in a tile: the lanes of every packed operand. A packed operand X^T of a tile is
+// [depth][kTileOwners], 64-byte aligned; element (d, e) belongs to owner e.
+inline constexpr int kTileOwners = 64;
+// Others in a batch: rows reached through pointers, of any tiles of the plan.
+inline constexpr int kBatchOthers = 64;
+// Owners are skipped in granules of this many lanes, the same for every instruction set.
+inline constexpr int kGranule = 16;
+inline constexpr int kTileGranules = kTileOwners / kGranule;
+
+// Others [begin, end) of a batch and the granules [granule_begin, granule_end) of owners outside
+// which all their pairs are dead. masked: inside, some pair may be dead.
+struct Segment {
+  int16_t begin, end;
+  int8_t granule_begin, granule_end;
+  bool masked;
+};
+
+// Up to kBatchOthers live rows of others. A row is live if any owner of the tile attends to it, so
+// no row of a batch is dead as a whole.
+struct Batch {
+  int count = 0;
+  int segment_count = 0;
+  bool masked = false;                 // some pair of the batch may be dead
+  int64_t positions[kBatchOthers];     // ascending within a run
+  uint64_t live[kBatchOthers];         // bit e: the pair with owner e is live
+  Segment segments[kBatchOthers / kGranule * 2];
+};
+
+}  // namespace lace::cpu
