@@ -123,7 +123,7 @@ std::string format_count(int64_t value) {
   std::string digits = std::to_string(value);
   const int64_t first = digits.front() == '-' ? 1 : 0;
   for (int64_t at = static_cast<int64_t>(digits.size()) - 3; at > first; at -= 3) {
-    digits.insert(static_cast<size_t>(at), ",");
+    digits.insert(static_cast<size_t>(at), 1, ',');
   }
   return digits;
 }

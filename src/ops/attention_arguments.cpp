@@ -1,0 +1,136 @@
+#include "ops/attention_arguments.h"
+
+#include <cmath>
+#include <string>
+
+#include <ATen/ATen.h>
+
+#include "lace/error.h"
+
+namespace lace::ops {
+
+namespace {
+
+std::string dtype_name(at::ScalarType type) {
+  switch (type) {
+    case at::kDouble:
+      return "float64";
+    case at::kFloat:
+      return "float32";
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kHalf:
+      return "float16";
+    default:
+      return c10::toString(type);
+  }
+}
+
+DType to_dtype(const char* op, at::ScalarType type) {
+  switch (type) {
+    case at::kDouble:
+      return DType::kFloat64;
+    case at::kFloat:
+      return DType::kFloat32;
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    case at::kHalf:
+      return DType::kFloat16;
+    default:
+      throw Error(concat("[", op, "] dtype must be float32, bfloat16, float16 or float64, got ",
+                         dtype_name(type)));
+  }
+}
+
+void check_one(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& q) {
+  LACE_CHECK(tensor.defined(), "[", op, "] ", name, " is an undefined tensor");
+  LACE_CHECK(tensor.layout() == at::kStrided, "[", op, "] ", name, " must be a dense tensor, got ",
+             tensor.layout());
+  LACE_CHECK(tensor.dim() == 4, "[", op, "] ", name,
+             " must have the shape [batch, heads, seq_len, head_dim], got ", tensor.sizes());
+  LACE_CHECK(tensor.device() == q.device(), "[", op, "] ", name, " is on ", tensor.device(),
+             ", q is on ", q.device());
+  LACE_CHECK(tensor.scalar_type() == q.scalar_type(), "[", op, "] dtype of ", name, " is ",
+             dtype_name(tensor.scalar_type()), ", q has ", dtype_name(q.scalar_type()));
+}
+
+void check_equal(const char* op, const char* what, const char* name, int64_t value,
+                 const char* other, int64_t expected) {
+  LACE_CHECK(value == expected, "[", op, "] ", what, " of ", name, " is ", value, ", ", other,
+             " has ", expected);
+}
+
+}  // namespace
+
+AttentionArguments check_attention(const char* op, const at::Tensor& q, const at::Tensor& k,
+                                   const at::Tensor& v, std::optional<double> scale) {
+  LACE_CHECK(q.defined(), "[", op, "] q is an undefined tensor");
+  check_one(op, "q", q, q);
+  check_one(op, "k", k, q);
+  check_one(op, "v", v, q);
+  LACE_CHECK(q.is_cpu() || q.is_cuda(), "[", op, "] device must be cpu or cuda, got ", q.device());
+  AttentionArguments arguments;
+  AttentionShape& shape = arguments.shape;
+  shape.device = q.is_cpu() ? Device::kCpu : Device::kCuda;
+  shape.dtype = to_dtype(op, q.scalar_type());
+  shape.batch = q.size(0);
+  shape.heads = q.size(1);
+  shape.kv_heads = k.size(1);
+  shape.q_len = q.size(2);
+  shape.k_len = k.size(2);
+  shape.qk_dim = q.size(3);
+  shape.v_dim = v.size(3);
+  check_equal(op, "batch", "k", k.size(0), "q", shape.batch);
+  check_equal(op, "batch", "v", v.size(0), "q", shape.batch);
+  check_equal(op, "head_dim", "k", k.size(3), "q", shape.qk_dim);
+  check_equal(op, "heads", "v", v.size(1), "k", shape.kv_heads);
+  check_equal(op, "seq_len", "v", v.size(2), "k", shape.k_len);
+  LACE_CHECK(shape.heads >= 1 && shape.kv_heads >= 1 && shape.heads % shape.kv_heads == 0, "[", op,
+             "] heads of q must be a multiple of the heads of k, got ", shape.heads, " and ",
+             shape.kv_heads);
+  LACE_CHECK(shape.q_len >= 1 && shape.q_len <= shape.k_len, "[", op,
+             "] seq_len of q must be from 1 to that of k, got ", shape.q_len, " and ", shape.k_len);
+  LACE_CHECK(shape.qk_dim >= 1 && shape.v_dim >= 1, "[", op, "] head_dim must be positive, got ",
+             shape.qk_dim, " for q and ", shape.v_dim, " for v");
+  arguments.scale = scale.value_or(1 / std::sqrt(static_cast<double>(shape.qk_dim)));
+  LACE_CHECK(std::isfinite(arguments.scale), "[", op, "] scale must be finite, got ",
+             arguments.scale);
+  return arguments;
+}
+
+void check_attention_backward(const AttentionArguments& arguments, const at::Tensor& dout,
+                              const at::Tensor& out, const at::Tensor& lse) {
+  const AttentionShape& shape = arguments.shape;
+  const at::IntArrayRef sizes = out.sizes();
+  const bool out_fits =
+      sizes == at::IntArrayRef({shape.batch, shape.heads, shape.q_len, shape.v_dim});
+  LACE_CHECK(out_fits, "[attention_backward] out must be what attention returned, got the shape ",
+             sizes);
+  LACE_CHECK(dout.sizes() == sizes, "[attention_backward] shape of dout is ", dout.sizes(),
+             ", out has ", sizes);
+  LACE_CHECK(dout.scalar_type() == out.scalar_type(), "[attention_backward] dtype of dout is ",
+             dtype_name(dout.scalar_type()), ", out has ", dtype_name(out.scalar_type()));
+  const at::ScalarType lse_type = shape.dtype == DType::kFloat64 ? at::kDouble : at::kFloat;
+  LACE_CHECK(
+      lse.is_contiguous() && lse.sizes() == sizes.slice(0, 3) && lse.scalar_type() == lse_type,
+      "[attention_backward] lse must be what attention returned, got ",
+      dtype_name(lse.scalar_type()), " of the shape ", lse.sizes());
+}
+
+at::Tensor with_contiguous_rows(const at::Tensor& tensor) {
+  return tensor.stride(3) == 1 || tensor.size(3) == 1 ? tensor : tensor.contiguous();
+}
+
+at::Tensor empty_result(const at::Tensor& like, c10::SymInt batch, c10::SymInt heads,
+                        c10::SymInt rows, c10::SymInt head_dim) {
+  if (like.is_contiguous()) {
+    return at::empty_symint({batch, heads, rows, head_dim}, like.options());
+  }
+  return at::empty_symint({batch, rows, heads, head_dim}, like.options()).transpose(1, 2);
+}
+
+Tensor4 to_tensor4(const at::Tensor& tensor) {
+  return {tensor.data_ptr(), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
+}
+
+}  // namespace lace::ops

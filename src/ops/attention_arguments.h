@@ -1,0 +1,37 @@
+#pragma once
+
+#include <optional>
+
+#include <ATen/core/Tensor.h>
+
+#include "kernels/kernel.h"
+
+namespace lace::ops {
+
+// What lace::attention computes, its arguments checked.
+struct AttentionArguments {
+  AttentionShape shape;
+  double scale = 1;
+};
+
+// Throws lace::Error naming `op` and the first rule of lace/attention.h that q, k, v or scale
+// break.
+AttentionArguments check_attention(const char* op, const at::Tensor& q, const at::Tensor& k,
+                                   const at::Tensor& v, std::optional<double> scale);
+
+// Throws lace::Error unless dout, out and lse fit what check_attention accepted.
+void check_attention_backward(const AttentionArguments& arguments, const at::Tensor& dout,
+                              const at::Tensor& out, const at::Tensor& lse);
+
+// `tensor` if its rows are contiguous, else a contiguous copy.
+at::Tensor with_contiguous_rows(const at::Tensor& tensor);
+
+// Memory for a result [batch, heads, rows, head_dim] that goes with `like`: contiguous where `like`
+// is, otherwise in the order [batch, rows, heads, head_dim], as a fused projection has it, so that
+// merging the heads again needs no copy.
+at::Tensor empty_result(const at::Tensor& like, c10::SymInt batch, c10::SymInt heads,
+                        c10::SymInt rows, c10::SymInt head_dim);
+
+Tensor4 to_tensor4(const at::Tensor& tensor);
+
+}  // namespace lace::ops

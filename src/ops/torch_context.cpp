@@ -1,0 +1,42 @@
+#include "ops/torch_context.h"
+
+#include <ATen/Parallel.h>
+#include <c10/core/CPUAllocator.h>
+
+namespace lace::ops {
+
+namespace {
+
+class TorchExecutor final : public Executor {
+ public:
+  int num_threads() const override { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
+
+  void run(FunctionRef<void(int thread)> body) const override {
+    const int threads = num_threads();
+    if (threads == 1) return body(0);
+    // One index a thread; where libtorch has fewer threads, one of them takes several in order.
+    at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t thread = begin; thread < end; ++thread) body(static_cast<int>(thread));
+    });
+  }
+};
+
+}  // namespace
+
+const Executor& torch_executor() {
+  static const TorchExecutor executor;
+  return executor;
+}
+
+Context make_torch_context(bool deterministic) {
+  Context context;
+  context.executor = &torch_executor();
+  context.deterministic = deterministic;
+  context.allocate = [](size_t bytes) {
+    auto memory = std::make_shared<c10::DataPtr>(c10::GetCPUAllocator()->allocate(bytes));
+    return Workspace(memory, static_cast<std::byte*>(memory->get()));
+  };
+  return context;
+}
+
+}  // namespace lace::ops
