@@ -1,0 +1,80 @@
+#include "pattern/mask.h"
+
+#include <algorithm>
+#include <charconv>
+#include <utility>
+
+#include "lace/error.h"
+
+#include "core/safetensors.h"
+#include "pattern/atoms.h"
+
+namespace lace::pattern {
+namespace {
+
+const SafetensorsHeader::Tensor& mask_tensor(const SafetensorsHeader& header,
+                                             const std::string& file) {
+  const auto named = header.tensors.find("mask");
+  if (named != header.tensors.end()) return named->second;
+  LACE_CHECK(header.tensors.size() == 1, "[mask] ", file,
+             " must hold one tensor, or one named \"mask\", got ", header.tensors.size());
+  return header.tensors.begin()->second;
+}
+
+int64_t block_size(const SafetensorsHeader& header, const std::string& file) {
+  const auto entry = header.metadata.find("block_size");
+  LACE_CHECK(entry != header.metadata.end(), "[mask] __metadata__ of ", file,
+             " must have a block_size, got none");
+  const std::string& text = entry->second;
+  int64_t size = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), size);
+  LACE_CHECK(
+      error == std::errc{} && end == text.data() + text.size() && size >= 1 && size <= kMaxArgument,
+      "[mask] block_size of ", file, " must be a positive integer, got \"", text, "\"");
+  return size;
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (const int64_t size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  return text + "]";
+}
+
+// FNV-1a over the numbers and the bits.
+uint64_t hash(const BlockMask& mask) {
+  uint64_t value = 0xcbf29ce484222325;
+  const auto add = [&value](uint8_t byte) { value = (value ^ byte) * 0x100000001b3; };
+  for (const int64_t number : {mask.heads, mask.blocks, mask.block_size}) {
+    for (int shift = 0; shift < 64; shift += 8) {
+      add(static_cast<uint8_t>(static_cast<uint64_t>(number) >> shift));
+    }
+  }
+  for (const uint8_t byte : mask.live) add(byte);
+  return value;
+}
+
+}  // namespace
+
+std::shared_ptr<const BlockMask> read_mask(const std::string& file) {
+  LACE_CHECK(!file.empty(), "[mask] file must have a name, got none");
+  const SafetensorsHeader header = read_safetensors_header(file);
+  const SafetensorsHeader::Tensor& tensor = mask_tensor(header, file);
+  LACE_CHECK(tensor.dtype == "BOOL", "[mask] tensor of ", file, " must be BOOL, got ",
+             tensor.dtype);
+  const auto& shape = tensor.shape;
+  LACE_CHECK(shape.size() == 3 && shape[0] >= 1 && shape[1] >= 1 && shape[1] == shape[2],
+             "[mask] tensor of ", file, " must be [heads or 1, blocks, blocks], got ",
+             shape_text(shape));
+  auto mask = std::make_shared<BlockMask>();
+  mask->heads = shape[0];
+  mask->blocks = shape[1];
+  mask->block_size = block_size(header, file);
+  mask->live = read_safetensors_bytes(file, tensor);
+  for (const uint8_t byte : mask->live) {
+    LACE_CHECK(byte <= 1, "[mask] elements of ", file, " must be 0 or 1, got ", int{byte});
+  }
+  mask->content_hash = hash(*mask);
+  return mask;
+}
+
+}  // namespace lace::pattern
