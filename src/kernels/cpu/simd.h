@@ -18,6 +18,7 @@
 //   load_first(p, n) …          the first n lanes only, 0 < n <= kLanes; other lanes load as 0
 //   load_bf16(p) …              kLanes bf16 ↔ F, rounding to nearest even
 //   keep(bits, x, y)            lane i: bit i of bits ? x : y
+//   any_less(a, b)              whether some lane of a is less than b's
 //   exp2(x)                     2ˣ within 8e-8 relative for −125 < x < 127; exactly 0 at and below
 //                               −125; NaN for NaN
 //   transpose(x)                x[i] lane j ↔ x[j] lane i

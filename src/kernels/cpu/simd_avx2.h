@@ -51,6 +51,9 @@ struct Avx2 {
   [[gnu::always_inline]] static F div(F a, F b) { return _mm256_div_ps(a, b); }
   [[gnu::always_inline]] static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   [[gnu::always_inline]] static F max(F a, F b) { return _mm256_max_ps(a, b); }
+  [[gnu::always_inline]] static bool any_less(F a, F b) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)) != 0;
+  }
   [[gnu::always_inline]] static F keep(uint32_t bits, F x, F otherwise) {
     const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane);

@@ -44,6 +44,9 @@ struct Avx512 {
   [[gnu::always_inline]] static F div(F a, F b) { return _mm512_div_ps(a, b); }
   [[gnu::always_inline]] static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   [[gnu::always_inline]] static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  [[gnu::always_inline]] static bool any_less(F a, F b) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) != 0;
+  }
   [[gnu::always_inline]] static F keep(uint32_t bits, F x, F otherwise) {
     return _mm512_mask_mov_ps(otherwise, static_cast<__mmask16>(bits), x);
   }
@@ -153,7 +156,9 @@ struct Avx512Bf16 : Avx512 {
     using Vector = __m512i;
     [[gnu::always_inline]] static Vector load(const Element* p) { return _mm512_load_si512(p); }
     [[gnu::always_inline]] static Vector broadcast(const Element* p) {
-      return _mm512_set1_epi32(static_cast<int>(*p));
+      int pair;  // rows of bf16 may be aligned to 2 bytes only
+      __builtin_memcpy(&pair, p, sizeof pair);
+      return _mm512_set1_epi32(pair);
     }
     [[gnu::always_inline]] static F apply(F acc, Vector a, Vector b) {
       return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);

@@ -21,15 +21,21 @@ struct Segment {
   bool masked;
 };
 
+// The owners of a tile: lane e is the row at positions[e], −1 if there is none.
+struct Owners {
+  int count = 0;      // lanes in use: highest + 1
+  uint64_t rows = 0;  // bit e: lane e has a row
+  int64_t positions[kTileOwners];
+};
+
 // Up to kBatchOthers live rows of others. A row is live if any owner of the tile attends to it, so
 // no row of a batch is dead as a whole.
 struct Batch {
   int count = 0;
-  int segment_count = 0;
-  bool masked = false;                 // some pair of the batch may be dead
-  int64_t positions[kBatchOthers];     // ascending within a run
-  uint64_t live[kBatchOthers];         // bit e: the pair with owner e is live
-  Segment segments[kBatchOthers / kGranule * 2];
+  int segment_count = 0;            // they cover [0, count) in ascending order
+  int64_t positions[kBatchOthers];  // of the rows
+  uint64_t live[kBatchOthers];      // bit e: the pair with owner e is live
+  Segment segments[kBatchOthers / 8];
 };
 
 }  // namespace lace::cpu
