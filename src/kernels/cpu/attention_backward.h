@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu/tile.h"
+#include "kernels/kernel.h"
+
+namespace lace::cpu {
+
+// What a batch of query rows brings to a tile of keys. Entries [0, batch.count) are set.
+//   q [·][qk_dim], dout [·][v_dim] in the tensors' dtype;  dq [·][qk_dim] fp32, added to
+//   neg_lse2   −lse · log₂e, or −inf for a row without keys
+//   neg_delta  −scale · Σ_d dout[d] · out[d]
+struct QueryRows {
+  const void* q[kBatchOthers];
+  const void* dout[kBatchOthers];
+  float* dq[kBatchOthers];
+  float neg_lse2[kBatchOthers];
+  float neg_delta[kBatchOthers];
+};
+
+// A tile of keys.
+struct KeyTile {
+  int qk_dim = 0, v_dim = 0;
+  int count = 0;        // lanes in use: highest + 1
+  bool ragged = false;  // some lane has no row
+  float scale = 1;
+  std::byte* scratch = nullptr;  // BackwardTypeOps::scratch_bytes, 64-byte aligned
+  const void* k[kTileOwners];  // [·][qk_dim] in the tensors' dtype, null for a lane without a row
+  const void* v[kTileOwners];  // [·][v_dim]
+};
+
+// The arithmetic of backward for one instruction set and dtype. For the pairs of a tile of keys
+// and a batch of queries (FlashAttention-2's backward, https://arxiv.org/abs/2307.08691):
+//   P = exp(scale · q kᵀ − lse),  dS = P ∘ scale · (dout vᵀ − delta)
+//   dv += Pᵀ dout,  dk += dSᵀ q,  dq += dS k
+// Lanes are keys, so that dk and dv stay packed in scratch while batches of queries stream past.
+struct BackwardTypeOps {
+  size_t (*scratch_bytes)(int qk_dim, int v_dim);
+  // Packs k and v; dk and dv start as the fp32 rows dk, dv, or as zero if `dk` is null.
+  void (*begin)(const KeyTile& tile, const float* const* dk, const float* const* dv);
+  // One batch. `next`, which may be null, holds rows to prefetch: next_count of them.
+  void (*batch)(const KeyTile& tile, const Batch& batch, const QueryRows& rows,
+                const QueryRows* next, int next_count);
+  // Writes dk and dv to rows of the tensors' dtype, or to fp32 rows.
+  void (*end)(const KeyTile& tile, void* const* dk, void* const* dv);
+  void (*end_fp32)(const KeyTile& tile, float* const* dk, float* const* dv);
+  // Σ_d a[d] · b[d] of two rows of the tensors' dtype.
+  float (*dot)(const void* a, const void* b, int dim);
+  // out[d] = in[d], rounded to the tensors' dtype.
+  void (*round)(const float* in, void* out, int dim);
+};
+
+// The code of an instruction set.
+struct BackwardOps {
+  BackwardTypeOps float32, bfloat16;
+};
+
+extern const BackwardOps kBackwardAvx512Bf16;
+extern const BackwardOps kBackwardAvx512;
+extern const BackwardOps kBackwardAvx2;
+extern const BackwardOps kBackwardPortable;
+
+// Kernel::backward with the code of one instruction set, on `transposed` (owners are keys).
+//
+// Tiles of keys are tasks; all passes and heads are in flight at once. Bitwise the same for every
+// number of threads: every row of dq, dk and dv is added to in one fixed order, that of the plan.
+// Workspace: scratch for each thread; 4 bytes a row of q; for bf16 an fp32 copy of dq, and with
+// several passes of dk and dv.
+// Preconditions: an owner is in one tile of a pass at most.
+void attention_backward(const BackwardOps& ops, const Context& context, const Plan& transposed,
+                        const BackwardArgs& args);
+
+}  // namespace lace::cpu
