@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "plan/plan.h"
+#include "plan/terms.h"
+
+namespace lace::plan {
+
+// Sets of positions that the compiler reasons with, and how they are cut into tiles. All positions
+// here are absolute; rows are made of them at the very end.
+
+// `count` stretches of `width` positions, `period` apart: columns, residue classes (width 1), or an
+// interval (count 1, mostly with period = width).
+struct Stripe {
+  int64_t begin = 0, width = 0, period = 0, count = 1;
+  bool scattered = false;  // an interval of a list, which may share a tile with others of it
+  int64_t end() const { return begin + (count - 1) * period + width; }
+  int64_t size() const { return count * width; }
+  bool interval() const { return count == 1; }
+  bool has(int64_t position) const {
+    const int64_t offset = position - begin;
+    return offset >= 0 && position < end() && offset % period < width;
+  }
+};
+
+// The columns begin + n · period, `width` wide, that meet [range.begin, range.end), appended to
+// `out`. Whole columns, but none starts before `floor`: the one that floor cuts comes apart.
+void add_columns_in(int64_t period, int64_t begin, int64_t width, Range range, int64_t floor,
+                    std::vector<Stripe>& out);
+
+// Makes the stripes of one tile of owners disjoint as far as stripes of one period allow, and few.
+//   keep_classes  residue order: no stripe may grow past its own class
+void merge_stripes(std::vector<Stripe>& stripes, bool keep_classes, const Domain& domain);
+
+// `tiles` tiles, the t-th is `set` moved by t · step.
+struct Cut {
+  IndexSet set;
+  int64_t step = 0;
+  int64_t tiles = 1;
+  int32_t stripe = 0;  // the first stripe that it comes from
+};
+
+// Cuts one stripe into tiles of at most `capacity` positions.
+void cut_stripe(const Stripe& stripe, int64_t capacity, std::vector<Cut>& out);
+
+// Cuts all stripes; scattered short intervals share tiles, through `offsets` where no stride does.
+std::vector<Cut> cut_stripes(const std::vector<Stripe>& stripes, int64_t capacity,
+                             std::vector<int64_t>& offsets);
+
+// The position of the last element, plus one.
+int64_t end_of(const IndexSet& set, const std::vector<int64_t>& offsets);
+// How many elements lie before `end`: they are the first ones.
+int64_t count_before(const IndexSet& set, int64_t end, const std::vector<int64_t>& offsets);
+
+// A row order with its parameters.
+struct Order {
+  RowOrder kind = RowOrder::kNatural;
+  int64_t period = 0;            // kColumns, kResidue
+  int64_t begin = 0, width = 0;  // kColumns: columns begin … begin + width − 1
+  int64_t align = 0;             // kNatural: no tile straddles a multiple of it; 0: free
+  Ranges ranges;                 // kGlobalRows
+  bool operator==(const Order&) const = default;
+};
+
+// A tile of owners, and the residue class or classes it lies in.
+struct Owners {
+  IndexSet set;
+  int32_t chain = 0;
+  int64_t class_width = 0;  // kResidue: neighbouring classes; the first is set.first mod period
+};
+
+// All tiles of owners of a pass, by chain and position.
+std::vector<Owners> owner_tiles(const Order& order, const Domain& domain, int64_t capacity,
+                                std::vector<int64_t>& offsets);
+// Tiles of the owners that no tile of `order` holds.
+std::vector<Owners> unlisted_tiles(const Order& order, const Domain& domain, int64_t capacity,
+                                   std::vector<int64_t>& offsets);
+
+// The stripes of others that `term` may have live pairs with, for a tile of owners: all of them are
+// covered, and few more.
+void add_support(const Term& term, const Order& order, const Owners& owners, const Domain& domain,
+                 const std::vector<int64_t>& offsets, std::vector<Stripe>& out);
+
+// The blocks of others that a list shows to some owner of a set before `end`.
+Ranges listed_ranges(const BlockList& list, const IndexSet& owners, int64_t end,
+                     const std::vector<int64_t>& offsets);
+
+}  // namespace lace::plan
