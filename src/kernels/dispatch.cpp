@@ -51,11 +51,8 @@ std::string refusal(const Kernel& kernel, const AttentionShape& shape) {
 
 std::span<const Kernel> kernels() {
   static const std::array kTable = {
-#ifdef LACE_KERNELS_CPU
-      recorded<cpu::kAvx512Bf16>(),   recorded<cpu::kAvx512>(),
-      recorded<cpu::kAvx2>(),         recorded<cpu::kPortable>(),
-#endif
-      recorded<reference::kKernel>(),
+      recorded<cpu::kAvx512Bf16>(), recorded<cpu::kAvx512>(),       recorded<cpu::kAvx2>(),
+      recorded<cpu::kPortable>(),   recorded<reference::kKernel>(),
   };
   return kTable;
 }
