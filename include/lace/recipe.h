@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lace/model.h"
+
+namespace lace {
+
+// The names of all fields are a recipe's keys. A field's comment is its documentation.
+
+// [data]
+struct DataConfig {
+  std::vector<std::string> paths;  // files and folders
+  double validation_fraction =
+      0.05;  // of the bytes, where there are too few files to split by file
+  double test_fraction = 0.05;
+  int64_t record_bytes = 0;  // 0: text. Else the data are records of this size (images,
+                             // clips): windows and splits fall on multiples of it
+};
+
+// [optimizer]: Adam with decoupled weight decay on tensors of rank 2 and more.
+struct OptimizerConfig {
+  double learning_rate = 3e-4;
+  int64_t warmup_steps = 100;  // linear; then a cosine that ends at 0 with the run
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weight_decay = 0.01;
+  double clip_norm = 1.0;  // of all gradients together; 0: no clipping
+  double ema = 0;          // decay of a running mean of the weights, kept beside them; 0: none
+};
+
+// [train]
+struct TrainConfig {
+  int64_t batch = 8;              // sequences of a micro-batch
+  int64_t accumulate = 1;         // micro-batches of a step
+  int64_t steps = 1000;           // 0: as many as max_minutes allow
+  double max_minutes = 0;         // 0: no limit. Else the run and its cosine end then at the latest
+  int64_t validate_every = 200;   // steps; 0: at the end only
+  int64_t validate_windows = 64;  // at most, evenly spread over the validation bytes
+  int64_t checkpoint_every = 500;  // steps; 0: at the end only
+  uint64_t seed = 1;               // of the order of the data
+};
+
+// [eval]
+struct EvalConfig {
+  int64_t min_context = 0;  // every byte but the first ones is scored with at least so many before
+                            // it: windows advance by seq_len − min_context
+  int64_t batch = 8;        // windows at a time
+};
+
+struct Recipe {
+  std::string name;
+  ModelConfig model;
+  DataConfig data;
+  OptimizerConfig optimizer;
+  TrainConfig train;
+  EvalConfig eval;
+
+  // Throws lace::Error `[section] rule, got value` on the first field that is wrong.
+  void check() const;
+};
+
+// Reads a recipe from TOML. `source` names the text in errors. `overrides` are `section.key=value`,
+// the value as in TOML, quotes may be left out. Keys that the text leaves out keep their defaults.
+// Throws lace::Error: a syntax error with its line; an unknown section or key with its line and the
+// nearest known one; a value of the wrong type; what Recipe::check finds.
+Recipe parse_recipe(std::string_view text, const std::string& source,
+                    const std::vector<std::string>& overrides = {});
+Recipe load_recipe(const std::string& path, const std::vector<std::string>& overrides = {});
+
+// All fields as TOML: parse_recipe(to_toml(recipe)) gives the same recipe.
+std::string to_toml(const Recipe& recipe);
+
+}  // namespace lace
