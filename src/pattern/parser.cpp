@@ -131,7 +131,7 @@ class Parser {
     if (at_ >= text_.size()) return "the end";
     size_t end = at_ + 1;
     while (end < text_.size() && continues_utf8(text_[end])) ++end;
-    return "'" + std::string(text_.substr(at_, end - at_)) + "'";
+    return concat("'", text_.substr(at_, end - at_), "'");
   }
 
   bool take(char c) {

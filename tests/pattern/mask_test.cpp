@@ -1,0 +1,132 @@
+#include "pattern/mask.h"
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "lace/error.h"
+#include "lace/pattern.h"
+
+namespace lace {
+namespace {
+
+class MaskFile : public ::testing::Test {
+ protected:
+  // One file a test, so that tests may run at once.
+  std::string path_ = ::testing::TempDir() + "lace_" +
+                      ::testing::UnitTest::GetInstance()->current_test_info()->name() +
+                      ".safetensors";
+
+  ~MaskFile() override { std::filesystem::remove(path_); }
+
+  void write(const std::string& header, const std::string& data) const {
+    std::ofstream out(path_, std::ios::binary);
+    for (int shift = 0; shift < 64; shift += 8) out.put(static_cast<char>(header.size() >> shift));
+    out << header << data;
+  }
+
+  // BOOL [heads, blocks, blocks] with the bits of `live`, query by query.
+  void write_mask(int heads, int blocks, int block_size, const std::vector<int>& live) const {
+    const std::string shape =
+        std::to_string(heads) + "," + std::to_string(blocks) + "," + std::to_string(blocks);
+    write(R"({"__metadata__":{"block_size":")" + std::to_string(block_size) +
+              R"("},"m":{"dtype":"BOOL","shape":[)" + shape + R"(],"data_offsets":[0,)" +
+              std::to_string(live.size()) + "]}}",
+          std::string(live.begin(), live.end()));
+  }
+
+  std::string error() const {
+    try {
+      pattern::read_mask(path_);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  }
+};
+
+TEST_F(MaskFile, SaysWhichBlocksAreLive) {
+  const std::vector<int> live{1, 0, 1, 1, 1, 0, 0, 1, 1, /**/ 0, 0, 0, 1, 0, 0, 1, 1, 1};
+  write_mask(2, 3, 4, live);
+  const Pattern text = mask(path_);
+  EXPECT_EQ(Pattern::parse(text.to_string()), text);
+  const BoundPattern causal = text.bind(2, 15, 15), both = bidirectional(text).bind(2, 15, 15);
+  EXPECT_EQ(causal.groups(), 2);
+  for (int64_t head = 0; head < 2; ++head) {
+    for (int64_t i = 0; i < 15; ++i) {
+      for (int64_t j = 0; j < 15; ++j) {
+        const bool inside = i < 12 && j < 12;
+        const bool bit = inside && live[static_cast<size_t>(head * 9 + i / 4 * 3 + j / 4)] == 1;
+        ASSERT_EQ(both.attends(head, i, j), bit);
+        ASSERT_EQ(causal.attends(head, i, j), bit && j <= i);
+      }
+    }
+  }
+}
+
+TEST_F(MaskFile, HeadsOfEqualBitsShareAGroup) {
+  write_mask(3, 1, 8, {1, 0, 1});
+  const BoundPattern bound = mask(path_).bind(3, 8, 8);
+  EXPECT_EQ(bound.groups(), 2);
+  EXPECT_EQ(bound.group(2), 0);
+  EXPECT_THROW(mask(path_).bind(4, 8, 8), Error);
+  write_mask(1, 1, 8, {1});
+  EXPECT_EQ(mask(path_).bind(4, 8, 8).groups(), 1);
+}
+
+TEST_F(MaskFile, ContentTellsPatternsApart) {
+  write_mask(1, 2, 8, {1, 0, 1, 1});
+  const Pattern first = mask(path_);
+  write_mask(1, 2, 8, {1, 0, 0, 1});
+  const Pattern other = mask(path_);
+  EXPECT_EQ(first.to_string(), other.to_string());
+  EXPECT_FALSE(first == other);
+  write_mask(1, 2, 8, {1, 0, 1, 1});
+  EXPECT_TRUE(mask(path_) == first);
+}
+
+TEST_F(MaskFile, TensorNamedMaskIsMeant) {
+  write(R"({"__metadata__":{"block_size":"2"},
+            "a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},
+            "mask":{"dtype":"BOOL","shape":[1,1,1],"data_offsets":[1,2]}})",
+        std::string("\5\1", 2));
+  EXPECT_TRUE(pattern::read_mask(path_)->at(0, 0, 0));
+}
+
+TEST_F(MaskFile, NamesMayHoldAnything) {
+  path_ = ::testing::TempDir() + "lace odd \"name\"), (\\.safetensors";
+  write_mask(1, 1, 8, {1});
+  const Pattern text = mask(path_) | sinks(1);
+  EXPECT_EQ(Pattern::parse(text.to_string()), text);
+}
+
+TEST_F(MaskFile, ErrorsNameTheRule) {
+  const std::string meta = R"({"__metadata__":{"block_size":"8"},)";
+  EXPECT_EQ(error(), "[safetensors] file must exist, got " + path_);
+  write("{}", "");
+  EXPECT_EQ(error(), "[mask] " + path_ + " must hold one tensor, or one named \"mask\", got 0");
+  write("{", "");
+  EXPECT_EQ(error(), "[safetensors] header of " + path_ + " must be JSON");
+  write(R"({"m":{"dtype":"BOOL","shape":[1,1,1],"data_offsets":[0,1]}})", "\1");
+  EXPECT_EQ(error(), "[mask] __metadata__ of " + path_ + " must have a block_size, got none");
+  write(R"({"__metadata__":{"block_size":"8x"},
+            "m":{"dtype":"BOOL","shape":[1,1,1],"data_offsets":[0,1]}})",
+        "\1");
+  EXPECT_EQ(error(), "[mask] block_size of " + path_ + " must be a positive integer, got \"8x\"");
+  write(meta + R"("m":{"dtype":"U8","shape":[1,1,1],"data_offsets":[0,1]}})", "\1");
+  EXPECT_EQ(error(), "[mask] tensor of " + path_ + " must be BOOL, got U8");
+  write(meta + R"("m":{"dtype":"BOOL","shape":[1,2],"data_offsets":[0,2]}})", "\1\1");
+  EXPECT_EQ(error(),
+            "[mask] tensor of " + path_ + " must be [heads or 1, blocks, blocks], got [1, 2]");
+  write(meta + R"("m":{"dtype":"BOOL","shape":[1,1,1],"data_offsets":[0,9]}})", "\1");
+  EXPECT_EQ(error(), "[safetensors] tensor m of " + path_ +
+                         " must lie inside the 1 bytes of data, got [0,9]");
+  write(meta + R"("m":{"dtype":"BOOL","shape":[1,1,1],"data_offsets":[0,1]}})", "\2");
+  EXPECT_EQ(error(), "[mask] elements of " + path_ + " must be 0 or 1, got 2");
+}
+
+}  // namespace
+}  // namespace lace

@@ -1,0 +1,117 @@
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "lace/error.h"
+#include "lace/pattern.h"
+
+#include "pattern/random_patterns.h"
+
+namespace lace {
+namespace {
+
+std::vector<Pattern> parse_all(const std::vector<const char*>& texts) {
+  std::vector<Pattern> layers;
+  for (const char* text : texts) layers.push_back(Pattern::parse(text));
+  return layers;
+}
+
+// Layer after layer over all pairs, until everything is reached or a whole cycle changes nothing.
+int64_t brute_force(const std::vector<Pattern>& layers, int64_t heads, int64_t n) {
+  const auto size = static_cast<size_t>(n);
+  std::vector<std::vector<bool>> seen(size, std::vector<bool>(size));
+  for (size_t i = 0; i < size; ++i) seen[i][i] = true;
+  size_t unchanged = 0;
+  for (size_t depth = 1; unchanged < layers.size(); ++depth) {
+    const BoundPattern bound = layers[(depth - 1) % layers.size()].bind(heads, n, n);
+    auto next = seen;
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        bool live = false;
+        for (int64_t head = 0; head < heads; ++head) live = live || bound.attends(head, i, j);
+        for (size_t k = 0; live && k < size; ++k) {
+          if (seen[static_cast<size_t>(j)][k]) next[static_cast<size_t>(i)][k] = true;
+        }
+      }
+    }
+    unchanged = next == seen ? unchanged + 1 : 0;
+    seen = std::move(next);
+    bool all = true;
+    for (size_t i = 0; i < size; ++i) {
+      for (size_t j = 0; j < size; ++j) all = all && (seen[i][j] || (bound.causal() && j > i));
+    }
+    if (all) return static_cast<int64_t>(depth);
+  }
+  return -1;
+}
+
+// specs of the Sparse Transformer: n = 96, l = 12.
+TEST(Reach, SparseTransformerFacts) {
+  const auto layers = [](const std::vector<const char*>& texts, int64_t heads = 1) {
+    return reach(parse_all(texts), heads, 96).layers;
+  };
+  EXPECT_EQ(layers({"dense"}), 1);
+  EXPECT_EQ(layers({"local(12) | strided(12)"}), 2);
+  EXPECT_EQ(layers({"local(12)", "strided(12)"}), 2);
+  EXPECT_EQ(layers({"strided(12)", "local(12)"}), 2);
+  EXPECT_EQ(layers({"heads(1*local(12), 1*strided(12))"}, 2), 2);
+  EXPECT_EQ(layers({"local(11)", "strided(12)"}), 3);
+  EXPECT_EQ(layers({"block(12) | summary(12, 3)"}), 2);
+  for (const char* stripe : {"block(12) | summary(12, 3, 1)", "block(12) | summary(12, 3, 2)",
+                             "block(12) | summary(12, 3, 3)"}) {
+    EXPECT_EQ(layers({stripe}), -1) << stripe;
+  }
+  EXPECT_EQ(layers({"fixed(12, 3, 4)"}, 4), 1);
+  EXPECT_EQ(layers({"strided(12)"}), -1);
+  EXPECT_EQ(layers({"local(12)"}), 9);
+  EXPECT_EQ(layers({"local(1)"}), -1);
+}
+
+TEST(Reach, AtTheLengthsOfThePaper) {
+  EXPECT_EQ(reach(parse_all({"block(128) | summary(128, 32)"}), 8, 12288).layers, 2);
+  EXPECT_EQ(reach(parse_all({"local(128) | strided(128)"}), 8, 12288).layers, 2);
+  EXPECT_EQ(reach(parse_all({"local(128)"}), 8, 12288).layers, 97);
+  EXPECT_TRUE(reach(parse_all({"dense"}), 8, 12288).exact);
+}
+
+TEST(Reach, EqualsBruteForce) {
+  std::mt19937_64 rng(5);
+  for (int round = 0; round < 300; ++round) {
+    const bool causal = testing::pick(rng, 0, 1) == 0;
+    std::vector<Pattern> layers;
+    std::string text;
+    for (int64_t count = testing::pick(rng, 1, 3); count > 0; --count) {
+      const Pattern tree = testing::random_tree(rng, 1);
+      layers.push_back(causal ? tree : bidirectional(tree));
+      text += layers.back().to_string() + "; ";
+    }
+    const int64_t n = testing::pick(rng, 1, 70);
+    const int64_t heads = testing::pick(rng, 1, 2);
+    ASSERT_EQ(reach(layers, heads, n).layers, brute_force(layers, heads, n)) << text << n;
+  }
+}
+
+TEST(Reach, LongSequencesAreSampled) {
+  for (const auto& [text, layers] :
+       std::vector<std::pair<const char*, int64_t>>{{"dense", 1},
+                                                    {"local(1024) | strided(1024)", 2},
+                                                    {"block(1024) | summary(1024, 32)", 2},
+                                                    {"local(1024)", 65},
+                                                    {"local(100) & strided(7)", -1},
+                                                    {"bidirectional(local(2048))", 64}}) {
+    const Reach result = reach({Pattern::parse(text)}, 2, 65536);
+    EXPECT_EQ(result.layers, layers) << text;
+    EXPECT_FALSE(result.exact);
+  }
+  EXPECT_EQ(reach(parse_all({"local(256)", "strided(256)"}), 1, 65536).layers, 2);
+  EXPECT_EQ(reach(parse_all({"strided(256)", "block(4)", "local(256)"}), 1, 65536).layers, 3);
+}
+
+TEST(Reach, ChecksItsLayers) {
+  EXPECT_THROW(reach({}, 1, 8), Error);
+  EXPECT_THROW(reach(parse_all({"dense", "bidirectional(dense)"}), 1, 8), Error);
+}
+
+}  // namespace
+}  // namespace lace
