@@ -118,6 +118,13 @@ void subtract_intervals(const Stripe& comb, const std::vector<Stripe>& intervals
   }
 }
 
+// Only the last of several columns may reach past the end.
+void clip_single_columns(std::vector<Stripe>& stripes, const Domain& domain) {
+  for (Stripe& stripe : stripes) {
+    if (stripe.interval()) stripe.width = std::min(stripe.width, domain.end - stripe.begin);
+  }
+}
+
 // Where stripes cover as much as the interval around them, that interval is simpler.
 void prefer_hull(std::vector<Stripe>& stripes, const Domain& domain) {
   int64_t begin = domain.end, end = 0, size = 0;
@@ -132,16 +139,12 @@ void prefer_hull(std::vector<Stripe>& stripes, const Domain& domain) {
 }  // namespace
 
 void merge_stripes(std::vector<Stripe>& stripes, bool keep_classes, const Domain& domain) {
-  if (keep_classes) return join_combs(stripes);
-  std::vector<Stripe> intervals, combs;
-  for (Stripe stripe : stripes) {
-    if (stripe.interval()) {
-      stripe.width = std::min(stripe.width, domain.end - stripe.begin);
-      intervals.push_back(stripe);
-    } else {
-      combs.push_back(stripe);
-    }
+  if (keep_classes) {
+    join_combs(stripes);
+    return clip_single_columns(stripes, domain);
   }
+  std::vector<Stripe> intervals, combs;
+  for (const Stripe& stripe : stripes) (stripe.interval() ? intervals : combs).push_back(stripe);
   if (combs.size() > 1) join_combs(combs);
   do {
     join_intervals(intervals);
@@ -149,6 +152,7 @@ void merge_stripes(std::vector<Stripe>& stripes, bool keep_classes, const Domain
   stripes = intervals;
   for (Stripe& stripe : stripes) stripe.period = stripe.width;
   for (const Stripe& comb : combs) subtract_intervals(comb, intervals, domain.end, stripes);
+  clip_single_columns(stripes, domain);
   prefer_hull(stripes, domain);
 }
 
