@@ -1,0 +1,200 @@
+#include "model/block.h"
+
+#include <optional>
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "lace/attention.h"
+
+namespace lace::model {
+
+Qkv split_qkv(const BlockShape& shape, const at::Tensor& projection) {
+  const int64_t n = projection.size(0) / shape.batch;
+  const at::Tensor rows = projection.view({shape.batch, n, projection.size(1)});
+  int64_t begin = 0;
+  const auto part = [&](int64_t heads, int64_t head_dim) {
+    const at::Tensor columns = rows.narrow(2, begin, heads * head_dim);
+    begin += heads * head_dim;
+    return columns.view({shape.batch, n, heads, head_dim}).transpose(1, 2);
+  };
+  Qkv qkv;
+  qkv.q = part(shape.heads, shape.qk_head_dim);
+  qkv.k = part(shape.kv_heads, shape.qk_head_dim);
+  qkv.v = part(shape.kv_heads, shape.v_head_dim);
+  return qkv;
+}
+
+AttentionState attend(const BlockCall& call, const at::Tensor& qkv, bool with_graph) {
+  AttentionState state;
+  AttentionOptions options;
+  options.deterministic = call.shape.deterministic;
+  // float16 attention is the GPU's; a CPU computes it in float32.
+  const bool widen = qkv.is_cpu() && qkv.scalar_type() == at::kHalf;
+  state.leaves = split_qkv(call.shape, (widen ? qkv.to(at::kFloat) : qkv).detach());
+  at::AutoGradMode mode(with_graph);
+  if (with_graph) {
+    for (at::Tensor* leaf : {&state.leaves.q, &state.leaves.k, &state.leaves.v}) {
+      *leaf = leaf->detach().requires_grad_();
+    }
+  }
+  state.graph_out =
+      attention(state.leaves.q, state.leaves.k, state.leaves.v, call.pattern, options);
+  const int64_t width = call.shape.heads * call.shape.v_head_dim;
+  state.out =
+      state.graph_out.detach().transpose(1, 2).reshape({qkv.size(0), width}).to(qkv.scalar_type());
+  return state;
+}
+
+at::Tensor attend_grad(const BlockCall& call, const AttentionState& state, const at::Tensor& dout) {
+  const BlockShape& shape = call.shape;
+  const at::Tensor by_head = dout.view({shape.batch, shape.n, shape.heads, shape.v_head_dim})
+                                 .transpose(1, 2)
+                                 .to(state.graph_out.scalar_type());
+  const auto grads = torch::autograd::grad(
+      {state.graph_out}, {state.leaves.q, state.leaves.k, state.leaves.v}, {by_head});
+  const int64_t width =
+      (shape.heads + shape.kv_heads) * shape.qk_head_dim + shape.kv_heads * shape.v_head_dim;
+  const at::Tensor result = at::empty({shape.batch * shape.n, width}, dout.options());
+  const Qkv parts = split_qkv(shape, result);
+  parts.q.copy_(grads[0]);
+  parts.k.copy_(grads[1]);
+  parts.v.copy_(grads[2]);
+  return result;
+}
+
+namespace {
+
+// From attention's output in `a` to the feed-forward's activations.
+void run_feed_forward(const BlockCall& call, const at::Tensor& x, BlockActivations& a) {
+  const auto& w = call.weights;
+  const at::Tensor branch = linear_forward(a.attention.out, w[kProjWeight], w[kProjBias]);
+  std::tie(a.r, a.norm2) = residual_norm(x, branch, call.attention_dropout, w[kNorm2Weight],
+                                         w[kNorm2Bias], call.shape.eps);
+  a.ff_in = linear_forward(a.norm2.y, w[kFf1Weight], w[kFf1Bias]);
+  a.ff_out = quick_gelu(a.ff_in);
+}
+
+}  // namespace
+
+BlockActivations block_activations(const BlockCall& call, const at::Tensor& x, bool with_graph) {
+  const auto& w = call.weights;
+  BlockActivations a;
+  a.norm1 = layer_norm(x, w[kNorm1Weight], w[kNorm1Bias], call.shape.eps, call.compute());
+  a.qkv = linear_forward(a.norm1.y, w[kQkvWeight], w[kQkvBias]);
+  a.attention = attend(call, a.qkv, with_graph);
+  run_feed_forward(call, x, a);
+  return a;
+}
+
+at::Tensor block_rest(const BlockCall& call, const at::Tensor& x, const at::Tensor& attention) {
+  BlockActivations a;
+  a.attention.out = attention;
+  run_feed_forward(call, x, a);
+  return block_output(call, a);
+}
+
+at::Tensor block_output(const BlockCall& call, const BlockActivations& activations) {
+  const at::Tensor branch =
+      linear_forward(activations.ff_out, call.weights[kFf2Weight], call.weights[kFf2Bias]);
+  return residual(activations.r, branch, call.ff_dropout);
+}
+
+BlockGrads block_grad(const BlockCall& call, const at::Tensor& x, BlockActivations a,
+                      const at::Tensor& grad) {
+  const auto& w = call.weights;
+  BlockGrads grads;
+  auto& d = grads.weights;
+
+  GradAndSum ff = branch_grad(grad, call.ff_dropout, call.compute());
+  d[kFf2Weight] = linear_grad_weight(ff.grad, a.ff_out);
+  d[kFf2Bias] = ff.sum;
+  a.ff_out.reset();
+  ff = quick_gelu_grad(linear_grad_input(ff.grad, w[kFf2Weight]), a.ff_in);
+  a.ff_in.reset();
+  d[kFf1Weight] = linear_grad_weight(ff.grad, a.norm2.y);
+  d[kFf1Bias] = ff.sum;
+  NormGrads norm = layer_norm_grad(linear_grad_input(ff.grad, w[kFf1Weight]), a.r, a.norm2,
+                                   w[kNorm2Weight], grad);
+  ff = {};
+  a.norm2 = {};
+  d[kNorm2Weight] = norm.weight;
+  d[kNorm2Bias] = norm.bias;
+  const at::Tensor dr = norm.x;
+
+  GradAndSum branch = branch_grad(dr, call.attention_dropout, call.compute());
+  d[kProjWeight] = linear_grad_weight(branch.grad, a.attention.out);
+  d[kProjBias] = branch.sum;
+  const at::Tensor dqkv =
+      attend_grad(call, a.attention, linear_grad_input(branch.grad, w[kProjWeight]));
+  branch = {};
+  a.attention = {};
+  d[kQkvWeight] = linear_grad_weight(dqkv, a.norm1.y);
+  d[kQkvBias] = row_sum(dqkv);
+  norm = layer_norm_grad(linear_grad_input(dqkv, w[kQkvWeight]), x, a.norm1, w[kNorm1Weight], dr);
+  d[kNorm1Weight] = norm.weight;
+  d[kNorm1Bias] = norm.bias;
+  grads.x = norm.x;
+  return grads;
+}
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// A block on its way from forward to backward.
+struct BlockTape final : torch::CustomClassHolder {
+  explicit BlockTape(BlockCall call) : call(std::move(call)) {}
+  std::optional<BlockCall> call;  // gone after backward
+  at::Tensor x;
+  std::optional<BlockActivations> activations;  // none: to be computed again
+  bool recompute = false;
+};
+using TapePointer = c10::intrusive_ptr<BlockTape>;
+
+class BlockFunction : public torch::autograd::Function<BlockFunction> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
+                            const std::vector<at::Tensor>& parameters, const TapePointer& tape) {
+    static_cast<void>(parameters);
+    BlockActivations activations = block_activations(*tape->call, x, !tape->recompute);
+    const at::Tensor out = block_output(*tape->call, activations);
+    tape->x = x.detach();
+    if (!tape->recompute) tape->activations = std::move(activations);
+    context->saved_data["tape"] = c10::IValue::make_capsule(tape);
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const auto tape =
+        c10::static_intrusive_pointer_cast<BlockTape>(context->saved_data["tape"].toCapsule());
+    LACE_CHECK(tape->call.has_value(), "[model] backward runs once over a loss, got a second run");
+    // Taken out of the tape, so that each block's memory is free before the next one's turn.
+    const BlockCall call = *std::exchange(tape->call, std::nullopt);
+    const at::Tensor x = std::exchange(tape->x, {});
+    std::optional<BlockActivations> kept = std::exchange(tape->activations, std::nullopt);
+    BlockActivations activations =
+        kept ? *std::exchange(kept, std::nullopt) : block_activations(call, x, true);
+    BlockGrads result = block_grad(call, x, std::move(activations), grads[0].contiguous());
+    variable_list list{result.x};
+    list.insert(list.end(), result.weights.begin(), result.weights.end());
+    list.emplace_back();  // of the tape
+    return list;
+  }
+};
+
+}  // namespace
+
+at::Tensor block(const at::Tensor& x, const std::vector<at::Tensor>& parameters, BlockCall call,
+                 bool recompute) {
+  if (!at::GradMode::is_enabled()) {
+    return block_output(call, block_activations(call, x, false));
+  }
+  const auto tape = c10::make_intrusive<BlockTape>(std::move(call));
+  tape->recompute = recompute;
+  return BlockFunction::apply(x, parameters, tape);
+}
+
+}  // namespace lace::model

@@ -1,0 +1,166 @@
+#include <array>
+#include <cmath>
+#include <numeric>
+
+#include "lace/model.h"
+
+namespace lace {
+
+namespace {
+
+template <typename Enum, size_t kCount>
+Enum parse_name(const char* key, std::string_view text, const std::array<Enum, kCount>& values) {
+  std::string known;
+  for (const Enum value : values) {
+    if (name(value) == text) return value;
+    known += (known.empty() ? "" : ", ") + std::string(name(value));
+  }
+  throw Error(concat("[model] ", key, " must be one of ", known, ", got ", text));
+}
+
+void check_positive(const char* key, int64_t value) {
+  LACE_CHECK(value > 0, "[model] ", key, " must be positive, got ", value);
+}
+
+int64_t product(const std::vector<int64_t>& shape) {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+}
+
+// `shape` [out, in] of a linear layer, with its bias; `factor` multiplies the start values.
+void add_linear(std::vector<ParameterInfo>& infos, const ModelConfig& config,
+                const std::string& layer, int64_t out, int64_t in, double factor) {
+  const double d_in = static_cast<double>(in);
+  const double std =
+      config.init == LinearInit::kVariance ? std::sqrt(0.125 / d_in) : 0.125 / std::sqrt(d_in);
+  infos.push_back({layer + ".weight", {out, in}, std * factor, 0});
+  infos.push_back({layer + ".bias", {out}, 0, 0});
+}
+
+void add_norm(std::vector<ParameterInfo>& infos, const std::string& layer, int64_t d_model) {
+  infos.push_back({layer + ".weight", {d_model}, 0, 1});
+  infos.push_back({layer + ".bias", {d_model}, 0, 0});
+}
+
+}  // namespace
+
+std::string_view name(Precision precision) {
+  switch (precision) {
+    case Precision::kFloat32:
+      return "fp32";
+    case Precision::kBFloat16:
+      return "bf16";
+    case Precision::kFloat16:
+      return "fp16";
+    case Precision::kFloat64:
+      return "fp64";
+  }
+  return "";
+}
+
+std::string_view name(PositionKind kind) { return kind == PositionKind::kText ? "text" : "image"; }
+
+std::string_view name(LinearInit init) {
+  return init == LinearInit::kVariance ? "variance" : "std";
+}
+
+Precision parse_precision(std::string_view text) {
+  return parse_name("precision", text,
+                    std::array{Precision::kFloat32, Precision::kBFloat16, Precision::kFloat16,
+                               Precision::kFloat64});
+}
+
+PositionKind parse_position_kind(std::string_view text) {
+  return parse_name("positions", text, std::array{PositionKind::kText, PositionKind::kImage});
+}
+
+LinearInit parse_linear_init(std::string_view text) {
+  return parse_name("init", text, std::array{LinearInit::kVariance, LinearInit::kStd});
+}
+
+int64_t ModelConfig::position_stride_or_default() const {
+  if (position_stride) return position_stride;
+  auto root = static_cast<int64_t>(std::sqrt(static_cast<double>(seq_len)));
+  while (root * root > seq_len) --root;
+  return root;
+}
+
+std::vector<int64_t> ModelConfig::position_rows() const {
+  if (positions == PositionKind::kImage) return {image_height, image_width, image_channels};
+  const int64_t stride = position_stride_or_default();
+  return {(seq_len + stride - 1) / stride, stride};
+}
+
+void ModelConfig::check() const {
+  check_positive("vocab", vocab);
+  check_positive("seq_len", seq_len);
+  check_positive("layers", layers);
+  check_positive("d_model", d_model);
+  check_positive("heads", heads);
+  check_positive("ff_multiple", ff_multiple);
+  LACE_CHECK(kv_heads >= 0 && heads % kv_heads_or_default() == 0,
+             "[model] kv_heads must divide heads (", heads, "), got ", kv_heads);
+  for (const auto& [key, width] :
+       {std::pair{"qk_dim", qk_dim_or_default()}, std::pair{"v_dim", v_dim_or_default()}}) {
+    LACE_CHECK(width > 0 && width % heads == 0, "[model] ", key, " must be a multiple of heads (",
+               heads, "), got ", width);
+    LACE_CHECK(width / heads % 8 == 0 && width / heads <= 256, "[model] ", key,
+               " / heads must be a multiple of 8 up to 256, got ", width, " / ", heads);
+  }
+  if (positions == PositionKind::kImage) {
+    check_positive("image_height", image_height);
+    check_positive("image_width", image_width);
+    check_positive("image_channels", image_channels);
+    const int64_t bytes = image_height * image_width * image_channels;
+    LACE_CHECK(bytes == seq_len, "[model] image_height · image_width · image_channels must be ",
+               "seq_len (", seq_len, "), got ", bytes);
+  } else {
+    LACE_CHECK(position_stride >= 0 && position_stride <= seq_len,
+               "[model] position_stride must be between 1 and seq_len (", seq_len, "), got ",
+               position_stride);
+  }
+  LACE_CHECK(dropout >= 0 && dropout < 1, "[model] dropout must be in [0, 1), got ", dropout);
+  LACE_CHECK(block_norm_eps > 0, "[model] block_norm_eps must be positive, got ", block_norm_eps);
+  LACE_CHECK(final_norm_eps > 0, "[model] final_norm_eps must be positive, got ", final_norm_eps);
+  LACE_CHECK(!patterns.empty(), "[model] patterns must hold at least one pattern, got none");
+  for (const std::string& text : patterns) {
+    const Pattern pattern = Pattern::parse(text);
+    LACE_CHECK(pattern.causal(), "[model] patterns must be causal, got ", text);
+    pattern.bind(heads, seq_len, seq_len);
+  }
+}
+
+std::vector<ParameterInfo> parameter_infos(const ModelConfig& config) {
+  const int64_t d = config.d_model;
+  const double width = static_cast<double>(d);
+  const auto rows = config.position_rows();
+  const double token_std = 0.125 / std::sqrt(width);
+  const double position_std = 0.125 / std::sqrt(width * static_cast<double>(rows.size()));
+  const double branch_factor = 1 / std::sqrt(2.0 * static_cast<double>(config.layers));
+
+  std::vector<ParameterInfo> infos;
+  infos.push_back({"tok", {config.vocab, d}, token_std, 0});
+  infos.push_back({"sos", {d}, token_std, 0});
+  for (size_t part = 0; part < rows.size(); ++part) {
+    infos.push_back({"pos." + std::to_string(part), {rows[part], d}, position_std, 0});
+  }
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    const std::string block = "blocks." + std::to_string(layer) + ".";
+    add_norm(infos, block + "ln1", d);
+    add_linear(infos, config, block + "qkv", config.qkv_width(), d, 1);
+    add_linear(infos, config, block + "proj", d, config.v_dim_or_default(), branch_factor);
+    add_norm(infos, block + "ln2", d);
+    add_linear(infos, config, block + "ff1", config.ff_width(), d, 1);
+    add_linear(infos, config, block + "ff2", d, config.ff_width(), branch_factor);
+  }
+  add_norm(infos, "ln_f", d);
+  if (!config.tied) infos.push_back({"out.weight", {config.vocab, d}, 0, 0});
+  return infos;
+}
+
+int64_t parameter_count(const ModelConfig& config) {
+  int64_t count = 0;
+  for (const ParameterInfo& info : parameter_infos(config)) count += product(info.shape);
+  return count;
+}
+
+}  // namespace lace

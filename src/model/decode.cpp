@@ -1,0 +1,132 @@
+// Decoding with a cache of each layer's keys and values: a new symbol costs one row of every
+// product, and attention of one query over the keys so far.
+
+#include <algorithm>
+
+#include <ATen/ATen.h>
+
+#include "lace/attention.h"
+
+#include "model/layers.h"
+#include "model/transformer.h"
+
+namespace lace {
+
+struct DecodeState {
+  int64_t batch = 0;
+  int64_t slots = 0;                     // in the caches
+  std::vector<at::Tensor> keys, values;  // by layer [batch, seq_len, kv_heads, head_dim]
+  std::vector<Pattern> patterns;         // of the layers, a cycle, for any number of keys
+};
+
+namespace {
+
+// Whether an atom's set depends on the number of keys, as tokens counted from the end do.
+bool counts_from_end(const Expr& expr) {
+  if (expr.op != Expr::Op::kAtom) {
+    return std::any_of(expr.operands.begin(), expr.operands.end(), counts_from_end);
+  }
+  return std::any_of(expr.atom.tokens.begin(), expr.atom.tokens.end(),
+                     [](const TokenRange& range) { return range.first < 0 || range.last < 0; });
+}
+
+// A pattern that means with any number of keys up to seq_len what `pattern` means with seq_len.
+Pattern resolve(const Pattern& pattern, int64_t heads, int64_t seq_len) {
+  const auto& entries = pattern.entries();
+  if (std::none_of(entries.begin(), entries.end(),
+                   [](const auto& entry) { return counts_from_end(entry.expr); })) {
+    return pattern;
+  }
+  const BoundPattern bound = pattern.bind(heads, seq_len, seq_len);
+  std::vector<Pattern::HeadEntry> resolved;
+  for (int64_t head = 0; head < heads; ++head) resolved.push_back({1, bound.expr(head)});
+  return Pattern(std::move(resolved), true);
+}
+
+}  // namespace
+
+std::shared_ptr<DecodeState> SparseTransformer::start_decoding(int64_t batch) const {
+  LACE_CHECK(batch > 0, "[model] the batch to decode must be positive, got ", batch);
+  const ModelConfig& config = impl_->config;
+  auto state = std::make_shared<DecodeState>();
+  state->batch = batch;
+  const auto options = impl_->parameter(0).options().dtype(impl_->compute()).requires_grad(false);
+  const int64_t kv_heads = config.kv_heads_or_default();
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    state->keys.push_back(
+        at::empty({batch, config.seq_len, kv_heads, config.qk_head_dim()}, options));
+    state->values.push_back(
+        at::empty({batch, config.seq_len, kv_heads, config.v_head_dim()}, options));
+  }
+  for (const Pattern& pattern : impl_->patterns) {
+    state->patterns.push_back(resolve(pattern, config.heads, config.seq_len));
+  }
+  return state;
+}
+
+namespace {
+
+// Block `layer` over `count` new slots of each sequence: x wide [batch · count, d_model].
+at::Tensor decode_block(DecodeState& state, int64_t layer, const model::BlockCall& call,
+                        const at::Tensor& x) {
+  const auto& w = call.weights;
+  const int64_t count = call.shape.n, end = state.slots + count;
+  const model::Norm norm = model::layer_norm(x, w[model::kNorm1Weight], w[model::kNorm1Bias],
+                                             call.shape.eps, call.compute());
+  const model::Qkv qkv = model::split_qkv(
+      call.shape, model::linear_forward(norm.y, w[model::kQkvWeight], w[model::kQkvBias]));
+  const auto cached = [&](const at::Tensor& cache, const at::Tensor& fresh) {
+    const at::Tensor by_head = cache.transpose(1, 2);
+    by_head.narrow(2, state.slots, count).copy_(fresh);
+    return by_head.narrow(2, 0, end);
+  };
+  const auto at_layer = static_cast<size_t>(layer);
+  at::Tensor q = qkv.q, k = cached(state.keys[at_layer], qkv.k),
+             v = cached(state.values[at_layer], qkv.v);
+  if (q.is_cpu() && q.scalar_type() == at::kHalf) {
+    q = q.to(at::kFloat), k = k.to(at::kFloat), v = v.to(at::kFloat);
+  }
+  const at::Tensor out = attention(q, k, v, state.patterns[at_layer % state.patterns.size()])
+                             .transpose(1, 2)
+                             .reshape({x.size(0), call.shape.heads * call.shape.v_head_dim})
+                             .to(call.compute());
+  return model::block_rest(call, x, out);
+}
+
+}  // namespace
+
+at::Tensor SparseTransformer::decode(DecodeState& state, const at::Tensor& tokens) const {
+  c10::NoGradGuard no_grad;
+  const at::Tensor fresh = impl_->check_tokens(tokens);
+  const bool first = state.slots == 0;
+  const int64_t count = fresh.size(1) + (first ? 1 : 0);
+  LACE_CHECK(fresh.size(0) == state.batch, "[model] tokens must be of ", state.batch,
+             " sequences, got ", fresh.size(0));
+  LACE_CHECK(count > 0, "[model] tokens must hold at least one symbol after the first call, got ",
+             "none");
+  LACE_CHECK(state.slots + count <= impl_->config.seq_len,
+             "[model] decoding ends before symbol seq_len (", impl_->config.seq_len, "), got ",
+             state.slots + count - 1, " symbols");
+
+  // embed() puts slot 0 at the start of what it is given: one slot is put before the new ones, and
+  // of a later call cut off again.
+  const int64_t lead = first ? 0 : 1;
+  const at::Tensor unused = at::zeros({state.batch, 1}, fresh.options());
+  const at::Tensor shifted = at::cat({fresh, unused}, 1);
+  const int64_t n = shifted.size(1);
+  const int64_t position = first ? 0 : state.slots - 1;
+  const at::Tensor indices = impl_->position_indices.narrow(1, position, n).contiguous();
+  at::Tensor x = model::embed(shifted, indices, impl_->embedding_tables())
+                     .view({state.batch, n, impl_->config.d_model})
+                     .narrow(1, lead, count)
+                     .reshape({state.batch * count, impl_->config.d_model});
+
+  for (int64_t layer = 0; layer < impl_->config.layers; ++layer) {
+    x = decode_block(state, layer, impl_->block_call(layer, state.batch, count, {}), x);
+  }
+  state.slots += count;
+  const at::Tensor last = x.view({state.batch, count, -1}).select(1, count - 1).contiguous();
+  return model::head_logits(last, impl_->head());
+}
+
+}  // namespace lace
