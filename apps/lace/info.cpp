@@ -1,0 +1,119 @@
+// lace info: what this build and this machine can do.
+
+#include <cstdlib>
+#include <iostream>
+#include <memory>
+
+#include <ATen/Parallel.h>
+#include <nlohmann/json.hpp>
+#include <torch/version.h>
+
+#include "lace/error.h"
+#include "lace/version.h"
+
+#include "commands.h"
+#include "kernels/kernel.h"
+#include "machine.h"
+#include "terminal.h"
+
+namespace lace::cli {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// The kernel that attention with this dtype runs, or why there is none.
+std::string selected(DType dtype) {
+  AttentionShape shape;
+  shape.dtype = dtype;
+  shape.batch = 1;
+  shape.heads = shape.kv_heads = 8;
+  shape.q_len = shape.k_len = 4096;
+  shape.qk_dim = shape.v_dim = 64;
+  try {
+    return std::string(select_kernel(shape).name);
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+Json describe() {
+  const Machine machine = this_machine();
+  Json json;
+  json["version"] = version();
+  json["commit"] = commit();
+  json["libtorch"] = TORCH_VERSION;
+  json["processor"] = machine.processor;
+  json["cores"] = machine.cores;
+  json["features"] = machine.features;
+  json["threads"] = at::get_num_threads();
+  Json& list = json["kernels"] = Json::array();
+  for (const Kernel& kernel : kernels()) {
+    const std::string reason = kernel.unavailable();
+    list.push_back({{"name", kernel.name},
+                    {"device", kernel.device == Device::kCpu ? "cpu" : "cuda"},
+                    {"available", reason.empty()},
+                    {"reason", reason}});
+  }
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat64}) {
+    json["selected"][std::string(name(dtype))] = selected(dtype);
+  }
+  const char* forced = std::getenv("LACE_KERNEL");
+  json["forced"] = forced == nullptr ? Json() : Json(forced);
+  return json;
+}
+
+void print(const Json& json) {
+  auto line = [](const std::string& key, const std::string& value) {
+    std::cout << colored(key, Color::kBold) << std::string(12 - key.size(), ' ') << value << "\n";
+  };
+  std::string features;
+  for (const auto& feature : json["features"]) {
+    features.append(features.empty() ? "" : " ").append(feature.get<std::string>());
+  }
+  line("lace",
+       json["version"].get<std::string>() + " (commit " + json["commit"].get<std::string>() + ")");
+  line("libtorch", json["libtorch"]);
+  line("processor", json["processor"]);
+  line("features", features);
+  line("threads", concat(json["threads"].get<int>(), " of ", json["cores"].get<int>(), " cores"));
+  std::cout << "\n";
+  Table table({"kernel", "device", "can run"});
+  for (const auto& kernel : json["kernels"]) {
+    table.add({kernel["name"], kernel["device"],
+               kernel["available"]
+                   ? colored("yes", Color::kGreen)
+                   : colored("no: " + kernel["reason"].get<std::string>(), Color::kYellow)});
+  }
+  std::cout << table.to_string() << "\nattention with head_dim 64 runs";
+  std::string separator = " ";
+  for (const auto& [dtype, kernel] : json["selected"].items()) {
+    std::cout << separator << kernel.get<std::string>() << " on " << dtype;
+    separator = ", ";
+  }
+  std::cout << (json["forced"].is_null()
+                    ? "\n"
+                    : " (LACE_KERNEL=" + json["forced"].get<std::string>() + ")\n");
+}
+
+void add_info(CLI::App& app) {
+  auto as_json = std::make_shared<bool>(false);
+  CLI::App* command = app.add_subcommand("info", "Shows the version, the processor, the kernels");
+  command->add_flag("--json", *as_json, "Print JSON");
+  add_threads(*command);
+  command->footer(examples({"lace info", "lace info --json", "LACE_KERNEL=cpu_avx2 lace info"}));
+  command->callback([as_json] {
+    const Json json = describe();
+    if (*as_json) {
+      std::cout << json.dump(2) << "\n";
+    } else {
+      print(json);
+    }
+  });
+}
+
+const Command kInfo(Order::kInfo, add_info);
+
+}  // namespace
+
+}  // namespace lace::cli
