@@ -1,0 +1,192 @@
+#include "kernels/cases.h"
+
+#include <cctype>
+#include <ostream>
+#include <set>
+
+#include "lace/error.h"
+
+namespace lace::test {
+namespace {
+
+constexpr DType kDTypes[] = {DType::kFloat32, DType::kBFloat16};
+
+// Every atom, both directions, compositions, several passes, groups of heads.
+const std::vector<std::string> kPatterns = {
+    "dense",
+    "local(40)",
+    "local(3, 16)",
+    "block(48)",
+    "strided(7)",
+    "strided(64)",
+    "summary(32, 4)",
+    "summary(32, 4, 2)",
+    "fixed(32, 4, 2)",
+    "block(32) | summary(32, 8)",
+    "local(16) | strided(16)",
+    "local(50) | strided(3)",
+    "dilated(20, 5)",
+    "local(10) | global(3)",
+    "global{0..2, -3..-1}",
+    "local(30) | sinks(4)",
+    "random(2, 16, 7) | local(16)",
+    "random(3, 5, 1)",
+    "local(100) & strided(7)",
+    "summary(32, 8) | summary(20, 3)",
+    "strided(6) | strided(7)",
+    "(local(60) & strided(3)) | block(10)",
+    "bidirectional(dense)",
+    "bidirectional(local(40) | global(3))",
+    "bidirectional(local(3, 16) | random(2, 16, 0) | global{0..3, -4..-1})",
+    "bidirectional(strided(9) | block(20))",
+    "bidirectional(dilated(21, 4) | summary(16, 2))",
+    "heads(2*local(24), 2*strided(8))",
+    "heads(1*dense, 1*summary(32, 4), 2*local(16) | strided(16))",
+};
+
+void add_patterns(std::vector<Case>& cases) {
+  for (const std::string& pattern : kPatterns) {
+    for (const DType dtype : kDTypes) {
+      cases.push_back({.pattern = pattern,
+                       .dtype = dtype,
+                       .heads = 4,
+                       .kv_heads = dtype == DType::kFloat32 ? 4 : 2,
+                       .q_len = 197,
+                       .k_len = 197,
+                       .qk_dim = 24,
+                       .v_dim = 32});
+    }
+    cases.push_back({.pattern = pattern,
+                     .heads = 4,
+                     .kv_heads = 1,
+                     .q_len = 77,
+                     .k_len = 230,
+                     .tile = {32, 48}});
+  }
+}
+
+void add_dims(std::vector<Case>& cases) {
+  const std::pair<int64_t, int64_t> dims[] = {{8, 8},   {16, 24},  {32, 64},   {40, 72},
+                                              {64, 64}, {64, 128}, {128, 64},  {128, 128},
+                                              {8, 256}, {256, 8},  {256, 256}, {88, 104}};
+  for (const auto& [qk_dim, v_dim] : dims) {
+    for (const DType dtype : kDTypes) {
+      cases.push_back({.dtype = dtype,
+                       .batch = 2,
+                       .q_len = 130,
+                       .k_len = 130,
+                       .qk_dim = qk_dim,
+                       .v_dim = v_dim});
+    }
+  }
+}
+
+void add_lengths(std::vector<Case>& cases) {
+  const std::pair<int64_t, int64_t> lengths[] = {
+      {1, 1},     {2, 2},   {3, 3},    {15, 15}, {17, 17},  {63, 63},   {64, 64},   {65, 65},
+      {127, 127}, {1, 200}, {50, 200}, {64, 65}, {65, 129}, {192, 192}, {199, 200}, {333, 333},
+  };
+  for (const auto& [q_len, k_len] : lengths) {
+    for (const char* pattern : {"dense", "local(12) | strided(12)"}) {
+      for (const DType dtype : kDTypes) {
+        cases.push_back({.pattern = pattern, .dtype = dtype, .q_len = q_len, .k_len = k_len});
+      }
+    }
+  }
+}
+
+void add_layouts(std::vector<Case>& cases) {
+  for (const Layout layout : {Layout::kRowsFirst, Layout::kFused, Layout::kUnaligned,
+                              Layout::kReversed, Layout::kShared}) {
+    for (const DType dtype : kDTypes) {
+      cases.push_back({.pattern = "local(20) | strided(20)",
+                       .dtype = dtype,
+                       .batch = 2,
+                       .heads = 4,
+                       .kv_heads = 2,
+                       .q_len = 101,
+                       .k_len = 101,
+                       .qk_dim = 32,
+                       .v_dim = 40,
+                       .layout = layout});
+    }
+  }
+}
+
+void add_special(std::vector<Case>& cases) {
+  for (const DType dtype : kDTypes) {
+    // Logits far beyond what exp can take without the maximum, and rows without keys.
+    cases.push_back({.dtype = dtype, .q_len = 150, .k_len = 150, .magnitude = 8});
+    cases.push_back({.pattern = "summary(40, 3) | strided(11)",
+                     .dtype = dtype,
+                     .q_len = 150,
+                     .k_len = 150,
+                     .magnitude = 8});
+    cases.push_back({.pattern = "summary(64, 5)", .dtype = dtype, .q_len = 60, .k_len = 60});
+    // Grouped heads of different plans that share a key head.
+    cases.push_back({.pattern = "heads(3*local(30), 5*block(25) | summary(25, 4))",
+                     .dtype = dtype,
+                     .heads = 8,
+                     .kv_heads = 2,
+                     .q_len = 140,
+                     .k_len = 140});
+    // Long enough for runs of many tiles.
+    cases.push_back({.pattern = "local(128) | strided(128)",
+                     .dtype = dtype,
+                     .heads = 1,
+                     .kv_heads = 1,
+                     .q_len = 1100,
+                     .k_len = 1100,
+                     .qk_dim = 64,
+                     .v_dim = 64});
+    cases.push_back({.pattern = "block(128) | summary(128, 32)",
+                     .dtype = dtype,
+                     .heads = 1,
+                     .kv_heads = 1,
+                     .q_len = 1100,
+                     .k_len = 1100,
+                     .qk_dim = 64,
+                     .v_dim = 64});
+  }
+}
+
+}  // namespace
+
+std::string Case::name() const {
+  constexpr const char* kLayouts[] = {"",           "_rows_first", "_fused",
+                                      "_unaligned", "_reversed",   "_shared"};
+  std::string text =
+      concat(pattern, "_", lace::name(dtype), "_b", batch, "_h", heads, "x", kv_heads, "_n", q_len,
+             "x", k_len, "_d", qk_dim, "x", v_dim, kLayouts[static_cast<int>(layout)]);
+  if (tile != TileShape{64, 64}) text += concat("_t", tile.owners, "x", tile.others);
+  if (magnitude != 1) text += concat("_m", magnitude);
+  std::string safe;
+  for (const char c : text) {
+    const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_';
+    if (plain) safe += c;
+    if (c == '|') safe += "or";
+    if (c == '&') safe += "and";
+    if (c == ',' || c == '(') safe += '_';
+    if (c == '-') safe += 'm';
+    if (c == '*') safe += 'x';
+  }
+  return safe;
+}
+
+void PrintTo(const Case& problem, std::ostream* out) { *out << problem.name(); }
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  add_patterns(cases);
+  add_dims(cases);
+  add_lengths(cases);
+  add_layouts(cases);
+  add_special(cases);
+  std::set<std::string> names;
+  for (const Case& problem : cases) {
+    LACE_CHECK(names.insert(problem.name()).second, "[cases] twice in the list: ", problem.name());
+  }
+  return cases;
+}
+
+}  // namespace lace::test

@@ -1,0 +1,106 @@
+#include <cstdlib>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "lace/error.h"
+
+#include "kernels/problem.h"
+
+namespace lace::test {
+namespace {
+
+// Sets LACE_KERNEL for its lifetime.
+class ForcedKernel {
+ public:
+  explicit ForcedKernel(const std::string& name) { setenv("LACE_KERNEL", name.c_str(), 1); }
+  ~ForcedKernel() { unsetenv("LACE_KERNEL"); }
+};
+
+AttentionShape shape_of(DType dtype, int64_t head_dim) {
+  return {Device::kCpu, dtype, 1, 2, 2, 10, 10, head_dim, head_dim};
+}
+
+std::string error_of(const AttentionShape& shape) {
+  try {
+    select_kernel(shape);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "none";
+}
+
+TEST(Dispatch, TableIsBestFirst) {
+  std::vector<std::string> names;
+  for (const Kernel& kernel : kernels()) names.emplace_back(kernel.name);
+  const std::vector<std::string> cpu = {"cpu_avx512_bf16", "cpu_avx512", "cpu_avx2", "cpu_portable",
+                                        "reference"};
+  ASSERT_GE(names.size(), cpu.size());
+  EXPECT_EQ(std::vector(names.end() - 5, names.end()), cpu);
+}
+
+TEST(Dispatch, PicksTheFirstThatCan) {
+  const AttentionShape shape = shape_of(DType::kFloat32, 64);
+  for (const Kernel& kernel : kernels()) {
+    if (kernel.device != Device::kCpu || !kernel.unavailable().empty()) continue;
+    EXPECT_EQ(select_kernel(shape).name, kernel.name);
+    break;
+  }
+  EXPECT_EQ(select_kernel(shape_of(DType::kFloat64, 64)).name, "reference");
+  EXPECT_EQ(select_kernel(shape_of(DType::kFloat32, 12)).name, "reference");
+}
+
+TEST(Dispatch, ForcesByName) {
+  for (const Kernel& kernel : kernels()) {
+    if (kernel.device != Device::kCpu || !kernel.unavailable().empty()) continue;
+    const ForcedKernel forced{std::string(kernel.name)};
+    EXPECT_EQ(select_kernel(shape_of(DType::kFloat32, 64)).name, kernel.name);
+  }
+}
+
+TEST(Dispatch, UnknownNameListsAll) {
+  const ForcedKernel forced("cpu_mmx");
+  const std::string error = error_of(shape_of(DType::kFloat32, 64));
+  EXPECT_NE(error.find("'cpu_mmx'"), std::string::npos) << error;
+  for (const Kernel& kernel : kernels()) {
+    EXPECT_NE(error.find(kernel.name), std::string::npos) << error;
+  }
+}
+
+TEST(Dispatch, ForcedOneThatCannotRunSaysWhy) {
+  const ForcedKernel forced("cpu_portable");
+  EXPECT_EQ(error_of(shape_of(DType::kFloat64, 64)),
+            "[attention] LACE_KERNEL=cpu_portable cannot run: dtype float64 is neither float32 nor "
+            "bfloat16");
+  EXPECT_EQ(error_of(shape_of(DType::kFloat32, 12)),
+            "[attention] LACE_KERNEL=cpu_portable cannot run: head_dim 12 is not a multiple of 8");
+}
+
+TEST(Dispatch, NeverCrossesDevices) {
+  AttentionShape shape = shape_of(DType::kFloat32, 64);
+  shape.device = Device::kCuda;
+  const ForcedKernel forced("reference");
+  EXPECT_EQ(
+      error_of(shape),
+      "[attention] LACE_KERNEL=reference cannot run: it runs on cpu, the tensors are on cuda");
+}
+
+TEST(Dispatch, LastKernelTellsWhichRan) {
+  const Case shape{.q_len = 20, .k_len = 20};
+  const Problem problem(shape, 1);
+  const SerialExecutor executor(1);
+  for (const Kernel& kernel : kernels()) {
+    if (kernel.device != Device::kCpu || !kernel.unavailable().empty()) continue;
+    const ForcedKernel forced{std::string(kernel.name)};
+    const Kernel& selected = select_kernel(problem.shape());
+    const Forward forward = problem.forward(selected, executor);
+    EXPECT_EQ(last_kernel(), kernel.name);
+    problem.forward(find_kernel("reference"), executor);
+    EXPECT_EQ(last_kernel(), "reference");
+    problem.backward(selected, executor, forward);
+    EXPECT_EQ(last_kernel(), kernel.name);
+  }
+}
+
+}  // namespace
+}  // namespace lace::test

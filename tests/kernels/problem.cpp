@@ -1,0 +1,209 @@
+#include "kernels/problem.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+
+#include "lace/error.h"
+
+#include "kernels/reference/element.h"
+
+namespace lace::test {
+namespace {
+
+constexpr int kPoison = 0xff;  // as bytes: NaN in every dtype
+
+// Workspace is poisoned too.
+Context poisoned_context(const Executor& executor) {
+  Context context = make_host_context(executor);
+  context.allocate = [allocate = context.allocate](size_t bytes) {
+    Workspace workspace = allocate(bytes);
+    std::memset(workspace.get(), kPoison, bytes);
+    return workspace;
+  };
+  return context;
+}
+
+DType lse_dtype(DType dtype) {
+  return dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+}
+
+std::shared_ptr<std::vector<std::byte>> poisoned_buffer(int64_t elements, DType dtype) {
+  return std::make_shared<std::vector<std::byte>>(static_cast<size_t>(elements * size_bytes(dtype)),
+                                                  std::byte{kPoison});
+}
+
+Tensor contiguous(DType dtype, int64_t batch, int64_t heads, int64_t rows, int64_t dim) {
+  return Tensor(dtype, {batch, heads, rows, dim},
+                poisoned_buffer(batch * heads * rows * dim, dtype), 0,
+                {nullptr, heads * rows * dim, rows * dim, dim});
+}
+
+}  // namespace
+
+Tensor::Tensor(DType dtype, std::vector<int64_t> sizes,
+               std::shared_ptr<std::vector<std::byte>> buffer, int64_t offset, Tensor4 strides)
+    : dtype_(dtype), sizes_(std::move(sizes)), buffer_(std::move(buffer)), view_(strides) {
+  view_.data = buffer_->data() + offset * size_bytes(dtype);
+}
+
+std::byte* Tensor::at(int64_t batch, int64_t head, int64_t row, int64_t d) const {
+  return static_cast<std::byte*>(view_.data) +
+         (batch * view_.batch_stride + head * view_.head_stride + row * view_.row_stride + d) *
+             size_bytes(dtype_);
+}
+
+double Tensor::get(int64_t batch, int64_t head, int64_t row, int64_t d) const {
+  double value = 0;
+  reference::dispatch_element(dtype_, [&]<typename Element>() {
+    typename Element::Type bits;
+    std::memcpy(&bits, at(batch, head, row, d), sizeof bits);
+    value = Element::load(bits);
+  });
+  return value;
+}
+
+void Tensor::set(int64_t batch, int64_t head, int64_t row, int64_t d, double value) {
+  reference::dispatch_element(dtype_, [&]<typename Element>() {
+    const typename Element::Type bits = Element::store(value);
+    std::memcpy(at(batch, head, row, d), &bits, sizeof bits);
+  });
+}
+
+std::vector<double> Tensor::values() const {
+  std::vector<double> all;
+  for (int64_t b = 0; b < size(0); ++b) {
+    for (int64_t h = 0; h < size(1); ++h) {
+      for (int64_t r = 0; r < size(2); ++r) {
+        for (int64_t d = 0; d < size(3); ++d) all.push_back(get(b, h, r, d));
+      }
+    }
+  }
+  return all;
+}
+
+Problem::Problem(const Case& shape, uint64_t seed) : case_(shape) {
+  const BoundPattern bound =
+      Pattern::parse(case_.pattern).bind(case_.heads, case_.q_len, case_.k_len);
+  plan_ = compile(bound, case_.tile, false);
+  transposed_ = compile(bound, case_.tile, true);
+  Three inputs = make_qkv(true);
+  q_ = inputs.q;
+  k_ = inputs.k;
+  v_ = inputs.v;
+  dout_ = make_out(true);
+  fill(q_, seed, case_.magnitude);
+  fill(k_, seed + 1, case_.magnitude);
+  fill(v_, seed + 2, 1);
+  fill(dout_, seed + 3, 1);
+  const double q_norm = std::sqrt(static_cast<double>(case_.qk_dim)) * case_.magnitude;
+  max_logit_ = 3 * case_.magnitude * q_norm * scale();
+}
+
+AttentionShape Problem::shape() const {
+  return {Device::kCpu, case_.dtype, case_.batch,  case_.heads, case_.kv_heads,
+          case_.q_len,  case_.k_len, case_.qk_dim, case_.v_dim};
+}
+
+double Problem::scale() const { return 1 / std::sqrt(static_cast<double>(case_.qk_dim)); }
+
+// Uniform, of variance 1.
+void Problem::fill(Tensor& tensor, uint64_t seed, double magnitude) const {
+  std::mt19937_64 generator(seed);
+  std::uniform_real_distribution<double> uniform(-std::sqrt(3.0), std::sqrt(3.0));
+  for (int64_t b = 0; b < tensor.size(0); ++b) {
+    for (int64_t h = 0; h < tensor.size(1); ++h) {
+      for (int64_t r = 0; r < tensor.size(2); ++r) {
+        for (int64_t d = 0; d < tensor.size(3); ++d) {
+          tensor.set(b, h, r, d, magnitude * uniform(generator));
+        }
+      }
+    }
+  }
+}
+
+Tensor Problem::make(int64_t heads, int64_t rows, int64_t dim, bool input) const {
+  const int64_t batch = case_.batch;
+  const std::vector<int64_t> sizes = {batch, heads, rows, dim};
+  const auto place = [&](int64_t elements, int64_t offset, Tensor4 strides) {
+    return Tensor(case_.dtype, sizes, poisoned_buffer(elements, case_.dtype), offset, strides);
+  };
+  const int64_t all = batch * heads * rows * dim;
+  switch (case_.layout) {
+    case Layout::kRowsFirst:
+    case Layout::kFused:
+      return place(all, 0, {nullptr, rows * heads * dim, dim, heads * dim});
+    case Layout::kUnaligned: {
+      const int64_t stride = dim + 3;
+      return place(batch * heads * rows * stride + 1, 1,
+                   {nullptr, heads * rows * stride, rows * stride, stride});
+    }
+    case Layout::kReversed:
+      if (!input) break;
+      return place(all, (rows - 1) * dim, {nullptr, heads * rows * dim, rows * dim, -dim});
+    case Layout::kShared:
+      if (!input) break;
+      return place(heads * rows * dim, 0, {nullptr, 0, rows * dim, dim});
+    case Layout::kContiguous:
+      break;
+  }
+  return place(all, 0, {nullptr, heads * rows * dim, rows * dim, dim});
+}
+
+Tensor Problem::make_out(bool input) const {
+  return make(case_.heads, case_.q_len, case_.v_dim, input);
+}
+
+Problem::Three Problem::make_qkv(bool inputs) const {
+  const Case& c = case_;
+  if (c.layout != Layout::kFused) {
+    return {make(c.heads, c.q_len, c.qk_dim, inputs), make(c.kv_heads, c.k_len, c.qk_dim, inputs),
+            make(c.kv_heads, c.k_len, c.v_dim, inputs)};
+  }
+  LACE_CHECK(c.q_len == c.k_len, "[cases] fused tensors need q_len = k_len");
+  const int64_t q_width = c.heads * c.qk_dim, k_width = c.kv_heads * c.qk_dim;
+  const int64_t width = q_width + k_width + c.kv_heads * c.v_dim;
+  const auto buffer = poisoned_buffer(c.batch * c.k_len * width, c.dtype);
+  const auto part = [&](int64_t heads, int64_t dim, int64_t offset) {
+    return Tensor(c.dtype, {c.batch, heads, c.k_len, dim}, buffer, offset,
+                  {nullptr, c.k_len * width, dim, width});
+  };
+  return {part(c.heads, c.qk_dim, 0), part(c.kv_heads, c.qk_dim, q_width),
+          part(c.kv_heads, c.v_dim, q_width + k_width)};
+}
+
+Forward Problem::forward(const Kernel& kernel, const Executor& executor) const {
+  const Context context = poisoned_context(executor);
+  const Tensor out = make_out(false);
+  const Tensor lse = contiguous(lse_dtype(case_.dtype), case_.batch, case_.heads, case_.q_len, 1);
+  kernel.forward(context, plan_,
+                 {shape(), scale(), q_.view(), k_.view(), v_.view(), out.view(), lse.view().data});
+  return {out.values(), lse.values()};
+}
+
+Backward Problem::backward(const Kernel& kernel, const Executor& executor,
+                           const Forward& saved) const {
+  const Context context = poisoned_context(executor);
+  Tensor out = make_out(false);
+  Tensor lse = contiguous(lse_dtype(case_.dtype), case_.batch, case_.heads, case_.q_len, 1);
+  size_t row = 0;
+  for (int64_t b = 0; b < case_.batch; ++b) {
+    for (int64_t h = 0; h < case_.heads; ++h) {
+      for (int64_t r = 0; r < case_.q_len; ++r, ++row) {
+        lse.set(b, h, r, 0, saved.lse[row]);
+        for (int64_t d = 0; d < case_.v_dim; ++d) {
+          out.set(b, h, r, d,
+                  saved.out[row * static_cast<size_t>(case_.v_dim) + static_cast<size_t>(d)]);
+        }
+      }
+    }
+  }
+  const Three gradients = make_qkv(false);
+  kernel.backward(context, plan_, transposed_,
+                  {shape(), scale(), q_.view(), k_.view(), v_.view(), out.view(), dout_.view(),
+                   gradients.q.view(), gradients.k.view(), gradients.v.view(), lse.view().data});
+  return {gradients.q.values(), gradients.k.values(), gradients.v.values()};
+}
+
+}  // namespace lace::test

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <algorithm>
+
+#include "core/dtype.h"
+
+namespace lace::test {
+
+// How far a tensor of a kernel may be from the float64 reference: every element by `max` · the
+// largest |value| of the tensor, and all together by `rms` · the root mean square of its values.
+struct Tolerance {
+  double max, rms;
+};
+struct Tolerances {
+  Tolerance out, gradients;
+  double lse;  // every element, absolute
+};
+
+// max_logit: the largest |logit| of the problem. A logit that is a sum of fp32 products is wrong by
+// some ε · |logit|, which its weight and everything made of it then is relatively.
+inline Tolerances tolerances(DType dtype, double max_logit) {
+  constexpr double kFloatEpsilon = 0x1p-24;    // of one rounding
+  constexpr double kBFloat16Epsilon = 0x1p-9;  // of one rounding
+  const double logits = 2 * kFloatEpsilon * std::max(max_logit, 1.0);
+  Tolerances allowed;
+  allowed.lse = 16 * kFloatEpsilon + 2 * logits;
+  if (dtype == DType::kFloat32) {
+    // Sums of up to some hundred terms of both signs, rounded one by one.
+    allowed.out = {16 * kFloatEpsilon + 2 * logits, 8 * kFloatEpsilon + logits};
+    allowed.gradients = {32 * kFloatEpsilon + 4 * logits, 16 * kFloatEpsilon + 2 * logits};
+  } else {
+    // The result is rounded once, which may turn a last bit (2 ε of the element); on the way
+    // weights are rounded, in backward dS too, which averages out over a sum.
+    allowed.out = {4 * kBFloat16Epsilon + 2 * logits, 1.5 * kBFloat16Epsilon + logits};
+    allowed.gradients = {6 * kBFloat16Epsilon + 4 * logits, 2 * kBFloat16Epsilon + 2 * logits};
+  }
+  return allowed;
+}
+
+}  // namespace lace::test
