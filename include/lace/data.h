@@ -49,6 +49,7 @@ struct TextOptions {
   std::vector<std::string> paths;
   double validation_fraction = 0.05;
   double test_fraction = 0.05;
+  int64_t record_bytes = 1;  // cuts fall on multiples of it (of an image's bytes, for instance)
 };
 
 struct TextData {
@@ -61,12 +62,13 @@ struct TextData {
 TextData load_text(const TextOptions& options);
 
 // Which windows of a stream a training run sees, in which order. For each epoch a random offset in
-// [0, window), from it windows that do not overlap, shuffled; the remainder is dropped.
+// [0, window), from it windows that do not overlap, shuffled; the remainder is dropped. `aligned`:
+// the offset is 0, so that each window is one record.
 // A pure function of (size, window, seed): window `index` is the same whatever was asked before.
 class WindowSampler {
  public:
   // Throws lace::Error if the stream is shorter than one window.
-  WindowSampler(int64_t stream_size, int64_t window, uint64_t seed);
+  WindowSampler(int64_t stream_size, int64_t window, uint64_t seed, bool aligned = false);
 
   // The same number in every epoch.
   int64_t windows_per_epoch() const { return windows_; }
@@ -79,6 +81,7 @@ class WindowSampler {
 
   int64_t size_, window_, windows_;
   uint64_t seed_;
+  bool aligned_;
   int64_t epoch_ = -1;  // the one that order_ holds
   int64_t offset_ = 0;
   std::vector<int64_t> order_;

@@ -146,6 +146,8 @@ TextData load_text(const TextOptions& options) {
              "[text] the fractions for validation and test must be at least 0 and leave some for "
              "train, got ",
              options.validation_fraction, " and ", options.test_fraction);
+  LACE_CHECK(options.record_bytes >= 1, "[text] record_bytes must be at least 1, got ",
+             options.record_bytes);
   const std::vector<std::string> files = list_files(options.paths);
   TextData data;
   data.files = static_cast<int64_t>(files.size());
@@ -161,13 +163,17 @@ TextData load_text(const TextOptions& options) {
   } else {
     ByteStream all;
     for (const std::string& file : files) append_file(all, file);
-    const auto test = static_cast<int64_t>(static_cast<double>(all.size()) * options.test_fraction);
-    const auto validation =
-        static_cast<int64_t>(static_cast<double>(all.size()) * options.validation_fraction);
-    const int64_t train = all.size() - test - validation;
+    const auto share = [&](double fraction) {
+      const auto bytes = static_cast<int64_t>(static_cast<double>(all.size()) * fraction);
+      return bytes / options.record_bytes * options.record_bytes;
+    };
+    const int64_t test = share(options.test_fraction);
+    const int64_t validation = share(options.validation_fraction);
+    const int64_t train =
+        all.size() / options.record_bytes * options.record_bytes - test - validation;
     data.train = all.slice(0, train);
     data.validation = all.slice(train, train + validation);
-    data.test = all.slice(train + validation, all.size());
+    data.test = all.slice(train + validation, train + validation + test);
   }
   LACE_CHECK(data.train.size() > 0, "[text] no bytes to train on below ", options.paths.front());
   return data;

@@ -12,13 +12,13 @@ enum Stream : uint64_t { kOffset = 0x6f66, kShuffle = 0x7368 };  // of the gener
 
 }  // namespace
 
-WindowSampler::WindowSampler(int64_t stream_size, int64_t window, uint64_t seed)
-    : size_(stream_size), window_(window), seed_(seed) {
+WindowSampler::WindowSampler(int64_t stream_size, int64_t window, uint64_t seed, bool aligned)
+    : size_(stream_size), window_(window), seed_(seed), aligned_(aligned) {
   LACE_CHECK(window >= 1, "[data] a window needs at least 1 byte, got ", window);
   LACE_CHECK(stream_size >= window, "[data] a window of ", window,
              " bytes does not fit into a stream of ", stream_size);
   // The count that every offset in [0, window) allows, so that epochs are of one length.
-  windows_ = std::max<int64_t>(1, (size_ - window_ + 1) / window_);
+  windows_ = aligned ? size_ / window_ : std::max<int64_t>(1, (size_ - window_ + 1) / window_);
 }
 
 int64_t WindowSampler::begin(int64_t index) {
@@ -30,7 +30,7 @@ int64_t WindowSampler::begin(int64_t index) {
 
 void WindowSampler::shuffle_epoch(int64_t epoch) {
   const auto e = static_cast<uint64_t>(epoch);
-  const int64_t offsets = std::min(window_, size_ - windows_ * window_ + 1);
+  const int64_t offsets = aligned_ ? 1 : std::min(window_, size_ - windows_ * window_ + 1);
   offset_ = random_below(random_bits(seed_, kOffset, e), offsets);
   order_.resize(static_cast<size_t>(windows_));
   std::iota(order_.begin(), order_.end(), int64_t{0});

@@ -1,0 +1,132 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lace/data.h"
+#include "lace/recipe.h"
+
+namespace lace {
+
+// The bytes that a recipe's [data] names. Throws lace::Error as load_text.
+TextData load_data(const Recipe& recipe);
+
+// What the last step of a training run measured.
+struct TrainProgress {
+  int64_t step = 0;          // steps done
+  double fraction = 0;       // of the run, in [0, 1]
+  double loss = 0;           // mean nats a byte over the step
+  double bits_per_byte = 0;  // loss / ln 2
+  double learning_rate = 0;
+  double gradient_norm = 0;  // before clipping; not finite where the step was left out
+  double tokens_per_s = 0;
+  double elapsed_s = 0;                            // of training, all sittings together
+  double remaining_s = 0;                          // estimate
+  std::optional<double> validation_bits_per_byte;  // if this step was followed by a validation
+};
+
+// One training run in memory: a model, its optimiser, its place in the data. Everything that later
+// steps depend on is in save()'s file: a run that is stopped and resumed takes the same steps, bit
+// for bit, as one that is not (as long as its schedule goes by steps, not by max_minutes).
+class Trainer {
+ public:
+  Trainer(const Recipe& recipe, TextData data);
+  ~Trainer();
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
+
+  const Recipe& recipe() const;
+  SparseTransformer& model();
+  int64_t step() const;  // steps done
+  bool done() const;     // train.steps or train.max_minutes are reached
+
+  // One optimiser step over train.accumulate micro-batches of train.batch sequences. Where the
+  // precision is fp16, the loss is scaled and a step whose gradients are not finite is left out.
+  TrainProgress take_step();
+
+  // Bits a byte on at most train.validate_windows windows spread over the validation bytes, with
+  // the mean of the weights where optimizer.ema keeps one. Nothing without validation bytes.
+  std::optional<double> validate();
+
+  // The weights that validate() scores, named as the model's parameters.
+  std::vector<NamedParameter> validated_weights() const;
+
+  // Writes everything to a safetensors file, and a summary in JSON beside it, each under a
+  // temporary name first, synced, then renamed.
+  void save(const std::string& path) const;
+
+  // Takes up where save() left off. Throws lace::Error if the file is of another model.
+  void load(const std::string& path);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// A run folder:
+//   recipe.toml                     the recipe as it was resolved
+//   run.json                        version, commit, machine, seed, sizes
+//   metrics.jsonl                   one line a step and a validation
+//   last.safetensors, last.json     model, optimiser, place in the data
+//   best.safetensors, best.json     the same at the lowest validation loss
+struct RunOptions {
+  std::string folder;
+  bool resume = false;  // take up the folder's last checkpoint, if there is one
+  // Called after each step; returning false saves a checkpoint and ends the run early.
+  std::function<bool(const TrainProgress&)> on_step;
+};
+
+struct RunResult {
+  int64_t steps = 0;
+  int64_t tokens = 0;  // bytes trained on, all sittings together
+  double elapsed_s = 0;
+  double tokens_per_s = 0;  // mean of the run
+  bool finished = false;    // false: on_step ended it
+  std::optional<double> validation_bits_per_byte, best_validation_bits_per_byte;
+};
+
+// Trains a recipe into a run folder. Throws lace::Error if the folder already holds a run and
+// `resume` is not set, or holds one of another recipe and it is.
+RunResult train_run(const Recipe& recipe, const RunOptions& options);
+
+// The recipe and the weights of a run folder: those of `checkpoint` ("best" or "last"; "": best if
+// there is one), and of these the mean where one is kept.
+struct LoadedRun {
+  Recipe recipe;
+  std::unique_ptr<SparseTransformer> model;
+  int64_t step = 0;
+  std::string checkpoint;
+};
+LoadedRun load_run(const std::string& folder, const std::string& checkpoint = "");
+
+// Bits a byte of the model on all bytes of `stream`, as the paper's §7 (Table 3) measures them:
+// windows of seq_len bytes advance by seq_len − min_context and only the last seq_len − min_context
+// bytes of each are scored, so with at least min_context bytes before them; of the first window all
+// are. The last window ends with the stream and may be shorter.
+struct EvalResult {
+  double bits_per_byte = 0;
+  int64_t bytes = 0;
+  double elapsed_s = 0;
+};
+EvalResult evaluate(const SparseTransformer& model, const ByteStream& stream,
+                    const EvalConfig& config,
+                    const std::function<void(int64_t done, int64_t total)>& on_window = {});
+
+// What a recipe will ask of this machine.
+struct TrainEstimate {
+  int64_t parameters = 0;
+  int64_t tokens_per_step = 0;
+  int64_t steps = 0;        // train.steps, or what max_minutes allow
+  double memory_bytes = 0;  // of parameters, gradients, optimiser and activations, by counting
+  double step_seconds = 0;  // from a pass over a few sequences through one cycle of its layers
+  double seconds = 0;       // of the whole run
+};
+
+// Builds one cycle of the layers and times it: seconds, not minutes, for models of any depth.
+TrainEstimate estimate_training(const Recipe& recipe);
+
+}  // namespace lace

@@ -1,0 +1,85 @@
+#pragma once
+
+#include "lace/recipe.h"
+
+namespace lace::train {
+
+// Calls visit(key, field) for each field of a section: the one list of a recipe's keys.
+template <typename Visit>
+void visit_fields(ModelConfig& c, Visit&& visit) {
+  visit("vocab", c.vocab);
+  visit("seq_len", c.seq_len);
+  visit("layers", c.layers);
+  visit("d_model", c.d_model);
+  visit("heads", c.heads);
+  visit("kv_heads", c.kv_heads);
+  visit("qk_dim", c.qk_dim);
+  visit("v_dim", c.v_dim);
+  visit("ff_multiple", c.ff_multiple);
+  visit("patterns", c.patterns);
+  visit("positions", c.positions);
+  visit("position_stride", c.position_stride);
+  visit("image_height", c.image_height);
+  visit("image_width", c.image_width);
+  visit("image_channels", c.image_channels);
+  visit("dropout", c.dropout);
+  visit("init", c.init);
+  visit("embedding_gain", c.embedding_gain);
+  visit("linear_gain", c.linear_gain);
+  visit("tied", c.tied);
+  visit("block_norm_eps", c.block_norm_eps);
+  visit("final_norm_eps", c.final_norm_eps);
+  visit("precision", c.precision);
+  visit("recompute", c.recompute);
+  visit("deterministic", c.deterministic);
+  visit("seed", c.seed);
+}
+
+template <typename Visit>
+void visit_fields(DataConfig& c, Visit&& visit) {
+  visit("paths", c.paths);
+  visit("validation_fraction", c.validation_fraction);
+  visit("test_fraction", c.test_fraction);
+  visit("record_bytes", c.record_bytes);
+}
+
+template <typename Visit>
+void visit_fields(OptimizerConfig& c, Visit&& visit) {
+  visit("learning_rate", c.learning_rate);
+  visit("warmup_steps", c.warmup_steps);
+  visit("beta1", c.beta1);
+  visit("beta2", c.beta2);
+  visit("epsilon", c.epsilon);
+  visit("weight_decay", c.weight_decay);
+  visit("clip_norm", c.clip_norm);
+  visit("ema", c.ema);
+}
+
+template <typename Visit>
+void visit_fields(TrainConfig& c, Visit&& visit) {
+  visit("batch", c.batch);
+  visit("accumulate", c.accumulate);
+  visit("steps", c.steps);
+  visit("max_minutes", c.max_minutes);
+  visit("validate_every", c.validate_every);
+  visit("validate_windows", c.validate_windows);
+  visit("checkpoint_every", c.checkpoint_every);
+  visit("seed", c.seed);
+}
+
+template <typename Visit>
+void visit_fields(EvalConfig& c, Visit&& visit) {
+  visit("min_context", c.min_context);
+  visit("batch", c.batch);
+}
+
+template <typename Visit>
+void visit_sections(Recipe& recipe, Visit&& visit) {
+  visit("model", recipe.model);
+  visit("data", recipe.data);
+  visit("optimizer", recipe.optimizer);
+  visit("train", recipe.train);
+  visit("eval", recipe.eval);
+}
+
+}  // namespace lace::train
