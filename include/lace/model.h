@@ -58,6 +58,10 @@ struct ModelConfig {
 
   double dropout = 0;  // on the outputs of the two branches of a block only
   LinearInit init = LinearInit::kVariance;
+  // Multiply the start values' deviation: of the token and position tables, of the linear layers.
+  // The paper's tables start near 0; short runs learn many times faster from larger ones.
+  double embedding_gain = 1;
+  double linear_gain = 1;
   bool tied = false;  // true: the token table is W_out; false: W_out starts at 0
   double block_norm_eps = 1e-5;
   double final_norm_eps = 1e-6;

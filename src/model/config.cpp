@@ -32,7 +32,7 @@ void add_linear(std::vector<ParameterInfo>& infos, const ModelConfig& config,
   const double d_in = static_cast<double>(in);
   const double std =
       config.init == LinearInit::kVariance ? std::sqrt(0.125 / d_in) : 0.125 / std::sqrt(d_in);
-  infos.push_back({layer + ".weight", {out, in}, std * factor, 0});
+  infos.push_back({layer + ".weight", {out, in}, std * factor * config.linear_gain, 0});
   infos.push_back({layer + ".bias", {out}, 0, 0});
 }
 
@@ -119,6 +119,8 @@ void ModelConfig::check() const {
                position_stride);
   }
   LACE_CHECK(dropout >= 0 && dropout < 1, "[model] dropout must be in [0, 1), got ", dropout);
+  LACE_CHECK(embedding_gain > 0, "[model] embedding_gain must be positive, got ", embedding_gain);
+  LACE_CHECK(linear_gain > 0, "[model] linear_gain must be positive, got ", linear_gain);
   LACE_CHECK(block_norm_eps > 0, "[model] block_norm_eps must be positive, got ", block_norm_eps);
   LACE_CHECK(final_norm_eps > 0, "[model] final_norm_eps must be positive, got ", final_norm_eps);
   LACE_CHECK(!patterns.empty(), "[model] patterns must hold at least one pattern, got none");
@@ -133,8 +135,8 @@ std::vector<ParameterInfo> parameter_infos(const ModelConfig& config) {
   const int64_t d = config.d_model;
   const double width = static_cast<double>(d);
   const auto rows = config.position_rows();
-  const double token_std = 0.125 / std::sqrt(width);
-  const double position_std = 0.125 / std::sqrt(width * static_cast<double>(rows.size()));
+  const double token_std = config.embedding_gain * 0.125 / std::sqrt(width);
+  const double position_std = token_std / std::sqrt(static_cast<double>(rows.size()));
   const double branch_factor = 1 / std::sqrt(2.0 * static_cast<double>(config.layers));
 
   std::vector<ParameterInfo> infos;
