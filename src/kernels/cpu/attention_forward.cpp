@@ -94,9 +94,8 @@ class ForwardRun {
     tile.bf16 = bf16_;
     tile.qk_dim = static_cast<int>(args_.shape.qk_dim);
     tile.v_dim = static_cast<int>(args_.shape.v_dim);
-    tile.scale = args_.scale == 0
-                     ? 1.0f
-                     : static_cast<float>(std::abs(args_.scale) * std::numbers::log2e);
+    tile.scale =
+        args_.scale == 0 ? 1.0f : static_cast<float>(std::abs(args_.scale) * std::numbers::log2e);
     tile.owners = owners.count;
     lay_out(scratch_.get() + scratch_bytes_ * static_cast<size_t>(thread), &tile);
 
@@ -186,11 +185,11 @@ class ForwardRun {
     for (int e = 0; e < owners.count; e++) {
       const int64_t position = owners.positions[e];
       if (position < 0) continue;
-      rows[e] = const_cast<std::byte*>(
-          row_of(out, args_.out.row_stride * element_bytes_, position));
+      rows[e] =
+          const_cast<std::byte*>(row_of(out, args_.out.row_stride * element_bytes_, position));
       const int64_t row = row_index(task, position);
-      lse[row] = static_cast<float>(
-          (static_cast<double>(tile.max[e]) + std::log2(tile.sum[e])) * std::numbers::ln2);
+      lse[row] = static_cast<float>((static_cast<double>(tile.max[e]) + std::log2(tile.sum[e])) *
+                                    std::numbers::ln2);
       if (last) continue;
       partial_.max[row] = tile.max[e];
       partial_.sum[row] = tile.sum[e];

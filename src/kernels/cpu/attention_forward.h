@@ -29,7 +29,7 @@ struct ForwardTile {
   float* peak = nullptr;    // [kTileOwners]
   float* logits = nullptr;  // [kBatchOthers][kTileOwners], then the weights
   float* weight_pairs = nullptr;  // bf16 pairs: [kBatchOthers / 2][kTileOwners]
-  float* k_wide = nullptr;  // bf16: [kBatchOthers][qk_dim] of k as floats
+  float* k_wide = nullptr;        // bf16: [kBatchOthers][qk_dim] of k as floats
   float* v_wide = nullptr;  // bf16: [kBatchOthers][v_dim] of v as floats, or pairs of its rows
 };
 

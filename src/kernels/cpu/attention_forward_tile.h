@@ -212,9 +212,9 @@ struct Forward {
 #pragma GCC unroll 4
         for (int r = segment.begin; r < segment.end; r += 2) {
           const F p = S::exp2(S::fma(S::load(x + r * kTileOwners), scale, minus_max));
-          const F q = r + 1 < segment.end ? S::exp2(S::fma(S::load(x + (r + 1) * kTileOwners),
-                                                           scale, minus_max))
-                                          : S::zero();
+          const F q = r + 1 < segment.end
+                          ? S::exp2(S::fma(S::load(x + (r + 1) * kTileOwners), scale, minus_max))
+                          : S::zero();
           sum = S::add(sum, S::add(p, q));
           S::store_pairs(pairs + r / 2 * kTileOwners, p, q);
         }
@@ -230,8 +230,7 @@ struct Forward {
                          const typename D::Element* weights, const void* const* next_k,
                          int next_count) {
     const int k_bytes = tile.qk_dim * (tile.bf16 ? 2 : 4);
-    const bool fused = rose && batch.segment_count == 1 &&
-                       batch.segments[0].granule_begin == 0 &&
+    const bool fused = rose && batch.segment_count == 1 && batch.segments[0].granule_begin == 0 &&
                        batch.segments[0].granule_end * kGranuleVectors == vectors(tile);
     if (rose && !fused) rescale(tile, tile.factor);
     for (int s = 0; s < batch.segment_count; s++) {
@@ -239,10 +238,10 @@ struct Forward {
       const int begin = segment.begin / kStep, end = (segment.end + kStep - 1) / kStep;
       const int v_begin = segment.granule_begin * kGranuleVectors;
       const auto run = [&](const auto& load) {
-        dot_columns<D>(tile.v_dim, end - begin, v_rows + begin, weights + begin * kTileOwners,
-                       kTileOwners, v_begin, segment.granule_end * kGranuleVectors, load,
-                       StoreOut<S>{tile.out, next_k, s == 0 ? next_count : 0, k_bytes, tile.v_dim,
-                                   v_begin});
+        dot_columns<D>(
+            tile.v_dim, end - begin, v_rows + begin, weights + begin * kTileOwners, kTileOwners,
+            v_begin, segment.granule_end * kGranuleVectors, load,
+            StoreOut<S>{tile.out, next_k, s == 0 ? next_count : 0, k_bytes, tile.v_dim, v_begin});
       };
       if (fused) {
         run(LoadRescaled<S>{tile.out, tile.factor});
@@ -298,14 +297,15 @@ struct Forward {
       zip_rows(rows[r], has_odd ? rows[r + 1] : nullptr, tile.v_dim, zipped);
       pairs[r / 2] = zipped;
     }
-    add_values<D, 2>(tile, batch, rose, pairs,
-                     reinterpret_cast<const uint32_t*>(tile.weight_pairs), next_k, next_count);
+    add_values<D, 2>(tile, batch, rose, pairs, reinterpret_cast<const uint32_t*>(tile.weight_pairs),
+                     next_k, next_count);
   }
 
   static void zip_rows(const uint16_t* even, const uint16_t* odd, int dim, uint32_t* out) {
     static constexpr uint16_t kZeros[S::kLanes] = {};
     for (int d = 0; d < dim; d += S::kLanes) {
-      S::zip_bf16(out + d, even + d, odd ? odd + d : kZeros, dim - d < S::kLanes ? dim - d : S::kLanes);
+      S::zip_bf16(out + d, even + d, odd ? odd + d : kZeros,
+                  dim - d < S::kLanes ? dim - d : S::kLanes);
     }
   }
 

@@ -1,8 +1,9 @@
 #include "kernels/cpu/cpu_kernels.h"
 
+#include "lace/error.h"
+
 #include "kernels/cpu/attention_backward.h"
 #include "kernels/cpu/attention_forward.h"
-#include "lace/error.h"
 
 namespace lace::cpu {
 namespace {

@@ -9,12 +9,13 @@
 // pointer a row and read by broadcasts, so that consecutive, strided and gathered rows cost the
 // same and nothing is packed.
 //
-//   dot_rows      C[r][e] = Σ_k A[r][k] · B[k][e]     r < rows, k < depth   (Sᵀ = K Qᵀ, dPᵀ = V dOᵀ)
-//   dot_columns   C[r][e] = Σ_k A[k][r] · B[k][e]     r < rows, k < depth   (Oᵀ = Vᵀ P, dKᵀ = Qᵀ dS)
+//   dot_rows      C[r][e] = Σ_k A[r][k] · B[k][e]     r < rows, k < depth   (Sᵀ = K Qᵀ, dPᵀ = V
+//   dOᵀ) dot_columns   C[r][e] = Σ_k A[k][r] · B[k][e]     r < rows, k < depth   (Oᵀ = Vᵀ P, dKᵀ =
+//   Qᵀ dS)
 //
 // D is a dot of simd.h; with pairs, k counts pairs. Only vectors [v_begin, v_end) of the lanes are
-// touched. C is computed in micro-tiles of accumulators `acc` for rows r … r + kRows − 1 and vectors
-// v … v + kVectors − 1:
+// touched. C is computed in micro-tiles of accumulators `acc` for rows r … r + kRows − 1 and
+// vectors v … v + kVectors − 1:
 //   begin(acc, r, v)   sets the accumulators (to zero, or to what is added to)
 //   end(acc, r, v)     takes them
 // Both are called with F (&acc)[kRows][kVectors], once for each micro-tile; mark their operator()
@@ -23,7 +24,7 @@
 
 namespace lace::cpu {
 
-// C = B-like storage: rows of kTileOwners floats, 64-byte aligned.
+// acc = 0.
 template <typename S>
 struct ZeroTile {
   template <int kRows, int kVectors>

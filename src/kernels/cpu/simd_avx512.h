@@ -1,8 +1,8 @@
 #pragma once
 
-#include <immintrin.h>
-
 #include <cstdint>
+
+#include <immintrin.h>
 
 namespace lace::cpu {
 
@@ -133,13 +133,11 @@ struct Avx512Bf16 : Avx512 {
   // Pairs (even, odd) rounded to bf16, even in the low half of each lane. For finite values.
   [[gnu::always_inline]] static void store_pairs(uint32_t* p, F even, F odd) {
     const __m512i half = _mm512_set1_epi32(0x8000);
-    const __m512i low =
-        _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(even), half), 16);
+    const __m512i low = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(even), half), 16);
     const __m512i high = _mm512_add_epi32(_mm512_castps_si512(odd), half);
     // low | (high & 0xffff0000)
-    _mm512_store_si512(
-        p, _mm512_ternarylogic_epi32(low, high, _mm512_set1_epi32(static_cast<int>(0xffff0000)),
-                                     0xf8));
+    _mm512_store_si512(p, _mm512_ternarylogic_epi32(
+                              low, high, _mm512_set1_epi32(static_cast<int>(0xffff0000)), 0xf8));
   }
   // out[i] = (even[i], odd[i]) for n = 8 or 16 bf16 of two rows.
   [[gnu::always_inline]] static void zip_bf16(uint32_t* out, const uint16_t* even,

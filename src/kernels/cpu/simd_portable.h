@@ -36,7 +36,8 @@ struct Portable {
     const I rounded = bits + ((bits >> 16) & 1) + 0x7fff;
     const I is_nan = x != x;
     const I kept = (is_nan & 0x7fc00000) | (~is_nan & rounded);
-    for (int i = 0; i < kLanes; i++) p[i] = static_cast<uint16_t>(static_cast<uint32_t>(kept[i]) >> 16);
+    for (int i = 0; i < kLanes; i++)
+      p[i] = static_cast<uint16_t>(static_cast<uint32_t>(kept[i]) >> 16);
   }
   [[gnu::always_inline]] static void store_bf16_first(uint16_t* p, F x, int) { store_bf16(p, x); }
 

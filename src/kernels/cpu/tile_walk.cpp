@@ -58,8 +58,8 @@ class Gatherer {
   void add_full(int64_t position, int64_t end) {
     while (position < end) {
       Batch& batch = batches_[current_];
-      const int count = static_cast<int>(std::min<int64_t>(end - position,
-                                                           kBatchOthers - batch.count));
+      const int count =
+          static_cast<int>(std::min<int64_t>(end - position, kBatchOthers - batch.count));
       for (int r = 0; r < count; r++) {
         batch.positions[batch.count + r] = position + r;
         batch.live[batch.count + r] = owner_rows_;
