@@ -1,0 +1,197 @@
+// lace train: trains a recipe into a run folder.
+
+#include "lace/train.h"
+
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <filesystem>
+#include <iomanip>
+#include <iostream>
+#include <memory>
+#include <numbers>
+#include <sstream>
+
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "terminal.h"
+
+namespace lace::cli {
+
+namespace {
+
+struct Options {
+  std::string recipe, run;
+  std::vector<std::string> overrides;
+  bool resume = false, dry_run = false, json = false;
+};
+
+std::atomic<bool> interrupted{false};
+
+// The first Ctrl-C asks for a checkpoint; the second ends the program at once.
+class InterruptHandler {
+ public:
+  InterruptHandler() {
+    struct sigaction action {};
+    action.sa_handler = [](int) { interrupted = true; };
+    action.sa_flags = SA_RESETHAND;
+    sigaction(SIGINT, &action, &old_int_);
+    sigaction(SIGTERM, &action, &old_term_);
+  }
+  ~InterruptHandler() {
+    sigaction(SIGINT, &old_int_, nullptr);
+    sigaction(SIGTERM, &old_term_, nullptr);
+  }
+  InterruptHandler(const InterruptHandler&) = delete;
+  InterruptHandler& operator=(const InterruptHandler&) = delete;
+
+ private:
+  struct sigaction old_int_ {
+  }, old_term_{};
+};
+
+std::string fixed(double value, int digits) {
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(digits) << value;
+  return out.str();
+}
+
+// Shows a run's steps: a bar on a terminal, else a line every few seconds.
+class ProgressView {
+ public:
+  ProgressView() : bar_("train", kBarSteps), terminal_(is_terminal(stderr)) {}
+
+  void show(const TrainProgress& p) {
+    loss_ = p.step == 1 || loss_ == 0 ? p.loss : 0.95 * loss_ + 0.05 * p.loss;
+    speed_ = speed_ == 0 ? p.tokens_per_s : 0.9 * speed_ + 0.1 * p.tokens_per_s;
+    if (p.validation_bits_per_byte) validation_ = *p.validation_bits_per_byte;
+    std::string text = "loss " + fixed(loss_, 3) + " · " + fixed(loss_ / std::numbers::ln2, 3) +
+                       " bits/byte · " + format_count(std::llround(speed_)) + " tokens/s";
+    if (validation_ > 0) text += " · validation " + fixed(validation_, 3);
+    if (terminal_) {
+      bar_.update(static_cast<int64_t>(p.fraction * kBarSteps), text);
+      return;
+    }
+    const auto now = std::chrono::steady_clock::now();
+    if (p.step > 1 && now - shown_ < std::chrono::seconds(10) && !p.validation_bits_per_byte)
+      return;
+    shown_ = now;
+    std::cerr << "step " << p.step << " · " << fixed(100 * p.fraction, 1) << "% · "
+              << format_duration(p.remaining_s) << " left · " << text << std::endl;
+  }
+
+ private:
+  static constexpr int64_t kBarSteps = 1000;
+  ProgressBar bar_;
+  bool terminal_;
+  double loss_ = 0, speed_ = 0, validation_ = 0;
+  std::chrono::steady_clock::time_point shown_{};
+};
+
+void dry_run(const Recipe& recipe, bool json) {
+  const TrainEstimate e = estimate_training(recipe);
+  if (json) {
+    std::cout << nlohmann::ordered_json{{"parameters", e.parameters},
+                                        {"tokens_per_step", e.tokens_per_step},
+                                        {"steps", e.steps},
+                                        {"memory_bytes", std::llround(e.memory_bytes)},
+                                        {"step_s", e.step_seconds},
+                                        {"total_s", e.seconds}}
+                     .dump(2)
+              << "\n";
+    return;
+  }
+  std::cout << "parameters   " << format_count(e.parameters) << "\n"
+            << "a step       " << format_count(e.tokens_per_step) << " bytes, about "
+            << format_number(e.step_seconds) << " s here\n"
+            << "memory       about " << format_bytes(e.memory_bytes) << "\n"
+            << "the run      about " << format_count(e.steps) << " steps, "
+            << format_duration(e.seconds) << "\n";
+}
+
+std::string run_folder(const Options& options, const Recipe& recipe) {
+  if (!options.run.empty()) return options.run;
+  const std::string name =
+      recipe.name.empty() ? std::filesystem::path(options.recipe).stem().string() : recipe.name;
+  return "runs/" + name;
+}
+
+void print_result(const RunResult& result, const std::string& folder, bool json) {
+  if (json) {
+    const auto optional = [](const std::optional<double>& value) {
+      return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
+    };
+    std::cout << nlohmann::ordered_json{{"run", folder},
+                                        {"finished", result.finished},
+                                        {"steps", result.steps},
+                                        {"bytes_trained", result.tokens},
+                                        {"elapsed_s", result.elapsed_s},
+                                        {"tokens_per_s", result.tokens_per_s},
+                                        {"validation_bits_per_byte",
+                                         optional(result.validation_bits_per_byte)},
+                                        {"best_validation_bits_per_byte",
+                                         optional(result.best_validation_bits_per_byte)}}
+                     .dump(2)
+              << "\n";
+    return;
+  }
+  std::cout << (result.finished ? "trained " : "stopped after ") << format_count(result.steps)
+            << " steps, " << format_count(result.tokens) << " bytes in "
+            << format_duration(result.elapsed_s) << " ("
+            << format_count(std::llround(result.tokens_per_s)) << " tokens/s)";
+  if (result.best_validation_bits_per_byte)
+    std::cout << "; validation " << fixed(*result.best_validation_bits_per_byte, 3) << " bits/byte";
+  std::cout << "\nrun folder: " << folder << "\n";
+}
+
+void train(const Options& options) {
+  const Recipe recipe = load_recipe(options.recipe, options.overrides);
+  if (options.dry_run) return dry_run(recipe, options.json);
+  const std::string folder = run_folder(options, recipe);
+  std::cerr << format_count(parameter_count(recipe.model)) << " parameters, context "
+            << format_count(recipe.model.seq_len) << ", run folder " << folder << "\n";
+  RunResult result;
+  {
+    const InterruptHandler handler;
+    ProgressView view;
+    result = train_run(
+        recipe,
+        {.folder = folder, .resume = options.resume, .on_step = [&](const TrainProgress& progress) {
+           view.show(progress);
+           return !interrupted;
+         }});
+  }
+  print_result(result, folder, options.json);
+  LACE_CHECK(result.finished, "[train] interrupted: a checkpoint is saved, go on with --resume");
+}
+
+void add_train(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("train", "Trains a recipe into a run folder");
+  command->add_option("recipe", options->recipe, "The recipe, a TOML file")
+      ->required()
+      ->check(CLI::ExistingFile);
+  command->add_option("--set", options->overrides, "section.key=value, over the recipe's own")
+      ->allow_extra_args(false);
+  command->add_option("--run", options->run, "The run's folder; default runs/NAME");
+  command->add_flag("--resume", options->resume, "Go on from the folder's last checkpoint");
+  command->add_flag("--dry-run", options->dry_run,
+                    "Only tell parameters, memory and an estimate of the time");
+  command->add_flag("--json", options->json, "Print the result as JSON");
+  add_threads(*command);
+  command->footer(examples({"lace train recipes/demo.toml",
+                            "lace train recipes/demo.toml --set data.paths=~/src --run runs/mine",
+                            "lace train recipes/demo.toml --resume --set train.max_minutes=10",
+                            "lace train recipes/enwik8.toml --dry-run"}));
+  command->callback([options] { train(*options); });
+}
+
+const Command kTrain(Order::kTrain, add_train);
+
+}  // namespace
+
+}  // namespace lace::cli
