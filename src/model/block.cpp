@@ -157,7 +157,7 @@ using TapePointer = c10::intrusive_ptr<BlockTape>;
 class BlockFunction : public torch::autograd::Function<BlockFunction> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
-                            const std::vector<at::Tensor>& parameters, const TapePointer& tape) {
+                            at::TensorList parameters, const TapePointer& tape) {
     static_cast<void>(parameters);
     BlockActivations activations = block_activations(*tape->call, x, !tape->recompute);
     const at::Tensor out = block_output(*tape->call, activations);
@@ -194,7 +194,7 @@ at::Tensor block(const at::Tensor& x, const std::vector<at::Tensor>& parameters,
   }
   const auto tape = c10::make_intrusive<BlockTape>(std::move(call));
   tape->recompute = recompute;
-  return BlockFunction::apply(x, parameters, tape);
+  return BlockFunction::apply(x, at::TensorList(parameters), tape);
 }
 
 }  // namespace lace::model

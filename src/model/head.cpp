@@ -18,12 +18,12 @@ using torch::autograd::variable_list;
 
 class EmbeddingFunction : public torch::autograd::Function<EmbeddingFunction> {
  public:
-  static at::Tensor forward(AutogradContext* context, const std::vector<at::Tensor>& tables,
+  static at::Tensor forward(AutogradContext* context, at::TensorList tables,
                             const at::Tensor& tokens, const at::Tensor& indices) {
     variable_list saved{tokens, indices};
     saved.insert(saved.end(), tables.begin(), tables.end());
     context->save_for_backward(saved);
-    return embed(tokens, indices, tables);
+    return embed(tokens, indices, tables.vec());
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
@@ -83,7 +83,7 @@ class LossFunction : public torch::autograd::Function<LossFunction> {
 
 at::Tensor embedding(const at::Tensor& tokens, const at::Tensor& indices,
                      const std::vector<at::Tensor>& tables) {
-  return EmbeddingFunction::apply(tables, tokens, indices);
+  return EmbeddingFunction::apply(at::TensorList(tables), tokens, indices);
 }
 
 at::Tensor head_loss(const at::Tensor& x, const at::Tensor& targets, const Head& head) {
