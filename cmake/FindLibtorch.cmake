@@ -41,6 +41,16 @@ if(Libtorch_FOUND AND NOT TARGET lace::libtorch)
   target_include_directories(lace::libtorch SYSTEM INTERFACE
     ${Libtorch_INCLUDE_DIR} ${Libtorch_INCLUDE_DIR}/torch/csrc/api/include)
   target_link_libraries(lace::libtorch INTERFACE ${Libtorch_CPU_LIBRARY} ${Libtorch_C10_LIBRARY})
+  # at::parallel_for is a template that runs on one thread unless its caller is compiled for
+  # OpenMP. The wheel brings its own libgomp: a second one would be a second pool of threads.
+  target_compile_options(lace::libtorch INTERFACE -fopenmp)
+  find_library(Libtorch_GOMP_LIBRARY NAMES libgomp.so.1 gomp PATHS ${Libtorch_ROOT}/lib
+               NO_DEFAULT_PATH)
+  if(Libtorch_GOMP_LIBRARY)
+    target_link_libraries(lace::libtorch INTERFACE ${Libtorch_GOMP_LIBRARY})
+  else()
+    target_link_options(lace::libtorch INTERFACE -fopenmp)
+  endif()
   # The wheel's own run path finds the libraries that these two need in turn.
   target_link_options(lace::libtorch INTERFACE -Wl,--allow-shlib-undefined
                       -Wl,-rpath,${Libtorch_ROOT}/lib)

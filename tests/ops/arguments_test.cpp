@@ -1,0 +1,87 @@
+// A wrong argument is named before any work is done.
+
+#include <functional>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <torch/library.h>
+
+#include "lace/attention.h"
+
+namespace lace {
+namespace {
+
+std::string error_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no lace::Error";
+}
+
+std::string error_of(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     const Pattern& pattern = dense(), const AttentionOptions& options = {}) {
+  return error_of([&] { attention(q, k, v, pattern, options); });
+}
+
+TEST(AttentionArguments, EachRuleIsNamed) {
+  const at::Tensor q = at::zeros({2, 4, 8, 64});
+  auto zeros = [](at::IntArrayRef sizes) { return at::zeros(sizes); };
+  EXPECT_EQ(error_of(q, zeros({2, 4, 8, 48}), q), "[attention] head_dim of k is 48, q has 64");
+  EXPECT_EQ(error_of(q, zeros({3, 4, 8, 64}), q), "[attention] batch of k is 3, q has 2");
+  EXPECT_EQ(error_of(q, q, zeros({3, 4, 8, 64})), "[attention] batch of v is 3, q has 2");
+  EXPECT_EQ(error_of(q, q, zeros({2, 2, 8, 64})), "[attention] heads of v is 2, k has 4");
+  EXPECT_EQ(error_of(q, q, zeros({2, 4, 9, 64})), "[attention] seq_len of v is 9, k has 8");
+  EXPECT_EQ(error_of(q, zeros({2, 3, 8, 64}), zeros({2, 3, 8, 64})),
+            "[attention] heads of q must be a multiple of the heads of k, got 4 and 3");
+  EXPECT_EQ(error_of(q, zeros({2, 4, 7, 64}), zeros({2, 4, 7, 64})),
+            "[attention] seq_len of q must be from 1 to that of k, got 8 and 7");
+  EXPECT_EQ(error_of(zeros({4, 8, 64}), q, q),
+            "[attention] q must have the shape [batch, heads, seq_len, head_dim], got [4, 8, 64]");
+  EXPECT_EQ(error_of(q, q.to(at::kBFloat16), q),
+            "[attention] dtype of k is bfloat16, q has float32");
+  EXPECT_EQ(error_of(q.to(at::kLong), q.to(at::kLong), q.to(at::kLong)),
+            "[attention] dtype must be float32, bfloat16, float16 or float64, got Long");
+  EXPECT_EQ(error_of(q, q.to(at::kMeta), q), "[attention] k is on meta, q is on cpu");
+  EXPECT_EQ(error_of(q, q, at::Tensor()), "[attention] v is an undefined tensor");
+  EXPECT_EQ(error_of(at::Tensor(), q, q), "[attention] q is an undefined tensor");
+  EXPECT_EQ(error_of(q, q, q, dense(), {.scale = std::nan("")}),
+            "[attention] scale must be finite, got nan");
+  EXPECT_EQ(error_of(zeros({2, 4, 8, 0}), zeros({2, 4, 8, 0}), q),
+            "[attention] head_dim must be positive, got 0 for q and 64 for v");
+}
+
+TEST(AttentionArguments, PatternMustFitTheHeads) {
+  const at::Tensor q = at::zeros({1, 4, 8, 16});
+  const Pattern pattern = heads({{3, dense()}, {2, local(4)}});
+  EXPECT_NE(error_of(q, q, q, pattern), "no lace::Error");
+}
+
+TEST(AttentionArguments, BackwardChecksItsOwn) {
+  const auto op = c10::Dispatcher::singleton()
+                      .findSchemaOrThrow("lace::attention_backward", "")
+                      .typed<std::tuple<at::Tensor, at::Tensor, at::Tensor>(
+                          const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                          const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                          const std::string&, std::optional<double>, bool)>();
+  const at::Tensor q = at::randn({1, 2, 8, 16});
+  const auto [out, lse] = attention_with_lse(q, q, q, dense());
+  auto call = [&](const at::Tensor& dout, const at::Tensor& o, const at::Tensor& l) {
+    return error_of([&] { op.call(dout, q, q, q, o, l, "dense", {}, false); });
+  };
+  EXPECT_EQ(call(at::zeros({1, 2, 8, 8}), out, lse),
+            "[attention_backward] shape of dout is [1, 2, 8, 8], out has [1, 2, 8, 16]");
+  EXPECT_EQ(call(out.to(at::kDouble), out, lse),
+            "[attention_backward] dtype of dout is float64, out has float32");
+  EXPECT_EQ(call(out, out.slice(2, 1), lse),
+            "[attention_backward] out must be what attention returned, got the shape "
+            "[1, 2, 7, 16]");
+  EXPECT_EQ(call(out, out, lse.to(at::kDouble)),
+            "[attention_backward] lse must be what attention returned, got float64 of the shape "
+            "[1, 2, 8]");
+  EXPECT_EQ(call(out, out, lse), "no lace::Error");
+}
+
+}  // namespace
+}  // namespace lace

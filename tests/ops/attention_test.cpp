@@ -1,0 +1,154 @@
+// What lace::attention returns: values, layouts, dtypes, the kernel that ran.
+
+#include "lace/attention.h"
+
+#include <cmath>
+#include <cstdlib>
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <gtest/gtest.h>
+
+#include "kernels/kernel.h"
+#include "ops/attention_arguments.h"
+#include "ops/dense_attention.h"
+
+namespace lace {
+namespace {
+
+using test::dense_attention;
+using test::random_leaf;
+
+double largest_difference(const at::Tensor& a, const at::Tensor& b) {
+  return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+}
+
+TEST(Attention, EqualsMaskedSoftmax) {
+  at::manual_seed(1);
+  for (const char* text : {"dense", "local(7) | strided(5)", "fixed(8, 2, 4)",
+                           "bidirectional(local(9) | global(2))", "heads(2*dense, 2*local(3))"}) {
+    const Pattern pattern = Pattern::parse(text);
+    for (const auto type : {at::kDouble, at::kFloat, at::kBFloat16}) {
+      const at::Tensor q = at::randn({2, 4, 37, 16}).to(type);
+      const at::Tensor k = at::randn({2, 2, 45, 16}).to(type);
+      const at::Tensor v = at::randn({2, 2, 45, 24}).to(type);
+      const auto [out, lse] = attention_with_lse(q, k, v, pattern);
+      const auto [expected_out, expected_lse] =
+          dense_attention(q.to(at::kDouble), k.to(at::kDouble), v.to(at::kDouble), pattern, 0.25);
+      const double tolerance = type == at::kDouble ? 1e-12 : type == at::kFloat ? 1e-5 : 0.03;
+      EXPECT_EQ(out.scalar_type(), type);
+      EXPECT_EQ(lse.scalar_type(), type == at::kDouble ? at::kDouble : at::kFloat);
+      EXPECT_LT(largest_difference(out, expected_out), tolerance) << text << " " << type;
+      EXPECT_LT(largest_difference(lse, expected_lse), tolerance) << text << " " << type;
+    }
+  }
+}
+
+TEST(Attention, ScaleIsAnOption) {
+  const at::Tensor q = at::randn({1, 1, 9, 8}, at::kDouble);
+  const at::Tensor out = attention(q, q, q, dense(), {.scale = 2.5});
+  EXPECT_LT(largest_difference(out, dense_attention(q, q, q, dense(), 2.5).first), 1e-12);
+}
+
+TEST(Attention, RowsWithoutKeysGiveZero) {
+  const at::Tensor q = random_leaf({1, 2, 20, 8}, at::kFloat);
+  const auto [out, lse] = attention_with_lse(q, q, q, summary(8, 2));  // the first 6 see nothing
+  EXPECT_EQ(out.slice(2, 0, 6).abs().max().item<float>(), 0);
+  EXPECT_TRUE(at::isneginf(lse.slice(2, 0, 6)).all().item<bool>());
+  EXPECT_TRUE(at::isfinite(lse.slice(2, 6)).all().item<bool>());
+  out.sum().backward();
+  EXPECT_TRUE(at::isfinite(q.grad()).all().item<bool>());
+}
+
+TEST(Attention, FusedProjectionNeedsNoCopy) {
+  at::manual_seed(2);
+  const int64_t batch = 2, n = 33, heads = 4, head_dim = 16;
+  const at::Tensor fused = at::randn({batch, n, 3, heads, head_dim});
+  auto part = [&](int64_t i) { return fused.select(2, i).transpose(1, 2); };
+  const at::Tensor q = part(0), k = part(1), v = part(2);
+  EXPECT_EQ(ops::with_contiguous_rows(q).data_ptr(), q.data_ptr());
+  const at::Tensor out = attention(q, k, v, local(9));
+  EXPECT_TRUE(at::equal(out, attention(q.contiguous(), k.contiguous(), v.contiguous(), local(9))));
+  // Merging the heads again is a view.
+  EXPECT_TRUE(out.transpose(1, 2).is_contiguous());
+}
+
+TEST(Attention, AnyStrides) {
+  at::manual_seed(3);
+  const at::Tensor base = at::randn({2, 3, 16, 29}, at::kFloat);
+  const at::Tensor inner = base.transpose(2, 3);  // innermost stride 29
+  const at::Tensor expanded = at::randn({1, 1, 29, 16}).expand({2, 3, 29, 16});  // strides 0
+  const at::Tensor sliced = at::randn({2, 3, 58, 40}).slice(2, 0, 58, 2).slice(3, 5, 21);
+  for (const at::Tensor& q : {inner, expanded, sliced}) {
+    for (const at::Tensor& k : {inner, expanded, sliced}) {
+      const at::Tensor leaf_q = q.detach().requires_grad_(), leaf_k = k.detach().requires_grad_();
+      const at::Tensor copy_q = q.contiguous().detach().requires_grad_();
+      const at::Tensor copy_k = k.contiguous().detach().requires_grad_();
+      const at::Tensor out = attention(leaf_q, leaf_k, sliced, strided(4));
+      const at::Tensor expected = attention(copy_q, copy_k, sliced.contiguous(), strided(4));
+      EXPECT_TRUE(at::equal(out, expected));
+      out.sum().backward();  // its gradient is expanded: strides 0
+      expected.backward(at::ones_like(expected));
+      EXPECT_TRUE(at::equal(leaf_q.grad(), copy_q.grad()));
+      EXPECT_TRUE(at::equal(leaf_k.grad(), copy_k.grad()));
+    }
+  }
+}
+
+TEST(Attention, EmptyBatch) {
+  const at::Tensor q = random_leaf({0, 2, 5, 8}, at::kFloat);
+  const auto [out, lse] = attention_with_lse(q, q, q, dense());
+  EXPECT_EQ(out.sizes(), q.sizes());
+  EXPECT_EQ(lse.sizes(), at::IntArrayRef({0, 2, 5}));
+  out.sum().backward();
+  EXPECT_EQ(q.grad().sizes(), q.sizes());
+}
+
+TEST(Attention, AutocastComputesInItsDtype) {
+  at::manual_seed(4);
+  const at::Tensor q = random_leaf({1, 2, 40, 16}, at::kFloat);
+  const at::Tensor k = random_leaf({1, 2, 40, 16}, at::kFloat);
+  const at::Tensor v = random_leaf({1, 2, 40, 16}, at::kBFloat16);  // mixed, as layers give it
+  const at::Tensor f64 = at::randn({1, 2, 40, 16}, at::kDouble);
+  at::autocast::set_autocast_enabled(at::kCPU, true);
+  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+  const at::Tensor out = attention(q, k, v, local(8));
+  const at::Tensor out64 = attention(f64, f64, f64, local(8));
+  at::autocast::clear_cache();
+  at::autocast::set_autocast_enabled(at::kCPU, false);
+  EXPECT_EQ(out.scalar_type(), at::kBFloat16);
+  EXPECT_EQ(out64.scalar_type(), at::kDouble);
+  EXPECT_TRUE(at::equal(out, attention(q.to(at::kBFloat16), k.to(at::kBFloat16), v, local(8))));
+  out.sum().backward();
+  EXPECT_EQ(q.grad().scalar_type(), at::kFloat);
+  EXPECT_EQ(v.grad().scalar_type(), at::kBFloat16);
+}
+
+// Sets LACE_KERNEL for a scope.
+struct ForcedKernel {
+  explicit ForcedKernel(const std::string& name) { setenv("LACE_KERNEL", name.c_str(), 1); }
+  ~ForcedKernel() { unsetenv("LACE_KERNEL"); }
+};
+
+TEST(Attention, RunsTheKernelThatItNames) {
+  const at::Tensor q = random_leaf({1, 2, 40, 16}, at::kFloat);
+  const at::Tensor q64 = q.detach().to(at::kDouble).requires_grad_();
+  EXPECT_EQ(attention_kernel(q64, q64, q64), "reference");
+  attention(q64, q64, q64, dense()).sum().backward();
+  EXPECT_EQ(last_kernel(), "reference");
+  EXPECT_NE(attention_kernel(q, q, q), "reference");
+  attention(q, q, q, dense());
+  EXPECT_EQ(last_kernel(), attention_kernel(q, q, q));
+  for (const Kernel& kernel : kernels()) {
+    if (kernel.device != Device::kCpu || !kernel.unavailable().empty()) continue;
+    ForcedKernel forced{std::string(kernel.name)};
+    EXPECT_EQ(attention_kernel(q, q, q), kernel.name);
+    attention(q, q, q, dense()).sum().backward();
+    EXPECT_EQ(last_kernel(), kernel.name);
+  }
+  ForcedKernel forced{"cpu_abacus"};
+  EXPECT_THROW(attention(q, q, q, dense()), Error);
+}
+
+}  // namespace
+}  // namespace lace
