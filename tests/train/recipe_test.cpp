@@ -1,0 +1,114 @@
+#include "lace/recipe.h"
+
+#include <string>
+
+#include <gtest/gtest.h>
+
+namespace lace {
+namespace {
+
+constexpr const char* kText = R"(name = "tiny"
+[model]
+layers = 2
+patterns = "local(8) | strided(8)"
+precision = "bf16"
+
+[data]
+paths = ["a", "b c"]
+[optimizer]
+learning_rate = 1e-3
+)";
+
+std::string error_of(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  try {
+    parse_recipe(text, "x.toml", overrides);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+#define EXPECT_HAS(text, part) EXPECT_NE((text).find(part), std::string::npos) << "got: " << (text)
+
+TEST(Recipe, ReadsFieldsAndKeepsDefaults) {
+  const Recipe recipe = parse_recipe(kText, "x.toml");
+  EXPECT_EQ(recipe.name, "tiny");
+  EXPECT_EQ(recipe.model.layers, 2);
+  EXPECT_EQ(recipe.model.patterns, (std::vector<std::string>{"local(8) | strided(8)"}));
+  EXPECT_EQ(recipe.model.precision, Precision::kBFloat16);
+  EXPECT_EQ(recipe.data.paths, (std::vector<std::string>{"a", "b c"}));
+  EXPECT_DOUBLE_EQ(recipe.optimizer.learning_rate, 1e-3);
+  EXPECT_DOUBLE_EQ(recipe.optimizer.beta2, 0.999);
+  EXPECT_EQ(recipe.model.seq_len, ModelConfig().seq_len);
+}
+
+TEST(Recipe, ResolvedTextGivesTheSameRecipe) {
+  Recipe recipe = parse_recipe(kText, "x.toml");
+  recipe.name = "quo\"te\\";
+  recipe.model.seed = 12345678901234567ull;
+  recipe.model.dropout = 0.1;
+  recipe.model.recompute = true;
+  recipe.model.patterns.push_back("dense");
+  recipe.train.max_minutes = 1.0 / 3;
+  const std::string text = to_toml(recipe);
+  const Recipe again = parse_recipe(text, "again");
+  EXPECT_EQ(to_toml(again), text);
+  EXPECT_EQ(again.name, recipe.name);
+  EXPECT_EQ(again.model.seed, recipe.model.seed);
+  EXPECT_EQ(again.train.max_minutes, recipe.train.max_minutes);
+  EXPECT_EQ(again.model.patterns, recipe.model.patterns);
+}
+
+TEST(Recipe, OverridesComeLast) {
+  const Recipe recipe = parse_recipe(
+      kText, "x.toml",
+      {"model.layers=5", "model.precision=fp32", "data.paths=one", "train.max_minutes=2",
+       "model.patterns=[\"dense\", \"local(4)\"]", "name=other", "model.layers=6"});
+  EXPECT_EQ(recipe.model.layers, 6);
+  EXPECT_EQ(recipe.model.precision, Precision::kFloat32);
+  EXPECT_EQ(recipe.data.paths, (std::vector<std::string>{"one"}));
+  EXPECT_EQ(recipe.train.max_minutes, 2);
+  EXPECT_EQ(recipe.model.patterns.size(), 2u);
+  EXPECT_EQ(recipe.name, "other");
+}
+
+TEST(Recipe, UnknownKeysNameTheNearestAndTheLine) {
+  const std::string key = error_of("[model]\nlayers = 2\nd_modle = 8\n");
+  EXPECT_HAS(key, "x.toml:3");
+  EXPECT_HAS(key, "unknown key model.d_modle");
+  EXPECT_HAS(key, "nearest is model.d_model");
+  const std::string section = error_of("\n[optimiser]\nbeta1 = 0.9\n");
+  EXPECT_HAS(section, "x.toml:2");
+  EXPECT_HAS(section, "nearest is optimizer");
+  const std::string set = error_of("", {"train.step=5"});
+  EXPECT_HAS(set, "--set train.step");
+  EXPECT_HAS(set, "train.steps");
+}
+
+TEST(Recipe, WrongTypesAndSyntaxNameTheLine) {
+  const std::string type = error_of("[model]\nlayers = \"two\"\n");
+  EXPECT_HAS(type, "x.toml:2");
+  EXPECT_HAS(type, "model.layers is a whole number");
+  EXPECT_HAS(error_of("[model]\nlayers = 2.5\n"), "whole number");
+  EXPECT_HAS(error_of("[model]\nrecompute = 1\n"), "true or false");
+  EXPECT_HAS(error_of("[data]\npaths = [1]\n"), "list of strings");
+  EXPECT_HAS(error_of("[train]\nseed = -1\n"), "at least 0");
+  EXPECT_HAS(error_of("[model]\nprecision = \"int8\"\n"), "x.toml:2");
+  EXPECT_HAS(error_of("model = 3\n"), "model is a section");
+  EXPECT_HAS(error_of("[model\n"), "x.toml:1");
+  EXPECT_HAS(error_of("", {"layers"}), "section.key=value");
+}
+
+TEST(Recipe, ChecksValues) {
+  EXPECT_HAS(error_of("[optimizer]\nbeta2 = 1.0\n"), "optimizer.beta2");
+  EXPECT_HAS(error_of("[train]\nbatch = 0\n"), "train.batch");
+  EXPECT_HAS(error_of("[train]\nsteps = 0\n"), "max_minutes");
+  EXPECT_HAS(error_of("[eval]\nmin_context = 1024\n"), "eval.min_context");
+  EXPECT_HAS(error_of("[data]\nrecord_bytes = 3\n"), "record_bytes");
+  EXPECT_HAS(error_of("[data]\ntest_fraction = 0.97\n"), "[data]");
+  EXPECT_HAS(error_of("[model]\npatterns = \"loca(8)\"\n"), "loca(8)");
+  EXPECT_THROW(load_recipe("/nonexistent/recipe.toml"), Error);
+}
+
+}  // namespace
+}  // namespace lace
