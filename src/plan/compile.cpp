@@ -71,7 +71,8 @@ class PassBuilder {
     const int32_t run_begin = static_cast<int32_t>(plan_.runs.size());
     const int64_t computed_before = computed_pairs_;
     if (!stripes_.empty()) {
-      merge_stripes(stripes_, spec_.order.kind == RowOrder::kResidue, domain_);
+      merge_stripes(stripes_, spec_.order.kind == RowOrder::kResidue, plan_.tile.others,
+                    domain_);
       finder_.set_owners(full_owners(owners.set));
       owner_count_ = count_before(owners.set, domain_.end, plan_.offsets);
       for (const Cut& cut : cut_stripes(stripes_, plan_.tile.others, plan_.offsets)) add_cut(cut);

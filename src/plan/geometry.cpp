@@ -57,13 +57,19 @@ void join_combs(std::vector<Stripe>& combs) {
   combs = std::move(joined);
 }
 
-void join_intervals(std::vector<Stripe>& intervals) {
+// Joins what overlaps, and what touches if that saves a tile: apart, each keeps its own place relative
+// to the owners, and so its masks.
+void join_intervals(std::vector<Stripe>& intervals, int64_t capacity) {
+  const auto tiles = [capacity](int64_t width) { return ceil_div(width, capacity); };
   std::sort(intervals.begin(), intervals.end(),
             [](const Stripe& a, const Stripe& b) { return a.begin < b.begin; });
   size_t kept = 0;
   for (size_t s = 1; s < intervals.size(); ++s) {
     Stripe& last = intervals[kept];
-    if (intervals[s].begin <= last.end()) {
+    const int64_t width = intervals[s].width;
+    const bool touches = intervals[s].begin == last.end() &&
+                         tiles(last.width + width) < tiles(last.width) + tiles(width);
+    if (intervals[s].begin < last.end() || touches) {
       last.width = std::max(last.end(), intervals[s].end()) - last.begin;
       last.scattered = last.scattered && intervals[s].scattered;
     } else {
@@ -138,7 +144,8 @@ void prefer_hull(std::vector<Stripe>& stripes, const Domain& domain) {
 
 }  // namespace
 
-void merge_stripes(std::vector<Stripe>& stripes, bool keep_classes, const Domain& domain) {
+void merge_stripes(std::vector<Stripe>& stripes, bool keep_classes, int64_t capacity,
+                   const Domain& domain) {
   if (keep_classes) {
     join_combs(stripes);
     return clip_single_columns(stripes, domain);
@@ -147,7 +154,7 @@ void merge_stripes(std::vector<Stripe>& stripes, bool keep_classes, const Domain
   for (const Stripe& stripe : stripes) (stripe.interval() ? intervals : combs).push_back(stripe);
   if (combs.size() > 1) join_combs(combs);
   do {
-    join_intervals(intervals);
+    join_intervals(intervals, capacity);
   } while (swallow_cut_columns(intervals, combs, domain.end));
   stripes = intervals;
   for (Stripe& stripe : stripes) stripe.period = stripe.width;

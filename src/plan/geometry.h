@@ -32,7 +32,9 @@ void add_columns_in(int64_t period, int64_t begin, int64_t width, Range range, i
 
 // Makes the stripes of one tile of owners disjoint as far as stripes of one period allow, and few.
 //   keep_classes  residue order: no stripe may grow past its own class
-void merge_stripes(std::vector<Stripe>& stripes, bool keep_classes, const Domain& domain);
+//   capacity      of a tile of others
+void merge_stripes(std::vector<Stripe>& stripes, bool keep_classes, int64_t capacity,
+                   const Domain& domain);
 
 // `tiles` tiles, the t-th is `set` moved by t · step.
 struct Cut {

@@ -29,8 +29,11 @@ int32_t MaskStore::keep(Mask mask) {
   std::vector<uint64_t> content = mask.words;
   content.push_back(static_cast<uint64_t>(mask.owners) << 32 | static_cast<uint64_t>(mask.others));
   const auto [it, added] =
-      by_content_.try_emplace(std::move(content), static_cast<int32_t>(plan_.masks.size()));
-  if (added) plan_.masks.push_back(std::move(mask));
+      by_content_.try_emplace(std::move(content), static_cast<int32_t>(masks_.size()));
+  if (added) {
+    masks_.push_back(std::move(mask));
+    plan_ids_.push_back(-1);
+  }
   return it->second;
 }
 
@@ -54,7 +57,7 @@ int64_t MaskStore::live_pairs(int32_t id, int64_t owners, int64_t others) {
   if (id == kFullMask) return owners * others;
   const auto [it, added] = live_.try_emplace({id, owners, others}, 0);
   if (added) {
-    const Mask& mask = plan_.masks[static_cast<size_t>(id)];
+    const Mask& mask = masks_[static_cast<size_t>(id)];
     for (int64_t f = 0; f < others; ++f) {
       it->second += count_bits(mask.words.data() + f * mask.words_per_other, owners);
     }
@@ -71,7 +74,19 @@ int32_t MaskStore::trimmed(int32_t id, int64_t owners, int64_t others) {
 int32_t MaskStore::sequence(const std::vector<int32_t>& ids) {
   const auto [it, added] =
       sequences_.try_emplace(ids, static_cast<int32_t>(plan_.mask_ids.size()));
-  if (added) plan_.mask_ids.insert(plan_.mask_ids.end(), ids.begin(), ids.end());
+  if (!added) return it->second;
+  for (const int32_t id : ids) {
+    if (id == kFullMask) {
+      plan_.mask_ids.push_back(kFullMask);
+      continue;
+    }
+    int32_t& plan_id = plan_ids_[static_cast<size_t>(id)];
+    if (plan_id < 0) {
+      plan_id = static_cast<int32_t>(plan_.masks.size());
+      plan_.masks.push_back(masks_[static_cast<size_t>(id)]);
+    }
+    plan_.mask_ids.push_back(plan_id);
+  }
   return it->second;
 }
 
@@ -168,6 +183,25 @@ int32_t MaskFinder::evaluate(const IndexSet& others, const std::vector<Stripe>& 
   return store_.intern(std::move(mask));
 }
 
+namespace {
+
+// The last position from `a` on up to which lists and ranges say the same of owner a.
+int64_t steady_until(const Term& term, int64_t a) {
+  int64_t last = kUnbounded;
+  for (const auto& list : term.lists) {
+    last = std::min(last, (a / list->block() + 1) * list->block() - 1);
+  }
+  if (term.owner_ranges) {
+    for (const auto& [begin, end] : *term.owner_ranges) {
+      if (a < begin) return std::min(last, begin - 1);
+      if (a < end) return std::min(last, end - 1);
+    }
+  }
+  return last;
+}
+
+}  // namespace
+
 // Sets the bit of every owner that sees `other` through `term`.
 void MaskFinder::add_bits(const Term& term, int64_t other, std::vector<uint64_t>& bits) const {
   int64_t first = other + term.lo, last = other + term.hi;
@@ -180,21 +214,19 @@ void MaskFinder::add_bits(const Term& term, int64_t other, std::vector<uint64_t>
   for (const Columns& columns : term.other_columns) {
     if (!columns.has(other)) return;
   }
-  const bool whole = term.modulus == 1 && !term.owner_ranges && term.owner_columns.empty() &&
-                     term.lists.empty() && !term.general;
+  const bool whole = term.modulus == 1 && term.owner_columns.empty() && !term.general;
   const IndexSet& set = owners_.set;
   for (int32_t o = 0; o < set.outer; ++o) {
     const int64_t offset =
         set.offsets >= 0 ? offsets_[static_cast<size_t>(set.offsets + o)] : o * set.outer_stride;
     const int64_t begin = set.first + offset, bit = int64_t{o} * set.inner - begin;
-    const int64_t from = std::max(first, begin), to = std::min(last, begin + set.inner - 1);
-    if (from > to) continue;
-    if (whole) {
-      set_bits(bits, bit + from, bit + to + 1);
-      continue;
-    }
-    for (int64_t a = from + floor_mod(other - from, term.modulus); a <= to; a += term.modulus) {
-      if (term.live(a, other)) set_bits(bits, bit + a, bit + a + 1);
+    const int64_t to = std::min(last, begin + set.inner - 1);
+    int64_t a = std::max(first, begin);
+    a += floor_mod(other - a, term.modulus);
+    while (a <= to) {
+      const int64_t until = whole ? std::min(to, steady_until(term, a)) : a;
+      if (term.live(a, other)) set_bits(bits, bit + a, bit + until + 1);
+      a = until + term.modulus;
     }
   }
 }

@@ -24,12 +24,12 @@ struct VectorHash {
   }
 };
 
-// The masks of a plan: each content once.
+// All masks met while compiling, each content once; the plan gets those that a run uses.
 class MaskStore {
  public:
   explicit MaskStore(Plan& plan) : plan_(plan) {}
 
-  // Keeps the mask: its id, kFullMask or kEmptyMask.
+  // Keeps the mask: its id here, kFullMask or kEmptyMask.
   int32_t intern(Mask mask);
   // The same for the first `owners` × `others` elements of a mask.
   int32_t trimmed(int32_t id, int64_t owners, int64_t others);
@@ -37,13 +37,15 @@ class MaskStore {
   int64_t live_pairs(int32_t id, int64_t owners, int64_t others);
   // An all-zero mask for a hole in a cycle.
   int32_t hole(int64_t owners, int64_t others);
-  // Where `ids` stand in Plan::mask_ids.
+  // Puts the masks `ids` into the plan: where they stand in Plan::mask_ids.
   int32_t sequence(const std::vector<int32_t>& ids);
 
  private:
   int32_t keep(Mask mask);
 
   Plan& plan_;
+  std::vector<Mask> masks_;
+  std::vector<int32_t> plan_ids_;  // of each mask, −1: not in the plan
   std::unordered_map<std::vector<uint64_t>, int32_t, VectorHash> by_content_;
   std::unordered_map<std::vector<int64_t>, int64_t, VectorHash> live_;
   std::unordered_map<std::vector<int32_t>, int32_t, VectorHash> sequences_;

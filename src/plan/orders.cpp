@@ -1,7 +1,7 @@
 #include "plan/orders.h"
 
 #include <algorithm>
-#include <map>
+#include <cmath>
 #include <tuple>
 
 namespace lace::plan {
@@ -10,7 +10,7 @@ namespace {
 constexpr double kPairsPerOther = 24;    // read a key and a value
 constexpr double kPairsPerRow = 64;      // read a query, join and write a result
 constexpr double kPairsPerStripe = 512;  // start a run
-constexpr int64_t kSampledTiles = 24;
+constexpr int64_t kSampledTiles = 256;
 constexpr size_t kMaxSearchedTerms = 16;
 
 // The passes of a given choice, and what it costs.
@@ -190,15 +190,20 @@ class Chooser {
     double sum = 0;
     std::vector<Stripe> stripes;
     for (int64_t s = 0; s < samples; ++s) {
-      // Not evenly spaced, so that no period of the pattern hides between two samples.
-      const int64_t shift = count > samples ? (s * 7919) % (count / samples) : 0;
-      const Owners& owners = tiles[static_cast<size_t>(s * count / samples + shift)];
+      // One tile of each stratum, at a place that no period of the pattern hides from.
+      constexpr double kGoldenRatio = 0.6180339887498949;
+      const double golden = kGoldenRatio * static_cast<double>(s);
+      const double place = static_cast<double>(s) + (count > samples ? golden - std::floor(golden) : 0);
+      const int64_t t = static_cast<int64_t>(place * static_cast<double>(count) /
+                                             static_cast<double>(samples));
+      const Owners& owners = tiles[static_cast<size_t>(std::min(t, count - 1))];
       stripes.clear();
       for (const Term& term : pass.terms.own) {
         add_support(term, pass.order, owners, domain_, offsets, stripes);
       }
       if (stripes.empty()) continue;
-      merge_stripes(stripes, pass.order.kind == RowOrder::kResidue, domain_);
+      merge_stripes(stripes, pass.order.kind == RowOrder::kResidue, tile_.others,
+                    domain_);
       const double rows = static_cast<double>(
           (count_before(owners.set, domain_.end, offsets) + 15) / 16 * 16);
       double others = 0;
