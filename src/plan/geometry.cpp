@@ -131,15 +131,17 @@ void clip_single_columns(std::vector<Stripe>& stripes, const Domain& domain) {
   }
 }
 
-// Where stripes cover as much as the interval around them, that interval is simpler.
+// Where combs cover as much as the interval around them, that interval is simpler.
 void prefer_hull(std::vector<Stripe>& stripes, const Domain& domain) {
   int64_t begin = domain.end, end = 0, size = 0;
+  bool combs = false;
   for (const Stripe& stripe : stripes) {
     begin = std::min(begin, stripe.begin);
     end = std::max(end, std::min(stripe.end(), domain.end));
     size += stripe.size();
+    combs |= !stripe.interval();
   }
-  if (stripes.size() > 1 && size >= end - begin) stripes = {{begin, end - begin, end - begin}};
+  if (combs && size >= end - begin) stripes = {{begin, end - begin, end - begin}};
 }
 
 }  // namespace
