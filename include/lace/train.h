@@ -77,7 +77,7 @@ struct RunOptions {
   std::string folder;
   bool resume = false;  // take up the folder's last checkpoint, if there is one
   // Called after each step; returning false saves a checkpoint and ends the run early.
-  std::function<bool(const TrainProgress&)> on_step;
+  std::function<bool(const TrainProgress&)> on_step = {};
 };
 
 struct RunResult {

@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
-#include "tests/train/small_recipe.h"
 #include "train/batch.h"
+#include "train/small_recipe.h"
 
 namespace lace {
 namespace {

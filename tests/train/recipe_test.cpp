@@ -7,7 +7,7 @@
 namespace lace {
 namespace {
 
-constexpr const char* kText = R"(name = "tiny"
+constexpr const char* kText = R"toml(name = "tiny"
 [model]
 layers = 2
 patterns = "local(8) | strided(8)"
@@ -17,7 +17,7 @@ precision = "bf16"
 paths = ["a", "b c"]
 [optimizer]
 learning_rate = 1e-3
-)";
+)toml";
 
 std::string error_of(const std::string& text, const std::vector<std::string>& overrides = {}) {
   try {

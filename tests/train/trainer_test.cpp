@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <torch/torch.h>
 
-#include "tests/train/small_recipe.h"
+#include "train/small_recipe.h"
 
 namespace lace {
 namespace {
