@@ -3,10 +3,9 @@
 #include <optional>
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include "lace/attention.h"
+#include "ops/attention_call.h"
 
 namespace lace::model {
 
@@ -26,42 +25,44 @@ Qkv split_qkv(const BlockShape& shape, const at::Tensor& projection) {
   return qkv;
 }
 
-AttentionState attend(const BlockCall& call, const at::Tensor& qkv, bool with_graph) {
-  AttentionState state;
+namespace {
+
+// float16 attention is the GPU's; a CPU computes it in float32.
+at::Tensor attention_input(const at::Tensor& x) {
+  return x.is_cpu() && x.scalar_type() == at::kHalf ? x.to(at::kFloat) : x;
+}
+
+AttentionOptions attention_options(const BlockCall& call) {
   AttentionOptions options;
   options.deterministic = call.shape.deterministic;
-  // float16 attention is the GPU's; a CPU computes it in float32.
-  const bool widen = qkv.is_cpu() && qkv.scalar_type() == at::kHalf;
-  state.leaves = split_qkv(call.shape, (widen ? qkv.to(at::kFloat) : qkv).detach());
-  at::AutoGradMode mode(with_graph);
-  if (with_graph) {
-    for (at::Tensor* leaf : {&state.leaves.q, &state.leaves.k, &state.leaves.v}) {
-      *leaf = leaf->detach().requires_grad_();
-    }
-  }
-  state.graph_out =
-      attention(state.leaves.q, state.leaves.k, state.leaves.v, call.pattern, options);
+  return options;
+}
+
+}  // namespace
+
+AttentionState attend(const BlockCall& call, const at::Tensor& qkv) {
+  const Qkv parts = split_qkv(call.shape, attention_input(qkv));
+  AttentionState state;
+  std::tie(state.out, state.lse) =
+      ops::attention_forward(parts.q, parts.k, parts.v, call.pattern, attention_options(call));
   const int64_t width = call.shape.heads * call.shape.v_head_dim;
-  state.out =
-      state.graph_out.detach().transpose(1, 2).reshape({qkv.size(0), width}).to(qkv.scalar_type());
+  state.rows = state.out.transpose(1, 2).reshape({qkv.size(0), width}).to(qkv.scalar_type());
   return state;
 }
 
-at::Tensor attend_grad(const BlockCall& call, const AttentionState& state, const at::Tensor& dout) {
+at::Tensor attend_grad(const BlockCall& call, const at::Tensor& qkv, const AttentionState& state,
+                       const at::Tensor& drows) {
   const BlockShape& shape = call.shape;
-  const at::Tensor by_head = dout.view({shape.batch, shape.n, shape.heads, shape.v_head_dim})
-                                 .transpose(1, 2)
-                                 .to(state.graph_out.scalar_type());
-  const auto grads = torch::autograd::grad(
-      {state.graph_out}, {state.leaves.q, state.leaves.k, state.leaves.v}, {by_head});
-  const int64_t width =
-      (shape.heads + shape.kv_heads) * shape.qk_head_dim + shape.kv_heads * shape.v_head_dim;
-  const at::Tensor result = at::empty({shape.batch * shape.n, width}, dout.options());
-  const Qkv parts = split_qkv(shape, result);
-  parts.q.copy_(grads[0]);
-  parts.k.copy_(grads[1]);
-  parts.v.copy_(grads[2]);
-  return result;
+  const at::Tensor input = attention_input(qkv);
+  const at::Tensor dout = drows.view({shape.batch, shape.n, shape.heads, shape.v_head_dim})
+                              .transpose(1, 2)
+                              .to(input.scalar_type());
+  const Qkv parts = split_qkv(shape, input);
+  const at::Tensor dqkv = at::empty_like(input);
+  const Qkv grads = split_qkv(shape, dqkv);
+  ops::attention_backward_into({grads.q, grads.k, grads.v}, dout, parts.q, parts.k, parts.v,
+                               state.out, state.lse, call.pattern, attention_options(call));
+  return dqkv.to(qkv.scalar_type());
 }
 
 namespace {
@@ -69,7 +70,7 @@ namespace {
 // From attention's output in `a` to the feed-forward's activations.
 void run_feed_forward(const BlockCall& call, const at::Tensor& x, BlockActivations& a) {
   const auto& w = call.weights;
-  const at::Tensor branch = linear_forward(a.attention.out, w[kProjWeight], w[kProjBias]);
+  const at::Tensor branch = linear_forward(a.attention.rows, w[kProjWeight], w[kProjBias]);
   std::tie(a.r, a.norm2) = residual_norm(x, branch, call.attention_dropout, w[kNorm2Weight],
                                          w[kNorm2Bias], call.shape.eps);
   a.ff_in = linear_forward(a.norm2.y, w[kFf1Weight], w[kFf1Bias]);
@@ -78,19 +79,19 @@ void run_feed_forward(const BlockCall& call, const at::Tensor& x, BlockActivatio
 
 }  // namespace
 
-BlockActivations block_activations(const BlockCall& call, const at::Tensor& x, bool with_graph) {
+BlockActivations block_activations(const BlockCall& call, const at::Tensor& x) {
   const auto& w = call.weights;
   BlockActivations a;
   a.norm1 = layer_norm(x, w[kNorm1Weight], w[kNorm1Bias], call.shape.eps, call.compute());
   a.qkv = linear_forward(a.norm1.y, w[kQkvWeight], w[kQkvBias]);
-  a.attention = attend(call, a.qkv, with_graph);
+  a.attention = attend(call, a.qkv);
   run_feed_forward(call, x, a);
   return a;
 }
 
 at::Tensor block_rest(const BlockCall& call, const at::Tensor& x, const at::Tensor& attention) {
   BlockActivations a;
-  a.attention.out = attention;
+  a.attention.rows = attention;
   run_feed_forward(call, x, a);
   return block_output(call, a);
 }
@@ -124,10 +125,10 @@ BlockGrads block_grad(const BlockCall& call, const at::Tensor& x, BlockActivatio
   const at::Tensor dr = norm.x;
 
   GradAndSum branch = branch_grad(dr, call.attention_dropout, call.compute());
-  d[kProjWeight] = linear_grad_weight(branch.grad, a.attention.out);
+  d[kProjWeight] = linear_grad_weight(branch.grad, a.attention.rows);
   d[kProjBias] = branch.sum;
   const at::Tensor dqkv =
-      attend_grad(call, a.attention, linear_grad_input(branch.grad, w[kProjWeight]));
+      attend_grad(call, a.qkv, a.attention, linear_grad_input(branch.grad, w[kProjWeight]));
   branch = {};
   a.attention = {};
   d[kQkvWeight] = linear_grad_weight(dqkv, a.norm1.y);
@@ -159,7 +160,7 @@ class BlockFunction : public torch::autograd::Function<BlockFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
                             at::TensorList parameters, const TapePointer& tape) {
     static_cast<void>(parameters);
-    BlockActivations activations = block_activations(*tape->call, x, !tape->recompute);
+    BlockActivations activations = block_activations(*tape->call, x);
     const at::Tensor out = block_output(*tape->call, activations);
     tape->x = x.detach();
     if (!tape->recompute) tape->activations = std::move(activations);
@@ -176,7 +177,7 @@ class BlockFunction : public torch::autograd::Function<BlockFunction> {
     const at::Tensor x = std::exchange(tape->x, {});
     std::optional<BlockActivations> kept = std::exchange(tape->activations, std::nullopt);
     BlockActivations activations =
-        kept ? *std::exchange(kept, std::nullopt) : block_activations(call, x, true);
+        kept ? *std::exchange(kept, std::nullopt) : block_activations(call, x);
     BlockGrads result = block_grad(call, x, std::move(activations), grads[0].contiguous());
     variable_list list{result.x};
     list.insert(list.end(), result.weights.begin(), result.weights.end());
@@ -190,7 +191,7 @@ class BlockFunction : public torch::autograd::Function<BlockFunction> {
 at::Tensor block(const at::Tensor& x, const std::vector<at::Tensor>& parameters, BlockCall call,
                  bool recompute) {
   if (!at::GradMode::is_enabled()) {
-    return block_output(call, block_activations(call, x, false));
+    return block_output(call, block_activations(call, x));
   }
   const auto tape = c10::make_intrusive<BlockTape>(std::move(call));
   tape->recompute = recompute;

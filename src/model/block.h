@@ -58,15 +58,15 @@ struct Qkv {
 };
 Qkv split_qkv(const BlockShape& shape, const at::Tensor& projection);
 
-// Attention over a fused projection; out compute [batch · n, heads · v_head_dim].
+// Attention over a fused projection, and what its gradient needs of it.
 struct AttentionState {
-  at::Tensor out;
-  Qkv leaves;  // with a graph behind `graph_out`, if one was asked for
-  at::Tensor graph_out;
+  at::Tensor rows;      // compute [batch · n, heads · v_head_dim]
+  at::Tensor out, lse;  // as lace::attention gives them
 };
-AttentionState attend(const BlockCall& call, const at::Tensor& qkv, bool with_graph);
-// The gradient of the fused projection.
-at::Tensor attend_grad(const BlockCall& call, const AttentionState& state, const at::Tensor& dout);
+AttentionState attend(const BlockCall& call, const at::Tensor& qkv);
+// The gradient of the fused projection, given that of `rows`.
+at::Tensor attend_grad(const BlockCall& call, const at::Tensor& qkv, const AttentionState& state,
+                       const at::Tensor& drows);
 
 // What backward needs of a block beside its input.
 struct BlockActivations {
@@ -84,7 +84,7 @@ struct BlockGrads {
 };
 
 // Everything up to the activation function, all that backward needs.
-BlockActivations block_activations(const BlockCall& call, const at::Tensor& x, bool with_graph);
+BlockActivations block_activations(const BlockCall& call, const at::Tensor& x);
 // The block's output from there.
 at::Tensor block_output(const BlockCall& call, const BlockActivations& activations);
 

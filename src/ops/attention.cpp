@@ -1,7 +1,6 @@
-// lace::attention: the one path from tensors to kernels. Below autograd stand `forward` and
-// `backward`; above them the autograd functions, reached from C++ with a Pattern, and from
-// torch.ops (which torch.compile traces) with its text. The registration stands in this file so
-// that a program that links the static library and calls lace::attention has it too.
+// lace::attention above attention_call.h: the autograd functions, reached from C++ with a Pattern,
+// and from torch.ops (which torch.compile traces) with its text. The registration stands in this
+// file so that a program that links the static library and calls lace::attention has it too.
 
 #include "lace/attention.h"
 
@@ -16,8 +15,7 @@
 
 #include "kernels/kernel.h"
 #include "ops/attention_arguments.h"
-#include "ops/torch_context.h"
-#include "plan/plan.h"
+#include "ops/attention_call.h"
 
 namespace lace {
 
@@ -27,78 +25,6 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
-
-// ---- below autograd ----------------------------------------------------------------------------
-
-std::shared_ptr<const Plan> plan_for(const Kernel& kernel, const AttentionShape& shape,
-                                     const Pattern& pattern, bool transposed) {
-  const KernelTiles tiles = kernel.tiles(shape);
-  return cached_plan(pattern, shape.heads, shape.q_len, shape.k_len,
-                     transposed ? tiles.transposed : tiles.forward, transposed);
-}
-
-std::pair<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor& k,
-                                          const at::Tensor& v, const Pattern& pattern,
-                                          const AttentionOptions& options) {
-  const AttentionArguments arguments = check_attention("attention", q, k, v, options.scale);
-  const AttentionShape& shape = arguments.shape;
-  const Kernel& kernel = select_kernel(shape);
-  const auto plan = plan_for(kernel, shape, pattern, false);
-  at::Tensor out = empty_result(q, shape.batch, shape.heads, shape.q_len, shape.v_dim);
-  at::Tensor lse =
-      at::empty({shape.batch, shape.heads, shape.q_len},
-                q.options().dtype(shape.dtype == DType::kFloat64 ? at::kDouble : at::kFloat));
-  if (shape.batch == 0) return {out, lse};
-  const at::Tensor q_rows = with_contiguous_rows(q);
-  const at::Tensor k_rows = with_contiguous_rows(k);
-  const at::Tensor v_rows = with_contiguous_rows(v);
-  ForwardArgs args;
-  args.shape = shape;
-  args.scale = arguments.scale;
-  args.q = to_tensor4(q_rows);
-  args.k = to_tensor4(k_rows);
-  args.v = to_tensor4(v_rows);
-  args.out = to_tensor4(out);
-  args.lse = lse.data_ptr();
-  kernel.forward(make_torch_context(options.deterministic), *plan, args);
-  return {out, lse};
-}
-
-Gradients backward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k,
-                   const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
-                   const Pattern& pattern, const AttentionOptions& options) {
-  const AttentionArguments arguments =
-      check_attention("attention_backward", q, k, v, options.scale);
-  check_attention_backward(arguments, dout, out, lse);
-  const AttentionShape& shape = arguments.shape;
-  const Kernel& kernel = select_kernel(shape);
-  const auto plan = plan_for(kernel, shape, pattern, false);
-  const auto transposed = plan_for(kernel, shape, pattern, true);
-  at::Tensor dq = empty_result(q, shape.batch, shape.heads, shape.q_len, shape.qk_dim);
-  at::Tensor dk = empty_result(k, shape.batch, shape.kv_heads, shape.k_len, shape.qk_dim);
-  at::Tensor dv = empty_result(v, shape.batch, shape.kv_heads, shape.k_len, shape.v_dim);
-  if (shape.batch == 0) return {dq, dk, dv};
-  const at::Tensor q_rows = with_contiguous_rows(q);
-  const at::Tensor k_rows = with_contiguous_rows(k);
-  const at::Tensor v_rows = with_contiguous_rows(v);
-  const at::Tensor out_rows = with_contiguous_rows(out);
-  const at::Tensor dout_rows = with_contiguous_rows(dout);
-  BackwardArgs args;
-  args.shape = shape;
-  args.scale = arguments.scale;
-  args.q = to_tensor4(q_rows);
-  args.k = to_tensor4(k_rows);
-  args.v = to_tensor4(v_rows);
-  args.out = to_tensor4(out_rows);
-  args.dout = to_tensor4(dout_rows);
-  args.dq = to_tensor4(dq);
-  args.dk = to_tensor4(dk);
-  args.dv = to_tensor4(dv);
-  args.lse = lse.data_ptr();
-  kernel.backward(make_torch_context(options.deterministic), *plan, *transposed, args);
-  return {dq, dk, dv};
-}
 
 // ---- the operations of torch.ops below autograd -------------------------------------------------
 
@@ -118,14 +44,14 @@ Pattern parse_cached(const std::string& text) {
 std::tuple<at::Tensor, at::Tensor> attention_op(const at::Tensor& q, const at::Tensor& k,
                                                 const at::Tensor& v, const std::string& pattern,
                                                 std::optional<double> scale, bool deterministic) {
-  return forward(q, k, v, parse_cached(pattern), {scale, deterministic});
+  return attention_forward(q, k, v, parse_cached(pattern), {scale, deterministic});
 }
 
 Gradients attention_backward_op(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k,
                                 const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
                                 const std::string& pattern, std::optional<double> scale,
                                 bool deterministic) {
-  return backward(dout, q, k, v, out, lse, parse_cached(pattern), {scale, deterministic});
+  return attention_backward(dout, q, k, v, out, lse, parse_cached(pattern), {scale, deterministic});
 }
 
 // Shapes, dtypes and strides only, sizes possibly symbolic: what torch.compile traces.
@@ -167,7 +93,7 @@ struct PatternArgument final : torch::CustomClassHolder {
 
   std::tuple<at::Tensor, at::Tensor> call_forward(const at::Tensor& q, const at::Tensor& k,
                                                   const at::Tensor& v) const {
-    if (pattern) return forward(q, k, v, *pattern, options);
+    if (pattern) return attention_forward(q, k, v, *pattern, options);
     static const auto op = c10::Dispatcher::singleton()
                                .findSchemaOrThrow("lace::attention", "")
                                .typed<decltype(attention_op)>();
@@ -175,7 +101,7 @@ struct PatternArgument final : torch::CustomClassHolder {
   }
 
   Gradients call_backward(const variable_list& t) const {
-    if (pattern) return backward(t[0], t[1], t[2], t[3], t[4], t[5], *pattern, options);
+    if (pattern) return attention_backward(t[0], t[1], t[2], t[3], t[4], t[5], *pattern, options);
     static const auto op = c10::Dispatcher::singleton()
                                .findSchemaOrThrow("lace::attention_backward", "")
                                .typed<decltype(attention_backward_op)>();

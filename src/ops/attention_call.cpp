@@ -1,0 +1,95 @@
+#include "ops/attention_call.h"
+
+#include <ATen/ATen.h>
+
+#include "kernels/kernel.h"
+#include "ops/attention_arguments.h"
+#include "ops/torch_context.h"
+#include "plan/plan.h"
+
+namespace lace::ops {
+
+namespace {
+
+std::shared_ptr<const Plan> plan_for(const Kernel& kernel, const AttentionShape& shape,
+                                     const Pattern& pattern, bool transposed) {
+  const KernelTiles tiles = kernel.tiles(shape);
+  return cached_plan(pattern, shape.heads, shape.q_len, shape.k_len,
+                     transposed ? tiles.transposed : tiles.forward, transposed);
+}
+
+}  // namespace
+
+std::pair<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const at::Tensor& k,
+                                                    const at::Tensor& v, const Pattern& pattern,
+                                                    const AttentionOptions& options) {
+  const AttentionArguments arguments = check_attention("attention", q, k, v, options.scale);
+  const AttentionShape& shape = arguments.shape;
+  const Kernel& kernel = select_kernel(shape);
+  const auto plan = plan_for(kernel, shape, pattern, false);
+  at::Tensor out = empty_result(q, shape.batch, shape.heads, shape.q_len, shape.v_dim);
+  at::Tensor lse =
+      at::empty({shape.batch, shape.heads, shape.q_len},
+                q.options().dtype(shape.dtype == DType::kFloat64 ? at::kDouble : at::kFloat));
+  if (shape.batch == 0) return {out, lse};
+  const at::Tensor q_rows = with_contiguous_rows(q);
+  const at::Tensor k_rows = with_contiguous_rows(k);
+  const at::Tensor v_rows = with_contiguous_rows(v);
+  ForwardArgs args;
+  args.shape = shape;
+  args.scale = arguments.scale;
+  args.q = to_tensor4(q_rows);
+  args.k = to_tensor4(k_rows);
+  args.v = to_tensor4(v_rows);
+  args.out = to_tensor4(out);
+  args.lse = lse.data_ptr();
+  kernel.forward(make_torch_context(options.deterministic), *plan, args);
+  return {out, lse};
+}
+
+void attention_backward_into(const Gradients& grads, const at::Tensor& dout, const at::Tensor& q,
+                             const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
+                             const at::Tensor& lse, const Pattern& pattern,
+                             const AttentionOptions& options) {
+  const AttentionArguments arguments =
+      check_attention("attention_backward", q, k, v, options.scale);
+  check_attention_backward(arguments, dout, out, lse);
+  const auto& [dq, dk, dv] = grads;
+  const AttentionShape& shape = arguments.shape;
+  const Kernel& kernel = select_kernel(shape);
+  const auto plan = plan_for(kernel, shape, pattern, false);
+  const auto transposed = plan_for(kernel, shape, pattern, true);
+  if (shape.batch == 0) return;
+  const at::Tensor q_rows = with_contiguous_rows(q);
+  const at::Tensor k_rows = with_contiguous_rows(k);
+  const at::Tensor v_rows = with_contiguous_rows(v);
+  const at::Tensor out_rows = with_contiguous_rows(out);
+  const at::Tensor dout_rows = with_contiguous_rows(dout);
+  BackwardArgs args;
+  args.shape = shape;
+  args.scale = arguments.scale;
+  args.q = to_tensor4(q_rows);
+  args.k = to_tensor4(k_rows);
+  args.v = to_tensor4(v_rows);
+  args.out = to_tensor4(out_rows);
+  args.dout = to_tensor4(dout_rows);
+  args.dq = to_tensor4(dq);
+  args.dk = to_tensor4(dk);
+  args.dv = to_tensor4(dv);
+  args.lse = lse.data_ptr();
+  kernel.backward(make_torch_context(options.deterministic), *plan, *transposed, args);
+}
+
+Gradients attention_backward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k,
+                             const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
+                             const Pattern& pattern, const AttentionOptions& options) {
+  check_attention("attention_backward", q, k, v, options.scale);
+  const auto like = [](const at::Tensor& t) {
+    return empty_result(t, t.size(0), t.size(1), t.size(2), t.size(3));
+  };
+  const Gradients grads{like(q), like(k), like(v)};
+  attention_backward_into(grads, dout, q, k, v, out, lse, pattern, options);
+  return grads;
+}
+
+}  // namespace lace::ops

@@ -1,0 +1,88 @@
+// Trains a given model on given tokens and writes what became of it: the C++ side of
+// golden_model.py, which describes the files.
+//
+//   golden_driver FOLDER
+//
+// FOLDER/recipe.toml holds the model and the optimiser; FOLDER/parameters.bin the start values of
+// all parameters, in the order of FOLDER/names.txt; FOLDER/tokens.bin bytes [steps, batch,
+// seq_len]. Writes FOLDER/losses.bin (float64 [steps]) and FOLDER/trained.bin (as parameters.bin).
+
+#include <exception>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+
+#include "lace/model.h"
+#include "lace/recipe.h"
+
+#include "train/adam.h"
+#include "train/schedule.h"
+
+namespace {
+
+std::vector<char> read(const std::string& file) {
+  std::ifstream in(file, std::ios::binary);
+  LACE_CHECK(in.good(), "[golden] cannot read ", file);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+size_t bytes_of(const at::Tensor& tensor) { return tensor.numel() * tensor.element_size(); }
+
+void load_parameters(const lace::SparseTransformer& model, const std::string& folder) {
+  const std::vector<char> bytes = read(folder + "/parameters.bin");
+  std::ifstream names(folder + "/names.txt");
+  size_t offset = 0;
+  c10::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : model.parameters()) {
+    std::string expected;
+    LACE_CHECK(std::getline(names, expected) && expected == name, "[golden] parameter ", name,
+               " stands where ", expected, " was expected");
+    LACE_CHECK(offset + bytes_of(tensor) <= bytes.size(), "[golden] no values for ", name);
+    tensor.copy_(at::from_blob(const_cast<char*>(bytes.data()) + offset, tensor.sizes(),
+                               tensor.options().requires_grad(false)));
+    offset += bytes_of(tensor);
+  }
+  LACE_CHECK(offset == bytes.size(), "[golden] ", bytes.size() - offset, " bytes left over");
+}
+
+void run(const std::string& folder) {
+  const lace::Recipe recipe = lace::load_recipe(folder + "/recipe.toml");
+  const lace::SparseTransformer model(recipe.model);
+  load_parameters(model, folder);
+  std::vector<char> tokens = read(folder + "/tokens.bin");
+  const int64_t batch = recipe.train.batch, n = recipe.model.seq_len;
+  const int64_t steps = static_cast<int64_t>(tokens.size()) / (batch * n);
+
+  lace::train::Adam adam(recipe.optimizer, model.parameters());
+  std::ofstream losses(folder + "/losses.bin", std::ios::binary);
+  for (int64_t step = 0; step < steps; ++step) {
+    const at::Tensor window =
+        at::from_blob(tokens.data() + step * batch * n, {batch, n}, at::kByte);
+    const at::Tensor loss = model.loss(window, {true, step, 0});
+    loss.backward();
+    adam.step(lace::train::learning_rate(recipe, {step, 0}), adam.gradient_norm());
+    const auto value = loss.item<double>();
+    losses.write(reinterpret_cast<const char*>(&value), sizeof(value));
+  }
+  std::ofstream trained(folder + "/trained.bin", std::ios::binary);
+  for (const auto& [name, tensor] : model.parameters()) {
+    trained.write(static_cast<const char*>(tensor.data_ptr()),
+                  static_cast<std::streamsize>(bytes_of(tensor)));
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::cerr << "usage: golden_driver FOLDER\n";
+    return 2;
+  }
+  try {
+    run(argv[1]);
+  } catch (const std::exception& error) {
+    std::cerr << "golden_driver: " << error.what() << "\n";
+    return 1;
+  }
+  return 0;
+}
