@@ -1,4 +1,5 @@
-// lace bench attention: times attention against libtorch's and against the processor's peaks.
+// lace bench: `attention` here, against libtorch's and the processor's peaks; `step` in a file of
+// its own.
 
 #include <algorithm>
 #include <cmath>
@@ -14,6 +15,7 @@
 #include "lace/version.h"
 
 #include "bench_attention.h"
+#include "bench_step.h"
 #include "commands.h"
 #include "machine.h"
 #include "terminal.h"
@@ -227,6 +229,7 @@ void add_bench(CLI::App& app) {
       "lace bench attention --pattern 'local(256) | sinks(4)' --seq-len 16384 --no-peer",
   }));
   attention->callback([options] { bench(*options); });
+  add_bench_step(*command);
 }
 
 const Command kBench(Order::kBench, add_bench);
