@@ -145,8 +145,8 @@ class Backward {
 
   void run() {
     allocate();
-    prepare();
     run_plan();
+    clear_untouched();
     round_partials();
   }
 
@@ -174,37 +174,46 @@ class Backward {
     }
   }
 
-  // Stage by stage, and within one tile by tile with the heads in turn: neighbouring tasks belong
-  // to different heads, so that they seldom wait for each other.
+  // A few heads at a time, as many as there are threads: stage by stage, and within one tile by
+  // tile with the heads in turn. So neighbouring tasks belong to different heads and seldom wait
+  // for each other, and what the threads read at one time is small.
   void make_tasks() {
-    std::vector<std::vector<int32_t>> links;
-    for (const Pass& pass : plan_.passes) links.push_back(chain_links(plan_, pass));
-    const size_t slots = static_cast<size_t>(shape_.batch * shape_.kv_heads);
-    remaining_ = std::make_unique<std::atomic<int32_t>[]>(slots * max_stages_);
-    std::vector<std::vector<int64_t>> task_of(slots);  // by tile of the pass
-    for (size_t stage = 0; stage < max_stages_; stage++) {
-      for (auto& tasks : task_of) tasks.clear();
-      bool found = true;
-      for (int32_t t = 0; found; t++) {
-        found = false;
-        for (size_t slot = 0; slot < slots; slot++) {
-          const size_t kv_head = slot % static_cast<size_t>(shape_.kv_heads);
-          if (stage >= stages_[kv_head].size()) continue;
-          const auto pass_index = static_cast<size_t>(stages_[kv_head][stage].pass);
-          const Pass& pass = plan_.passes[pass_index];
-          if (pass.tile_begin + t >= pass.tile_end) continue;
-          found = true;
-          const int32_t link = links[pass_index][static_cast<size_t>(t)];
-          Task task;
-          task.batch = static_cast<int32_t>(slot / static_cast<size_t>(shape_.kv_heads));
-          task.kv_head = static_cast<int32_t>(kv_head);
-          task.stage = static_cast<int32_t>(stage);
-          task.tile = pass.tile_begin + t;
-          task.previous = link < 0 ? -1 : task_of[slot][static_cast<size_t>(link)];
-          task_of[slot].push_back(static_cast<int64_t>(tasks_.size()));
-          tasks_.push_back(task);
-          remaining_[slot * max_stages_ + stage]++;
-        }
+    for (const Pass& pass : plan_.passes) links_.push_back(chain_links(plan_, pass));
+    const int64_t slots = shape_.batch * shape_.kv_heads;
+    remaining_ = std::make_unique<std::atomic<int32_t>[]>(static_cast<size_t>(slots) * max_stages_);
+    const int64_t width = context_.executor->num_threads();
+    for (int64_t begin = 0; begin < slots; begin += width) {
+      for (size_t stage = 0; stage < max_stages_; stage++) {
+        add_tasks(begin, std::min(begin + width, slots), stage);
+      }
+    }
+  }
+
+  // The tasks of one stage of key heads [begin, end), counted through the batch.
+  void add_tasks(int64_t begin, int64_t end, size_t stage) {
+    std::vector<std::vector<int64_t>> task_of(static_cast<size_t>(end - begin));  // by tile
+    bool found = true;
+    for (int32_t t = 0; found; t++) {
+      found = false;
+      for (int64_t slot = begin; slot < end; slot++) {
+        const int64_t kv_head = slot % shape_.kv_heads;
+        const std::vector<Stage>& stages = stages_[static_cast<size_t>(kv_head)];
+        if (stage >= stages.size()) continue;
+        const auto pass_index = static_cast<size_t>(stages[stage].pass);
+        const Pass& pass = plan_.passes[pass_index];
+        if (pass.tile_begin + t >= pass.tile_end) continue;
+        found = true;
+        std::vector<int64_t>& earlier = task_of[static_cast<size_t>(slot - begin)];
+        const int32_t link = links_[pass_index][static_cast<size_t>(t)];
+        Task task;
+        task.batch = static_cast<int32_t>(slot / shape_.kv_heads);
+        task.kv_head = static_cast<int32_t>(kv_head);
+        task.stage = static_cast<int32_t>(stage);
+        task.tile = pass.tile_begin + t;
+        task.previous = link < 0 ? -1 : earlier[static_cast<size_t>(link)];
+        earlier.push_back(static_cast<int64_t>(tasks_.size()));
+        tasks_.push_back(task);
+        remaining_[static_cast<size_t>(slot) * max_stages_ + stage]++;
       }
     }
   }
@@ -215,6 +224,7 @@ class Backward {
     q_ = rows_of(args_.q, s.dtype);
     k_ = rows_of(args_.k, s.dtype);
     v_ = rows_of(args_.v, s.dtype);
+    out_ = rows_of(args_.out, s.dtype);
     dout_ = rows_of(args_.dout, s.dtype);
     dq_ = rows_of(args_.dq, s.dtype);
     dk_ = rows_of(args_.dk, s.dtype);
@@ -229,7 +239,9 @@ class Backward {
       partials_.emplace_back(context_, s.batch, s.kv_heads, s.k_len, s.v_dim);
       dv_ = partials_.back().rows;
     }
-    delta_ = context_.allocate(static_cast<size_t>(s.batch * s.heads * s.q_len) * sizeof(float));
+    const size_t rows = static_cast<size_t>(s.batch * s.heads * s.q_len);
+    neg_delta_ = context_.allocate(rows * sizeof(float));
+    touched_ = std::make_unique<std::atomic<uint8_t>[]>(rows);
     scratch_bytes_ = ops_.scratch_bytes(static_cast<int>(s.qk_dim), static_cast<int>(s.v_dim));
     scratch_ =
         context_.allocate(scratch_bytes_ * static_cast<size_t>(context_.executor->num_threads()));
@@ -248,36 +260,29 @@ class Backward {
     });
   }
 
-  // delta = −scale · Σ dout · out, and dq = 0.
-  void prepare() {
-    const Rows out = rows_of(args_.out, shape_.dtype);
-    float* delta = reinterpret_cast<float*>(delta_.get());
-    const float scale = static_cast<float>(args_.scale);
-    const size_t dq_bytes = static_cast<size_t>(shape_.qk_dim) * sizeof(float);
-    for_each_row(shape_.heads, shape_.q_len, [&](int64_t batch, int64_t head, int64_t row) {
-      delta[(batch * shape_.heads + head) * shape_.q_len + row] =
-          -scale * ops_.dot(dout_.at(batch, head, row), out.at(batch, head, row),
-                            static_cast<int>(shape_.v_dim));
-      std::memset(dq_.at(batch, head, row), 0, dq_bytes);
+  // Each thread draws its next task before it runs one, to prefetch for it. The lowest unfinished
+  // task still never waits: whoever drew it runs no other.
+  void run_plan() {
+    Progress progress(tasks_);
+    const int64_t count = static_cast<int64_t>(tasks_.size());
+    std::atomic<int64_t> drawn{0};
+    context_.executor->run([&](int thread) {
+      int64_t upcoming = 0;
+      for (int64_t index = drawn++; index < count; index = upcoming) {
+        upcoming = drawn++;
+        run_task(index, upcoming < count ? upcoming : -1, thread, progress);
+      }
     });
   }
 
-  void run_plan() {
-    Progress progress(tasks_);
-    run_tasks(*context_.executor, static_cast<int64_t>(tasks_.size()),
-              [&](int64_t index, int thread) { run_task(index, thread, progress); });
-  }
-
-  void run_task(int64_t index, int thread, Progress& progress) {
+  // upcoming: the next task of this thread, or −1.
+  void run_task(int64_t index, int64_t upcoming, int thread, Progress& progress) {
     const Task& task = tasks_[static_cast<size_t>(index)];
-    const Stage& stage =
-        stages_[static_cast<size_t>(task.kv_head)][static_cast<size_t>(task.stage)];
+    const Stage& stage = stage_of(task);
     const OwnerTile& owner_tile = plan_.tiles[static_cast<size_t>(task.tile)];
+    const auto slot = static_cast<size_t>(task.batch * shape_.kv_heads + task.kv_head);
     std::atomic<int32_t>* remaining =
-        &remaining_[(static_cast<size_t>(task.batch) * static_cast<size_t>(shape_.kv_heads) +
-                     static_cast<size_t>(task.kv_head)) *
-                        max_stages_ +
-                    static_cast<size_t>(task.stage)];
+        &remaining_[slot * max_stages_ + static_cast<size_t>(task.stage)];
     if (task.stage > 0) {
       while (remaining[-1].load(std::memory_order_acquire) != 0) std::this_thread::yield();
     }
@@ -293,7 +298,7 @@ class Backward {
       ops_.begin(tile, nullptr, nullptr);
     }
     for (int32_t head = stage.head_begin; head < stage.head_end; head++) {
-      run_head(index, owner_tile, owners, tile, head, head - stage.head_begin, progress);
+      run_head(index, head, head + 1 < stage.head_end ? index : upcoming, owners, tile, progress);
     }
     if (max_stages_ > 1) {
       ops_.end_fp32(tile, reinterpret_cast<float* const*>(gradients.dk),
@@ -332,45 +337,123 @@ class Backward {
     }
   }
 
-  // All queries of one head for a tile of keys. turn: which head of the task it is.
-  void run_head(int64_t index, const OwnerTile& owner_tile, const Owners& owners,
-                const KeyTile& tile, int64_t head, int64_t turn, Progress& progress) const {
+  // All queries of one head for a tile of keys. upcoming: the task to prefetch for at the end, this
+  // one if it has another head.
+  void run_head(int64_t index, int64_t head, int64_t upcoming, const Owners& owners,
+                const KeyTile& tile, Progress& progress) {
     constexpr int64_t kTurn = int64_t{1} << 48;  // past every row
-    const int64_t batch_index = tasks_[static_cast<size_t>(index)].batch;
+    const Task& task = tasks_[static_cast<size_t>(index)];
+    const OwnerTile& owner_tile = plan_.tiles[static_cast<size_t>(task.tile)];
+    const int64_t turn = head - stage_of(task).head_begin;
     const bool ascending = is_ascending(plan_, owner_tile);
     if (!ascending) progress.wait(index, (turn + 1) * kTurn);
-    QueryRows rows[2];
-    int current = 0;
-    bool first = true;
+    QueryRows rows;
+    Prefetch prefetch;
     for_each_batch(plan_, owner_tile, owners, [&](const Batch& batch, const Batch* next) {
-      if (first) set_query_rows(batch_index, head, batch, rows[current]);
-      first = false;
-      if (next) set_query_rows(batch_index, head, *next, rows[current ^ 1]);
+      prefetch.count = 0;
+      if (next) {
+        for (int r = 0; r < next->count; r++) {
+          prefetch_query(task, head, next->positions[r], prefetch);
+        }
+      } else if (upcoming >= 0) {
+        prefetch_start(upcoming, upcoming == index ? head + 1 : -1, prefetch);
+      }
       const int64_t passed = turn * kTurn + batch.positions[batch.count - 1] + 1;
       if (ascending) progress.wait(index, passed);
-      ops_.batch(tile, batch, rows[current], next ? &rows[current ^ 1] : nullptr,
-                 next ? next->count : 0);
+      set_query_rows(task, head, batch, rows);
+      ops_.batch(tile, batch, rows, prefetch);
       if (ascending) progress.publish(index, passed);
-      current ^= 1;
     });
     progress.publish(index, (turn + 1) * kTurn);
   }
 
-  void set_query_rows(int64_t batch_index, int64_t head, const Batch& batch,
-                      QueryRows& rows) const {
+  const Stage& stage_of(const Task& task) const {
+    return stages_[static_cast<size_t>(task.kv_head)][static_cast<size_t>(task.stage)];
+  }
+
+  int64_t row_index(const Task& task, int64_t head, int64_t row) const {
+    return (task.batch * shape_.heads + head) * shape_.q_len + row;
+  }
+
+  // What comes to a row of dq first sets it, and computes its delta.
+  void set_query_rows(const Task& task, int64_t head, const Batch& batch, QueryRows& rows) {
     constexpr float kLog2E = 1.44269504088896341f;
-    const int64_t base = (batch_index * shape_.heads + head) * shape_.q_len;
+    const int64_t base = row_index(task, head, 0);
     const float* lse = static_cast<const float*>(args_.lse) + base;
-    const float* delta = reinterpret_cast<const float*>(delta_.get()) + base;
+    float* neg_delta = reinterpret_cast<float*>(neg_delta_.get()) + base;
+    rows.fresh = 0;
     for (int r = 0; r < batch.count; r++) {
       const int64_t row = batch.positions[r];
-      rows.q[r] = q_.at(batch_index, head, row);
-      rows.dout[r] = dout_.at(batch_index, head, row);
-      rows.dq[r] = reinterpret_cast<float*>(dq_.at(batch_index, head, row));
+      rows.q[r] = q_.at(task.batch, head, row);
+      rows.dout[r] = dout_.at(task.batch, head, row);
+      rows.dq[r] = reinterpret_cast<float*>(dq_.at(task.batch, head, row));
       rows.neg_lse2[r] =
           lse[row] == -std::numeric_limits<float>::infinity() ? lse[row] : -lse[row] * kLog2E;
-      rows.neg_delta[r] = delta[row];
+      std::atomic<uint8_t>& touched = touched_[static_cast<size_t>(base + row)];
+      if (touched.load(std::memory_order_relaxed) == 0) {
+        touched.store(1, std::memory_order_relaxed);
+        rows.fresh |= uint64_t{1} << r;
+        neg_delta[row] =
+            -static_cast<float>(args_.scale) *
+            ops_.dot(rows.dout[r], out_.at(task.batch, head, row), static_cast<int>(shape_.v_dim));
+      }
+      rows.neg_delta[r] = neg_delta[row];
     }
+  }
+
+  void prefetch_query(const Task& task, int64_t head, int64_t row, Prefetch& prefetch) const {
+    const int size = static_cast<int>(size_bytes(shape_.dtype));
+    const int qk_dim = static_cast<int>(shape_.qk_dim), v_dim = static_cast<int>(shape_.v_dim);
+    prefetch.add(q_.at(task.batch, head, row), qk_dim * size);
+    prefetch.add(dout_.at(task.batch, head, row), v_dim * size);
+    prefetch.add(dq_.at(task.batch, head, row), qk_dim * static_cast<int>(sizeof(float)));
+    const size_t index = static_cast<size_t>(row_index(task, head, row));
+    if (touched_[index].load(std::memory_order_relaxed) == 0) {
+      prefetch.add(out_.at(task.batch, head, row), v_dim * size);
+    }
+  }
+
+  // The first queries of a task, from `head` on, or its keys too if head is −1.
+  void prefetch_start(int64_t index, int64_t head, Prefetch& prefetch) const {
+    const Task& task = tasks_[static_cast<size_t>(index)];
+    const OwnerTile& tile = plan_.tiles[static_cast<size_t>(task.tile)];
+    const int size = static_cast<int>(size_bytes(shape_.dtype));
+    if (head < 0) {
+      head = stage_of(task).head_begin;
+      for (const int64_t key : first_positions(tile.owners, plan_.owner_len)) {
+        prefetch.add(k_.at(task.batch, task.kv_head, key), static_cast<int>(shape_.qk_dim) * size);
+        prefetch.add(v_.at(task.batch, task.kv_head, key), static_cast<int>(shape_.v_dim) * size);
+      }
+    }
+    if (tile.run_begin == tile.run_end) return;
+    const IndexSet& others = plan_.runs[static_cast<size_t>(tile.run_begin)].others;
+    for (const int64_t row : first_positions(others, plan_.other_len)) {
+      prefetch_query(task, head, row, prefetch);
+    }
+  }
+
+  // The positions of a set before `len`; kBatchOthers of them at most.
+  std::vector<int64_t> first_positions(const IndexSet& set, int64_t len) const {
+    std::vector<int64_t> positions;
+    for (int32_t o = 0; o < set.outer; o++) {
+      for (int32_t i = 0; i < set.inner; i++) {
+        const int64_t position = plan_.position(set, o, i);
+        if (position < len) positions.push_back(position);
+        if (positions.size() == kBatchOthers) return positions;
+      }
+    }
+    return positions;
+  }
+
+  // A row of dq that no tile has come to is 0.
+  void clear_untouched() const {
+    for_each_row(shape_.heads, shape_.q_len, [&](int64_t batch, int64_t head, int64_t row) {
+      const int64_t index = (batch * shape_.heads + head) * shape_.q_len + row;
+      if (touched_[static_cast<size_t>(index)].load(std::memory_order_relaxed) == 0) {
+        std::memset(dq_.at(batch, head, row), 0,
+                    static_cast<size_t>(shape_.qk_dim) * sizeof(float));
+      }
+    });
   }
 
   // Rounds what was added up in workspace.
@@ -398,11 +481,15 @@ class Backward {
   const AttentionShape& shape_;
   std::vector<std::vector<Stage>> stages_;  // [kv_heads]
   size_t max_stages_ = 0;
+  std::vector<std::vector<int32_t>> links_;  // chain_links of every pass
   std::vector<Task> tasks_;
   std::unique_ptr<std::atomic<int32_t>[]> remaining_;  // tasks of [batch, kv_heads, stage]
-  Rows q_, k_, v_, dout_, dq_, dk_, dv_;  // of the last three, partials_ where there are any
+  Rows q_, k_, v_, out_, dout_;
+  Rows dq_, dk_, dv_;  // partials_ where there are any
   std::vector<Partial> partials_;
-  Workspace delta_, scratch_;
+  Workspace neg_delta_;                              // [batch, heads, q_len], of touched rows
+  std::unique_ptr<std::atomic<uint8_t>[]> touched_;  // [batch, heads, q_len]
+  Workspace scratch_;
   size_t scratch_bytes_ = 0;
 };
 

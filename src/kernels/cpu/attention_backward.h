@@ -12,12 +12,28 @@ namespace lace::cpu {
 //   q [·][qk_dim], dout [·][v_dim] in the tensors' dtype;  dq [·][qk_dim] fp32, added to
 //   neg_lse2   −lse · log₂e, or −inf for a row without keys
 //   neg_delta  −scale · Σ_d dout[d] · out[d]
+//   fresh      bit r: row r of dq is not set yet, and gets its first sum instead of adding to it
 struct QueryRows {
   const void* q[kBatchOthers];
   const void* dout[kBatchOthers];
   float* dq[kBatchOthers];
   float neg_lse2[kBatchOthers];
   float neg_delta[kBatchOthers];
+  uint64_t fresh = 0;
+};
+
+// Rows that will be needed soon.
+struct Prefetch {
+  static constexpr int kMaxRows = 6 * kBatchOthers;
+  int count = 0;
+  const void* rows[kMaxRows];
+  int bytes[kMaxRows];
+
+  void add(const void* row, int row_bytes) {
+    if (count == kMaxRows) return;
+    rows[count] = row;
+    bytes[count++] = row_bytes;
+  }
 };
 
 // A tile of keys.
@@ -40,9 +56,9 @@ struct BackwardTypeOps {
   size_t (*scratch_bytes)(int qk_dim, int v_dim);
   // Packs k and v; dk and dv start as the fp32 rows dk, dv, or as zero if `dk` is null.
   void (*begin)(const KeyTile& tile, const float* const* dk, const float* const* dv);
-  // One batch. `next`, which may be null, holds rows to prefetch: next_count of them.
+  // One batch; prefetches `next` on the way.
   void (*batch)(const KeyTile& tile, const Batch& batch, const QueryRows& rows,
-                const QueryRows* next, int next_count);
+                const Prefetch& next);
   // Writes dk and dv to rows of the tensors' dtype, or to fp32 rows.
   void (*end)(const KeyTile& tile, void* const* dk, void* const* dv);
   void (*end_fp32)(const KeyTile& tile, float* const* dk, float* const* dv);

@@ -63,23 +63,41 @@ struct Backward {
   using F = typename S::F;
   static constexpr bool kPairs = S::kHasDotBf16 && sizeof(T) == 2;
 
+  // Prefetches a share of `next` with each row of a batch: half of it with the first product, half
+  // with the second.
+  struct Prefetcher {
+    const Prefetch& next;
+    int first;  // row of the batch that is row 0 of the product
+    int count;  // rows of the batch
+    int half;
+
+    template <int kRows>
+    [[gnu::always_inline]] void run(int r) const {
+      const int begin = half * next.count / 2, share = (next.count + 1) / 2;
+      const int end = begin + (first + r + kRows) * share / count;
+      for (int i = begin + (first + r) * share / count; i < end && i < next.count; i++) {
+        for (int b = 0; b < next.bytes[i]; b += 64) {
+          __builtin_prefetch(static_cast<const std::byte*>(next.rows[i]) + b, 0, 2);
+        }
+      }
+    }
+  };
+
   // P of a segment, from the accumulated q kᵀ.
   struct WeightEnd {
     const Batch& batch;
     const QueryRows& rows;
-    const QueryRows* next;
     float* p;
     float factor;  // scale · log₂e
-    int first;     // row of the batch that is row 0 of the product
-    int next_count, qk_bytes, v_bytes;
     bool masked;
+    Prefetcher prefetcher;
 
     template <int kRows, int kVectors>
     [[gnu::always_inline]] void operator()(F (&acc)[kRows][kVectors], int r, int v) const {
       const F c = S::set(factor);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; i++) {
-        const int row = first + r + i;
+        const int row = prefetcher.first + r + i;
         const F bias = S::set(rows.neg_lse2[row]);
         const uint64_t live = batch.live[row] >> (v * S::kLanes);
 #pragma GCC unroll 16
@@ -91,17 +109,7 @@ struct Backward {
           S::store(p + (r + i) * kTileOwners + (v + j) * S::kLanes, x);
         }
       }
-      if (next) {
-        for (int row = first + r; row < first + r + kRows && row < next_count; row++) {
-          prefetch(next->q[row], qk_bytes);
-          prefetch(next->dout[row], v_bytes);
-        }
-      }
-    }
-    [[gnu::always_inline]] static void prefetch(const void* row, int bytes) {
-      for (int b = 0; b < bytes; b += 64) {
-        __builtin_prefetch(static_cast<const std::byte*>(row) + b, 0, 2);
-      }
+      prefetcher.template run<kRows>(r);
     }
   };
 
@@ -110,14 +118,14 @@ struct Backward {
     const QueryRows& rows;
     const BackwardScratch& scratch;
     float scale;
-    int first;
+    Prefetcher prefetcher;
 
     template <int kRows, int kVectors>
     [[gnu::always_inline]] void operator()(F (&acc)[kRows][kVectors], int r, int v) const {
       const F c = S::set(scale);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; i++) {
-        const F bias = S::set(rows.neg_delta[first + r + i]);
+        const F bias = S::set(rows.neg_delta[prefetcher.first + r + i]);
 #pragma GCC unroll 16
         for (int j = 0; j < kVectors; j++) {
           const int at = (r + i) * kTileOwners + (v + j) * S::kLanes;
@@ -126,6 +134,7 @@ struct Backward {
         }
       }
       if constexpr (kPairs) store_pairs(acc, r, v);
+      prefetcher.template run<kRows>(r);
     }
 
     // r is even: kRows is, but for the last rows.
@@ -152,9 +161,10 @@ struct Backward {
     }
   };
 
-  // dq += the accumulators.
+  // dq += the accumulators, or = where a row is fresh.
   struct QueryEnd {
     float* const* dq;  // of the segment's rows
+    uint64_t fresh;    // likewise
     int dim;
 
     template <int kRows, int kVectors>
@@ -163,11 +173,16 @@ struct Backward {
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; i++) {
         float* row = dq[r + i] + v * S::kLanes;
+        if ((fresh >> (r + i) & 1) == 0) {
+#pragma GCC unroll 16
+          for (int j = 0; j < kVectors; j++) {
+            const int n = whole ? S::kLanes : rest(v + j);
+            acc[i][j] = S::add(load_some<S>(row + j * S::kLanes, n), acc[i][j]);
+          }
+        }
 #pragma GCC unroll 16
         for (int j = 0; j < kVectors; j++) {
-          float* to = row + j * S::kLanes;
-          const int n = whole ? S::kLanes : rest(v + j);
-          store_some<S>(to, S::add(load_some<S>(to, n), acc[i][j]), n);
+          store_some<S>(row + j * S::kLanes, acc[i][j], whole ? S::kLanes : rest(v + j));
         }
       }
     }
@@ -191,33 +206,35 @@ struct Backward {
     const BackwardScratch scratch = scratch_of(tile);
     const T* const* k = reinterpret_cast<const T* const*>(tile.k);
     const T* const* v = reinterpret_cast<const T* const*>(tile.v);
+    const int lanes = (tile.count + kGranule - 1) / kGranule * kGranule;
     if constexpr (kPairs) {
-      pack_rows<S>(reinterpret_cast<const float* const*>(tile.k), kTileOwners, tile.qk_dim / 2,
+      pack_rows<S>(reinterpret_cast<const float* const*>(tile.k), lanes, tile.qk_dim / 2,
                    scratch.k);
-      pack_rows<S>(reinterpret_cast<const float* const*>(tile.v), kTileOwners, tile.v_dim / 2,
-                   scratch.v);
-      zip_rows(k, kTileOwners, tile.qk_dim, scratch.row_stride, scratch.k_rows);
+      pack_rows<S>(reinterpret_cast<const float* const*>(tile.v), lanes, tile.v_dim / 2, scratch.v);
+      zip_rows(k, lanes, tile.qk_dim, scratch.row_stride, scratch.k_rows);
     } else {
-      pack_rows<S>(k, kTileOwners, tile.qk_dim, scratch.k);
-      pack_rows<S>(v, kTileOwners, tile.v_dim, scratch.v);
-      copy_rows(k, tile.qk_dim, scratch);
+      pack_rows<S>(k, lanes, tile.qk_dim, scratch.k);
+      pack_rows<S>(v, lanes, tile.v_dim, scratch.v);
+      copy_rows(k, lanes, tile.qk_dim, scratch);
     }
     if (dk) {
-      pack_rows<S>(dk, kTileOwners, tile.qk_dim, scratch.dk);
-      pack_rows<S>(dv, kTileOwners, tile.v_dim, scratch.dv);
+      pack_rows<S>(dk, lanes, tile.qk_dim, scratch.dk);
+      pack_rows<S>(dv, lanes, tile.v_dim, scratch.dv);
     } else {
-      clear(scratch.dk, tile.qk_dim);
-      clear(scratch.dv, tile.v_dim);
+      clear(scratch.dk, lanes, tile.qk_dim);
+      clear(scratch.dv, lanes, tile.v_dim);
     }
   }
 
-  static void clear(float* packed, int dim) {
-    for (int i = 0; i < dim * kTileOwners; i += S::kLanes) S::store(packed + i, S::zero());
+  static void clear(float* packed, int lanes, int dim) {
+    for (int d = 0; d < dim; d++) {
+      for (int e = 0; e < lanes; e += S::kLanes) S::store(packed + d * kTileOwners + e, S::zero());
+    }
   }
 
   // k_rows[e] = k[e] as floats, or zero.
-  static void copy_rows(const T* const* k, int dim, const BackwardScratch& scratch) {
-    for (int e = 0; e < kTileOwners; e++) {
+  static void copy_rows(const T* const* k, int count, int dim, const BackwardScratch& scratch) {
+    for (int e = 0; e < count; e++) {
       float* row = scratch.k_rows + e * scratch.row_stride;
       for (int d = 0; d < scratch.row_stride; d += S::kLanes) {
         const int n = dim - d < S::kLanes ? dim - d : S::kLanes;
@@ -240,7 +257,7 @@ struct Backward {
   }
 
   static void batch(const KeyTile& tile, const Batch& batch, const QueryRows& rows,
-                    const QueryRows* next, int next_count) {
+                    const Prefetch& next) {
     const BackwardScratch scratch = scratch_of(tile);
     if constexpr (!kPairs && sizeof(T) == 2) {
       widen_rows<S>(reinterpret_cast<const T* const*>(rows.q), batch.count, tile.qk_dim, scratch.q);
@@ -248,14 +265,13 @@ struct Backward {
                     scratch.dout);
     }
     for (int s = 0; s < batch.segment_count; s++) {
-      segment(tile, scratch, batch, batch.segments[s], rows, next, next_count);
+      segment(tile, scratch, batch, batch.segments[s], rows, next);
     }
   }
 
   // The five products of one segment.
   static void segment(const KeyTile& tile, const BackwardScratch& scratch, const Batch& batch,
-                      const Segment& segment, const QueryRows& rows, const QueryRows* next,
-                      int next_count) {
+                      const Segment& segment, const QueryRows& rows, const Prefetch& next) {
     using D = typename DotOf<S, kPairs>::Type;
     using Element = typename D::Element;
     constexpr int kStep = kPairs ? 2 : 1;  // query rows or dims in an element
@@ -278,20 +294,14 @@ struct Backward {
         dout[r] = static_cast<const Element*>(rows.dout[row]);
       }
     }
-    const WeightEnd weight{batch,
-                           rows,
-                           next,
-                           scratch.p,
-                           tile.scale * kLog2E,
-                           segment.begin,
-                           next_count,
-                           tile.qk_dim * static_cast<int>(sizeof(T)),
-                           tile.v_dim * static_cast<int>(sizeof(T)),
-                           segment.masked || tile.ragged};
+    Prefetcher prefetcher{next, segment.begin, batch.count, 0};
     dot_rows<D>(count, tile.qk_dim / kStep, q, as(scratch.k), kTileOwners, v_begin, v_end,
-                ZeroTile<S>{}, weight);
+                ZeroTile<S>{},
+                WeightEnd{batch, rows, scratch.p, tile.scale * kLog2E,
+                          segment.masked || tile.ragged, prefetcher});
+    prefetcher.half = 1;
     dot_rows<D>(count, tile.v_dim / kStep, dout, as(scratch.v), kTileOwners, v_begin, v_end,
-                ZeroTile<S>{}, GradientEnd{rows, scratch, tile.scale, segment.begin});
+                ZeroTile<S>{}, GradientEnd{rows, scratch, tile.scale, prefetcher});
 
     const int lane = segment.granule_begin * kGranule;
     const int lanes = (segment.granule_end - segment.granule_begin) * kGranule;
@@ -299,7 +309,7 @@ struct Backward {
     for (int r = 0; r < count; r++) ds[r] = as(ds_rows + (r * kTileOwners + lane) / kStep);
     dot_rows<D>(count, lanes / kStep, ds, as(scratch.k_rows + lane / kStep * scratch.row_stride),
                 scratch.row_stride, 0, (tile.qk_dim + S::kLanes - 1) / S::kLanes, ZeroTile<S>{},
-                QueryEnd{rows.dq + segment.begin, tile.qk_dim});
+                QueryEnd{rows.dq + segment.begin, rows.fresh >> segment.begin, tile.qk_dim});
 
     const int steps = (count + kStep - 1) / kStep;
     if constexpr (kPairs) {
