@@ -180,7 +180,7 @@ LayerFigures explain_layer(const Pattern& pattern, int64_t heads, int64_t seq_le
   LayerFigures layer{pattern, bound.groups(), {}, {}, 0, 0};
   const Plan plan = compile(bound, tile, false);
   layer.forward = plan_figures(plan);
-  layer.transposed = plan_figures(compile(bound, tile, true));
+  layer.transposed = plan_figures(compile(bound, {tile.others, tile.owners}, true));
   layer.mean_keys = static_cast<double>(layer.forward.live_pairs) / static_cast<double>(heads) /
                     static_cast<double>(seq_len);
   for (size_t g = 0; g < plan.groups.size(); ++g) {
@@ -278,8 +278,11 @@ Explanation explain(const std::vector<Pattern>& cycle, int64_t heads, int64_t se
   return all;
 }
 
-Picture picture(const BoundPattern& bound, int64_t head, int64_t rows, int64_t columns) {
-  const int64_t n = bound.k_len();
+Picture picture(const BoundPattern& bound, int64_t head, int64_t rows, int64_t columns,
+                int64_t begin) {
+  LACE_CHECK(0 <= begin && begin < bound.k_len(), "[picture] begin must be in [0, ", bound.k_len(),
+             "), got ", begin);
+  const int64_t n = bound.k_len() - begin;
   LACE_CHECK(1 <= rows && rows <= n, "[picture] rows must be in [1, ", n, "], got ", rows);
   LACE_CHECK(1 <= columns && columns <= n, "[picture] columns must be in [1, ", n, "], got ",
              columns);
@@ -291,13 +294,13 @@ Picture picture(const BoundPattern& bound, int64_t head, int64_t rows, int64_t c
     std::fill(allowed.begin(), allowed.end(), 0);
     for (const int64_t query : sampled_queries(row * n / rows, (row + 1) * n / rows)) {
       std::fill(bits.begin(), bits.end(), 0);
-      pattern::add_row(bound, head, query, 0, n, bits.data());
+      pattern::add_row(bound, head, begin + query, begin, begin + n, bits.data());
       for (int64_t column = 0; column < columns; ++column) {
         const auto c = static_cast<size_t>(column);
-        const int64_t begin = column * n / columns, end = (column + 1) * n / columns;
-        live[c] += popcount(bits, begin, end);
+        const int64_t from = column * n / columns, to = (column + 1) * n / columns;
+        live[c] += popcount(bits, from, to);
         allowed[c] +=
-            bound.causal() ? std::clamp<int64_t>(query + 1 - begin, 0, end - begin) : end - begin;
+            bound.causal() ? std::clamp<int64_t>(query + 1 - from, 0, to - from) : to - from;
       }
     }
     for (size_t c = 0; c < live.size(); ++c) {
@@ -306,6 +309,30 @@ Picture picture(const BoundPattern& bound, int64_t head, int64_t rows, int64_t c
     }
   }
   return grid;
+}
+
+int64_t row_length(const Expr& expr, int64_t seq_len) {
+  if (expr.op != Expr::Op::kAtom) {
+    for (const Expr& operand : expr.operands) {
+      if (const int64_t length = row_length(operand, seq_len)) return length;
+    }
+    return 0;
+  }
+  const AtomKind kind = expr.atom.kind;
+  int64_t length = 0;
+  if (kind == AtomKind::kBlock || kind == AtomKind::kStrided || kind == AtomKind::kSummary) {
+    length = expr.atom.args[0];
+  } else if (kind == AtomKind::kDilated) {
+    length = expr.atom.args[1];
+  }
+  return 2 <= length && length < seq_len ? length : 0;
+}
+
+int64_t corner_begin(const Expr& expr, int64_t seq_len) {
+  constexpr int64_t kRowsShown = 4, kClear = 96;
+  const int64_t shown = kRowsShown * row_length(expr, seq_len);
+  if (shown == 0 || seq_len <= std::max(2 * shown, kClear)) return 0;
+  return seq_len - shown;
 }
 
 }  // namespace lace

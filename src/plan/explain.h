@@ -57,7 +57,8 @@ double waste(int64_t computed_pairs, int64_t live_pairs);
 // "natural", "residue", "columns", "global rows"
 std::string_view name(RowOrder order);
 
-// Compiles every pattern of the cycle, forward and transposed, for tiles of `tile`, and counts.
+// Compiles every pattern of the cycle for tiles of `tile`, queries × keys, in both directions (the
+// transposed plan has keys for owners), and counts.
 // Exact at any length: keys are counted from runs and masks, not pair by pair (only the reach is
 // sampled beyond 16,384: Explanation::reach.exact).
 // Throws lace::Error as Pattern::bind, compile and reach do.
@@ -67,7 +68,8 @@ Explanation explain(const std::vector<Pattern>& cycle, int64_t heads, int64_t se
 // Live keys of every query of one group of heads, from a forward plan.
 std::vector<int64_t> key_counts(const Plan& plan, int64_t group);
 
-// How much of each cell of a grid laid over one head's matrix is live.
+// How much of each cell of a grid laid over one head's matrix, or over its lower right corner, is
+// live.
 struct Picture {
   int64_t rows = 0, columns = 0;  // of cells: queries down, keys across
   std::vector<double> density;    // [rows, columns]: live pairs / pairs that the causality allows
@@ -76,7 +78,17 @@ struct Picture {
   }
 };
 
-// rows and columns at most seq_len. Of cells with more than 16 queries, 16 are looked at.
-Picture picture(const BoundPattern& bound, int64_t head, int64_t rows, int64_t columns);
+// Of the pairs of positions [begin, k_len). rows and columns: at least 1, at most k_len − begin.
+// Of cells with more than 16 queries, 16 are looked at.
+Picture picture(const BoundPattern& bound, int64_t head, int64_t rows, int64_t columns,
+                int64_t begin = 0);
+
+// The length of a stride, block or summary, or the dilation, that occurs first in `expr` and is
+// in [2, seq_len); 0 if none is.
+int64_t row_length(const Expr& expr, int64_t seq_len);
+
+// Where the last few rows of that length begin, which show what a picture of a long sequence
+// cannot; 0 if the whole shows it, or if there is no such length.
+int64_t corner_begin(const Expr& expr, int64_t seq_len);
 
 }  // namespace lace

@@ -73,15 +73,15 @@ struct Part {
 // One head to draw.
 struct Column {
   int64_t layer, head;
-  std::string text;
-  int64_t row_length;
+  int64_t row_length, corner_begin;
   std::vector<Part> parts;
 };
 
 Column make_column(const BoundPattern& bound, int64_t layer, int64_t head) {
   const Expr& expr = bound.expr(head);
   const auto as_pattern = [](const Expr& part) { return Pattern({{0, part}}, true); };
-  Column column{layer, head, as_pattern(expr).to_string(), row_length(expr, bound.k_len()), {}};
+  const int64_t n = bound.k_len();
+  Column column{layer, head, row_length(expr, n), corner_begin(expr, n), {}};
   const bool several = expr.op == Expr::Op::kUnion;
   for (const Expr& part : several ? expr.operands : std::vector<Expr>{expr}) {
     const Pattern pattern({{0, part}}, bound.causal());
@@ -108,6 +108,29 @@ std::vector<Column> make_columns(const std::vector<Pattern>& cycle, int64_t head
   return columns;
 }
 
+// Where the drawings of every column stand, from the top.
+struct Places {
+  double fold = 0, matrix = 0, corner = 0, legend = 0, width = 0, height = 0;
+};
+
+Places make_places(const std::vector<Column>& columns) {
+  bool folds = false, corners = false;
+  size_t parts = 0;
+  for (const Column& column : columns) {
+    folds = folds || column.row_length > 0;
+    corners = corners || column.corner_begin > 0;
+    parts = std::max(parts, column.parts.size());
+  }
+  Places places;
+  places.fold = kTop;
+  places.matrix = places.fold + (folds ? kSide + kLabel : 0);
+  places.corner = places.matrix + kSide + kLabel;
+  places.legend = places.corner + (corners ? kSide + kLabel : 0);
+  places.width = kGap + (kSide + kGap) * static_cast<double>(columns.size());
+  places.height = places.legend + 16 * static_cast<double>(parts) + kGap / 2;
+  return places;
+}
+
 std::string_view part_color(size_t part) { return kPartColors[part % kPartColors.size()]; }
 
 // Calls draw(begin, end, value) for every stretch of equal values that are not 0.
@@ -122,19 +145,19 @@ void for_stretches(int64_t count, const Value& value, const Draw& draw) {
   }
 }
 
-// The matrix of all queries and keys, in a square with its upper left corner at (x, y).
-void draw_matrix(std::ostream& out, const Column& column, double x, double y) {
-  const BoundPattern& first = column.parts[0].bound;
-  const int64_t cells = std::min(first.k_len(), kMaxCells);
+// The matrix of queries and keys from position `first` on, in a square at (x, y).
+void draw_matrix(std::ostream& out, const Column& column, int64_t first, double x, double y) {
+  const BoundPattern& bound = column.parts[0].bound;
+  const int64_t cells = std::min(bound.k_len() - first, kMaxCells);
   const double cell = kSide / static_cast<double>(cells);
   out << "<g shape-rendering=\"crispEdges\">\n" << rectangle(x, y, kSide, kSide, kAllowed);
-  for (int64_t row = 0; row < cells && first.causal(); ++row) {
+  for (int64_t row = 0; row < cells && bound.causal(); ++row) {
     const auto live = static_cast<double>(row + 1);
     out << rectangle(x + live * cell, y + static_cast<double>(row) * cell, kSide - live * cell,
                      cell, kForbidden);
   }
   for (size_t part = column.parts.size(); part-- > 0;) {
-    const Picture grid = picture(column.parts[part].bound, column.head, cells, cells);
+    const Picture grid = picture(column.parts[part].bound, column.head, cells, cells, first);
     for (int64_t row = 0; row < cells; ++row) {
       // Eighths of the square root, so that a thin stride still shows.
       const auto level = [&](int64_t c) { return std::ceil(std::sqrt(grid.at(row, c)) * 8); };
@@ -214,43 +237,17 @@ void draw_legend(std::ostream& out, const Column& column, double x, double y) {
 
 }  // namespace
 
-int64_t row_length(const Expr& expr, int64_t seq_len) {
-  if (expr.op != Expr::Op::kAtom) {
-    for (const Expr& operand : expr.operands) {
-      if (const int64_t length = row_length(operand, seq_len)) return length;
-    }
-    return 0;
-  }
-  const AtomKind kind = expr.atom.kind;
-  int64_t length = 0;
-  if (kind == AtomKind::kBlock || kind == AtomKind::kStrided || kind == AtomKind::kSummary) {
-    length = expr.atom.args[0];
-  } else if (kind == AtomKind::kDilated) {
-    length = expr.atom.args[1];
-  }
-  return 2 <= length && length < seq_len ? length : 0;
-}
-
 std::string explain_svg(const std::vector<Pattern>& cycle, int64_t heads, int64_t seq_len) {
   LACE_CHECK(!cycle.empty(), "[explain] cycle must be at least one pattern, got none");
   int64_t left_out = 0;
   const std::vector<Column> columns = make_columns(cycle, heads, seq_len, left_out);
-  bool folded = false;
-  size_t parts = 0;
-  for (const Column& column : columns) {
-    folded = folded || column.row_length > 0;
-    parts = std::max(parts, column.parts.size());
-  }
-  const double matrix_top = kTop + (folded ? kSide + kLabel : 0);
-  const double legend_top = matrix_top + kSide + kLabel / 2;
-  const double width = kGap + (kSide + kGap) * static_cast<double>(columns.size());
-  const double height = legend_top + 16 * static_cast<double>(parts) + kGap / 2;
+  const Places places = make_places(columns);
 
   std::ostringstream out;
-  out << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " << number(width) << " "
-      << number(height) << "\" width=\"" << number(width) << "\" height=\"" << number(height)
-      << "\" font-family=\"sans-serif\" fill=\"#222222\">\n"
-      << rectangle(0, 0, width, height, "#ffffff")
+  out << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " << number(places.width) << " "
+      << number(places.height) << "\" width=\"" << number(places.width) << "\" height=\""
+      << number(places.height) << "\" font-family=\"sans-serif\" fill=\"#222222\">\n"
+      << rectangle(0, 0, places.width, places.height, "#ffffff")
       << text_at(kGap, 26, 14,
                  concat("seq_len ", seq_len, ", heads ", heads,
                         left_out > 0 ? concat(", ", left_out, " more heads not drawn") : ""));
@@ -261,13 +258,19 @@ std::string explain_svg(const std::vector<Pattern>& cycle, int64_t heads, int64_
     out << text_at(x, kTop - 12, 13,
                    cycle.size() > 1 ? concat("layer ", column.layer, ", ", head) : head);
     if (column.row_length > 0) {
-      const int64_t query = shown_query(seq_len, column.row_length);
-      draw_fold(out, column, x, kTop);
-      out << text_at(x, kTop + kSide + 16, 11,
-                     concat("keys of query ", query, ", rows of ", column.row_length));
+      draw_fold(out, column, x, places.fold);
+      out << text_at(x, places.fold + kSide + 16, 11,
+                     concat("keys of query ", shown_query(seq_len, column.row_length), ", rows of ",
+                            column.row_length));
     }
-    draw_matrix(out, column, x, matrix_top);
-    draw_legend(out, column, x, legend_top);
+    draw_matrix(out, column, 0, x, places.matrix);
+    out << text_at(x, places.matrix + kSide + 16, 11, "queries down, keys across");
+    if (column.corner_begin > 0) {
+      draw_matrix(out, column, column.corner_begin, x, places.corner);
+      out << text_at(x, places.corner + kSide + 16, 11,
+                     concat("the last ", seq_len - column.corner_begin, " positions"));
+    }
+    draw_legend(out, column, x, places.legend);
   }
   out << "</svg>\n";
   return out.str();

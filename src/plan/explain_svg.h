@@ -12,12 +12,9 @@ namespace lace {
 // head with a set of its own, of each pattern of a stack's cycle, the connectivity matrix (queries
 // down, keys across), and above it, where the pattern has a stride, the keys of one query with the
 // sequence folded into rows of that length. Parts of a union have colours of their own.
-// Of a long sequence the matrix shows how densely each cell is live; at most 8 heads are drawn.
+// Of a long sequence the matrix shows how densely each cell is live, and a second one its last rows
+// of that length. At most 8 heads are drawn.
 // Throws lace::Error as Pattern::bind does.
 std::string explain_svg(const std::vector<Pattern>& cycle, int64_t heads, int64_t seq_len);
-
-// The length of a stride, block or summary, or the dilation, that occurs first in `expr` and is
-// in [2, seq_len); 0 if none is.
-int64_t row_length(const Expr& expr, int64_t seq_len);
 
 }  // namespace lace

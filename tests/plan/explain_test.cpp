@@ -112,7 +112,9 @@ TEST(Explain, PictureOfALongPatternShowsDensities) {
   const double between = grid.at(8, 7);
   EXPECT_GT(between, 0.3);
   EXPECT_LT(between, 0.7);
+  EXPECT_EQ(picture(bound, 0, 1, 1, 4095).at(0, 0), 1);
   EXPECT_THROW(picture(bound, 0, 0, 16), Error);
+  EXPECT_THROW(picture(bound, 0, 1, 2, 4095), Error);
   EXPECT_THROW(picture(bound, 0, 16, 4097), Error);
 }
 
@@ -145,7 +147,30 @@ TEST(ExplainSvg, StaysSmallForLongSequences) {
   EXPECT_EQ(occurrences(many, "4 more heads not drawn"), 1u);
 }
 
-TEST(ExplainSvg, RowLengthIsTheFirstStride) {
+TEST(Explain, PictureOfACornerIsThatPartOfThePattern) {
+  const BoundPattern bound = (local(3) | strided(5)).bind(1, 100, 100);
+  const Picture grid = picture(bound, 0, 20, 20, 80);
+  for (int64_t i = 0; i < 20; ++i) {
+    for (int64_t j = 0; j < 20; ++j) {
+      EXPECT_EQ(grid.at(i, j), bound.attends(0, 80 + i, 80 + j) ? 1 : 0);
+    }
+  }
+  const auto corner = [](const char* text, int64_t n) {
+    return corner_begin(Pattern::parse(text).bind(1, n, n).expr(0), n);
+  };
+  EXPECT_EQ(corner("local(128) | strided(128)", 12288), 12288 - 512);
+  EXPECT_EQ(corner("local(128) | strided(128)", 1024), 0);
+  EXPECT_EQ(corner("strided(6)", 36), 0);
+  EXPECT_EQ(corner("local(6)", 4096), 0);
+}
+
+TEST(ExplainSvg, ShowsTheLastRowsOfALongSequence) {
+  const std::string svg = explain_svg({local(128) | strided(128)}, 8, 12288);
+  EXPECT_EQ(occurrences(svg, "the last 512 positions"), 1u);
+  EXPECT_EQ(occurrences(explain_svg({local(6) | strided(6)}, 8, 36), "the last"), 0u);
+}
+
+TEST(Explain, RowLengthIsTheFirstStride) {
   const auto length = [](const char* text, int64_t n) {
     return row_length(Pattern::parse(text).bind(1, n, n).expr(0), n);
   };

@@ -1,0 +1,404 @@
+// lace explain: what a pattern costs, how far it reaches, and what it looks like.
+
+#include "plan/explain.h"
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <numeric>
+
+#include <nlohmann/json.hpp>
+
+#include "lace/error.h"
+#include "lace/pattern.h"
+
+#include "commands.h"
+#include "plan/explain_svg.h"
+#include "terminal.h"
+
+namespace lace::cli {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  std::vector<std::string> patterns;
+  int64_t seq_len = 0;
+  int64_t heads = 0;   // 0: what the patterns ask for
+  int64_t layers = 0;  // 0: not given
+  std::string tile = "128x128";
+  bool json = false;
+  std::string svg;
+};
+
+// Wrong texts are wrong usage.
+std::vector<Pattern> parse_patterns(const std::vector<std::string>& texts) {
+  std::vector<Pattern> cycle;
+  for (const std::string& text : texts) {
+    try {
+      cycle.push_back(Pattern::parse(text));
+    } catch (const Error& error) {
+      throw CLI::ValidationError(error.what());
+    }
+  }
+  return cycle;
+}
+
+// "64x128": queries by keys.
+TileShape parse_tile(const std::string& text) {
+  TileShape tile;
+  const char* end = text.data() + text.size();
+  const auto [cross, first_error] = std::from_chars(text.data(), end, tile.owners);
+  const bool crossed = first_error == std::errc{} && cross != end && *cross == 'x';
+  const auto [stop, error] = std::from_chars(crossed ? cross + 1 : end, end, tile.others);
+  const auto fits = [](int32_t size) { return 16 <= size && size <= 256 && size % 16 == 0; };
+  if (!crossed || error != std::errc{} || stop != end || !fits(tile.owners) || !fits(tile.others)) {
+    throw CLI::ValidationError("--tile must be QUERIESxKEYS, multiples of 16 up to 256, got " +
+                               text);
+  }
+  return tile;
+}
+
+int64_t heads_named(const Expr& expr) {
+  int64_t heads =
+      expr.op == Expr::Op::kAtom && expr.atom.kind == AtomKind::kFixed ? expr.atom.args[2] : 1;
+  if (expr.atom.mask != nullptr) heads = expr.atom.mask->heads;
+  for (const Expr& operand : expr.operands) heads = std::lcm(heads, heads_named(operand));
+  return heads;
+}
+
+// The fewest heads with which every pattern shows all it has: counts, stripes, masks.
+int64_t heads_named(const std::vector<Pattern>& cycle) {
+  int64_t heads = 1;
+  for (const Pattern& pattern : cycle) {
+    int64_t counts = 0;
+    for (const auto& [count, expr] : pattern.entries()) {
+      counts += count;
+      heads = std::lcm(heads, heads_named(expr));
+    }
+    heads = std::lcm(heads, std::max<int64_t>(counts, 1));
+  }
+  return heads;
+}
+
+// The part of dense attention's pairs that is not computed.
+double saved(int64_t pairs, const Explanation& all) {
+  return 1 - static_cast<double>(pairs) / static_cast<double>(all.dense_pairs);
+}
+
+Json passes_json(const Explanation& all, bool transposed) {
+  Json list = Json::array();
+  for (size_t layer = 0; layer < all.layers.size(); ++layer) {
+    const LayerFigures& figures = all.layers[layer];
+    for (const PassFigures& pass : (transposed ? figures.transposed : figures.forward).passes) {
+      list.push_back({{"layer", layer},
+                      {"group", pass.group},
+                      {"heads", pass.heads},
+                      {"order", name(pass.order)},
+                      {"period", pass.period},
+                      {"live_pairs", pass.live_pairs},
+                      {"computed_pairs", pass.computed_pairs},
+                      {"waste", waste(pass.computed_pairs, pass.live_pairs)},
+                      {"owner_tiles", pass.owner_tiles},
+                      {"key_tiles", pass.key_tiles}});
+    }
+  }
+  return list;
+}
+
+void add_plan_json(const Explanation& all, bool transposed, Json& json) {
+  const PlanFigures& plan = transposed ? all.transposed : all.forward;
+  json["live_pairs"] = plan.live_pairs;
+  json["computed_pairs"] = plan.computed_pairs;
+  json["waste"] = waste(plan.computed_pairs, plan.live_pairs);
+  json["passes"] = passes_json(all, transposed);
+  json["owner_tiles"] = plan.owner_tiles;
+  json["key_tiles"] = plan.key_tiles;
+  json["runs"] = plan.runs;
+  json["masks"] = plan.masks;
+  json["plan_bytes"] = plan.plan_bytes;
+  json["compile_ms"] = plan.compile_ms;
+}
+
+// layers: of the stack; 0 if not given.
+Json to_json(const Explanation& all, int64_t layers) {
+  Json json;
+  for (const LayerFigures& layer : all.layers) {
+    json["patterns"].push_back(layer.pattern.to_string());
+  }
+  json["seq_len"] = all.seq_len;
+  json["heads"] = all.heads;
+  json["tile"] = {all.tile.owners, all.tile.others};
+  add_plan_json(all, false, json);
+  json["mean_keys"] = all.mean_keys;
+  json["max_keys"] = all.max_keys;
+  json["dense_pairs"] = all.dense_pairs;
+  json["saved"] = saved(all.forward.live_pairs, all);
+  json["saved_computed"] = saved(all.forward.computed_pairs, all);
+  const int64_t reach = all.reach.layers;
+  json["layers_to_full_reach"] = reach < 0 ? Json() : Json(reach);
+  if (layers > 0) {
+    json["layers"] = layers;
+    json["full_reach"] = 0 <= reach && reach <= layers;
+  }
+  json["exact"] = all.reach.exact;
+  add_plan_json(all, true, json["transposed"]);
+  return json;
+}
+
+std::string percent(double part) { return format_number(100 * part) + "%"; }
+
+std::string order_text(const PassFigures& pass) {
+  return pass.period > 0 ? concat(name(pass.order), " mod ", pass.period)
+                         : std::string(name(pass.order));
+}
+
+// Passes of one order together, however many groups of heads have one.
+std::vector<PassFigures> by_order(const std::vector<PassFigures>& passes) {
+  std::vector<PassFigures> list;
+  for (const PassFigures& pass : passes) {
+    const auto same = std::find_if(list.begin(), list.end(), [&pass](const PassFigures& other) {
+      return other.order == pass.order && other.period == pass.period;
+    });
+    if (same == list.end()) {
+      list.push_back(pass);
+      continue;
+    }
+    same->heads += pass.heads;
+    same->live_pairs += pass.live_pairs;
+    same->computed_pairs += pass.computed_pairs;
+    same->owner_tiles += pass.owner_tiles;
+    same->key_tiles += pass.key_tiles;
+  }
+  return list;
+}
+
+template <typename Figures>
+std::vector<std::string> figures_row(std::string plan, std::string heads, std::string pass,
+                                     const Figures& figures) {
+  return {std::move(plan),
+          std::move(heads),
+          std::move(pass),
+          format_count(figures.live_pairs),
+          format_count(figures.computed_pairs),
+          format_number(waste(figures.computed_pairs, figures.live_pairs)),
+          format_count(figures.owner_tiles),
+          format_count(figures.key_tiles)};
+}
+
+void print_passes(const Explanation& all) {
+  const bool stack = all.layers.size() > 1;
+  std::vector<std::string> header{"plan",     "heads", "pass",        "live pairs",
+                                  "computed", "waste", "owner tiles", "key tiles"};
+  if (stack) header.insert(header.begin(), "layer");
+  Table table(header);
+  const auto add = [&](const std::string& layer, std::vector<std::string> row) {
+    if (stack) row.insert(row.begin(), layer);
+    table.add(std::move(row));
+  };
+  for (const bool transposed : {false, true}) {
+    const std::string plan = transposed ? "backward" : "forward";
+    for (size_t layer = 0; layer < all.layers.size(); ++layer) {
+      const LayerFigures& figures = all.layers[layer];
+      for (const PassFigures& pass :
+           by_order((transposed ? figures.transposed : figures.forward).passes)) {
+        add(std::to_string(layer),
+            figures_row(plan, format_count(pass.heads), order_text(pass), pass));
+      }
+    }
+    add("", figures_row(plan, "", "all", transposed ? all.transposed : all.forward));
+  }
+  std::cout << table.to_string();
+}
+
+std::string plan_text(const PlanFigures& plan) {
+  return concat(format_count(plan.runs), " runs, ", format_count(plan.masks), " masks, ",
+                format_bytes(static_cast<double>(plan.plan_bytes)), ", compiled in ",
+                format_number(plan.compile_ms), " ms");
+}
+
+std::string reach_text(const Reach& reach, int64_t layers) {
+  const std::string how = reach.exact ? "" : " (from sampled queries)";
+  if (reach.layers < 0) return "never: some positions stay out of sight" + how;
+  return concat("after ", format_count(reach.layers), reach.layers == 1 ? " layer" : " layers",
+                layers == 0              ? ""
+                : reach.layers <= layers ? concat(", of ", format_count(layers))
+                                         : concat(", but there are ", format_count(layers)),
+                how);
+}
+
+void print_figures(const Explanation& all, int64_t layers) {
+  const auto line = [](const std::string& key, const std::string& value) {
+    std::cout << colored(key, Color::kBold) << std::string(18 - key.size(), ' ') << value << "\n";
+  };
+  line("keys of a query", concat("mean ", all.mean_keys, ", at most ", format_count(all.max_keys)));
+  line("saved of dense",
+       concat(percent(saved(all.forward.live_pairs, all)), " of ", format_count(all.dense_pairs),
+              " pairs; ", percent(saved(all.forward.computed_pairs, all)), " in whole tiles"));
+  line("full reach", reach_text(all.reach, layers));
+  line("forward plan", plan_text(all.forward));
+  line("backward plan", plan_text(all.transposed));
+}
+
+// One head's matrix in text: queries down, keys across, darker where more is live. A character is
+// about twice as high as wide, and so is the part of the matrix that it stands for.
+std::vector<std::string> draw(const BoundPattern& bound, int64_t head, int64_t begin) {
+  constexpr int64_t kRows = 18;
+  constexpr const char* kShades[] = {" ", "░", "▒", "▓", "█"};
+  const int64_t n = bound.k_len() - begin;
+  const bool each_pair = n <= 2 * kRows;  // small enough to show every pair, two characters wide
+  const int64_t rows = each_pair ? n : kRows, columns = each_pair ? n : 2 * kRows;
+  const Picture grid = picture(bound, head, rows, columns, begin);
+  std::vector<std::string> lines;
+  for (int64_t row = 0; row < rows; ++row) {
+    std::string line;
+    for (int64_t column = 0; column < columns; ++column) {
+      const double density = grid.at(row, column);
+      const int shade = density <= 0      ? 0
+                        : density < 0.05  ? 1
+                        : density < 0.35  ? 2
+                        : density < 0.999 ? 3
+                                          : 4;
+      const bool hidden = bound.causal() && (column * n / columns > (row + 1) * n / rows - 1);
+      const char* cell = shade == 0 && !hidden ? "·" : kShades[shade];
+      line += cell;
+      if (each_pair) line += cell;
+    }
+    lines.push_back(line);
+  }
+  return lines;
+}
+
+struct Drawing {
+  std::string title;
+  std::vector<std::string> lines;
+};
+
+// Of the first `most` distinct heads; `heads` becomes how many there are.
+std::vector<Drawing> drawings(const Explanation& all, int64_t most, int64_t& heads) {
+  std::vector<Drawing> list;
+  heads = 0;
+  for (size_t layer = 0; layer < all.layers.size(); ++layer) {
+    const BoundPattern bound = all.layers[layer].pattern.bind(all.heads, all.seq_len, all.seq_len);
+    for (int64_t group = 0; group < bound.groups(); ++group) {
+      if (++heads > most) continue;
+      const int64_t head = bound.group_head(group);
+      const std::string title =
+          all.layers.size() > 1 ? concat("layer ", layer, ", head ", head) : concat("head ", head);
+      list.push_back({title, draw(bound, head, 0)});
+      const int64_t corner = corner_begin(bound.expr(head), all.seq_len);
+      if (corner > 0) {
+        list.push_back({concat(title, ", the last ", format_count(all.seq_len - corner)),
+                        draw(bound, head, corner)});
+      }
+    }
+  }
+  return list;
+}
+
+std::string padded(std::string text, int width) {
+  const int shown = display_width(text);
+  if (shown < width) text.append(static_cast<size_t>(width - shown), ' ');
+  return text;
+}
+
+std::string trimmed(std::string text) {
+  text.erase(text.find_last_not_of(' ') + 1);
+  return text;
+}
+
+void print_pictures(const Explanation& all) {
+  constexpr int64_t kMost = 4;
+  constexpr int kGap = 4;
+  int64_t heads = 0;
+  const std::vector<Drawing> list = drawings(all, kMost, heads);
+  int width = 0;
+  for (const Drawing& drawing : list) {
+    width = std::max({width, display_width(drawing.title), display_width(drawing.lines[0])});
+  }
+  width += kGap;
+  const auto across = static_cast<size_t>(std::max(1, (terminal_width(stdout) + kGap) / width));
+  for (size_t begin = 0; begin < list.size(); begin += across) {
+    const size_t end = std::min(list.size(), begin + across);
+    size_t rows = 0;
+    std::string titles;
+    for (size_t d = begin; d < end; ++d) {
+      titles += padded(list[d].title, width);
+      rows = std::max(rows, list[d].lines.size());
+    }
+    std::cout << "\n" << trimmed(titles) << "\n";
+    for (size_t row = 0; row < rows; ++row) {
+      std::string line;
+      for (size_t d = begin; d < end; ++d) {
+        line += padded(row < list[d].lines.size() ? list[d].lines[row] : "", width);
+      }
+      std::cout << trimmed(line) << "\n";
+    }
+  }
+  if (heads > kMost) std::cout << "\n" << heads - kMost << " more distinct heads\n";
+}
+
+void print(const Explanation& all, int64_t layers) {
+  for (size_t layer = 0; layer < all.layers.size(); ++layer) {
+    if (all.layers.size() > 1) std::cout << "layer " << layer << "  ";
+    std::cout << colored(all.layers[layer].pattern.to_string(), Color::kBold) << "\n";
+  }
+  std::cout << "seq_len " << format_count(all.seq_len) << ", heads " << all.heads << ", tiles of "
+            << all.tile.owners << " queries x " << all.tile.others << " keys\n\n";
+  print_passes(all);
+  std::cout << "\n";
+  print_figures(all, layers);
+  print_pictures(all);
+}
+
+void run_explain(const Options& options) {
+  const std::vector<Pattern> cycle = parse_patterns(options.patterns);
+  const TileShape tile = parse_tile(options.tile);
+  const int64_t heads = options.heads > 0 ? options.heads : heads_named(cycle);
+  const Explanation all = explain(cycle, heads, options.seq_len, tile);
+  if (!options.svg.empty()) {
+    std::ofstream file(options.svg);
+    file << explain_svg(cycle, heads, options.seq_len) << std::flush;
+    LACE_CHECK(file.good(), "[explain] --svg must name a file that can be written, got ",
+               options.svg);
+  }
+  if (options.json) {
+    std::cout << to_json(all, options.layers).dump(2) << "\n";
+  } else {
+    print(all, options.layers);
+  }
+}
+
+void add_explain(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("explain", "Show what a pattern costs, how far it reaches, its picture");
+  command->add_option("PATTERN", options->patterns, "A pattern; several: the cycle of a stack")
+      ->required();
+  command->add_option("--seq-len", options->seq_len, "Positions, queries as many as keys")
+      ->required()
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  command
+      ->add_option("--heads", options->heads, "Heads; default: as many as the patterns tell apart")
+      ->check(CLI::Range(1, 65536));
+  command->add_option("--layers", options->layers, "Layers of the stack: does it reach everything?")
+      ->check(CLI::Range(1, 1'000'000));
+  command->add_option("--tile", options->tile, "Tiles: QUERIESxKEYS")->capture_default_str();
+  command->add_flag("--json", options->json, "Print JSON");
+  command->add_option("--svg", options->svg, "Draw the heads into this file");
+  command->footer(
+      examples({"lace explain 'local(128) | strided(128)' --seq-len 12288",
+                "lace explain 'fixed(128, 32, 4)' --seq-len 12288 --heads 8 --json",
+                "lace explain 'heads(1*local(6), 1*strided(6))' --seq-len 36 --svg figure3.svg",
+                "lace explain 'strided(96)' 'local(96)' --seq-len 3072 --layers 128"}));
+  command->callback([options] { run_explain(*options); });
+}
+
+const Command kExplain(Order::kExplain, add_explain);
+
+}  // namespace
+
+}  // namespace lace::cli
