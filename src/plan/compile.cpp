@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "lace/error.h"
+
 #include "plan/geometry.h"
 #include "plan/masks.h"
 #include "plan/orders.h"
@@ -36,7 +37,10 @@ bool may_overlap(const Stripe& a, const Stripe& b) {
 class PassBuilder {
  public:
   PassBuilder(Plan& plan, MaskStore& store, const PassSpec& spec, const Domain& domain)
-      : plan_(plan), store_(store), spec_(spec), domain_(domain),
+      : plan_(plan),
+        store_(store),
+        spec_(spec),
+        domain_(domain),
         finder_(spec.terms, store, plan.offsets) {}
 
   // first: the pass lists every row.
@@ -71,8 +75,7 @@ class PassBuilder {
     const int32_t run_begin = static_cast<int32_t>(plan_.runs.size());
     const int64_t computed_before = computed_pairs_;
     if (!stripes_.empty()) {
-      merge_stripes(stripes_, spec_.order.kind == RowOrder::kResidue, plan_.tile.others,
-                    domain_);
+      merge_stripes(stripes_, spec_.order.kind == RowOrder::kResidue, plan_.tile.others, domain_);
       finder_.set_owners(full_owners(owners.set));
       owner_count_ = count_before(owners.set, domain_.end, plan_.offsets);
       for (const Cut& cut : cut_stripes(stripes_, plan_.tile.others, plan_.offsets)) add_cut(cut);
@@ -270,7 +273,8 @@ void add_group(Plan& plan, MaskStore& store, const BoundPattern& pattern, int64_
     if (pass.tile_begin < pass.tile_end) plan.passes.push_back(pass);
   }
   heads.pass_end = static_cast<int32_t>(plan.passes.size());
-  for (int64_t head = 0; head < pattern.heads(); ++head) heads.heads += pattern.group(head) == group;
+  for (int64_t head = 0; head < pattern.heads(); ++head)
+    heads.heads += pattern.group(head) == group;
   plan.groups.push_back(heads);
 }
 

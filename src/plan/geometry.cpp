@@ -25,8 +25,7 @@ void add_columns_in(int64_t period, int64_t begin, int64_t width, Range range, i
 namespace {
 
 bool same_comb(const Stripe& a, const Stripe& b) {
-  return a.period == b.period && a.width == b.width &&
-         floor_mod(a.begin - b.begin, a.period) == 0;
+  return a.period == b.period && a.width == b.width && floor_mod(a.begin - b.begin, a.period) == 0;
 }
 
 // Joins stripes of one period, phase and width that overlap or follow each other, and neighbouring
@@ -57,8 +56,8 @@ void join_combs(std::vector<Stripe>& combs) {
   combs = std::move(joined);
 }
 
-// Joins what overlaps, and what touches if that saves a tile: apart, each keeps its own place relative
-// to the owners, and so its masks.
+// Joins what overlaps, and what touches if that saves a tile: apart, each keeps its own place
+// relative to the owners, and so its masks.
 void join_intervals(std::vector<Stripe>& intervals, int64_t capacity) {
   const auto tiles = [capacity](int64_t width) { return ceil_div(width, capacity); };
   std::sort(intervals.begin(), intervals.end(),
@@ -119,8 +118,7 @@ void subtract_intervals(const Stripe& comb, const std::vector<Stripe>& intervals
     next = to;
   }
   if (next < comb.count) {
-    out.push_back(
-        {comb.begin + next * comb.period, comb.width, comb.period, comb.count - next});
+    out.push_back({comb.begin + next * comb.period, comb.width, comb.period, comb.count - next});
   }
 }
 
@@ -274,9 +272,8 @@ std::vector<Cut> cut_stripes(const std::vector<Stripe>& stripes, int64_t capacit
 }
 
 int64_t end_of(const IndexSet& set, const std::vector<int64_t>& offsets) {
-  const int64_t last = set.offsets >= 0
-                           ? offsets[static_cast<size_t>(set.offsets + set.outer - 1)]
-                           : (set.outer - 1) * set.outer_stride;
+  const int64_t last = set.offsets >= 0 ? offsets[static_cast<size_t>(set.offsets + set.outer - 1)]
+                                        : (set.outer - 1) * set.outer_stride;
   return set.first + last + set.inner;
 }
 
@@ -298,8 +295,7 @@ std::vector<Owners> natural_tiles(int64_t align, const Domain& domain, int64_t c
   if (align > 0) limit = align > capacity ? align : capacity / align * align;
   std::vector<Owners> tiles;
   for (int64_t first = domain.owner_begin; first < domain.end;) {
-    const int64_t next =
-        std::min({first + capacity, domain.end, (first / limit + 1) * limit});
+    const int64_t next = std::min({first + capacity, domain.end, (first / limit + 1) * limit});
     tiles.push_back({IndexSet{first, 0, static_cast<int32_t>(next - first), 1, -1}});
     first = next;
   }
@@ -343,9 +339,8 @@ std::vector<Owners> stripe_tiles(const std::vector<Stripe>& stripes, const Domai
       tiles.push_back(owners);
     }
   }
-  std::stable_sort(tiles.begin(), tiles.end(), [](const Owners& a, const Owners& b) {
-    return a.set.first < b.set.first;
-  });
+  std::stable_sort(tiles.begin(), tiles.end(),
+                   [](const Owners& a, const Owners& b) { return a.set.first < b.set.first; });
   return tiles;
 }
 

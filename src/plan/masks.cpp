@@ -46,8 +46,10 @@ int32_t MaskStore::intern(Mask mask) {
 }
 
 int32_t MaskStore::hole(int64_t owners, int64_t others) {
-  Mask mask{static_cast<int32_t>(owners), static_cast<int32_t>(others),
-            static_cast<int32_t>((owners + 63) / 64), {}};
+  Mask mask{static_cast<int32_t>(owners),
+            static_cast<int32_t>(others),
+            static_cast<int32_t>((owners + 63) / 64),
+            {}};
   mask.words.resize(static_cast<size_t>(mask.words_per_other * others));
   return keep(std::move(mask));
 }
@@ -72,8 +74,7 @@ int32_t MaskStore::trimmed(int32_t id, int64_t owners, int64_t others) {
 }
 
 int32_t MaskStore::sequence(const std::vector<int32_t>& ids) {
-  const auto [it, added] =
-      sequences_.try_emplace(ids, static_cast<int32_t>(plan_.mask_ids.size()));
+  const auto [it, added] = sequences_.try_emplace(ids, static_cast<int32_t>(plan_.mask_ids.size()));
   if (!added) return it->second;
   for (const int32_t id : ids) {
     if (id == kFullMask) {
@@ -154,8 +155,10 @@ MaskFinder::Found MaskFinder::find(const IndexSet& full, int64_t step,
 int32_t MaskFinder::evaluate(const IndexSet& others, const std::vector<Stripe>& excluded) {
   ++evaluated_;
   const int64_t owner_count = owners_.set.size(), other_count = others.size();
-  Mask mask{static_cast<int32_t>(owner_count), static_cast<int32_t>(other_count),
-            static_cast<int32_t>((owner_count + 63) / 64), {}};
+  Mask mask{static_cast<int32_t>(owner_count),
+            static_cast<int32_t>(other_count),
+            static_cast<int32_t>((owner_count + 63) / 64),
+            {}};
   const size_t stride = static_cast<size_t>(mask.words_per_other);
   mask.words.resize(stride * static_cast<size_t>(other_count));
   std::vector<uint64_t> live(stride), gone(stride);
@@ -200,6 +203,18 @@ int64_t steady_until(const Term& term, int64_t a) {
   return last;
 }
 
+// Sets bit `bit` + a for every owner a in [from, to] that sees `other`.
+void add_span(const Term& term, int64_t other, int64_t from, int64_t to, int64_t bit,
+              std::vector<uint64_t>& bits) {
+  const bool whole = term.modulus == 1 && term.owner_columns.empty() && !term.general;
+  int64_t a = from + floor_mod(other - from, term.modulus);
+  while (a <= to) {
+    const int64_t until = whole ? std::min(to, steady_until(term, a)) : a;
+    if (term.live(a, other)) set_bits(bits, bit + a, bit + until + 1);
+    a = until + term.modulus;
+  }
+}
+
 }  // namespace
 
 // Sets the bit of every owner that sees `other` through `term`.
@@ -214,19 +229,22 @@ void MaskFinder::add_bits(const Term& term, int64_t other, std::vector<uint64_t>
   for (const Columns& columns : term.other_columns) {
     if (!columns.has(other)) return;
   }
-  const bool whole = term.modulus == 1 && term.owner_columns.empty() && !term.general;
   const IndexSet& set = owners_.set;
   for (int32_t o = 0; o < set.outer; ++o) {
     const int64_t offset =
         set.offsets >= 0 ? offsets_[static_cast<size_t>(set.offsets + o)] : o * set.outer_stride;
     const int64_t begin = set.first + offset, bit = int64_t{o} * set.inner - begin;
-    const int64_t to = std::min(last, begin + set.inner - 1);
-    int64_t a = std::max(first, begin);
-    a += floor_mod(other - a, term.modulus);
-    while (a <= to) {
-      const int64_t until = whole ? std::min(to, steady_until(term, a)) : a;
-      if (term.live(a, other)) set_bits(bits, bit + a, bit + until + 1);
-      a = until + term.modulus;
+    const int64_t from = std::max(first, begin), to = std::min(last, begin + set.inner - 1);
+    if (from > to) continue;
+    if (term.lists.empty()) {
+      add_span(term, other, from, to, bit, bits);
+      continue;
+    }
+    const BlockList& list = *term.lists.front();
+    const int64_t block = list.block();
+    for (const int64_t x : list.column(other / block, from / block, to / block)) {
+      add_span(term, other, std::max(from, x * block), std::min(to, (x + 1) * block - 1), bit,
+               bits);
     }
   }
 }

@@ -178,7 +178,8 @@ class Builder {
     std::vector<Term> kept;
     for (size_t t = 0; t < terms.size(); ++t) {
       const auto covers = [&](const Term& other) { return inside(terms[t], other); };
-      const bool later = std::any_of(terms.begin() + static_cast<int64_t>(t) + 1, terms.end(), covers);
+      const bool later =
+          std::any_of(terms.begin() + static_cast<int64_t>(t) + 1, terms.end(), covers);
       if (!later && std::none_of(kept.begin(), kept.end(), covers)) kept.push_back(terms[t]);
     }
     terms = std::move(kept);

@@ -193,19 +193,19 @@ class Chooser {
       // One tile of each stratum, at a place that no period of the pattern hides from.
       constexpr double kGoldenRatio = 0.6180339887498949;
       const double golden = kGoldenRatio * static_cast<double>(s);
-      const double place = static_cast<double>(s) + (count > samples ? golden - std::floor(golden) : 0);
-      const int64_t t = static_cast<int64_t>(place * static_cast<double>(count) /
-                                             static_cast<double>(samples));
+      const double place =
+          static_cast<double>(s) + (count > samples ? golden - std::floor(golden) : 0);
+      const int64_t t =
+          static_cast<int64_t>(place * static_cast<double>(count) / static_cast<double>(samples));
       const Owners& owners = tiles[static_cast<size_t>(std::min(t, count - 1))];
       stripes.clear();
       for (const Term& term : pass.terms.own) {
         add_support(term, pass.order, owners, domain_, offsets, stripes);
       }
       if (stripes.empty()) continue;
-      merge_stripes(stripes, pass.order.kind == RowOrder::kResidue, tile_.others,
-                    domain_);
-      const double rows = static_cast<double>(
-          (count_before(owners.set, domain_.end, offsets) + 15) / 16 * 16);
+      merge_stripes(stripes, pass.order.kind == RowOrder::kResidue, tile_.others, domain_);
+      const double rows =
+          static_cast<double>((count_before(owners.set, domain_.end, offsets) + 15) / 16 * 16);
       double others = 0;
       for (const Stripe& stripe : stripes) {
         const int64_t past_end = std::max<int64_t>(0, stripe.end() - domain_.end);

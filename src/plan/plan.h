@@ -22,7 +22,8 @@ namespace lace {
 //   128 rows in a row            inner 128, outer 1
 //   every l-th row               inner 1,   outer 128, outer_stride l
 //   last c rows of four blocks   inner c,   outer 4,   outer_stride l
-// first >= 0. Elements may lie at or past the end of the sequence: kernels skip those, by position.
+// first >= 0 and positions ascend with e, so that the elements at or past the end of the sequence,
+// which kernels skip by position, are the last ones.
 struct IndexSet {
   int64_t first = 0;
   int64_t outer_stride = 0;
@@ -45,7 +46,8 @@ struct Run {
 };
 
 // A tile of owners and its runs [run_begin, run_end) in Plan::runs. No run: the rows are still
-// listed (in the first pass), so that out = 0 and lse = −∞ get written.
+// listed (in the first pass), so that out = 0 and lse = −∞ get written. The first pass of a group
+// lists every row once, later ones at most once. Runs ascend by first.
 // Tiles with equal chain (of one pass) may share others with each other; tiles of different chains
 // of one pass never do.
 struct OwnerTile {
@@ -70,7 +72,8 @@ struct TileShape {
 };
 
 // Live bits of a tile: bit (owner e, other f) is words[f · words_per_other + e / 64] >> (e % 64).
-// Evaluated as if the sequence had no end: elements past it are the kernel's to skip.
+// Evaluated for whole tiles, as if the sequence had no end: owners and others are at least those of
+// the tiles that use it, which are its first ones.
 struct Mask {
   int32_t owners = 0;
   int32_t others = 0;

@@ -1,5 +1,5 @@
-// The part of MaskFinder that looks at a tile: what its mask depends on, and how far the tiles after
-// it look the same.
+// The part of MaskFinder that looks at a tile: what its mask depends on, and how far the tiles
+// after it look the same.
 //
 // Notation: owners a in [a0, a1], others b in [b0, b1] (hulls of the sets). The tiles that follow
 // move b up by `step`, so a condition on b holds for as many further tiles as there is *room* for b
@@ -14,12 +14,22 @@ namespace lace::plan {
 namespace {
 
 constexpr int64_t kMaxCycle = 512;
-constexpr int64_t kMaxListBits = 4096;
+constexpr int64_t kMaxListColumns = 128;
 
 // Marks in a signature: what the numbers behind them belong to.
 enum Mark : int64_t {
-  kTerm = -(int64_t{1} << 40), kBand, kBlocks, kModulus, kOwnerColumns, kOtherColumns,
-  kOwnerRanges, kOtherRanges, kList, kGeneral, kInside, kEdge
+  kTerm = -(int64_t{1} << 40),
+  kBand,
+  kBlocks,
+  kModulus,
+  kOwnerColumns,
+  kOtherColumns,
+  kOwnerRanges,
+  kOtherRanges,
+  kList,
+  kGeneral,
+  kInside,
+  kEdge
 };
 
 // Whether all elements of a set are equal mod `period`.
@@ -217,21 +227,14 @@ void MaskFinder::look_at_list(const BlockList& list, const View& others) {
   }
   room_ = 0;
   push(kList);
-  if ((x1 - x0 + 1) * (y1 - y0 + 1) > kMaxListBits) return push(--unique_);
+  if (y1 - y0 >= kMaxListColumns) return push(--unique_);
   push(owners_.begin % block);
   push(others.begin % block);
-  uint64_t bits = 0;
-  int used = 0;
-  for (int64_t x = x0; x <= x1; ++x) {
-    for (int64_t y = y0; y <= y1; ++y) {
-      bits |= uint64_t{list.live(x, y)} << used;
-      if (++used < 63) continue;
-      push(static_cast<int64_t>(bits));
-      bits = 0;
-      used = 0;
-    }
+  for (int64_t y = y0; y <= y1; ++y) {
+    const auto seen_by = list.column(y, x0, x1);
+    push(static_cast<int64_t>(seen_by.size()));
+    for (const int64_t x : seen_by) push(x - x0);
   }
-  push(static_cast<int64_t>(bits));
 }
 
 // True: the stripe holds the whole tile, and so does every tile that `room` reaches.

@@ -46,8 +46,8 @@ Range other_span(const Term& term, const Range& owners, const Domain& domain) {
 }
 
 // The stripe structure of a term within one interval of others.
-void add_stripes(const Term& term, const Order& order, const Owners& owners, const Range& owner_span,
-                 const Range& span, bool scattered, const Domain& domain,
+void add_stripes(const Term& term, const Order& order, const Owners& owners,
+                 const Range& owner_span, const Range& span, bool scattered, const Domain& domain,
                  std::vector<Stripe>& out) {
   if (order.kind == RowOrder::kResidue) {
     add_columns_in(order.period, owners.set.first, owners.class_width, span, domain.other_begin,

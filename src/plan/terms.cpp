@@ -41,23 +41,48 @@ void coalesce(Ranges& ranges) {
 }
 
 bool contains(const Ranges& ranges, int64_t position) {
-  const auto after = std::upper_bound(ranges.begin(), ranges.end(), position,
-                                      [](int64_t p, const Range& range) { return p < range.begin; });
+  const auto after =
+      std::upper_bound(ranges.begin(), ranges.end(), position,
+                       [](int64_t p, const Range& range) { return p < range.begin; });
   return after != ranges.begin() && position < std::prev(after)->end;
 }
 
-BlockList::BlockList(int64_t block, const std::vector<std::vector<int64_t>>& rows) : block_(block) {
-  begins_.push_back(0);
-  for (const auto& row : rows) {
-    blocks_.insert(blocks_.end(), row.begin(), row.end());
-    begins_.push_back(static_cast<int64_t>(blocks_.size()));
+namespace {
+
+std::vector<std::vector<int64_t>> columns_of(const std::vector<std::vector<int64_t>>& rows) {
+  std::vector<std::vector<int64_t>> columns;
+  for (size_t x = 0; x < rows.size(); ++x) {
+    for (const int64_t y : rows[x]) {
+      if (columns.size() <= static_cast<size_t>(y)) columns.resize(static_cast<size_t>(y) + 1);
+      columns[static_cast<size_t>(y)].push_back(static_cast<int64_t>(x));
+    }
+  }
+  return columns;
+}
+
+}  // namespace
+
+BlockList::Lists::Lists(const std::vector<std::vector<int64_t>>& lists) {
+  begins.push_back(0);
+  for (const auto& list : lists) {
+    blocks.insert(blocks.end(), list.begin(), list.end());
+    begins.push_back(static_cast<int64_t>(blocks.size()));
   }
 }
 
-std::span<const int64_t> BlockList::row(int64_t owner_block) const {
-  const size_t row = static_cast<size_t>(owner_block);
-  if (owner_block < 0 || row + 1 >= begins_.size()) return {};
-  return {blocks_.data() + begins_[row], blocks_.data() + begins_[row + 1]};
+std::span<const int64_t> BlockList::Lists::of(int64_t index) const {
+  const size_t list = static_cast<size_t>(index);
+  if (index < 0 || list + 1 >= begins.size()) return {};
+  return {blocks.data() + begins[list], blocks.data() + begins[list + 1]};
+}
+
+BlockList::BlockList(int64_t block, const std::vector<std::vector<int64_t>>& rows)
+    : block_(block), rows_(rows), columns_(columns_of(rows)) {}
+
+std::span<const int64_t> BlockList::column(int64_t other_block, int64_t first, int64_t last) const {
+  const auto all = columns_.of(other_block);
+  const auto begin = std::lower_bound(all.begin(), all.end(), first);
+  return {begin, std::upper_bound(begin, all.end(), last)};
 }
 
 bool BlockList::live(int64_t owner_block, int64_t other_block) const {

@@ -21,9 +21,7 @@ inline constexpr int64_t kUnbounded = int64_t{1} << 56;
 inline int64_t floor_div(int64_t value, int64_t divisor) {
   return value >= 0 ? value / divisor : -((divisor - 1 - value) / divisor);
 }
-inline int64_t ceil_div(int64_t value, int64_t divisor) {
-  return -floor_div(-value, divisor);
-}
+inline int64_t ceil_div(int64_t value, int64_t divisor) { return -floor_div(-value, divisor); }
 // block · size, kept within kUnbounded.
 inline int64_t block_begin(int64_t block, int64_t size) {
   if (block >= kUnbounded / size) return kUnbounded;
@@ -70,12 +68,19 @@ class BlockList {
   // rows[x]: the blocks that block x sees, ascending.
   BlockList(int64_t block, const std::vector<std::vector<int64_t>>& rows);
   int64_t block() const { return block_; }
-  std::span<const int64_t> row(int64_t owner_block) const;
+  std::span<const int64_t> row(int64_t owner_block) const { return rows_.of(owner_block); }
+  // The blocks of owners in [first, last] that see a block of others, ascending.
+  std::span<const int64_t> column(int64_t other_block, int64_t first, int64_t last) const;
   bool live(int64_t owner_block, int64_t other_block) const;
 
  private:
+  struct Lists {
+    explicit Lists(const std::vector<std::vector<int64_t>>& lists);
+    std::span<const int64_t> of(int64_t index) const;
+    std::vector<int64_t> begins, blocks;
+  };
   int64_t block_;
-  std::vector<int64_t> begins_, blocks_;
+  Lists rows_, columns_;
 };
 
 // What no other constraint expresses: the pattern itself, asked pair by pair.

@@ -1,8 +1,8 @@
-#include <gtest/gtest.h>
-
 #include <chrono>
 #include <thread>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 #include "plan/plan.h"
 
@@ -83,7 +83,8 @@ TEST_F(PlanCache, ServesThreadsAtOnce) {
 }
 
 TEST_F(PlanCache, HitIsCheap) {
-  const Pattern pattern = Pattern::parse("heads(4*fixed(128, 32, 4), 4*(local(128) | strided(128)))");
+  const Pattern pattern =
+      Pattern::parse("heads(4*fixed(128, 32, 4), 4*(local(128) | strided(128)))");
   cached_plan(pattern, 8, 12288, 12288, kTile, false);
   constexpr int kHits = 20000;
   const auto start = std::chrono::steady_clock::now();

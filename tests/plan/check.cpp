@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "lace/error.h"
+
 #include "plan/expand.h"
 
 namespace lace::testing {

@@ -1,8 +1,8 @@
-#include <gtest/gtest.h>
-
 #include <random>
 #include <string>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 #include "plan/expand.h"
 #include "plan/plan.h"
@@ -110,7 +110,8 @@ TEST(PlanFigures, TransposedStaysDense) {
   for (const Case& c : cases) check(c, true);
 }
 
-// Natural order keeps the pairs that strided shares with local: residue first would mask every tile.
+// Natural order keeps the pairs that strided shares with local: residue first would mask every
+// tile.
 TEST(PlanFigures, SharedPairsStayInTheNaturalPass) {
   const Plan plan =
       compile(Pattern::parse("local(4096) | strided(128)").bind(1, 12288, 12288), kWide, false);
@@ -140,8 +141,7 @@ TEST(PlanFigures, CompilesAMillionTokensQuickly) {
   for (const char* text : {"local(1024) | strided(1024)", "block(1024) | summary(1024, 32)"}) {
     for (const TileShape tile : {TileShape{128, 128}, TileShape{64, 128}, TileShape{64, 64}}) {
       for (const bool transposed : {false, true}) {
-        const Plan plan =
-            compile(Pattern::parse(text).bind(1, 1048576, 1048576), tile, transposed);
+        const Plan plan = compile(Pattern::parse(text).bind(1, 1048576, 1048576), tile, transposed);
         EXPECT_LT(plan.compile_ms, 1000) << text;
         EXPECT_LT(plan.size_bytes(), 64 << 20) << text;
       }
@@ -170,8 +170,8 @@ void check_sampled(const std::string& text, int64_t n, bool transposed) {
     for_each_pair(plan, 0, count, holds_owner);
     int64_t wrong = 0;
     for (int64_t other = 0; other < n; ++other) {
-      const bool live = transposed ? pattern.attends(0, other, owner)
-                                   : pattern.attends(0, owner, other);
+      const bool live =
+          transposed ? pattern.attends(0, other, owner) : pattern.attends(0, owner, other);
       wrong += counts[static_cast<size_t>(other)] != (live ? 1 : 0);
     }
     EXPECT_EQ(wrong, 0) << text << (transposed ? " transposed" : "") << " owner " << owner;

@@ -1,10 +1,15 @@
-#include <gtest/gtest.h>
-
+#include <memory>
+#include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include <gtest/gtest.h>
+
 #include "lace/error.h"
+
 #include "plan/check.h"
+#include "plan/terms.h"
 
 namespace lace::testing {
 namespace {
@@ -105,6 +110,82 @@ TEST(Plan, CoversTwoSidedCompositionsOnce) {
     if (text.rfind("heads", 0) != 0) patterns.push_back(text);
   }
   check_all(patterns, false);
+}
+
+// A mask file's pattern, with the mask made here: bool [heads, blocks, blocks].
+Pattern masked(int64_t heads, int64_t blocks, int64_t block_size, uint32_t seed) {
+  auto mask = std::make_shared<BlockMask>();
+  mask->heads = heads;
+  mask->blocks = blocks;
+  mask->block_size = block_size;
+  mask->content_hash = seed;
+  std::mt19937 random(seed);
+  for (int64_t b = 0; b < heads * blocks * blocks; ++b) mask->live.push_back(random() % 3 == 0);
+  Atom atom;
+  atom.kind = AtomKind::kMask;
+  atom.file = "blocks.safetensors";
+  atom.mask = mask;
+  return Pattern({{0, Expr{Expr::Op::kAtom, atom, {}}}}, true);
+}
+
+TEST(Plan, CoversBlockMasksOnce) {
+  uint32_t seed = 0;
+  for (const int64_t heads : {1, 4}) {
+    for (const auto& [blocks, block_size] : {std::pair<int64_t, int64_t>{9, 8}, {40, 3}, {2, 30}}) {
+      const Pattern mask = masked(heads, blocks, block_size, ++seed);
+      for (const Pattern& pattern :
+           {mask, mask | local(12), mask & strided(2), bidirectional(mask)}) {
+        for (const auto& [q_len, k_len] : kLengths) {
+          const BoundPattern bound = pattern.bind(4, q_len, k_len);
+          for (const TileShape tile : kTiles) {
+            EXPECT_EQ(check_plan(compile(bound, tile, false)), "") << k_len;
+            EXPECT_EQ(check_plan(compile(bound, tile, true)), "") << k_len;
+          }
+        }
+      }
+    }
+  }
+}
+
+// More terms than the normal form keeps: the plan asks the pattern pair by pair.
+TEST(Plan, CoversPatternsOfVeryManyTermsOnce) {
+  std::string left = "sinks(1)", right = "local(2)";
+  for (int n = 0; n < 11; ++n) {
+    left += concat(" | random(2, ", n + 3, ", ", n, ")");
+    right += concat(" | global{", 3 * n + 2, ", ", 5 * n + 7, "}");
+  }
+  const std::string text = "(" + left + ") & (" + right + ")";
+  const auto terms = plan::normal_form(Pattern::parse(text).bind(1, 97, 97), 0, false);
+  ASSERT_EQ(terms.size(), 1u);
+  EXPECT_TRUE(terms[0].general);
+  for (const TileShape tile : {TileShape{16, 16}, TileShape{64, 64}}) {
+    EXPECT_EQ(check_pattern(text, 1, 97, 97, tile), "");
+    EXPECT_EQ(check_pattern(text, 1, 40, 97, tile), "");
+  }
+}
+
+TEST(NormalForm, MergesWhatAndJoins) {
+  const auto terms = [](const char* text) {
+    return plan::normal_form(Pattern::parse(text).bind(1, 1000, 1000), 0, false);
+  };
+  const auto dilated = terms("local(100) & strided(6) & strided(4)");
+  ASSERT_EQ(dilated.size(), 1u);
+  EXPECT_EQ(dilated[0].modulus, 12);
+  EXPECT_EQ(dilated[0].lo, 0);
+  EXPECT_EQ(dilated[0].hi, 96);
+  EXPECT_EQ(terms("strided(8) | strided(16) | (strided(24) & local(50))").size(), 1u);
+  EXPECT_EQ(terms("dense | random(2, 8, 0) | block(5)").size(), 1u);
+  EXPECT_EQ(terms("(sinks(3) | block(8)) & (local(9) | strided(7))").size(), 4u);
+  EXPECT_TRUE(terms("sinks(2) & global{5}").empty());
+}
+
+TEST(Plan, ListsTheRowsOfAPatternWithoutPairs) {
+  const BoundPattern pattern = Pattern::parse("sinks(2) & global{5}").bind(2, 40, 40);
+  for (const bool transposed : {false, true}) {
+    const Plan plan = compile(pattern, {16, 16}, transposed);
+    EXPECT_EQ(check_plan(plan), "");
+    EXPECT_TRUE(plan.runs.empty());
+  }
 }
 
 TEST(Plan, RejectsTilesThatNoKernelHas) {

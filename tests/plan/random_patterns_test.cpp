@@ -1,8 +1,8 @@
-#include <gtest/gtest.h>
-
 #include <array>
 #include <random>
 #include <string>
+
+#include <gtest/gtest.h>
 
 #include "plan/check.h"
 
