@@ -6,7 +6,6 @@
 #include <iostream>
 #include <memory>
 
-#include <ATen/Parallel.h>
 #include <nlohmann/json.hpp>
 #include <torch/version.h>
 
@@ -18,6 +17,7 @@
 #include "bench_step.h"
 #include "commands.h"
 #include "machine.h"
+#include "ops/torch_context.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -127,7 +127,7 @@ Json report_json(const std::vector<AttentionResult>& results) {
           {"libtorch", TORCH_VERSION},
           {"processor", machine.processor},
           {"features", machine.features},
-          {"threads", at::get_num_threads()},
+          {"threads", ops::torch_executor().num_threads()},
           {"rows", rows}};
 }
 
@@ -155,7 +155,7 @@ void print(const std::vector<AttentionResult>& results) {
     }
   }
   std::cout << "GFLOP/s count live pairs; libtorch computes dense causal attention; "
-            << at::get_num_threads() << " threads\n";
+            << ops::torch_executor().num_threads() << " threads\n";
   if (contradicted > 0) {
     std::cout << colored(concat("The machine was not quiet during ", contradicted, " samples.\n"),
                          Color::kYellow);

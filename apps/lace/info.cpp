@@ -4,7 +4,6 @@
 #include <iostream>
 #include <memory>
 
-#include <ATen/Parallel.h>
 #include <nlohmann/json.hpp>
 #include <torch/version.h>
 
@@ -14,6 +13,7 @@
 #include "commands.h"
 #include "kernels/kernel.h"
 #include "machine.h"
+#include "ops/torch_context.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -46,7 +46,7 @@ Json describe() {
   json["processor"] = machine.processor;
   json["cores"] = machine.cores;
   json["features"] = machine.features;
-  json["threads"] = at::get_num_threads();
+  json["threads"] = ops::torch_executor().num_threads();
   Json& list = json["kernels"] = Json::array();
   for (const Kernel& kernel : kernels()) {
     const std::string reason = kernel.unavailable();

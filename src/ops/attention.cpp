@@ -210,9 +210,11 @@ std::tuple<at::Tensor, at::Tensor> attention_autocast(const at::Tensor& q, const
 std::pair<at::Tensor, at::Tensor> attention_with_lse(const at::Tensor& q, const at::Tensor& k,
                                                      const at::Tensor& v, const Pattern& pattern,
                                                      const AttentionOptions& options) {
+  for (const auto& [name, tensor] : {std::pair("q", &q), std::pair("k", &k), std::pair("v", &v)}) {
+    LACE_CHECK(tensor->defined(), "[attention] ", name, " is an undefined tensor");
+  }
   const auto argument = c10::make_intrusive<ops::PatternArgument>(pattern, options);
-  const bool cast = q.defined() && k.defined() && v.defined() &&
-                    at::autocast::is_autocast_enabled(q.device().type());
+  const bool cast = at::autocast::is_autocast_enabled(q.device().type());
   const auto results =
       cast ? ops::Attention::apply(ops::autocast(q), ops::autocast(k), ops::autocast(v), argument)
            : ops::Attention::apply(q, k, v, argument);
