@@ -22,7 +22,8 @@ class PatternMaker {
   std::string tree(int64_t k_len, int depth) {
     if (depth == 0 || below(3) == 0) return atom(k_len);
     const std::string op = below(2) == 0 ? " | " : " & ";
-    std::string text = "(" + tree(k_len, depth - 1);
+    std::string text = "(";
+    text += tree(k_len, depth - 1);
     for (int64_t more = between(1, 2); more > 0; --more) text += op + tree(k_len, depth - 1);
     return text + ")";
   }
