@@ -123,7 +123,10 @@ struct Plan {
 
 // Compiles the pattern (or its transpose) for tiles of at most `tile`: for every head, the passes
 // of its group cover exactly the pairs of `pattern.attends`, each once.
-// tile: owners and others each a multiple of 16 in [16, 256] (tests may ask for any from 1 up).
+// tile: owners and others each a multiple of 16 in [16, 256] for kernels; tests ask for any in
+// [1, 1024], past which lace::Error is thrown.
+// Pairs that passes could share stay with the first of: global rows, natural, columns, residue. The
+// pass that lists every row is put first all the same.
 Plan compile(const BoundPattern& pattern, TileShape tile, bool transposed);
 
 // compile() through a bounded cache of the process, keyed by the pattern's text (and the content of
