@@ -2,6 +2,7 @@
 // product, and attention of one query over the keys so far.
 
 #include <algorithm>
+#include <optional>
 
 #include <ATen/ATen.h>
 
@@ -16,31 +17,61 @@ struct DecodeState {
   int64_t batch = 0;
   int64_t slots = 0;                     // in the caches
   std::vector<at::Tensor> keys, values;  // by layer [batch, seq_len, kv_heads, head_dim]
-  std::vector<Pattern> patterns;         // of the layers, a cycle, for any number of keys
+  std::vector<Pattern> patterns;         // of the layers, a cycle, bound to seq_len
 };
 
 namespace {
 
-// Whether an atom's set depends on the number of keys, as tokens counted from the end do.
-bool counts_from_end(const Expr& expr) {
-  if (expr.op != Expr::Op::kAtom) {
-    return std::any_of(expr.operands.begin(), expr.operands.end(), counts_from_end);
-  }
-  return std::any_of(expr.atom.tokens.begin(), expr.atom.tokens.end(),
-                     [](const TokenRange& range) { return range.first < 0 || range.last < 0; });
+// `global` names positions of the whole sequence, of which decoding has only a part: its patterns
+// are bound to seq_len once, and what lies beyond the keys so far is left out at each call.
+
+bool names_tokens(const Expr& expr) {
+  if (expr.op == Expr::Op::kAtom) return expr.atom.kind == AtomKind::kGlobal;
+  return std::any_of(expr.operands.begin(), expr.operands.end(), names_tokens);
 }
 
-// A pattern that means with any number of keys up to seq_len what `pattern` means with seq_len.
-Pattern resolve(const Pattern& pattern, int64_t heads, int64_t seq_len) {
+bool names_tokens(const Pattern& pattern) {
   const auto& entries = pattern.entries();
-  if (std::none_of(entries.begin(), entries.end(),
-                   [](const auto& entry) { return counts_from_end(entry.expr); })) {
-    return pattern;
-  }
+  return std::any_of(entries.begin(), entries.end(),
+                     [](const auto& entry) { return names_tokens(entry.expr); });
+}
+
+// `pattern` with its tokens counted from the start.
+Pattern resolve_tokens(const Pattern& pattern, int64_t heads, int64_t seq_len) {
+  if (!names_tokens(pattern)) return pattern;
   const BoundPattern bound = pattern.bind(heads, seq_len, seq_len);
-  std::vector<Pattern::HeadEntry> resolved;
-  for (int64_t head = 0; head < heads; ++head) resolved.push_back({1, bound.expr(head)});
-  return Pattern(std::move(resolved), true);
+  std::vector<Pattern::HeadEntry> entries;
+  for (int64_t head = 0; head < heads; ++head) entries.push_back({1, bound.expr(head)});
+  return Pattern(std::move(entries), true);
+}
+
+// `expr` without tokens at or after `keys`; nothing if that leaves the empty set.
+std::optional<Expr> clip_tokens(const Expr& expr, int64_t keys) {
+  Expr clipped = expr;
+  if (expr.op == Expr::Op::kAtom) {
+    if (expr.atom.kind != AtomKind::kGlobal) return expr;
+    auto& tokens = clipped.atom.tokens;
+    std::erase_if(tokens, [keys](const TokenRange& range) { return range.first >= keys; });
+    for (TokenRange& range : tokens) range.last = std::min(range.last, keys - 1);
+    return tokens.empty() ? std::nullopt : std::optional(clipped);
+  }
+  clipped.operands.clear();
+  for (const Expr& operand : expr.operands) {
+    const std::optional<Expr> kept = clip_tokens(operand, keys);
+    if (kept) clipped.operands.push_back(*kept);
+    if (!kept && expr.op == Expr::Op::kIntersection) return std::nullopt;
+  }
+  if (clipped.operands.empty()) return std::nullopt;
+  return clipped.operands.size() == 1 ? clipped.operands[0] : clipped;
+}
+
+Pattern clip_tokens(const Pattern& pattern, int64_t keys) {
+  if (!names_tokens(pattern)) return pattern;
+  // No key is in two different columns of its block.
+  static const Expr never = (summary(2, 1, 0) & summary(2, 1, 1)).entries()[0].expr;
+  std::vector<Pattern::HeadEntry> entries = pattern.entries();
+  for (auto& entry : entries) entry.expr = clip_tokens(entry.expr, keys).value_or(never);
+  return Pattern(std::move(entries), true);
 }
 
 }  // namespace
@@ -59,7 +90,7 @@ std::shared_ptr<DecodeState> SparseTransformer::start_decoding(int64_t batch) co
         at::empty({batch, config.seq_len, kv_heads, config.v_head_dim()}, options));
   }
   for (const Pattern& pattern : impl_->patterns) {
-    state->patterns.push_back(resolve(pattern, config.heads, config.seq_len));
+    state->patterns.push_back(resolve_tokens(pattern, config.heads, config.seq_len));
   }
   return state;
 }
@@ -86,10 +117,11 @@ at::Tensor decode_block(DecodeState& state, int64_t layer, const model::BlockCal
   if (q.is_cpu() && q.scalar_type() == at::kHalf) {
     q = q.to(at::kFloat), k = k.to(at::kFloat), v = v.to(at::kFloat);
   }
-  const at::Tensor out = attention(q, k, v, state.patterns[at_layer % state.patterns.size()])
-                             .transpose(1, 2)
-                             .reshape({x.size(0), call.shape.heads * call.shape.v_head_dim})
-                             .to(call.compute());
+  const at::Tensor out =
+      attention(q, k, v, clip_tokens(state.patterns[at_layer % state.patterns.size()], end))
+          .transpose(1, 2)
+          .reshape({x.size(0), call.shape.heads * call.shape.v_head_dim})
+          .to(call.compute());
   return model::block_rest(call, x, out);
 }
 
@@ -119,7 +151,8 @@ at::Tensor SparseTransformer::decode(DecodeState& state, const at::Tensor& token
   at::Tensor x = model::embed(shifted, indices, impl_->embedding_tables())
                      .view({state.batch, n, impl_->config.d_model})
                      .narrow(1, lead, count)
-                     .reshape({state.batch * count, impl_->config.d_model});
+                     .contiguous()
+                     .view({state.batch * count, impl_->config.d_model});
 
   for (int64_t layer = 0; layer < impl_->config.layers; ++layer) {
     x = decode_block(state, layer, impl_->block_call(layer, state.batch, count, {}), x);

@@ -5,8 +5,9 @@
 
 Written from the paper's definitions alone (arXiv 1904.10509): dense attention under a boolean mask,
 autograd, and Adam spelled out. Both sides start from the same values, drawn here, and see the same
-tokens; dropout is 0, warm-up 1. Losses and every parameter must agree: in float64, which lace
-computes with its reference kernel, to 1e-9; in float32 to 1e-5 absolute at learning rate 1e-3.
+tokens; dropout is 0, warm-up 1. Losses and every parameter must agree: lace in float64, with its
+reference kernel, to 1e-9; lace in float32, at learning rate 1e-3, to 1e-5 absolute. PyTorch's side
+is float64 both times, so that lace's rounding is all that shows.
 """
 
 import argparse
@@ -73,7 +74,7 @@ CASES = {
     "heads apart, grouped keys, tied, recomputed": dict(
         seq_len=61, layers=2, d_model=40, heads=4, kv_heads=2, qk_dim=32, v_dim=64, ff_multiple=4,
         positions="text", position_stride=8, tied=True, recompute=True,
-        patterns={"heads(local(9) | strided(9), local(5), strided(7), local(61))":
+        patterns={"heads(1*(local(9) | strided(9)), 1*local(5), 1*strided(7), 1*local(61))":
                   by_head(union(local(9), strided(9)), local(5), strided(7), local(61))},
         zero_output=False),
 }
@@ -250,7 +251,7 @@ def run_lace(driver, folder, case, dtype, model, tokens):
         out.writelines(name + "\n" for name in model.parameters)
     with open(os.path.join(folder, "parameters.bin"), "wb") as out:
         for parameter in model.parameters.values():
-            out.write(parameter.detach().numpy().tobytes())
+            out.write(parameter.detach().to(getattr(torch, dtype)).numpy().tobytes())
     with open(os.path.join(folder, "tokens.bin"), "wb") as out:
         out.write(tokens.to(torch.uint8).numpy().tobytes())
     environment = dict(os.environ)
@@ -271,7 +272,7 @@ def run_lace(driver, folder, case, dtype, model, tokens):
 
 
 def compare(driver, title, case, dtype):
-    model = Model(case, getattr(torch, dtype), seed=3)
+    model = Model(case, torch.float64, seed=3)
     tokens = torch.randint(0, VOCAB, (STEPS, BATCH, case["seq_len"]),
                            generator=torch.Generator().manual_seed(5))
     start = {name: p.detach().clone() for name, p in model.parameters.items()}
