@@ -27,6 +27,10 @@ constexpr std::array<AtomSpec, 11> kSpecs{{
     {AtomKind::kMask, "mask", 1, 1, {{{"file"}}}, {}},
 }};
 
+static_assert(std::ranges::all_of(kSpecs, [](const AtomSpec& spec) {
+  return &spec == &kSpecs[static_cast<size_t>(spec.kind)];
+}));
+
 std::optional<ArgumentError> check_tokens(const std::vector<TokenRange>& tokens) {
   for (size_t t = 0; t < tokens.size(); ++t) {
     const auto [first, last] = tokens[t];

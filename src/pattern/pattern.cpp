@@ -49,7 +49,7 @@ std::string to_string(const Expr& expr) {
   for (const Expr& operand : expr.operands) {
     if (!text.empty()) text += intersection ? " & " : " | ";
     const bool parentheses = intersection && operand.op == Expr::Op::kUnion;
-    text += parentheses ? "(" + to_string(operand) + ")" : to_string(operand);
+    text += parentheses ? concat("(", to_string(operand), ")") : to_string(operand);
   }
   return text;
 }

@@ -151,7 +151,7 @@ void draw_matrix(std::ostream& out, const Column& column, int64_t first, double 
   const int64_t cells = std::min(bound.k_len() - first, kMaxCells);
   const double cell = kSide / static_cast<double>(cells);
   out << "<g shape-rendering=\"crispEdges\">\n" << rectangle(x, y, kSide, kSide, kAllowed);
-  for (int64_t row = 0; row < cells && bound.causal(); ++row) {
+  for (int64_t row = 0; row + 1 < cells && bound.causal(); ++row) {
     const auto live = static_cast<double>(row + 1);
     out << rectangle(x + live * cell, y + static_cast<double>(row) * cell, kSide - live * cell,
                      cell, kForbidden);
