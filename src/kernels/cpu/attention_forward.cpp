@@ -1,10 +1,11 @@
 #include "kernels/cpu/attention_forward.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numbers>
-#include <vector>
 
 #include "kernels/cpu/tile_tasks.h"
 #include "kernels/cpu/tile_walk.h"
@@ -14,6 +15,22 @@ namespace {
 
 const std::byte* row_of(const std::byte* head, int64_t row_stride_bytes, int64_t position) {
   return head + position * row_stride_bytes;
+}
+
+// log2 of the sums of a tile, within 1e-7 relative and absolute; −inf for 0. Sums are not denormal.
+// A loop without calls, so that it runs in vectors: log2(m · 2ⁿ) = n + 2 log2(e) · artanh(s),
+// s = (m − 1) / (m + 1), for m in [√½, √2).
+void log2_of(const float* sums, float* out) {
+  for (int e = 0; e < kTileOwners; e++) {
+    const int32_t bits = std::bit_cast<int32_t>(sums[e]);
+    const int32_t exponent = (bits - 0x3f3504f3) >> 23;
+    const float m = std::bit_cast<float>(bits - (exponent << 23));
+    const float s = (m - 1) / (m + 1);
+    const float t = s * s;
+    const float log = s * (2.885390082f + t * (0.961796694f + t * (0.577078016f + t * 0.43f)));
+    const float value = static_cast<float>(exponent) + log;
+    out[e] = sums[e] > 0 ? value : sums[e] == 0 ? -std::numeric_limits<float>::infinity() : sums[e];
+  }
 }
 
 // What the passes before left of each row, [batch, heads, q_len] and for `out` [… , v_dim].
@@ -48,11 +65,10 @@ class ForwardRun {
 
   void run() {
     for (int pass = 0; pass < passes_; pass++) {
-      const std::vector<TileTask> tasks = tile_tasks(plan_, args_.shape.batch, pass);
-      run_tasks(*context_.executor, static_cast<int64_t>(tasks.size()),
-                [&](int64_t task, int thread) {
-                  run_tile(tasks[static_cast<size_t>(task)], pass, thread);
-                });
+      const TileTasks tasks =
+          tile_tasks(plan_, args_.shape.batch, pass, context_.executor->num_threads());
+      run_tasks(*context_.executor, tasks.chunk_count(),
+                [&](int64_t chunk, int thread) { run_chunk(tasks, chunk, pass, thread); });
     }
   }
 
@@ -86,39 +102,134 @@ class ForwardRun {
            (batch * tensor.batch_stride + head * tensor.head_stride) * element_bytes_;
   }
 
-  void run_tile(const TileTask& task, int pass, int thread) const {
-    const OwnerTile& owner_tile = plan_.tiles[static_cast<size_t>(task.tile)];
-    const Owners owners = owners_of(plan_, owner_tile);
-    if (owners.rows == 0) return;
+  // A tile of queries, what is left to read of its keys, and where its rows are.
+  struct Unit {
+    TileTask task;
+    Owners owners;
+    BatchReader keys;
+    const void* q_rows[kTileOwners];
+    void* out_rows[kTileOwners];
+  };
+
+  // A batch of keys and where its rows are.
+  struct Step {
+    Batch batch;
+    const void* k_rows[kBatchOthers];
+    const void* v_rows[kBatchOthers];
+  };
+
+  // Rows to prefetch while a step is computed.
+  struct Ahead {
+    const void* rows[2 * kTileOwners + kBatchOthers];
+    int count = 0;
+    void add(const void* const* more, int n) {
+      for (int i = 0; i < n; i++) {
+        if (more[i]) rows[count++] = more[i];
+      }
+    }
+  };
+
+  // The tiles of a chunk, one after the other: what the next step reads, of this tile or of the
+  // next, is known one step ahead.
+  void run_chunk(const TileTasks& tasks, int64_t chunk, int pass, int thread) const {
+    const auto index = static_cast<size_t>(chunk);
+    ForwardTile tile = make_tile(thread);
+    Unit units[2];
+    Step steps[2];
+    int unit = 0, step = 0;
+    bool more = false;  // steps[step] is a batch of units[unit]
+    const auto open = [&](int32_t task, int which_unit, int which_step) {
+      open_unit(tasks.tasks[static_cast<size_t>(task)], units[which_unit]);
+      return read_step(units[which_unit], steps[which_step]);
+    };
+    more = open(tasks.chunks[index], unit, step);
+    for (int32_t task = tasks.chunks[index]; task < tasks.chunks[index + 1]; task++) {
+      Unit& current = units[unit];
+      const bool last_task = task + 1 == tasks.chunks[index + 1];
+      bool opened = false, next_more = false;
+      begin(current, tile, pass);
+      while (more) {
+        Ahead ahead;
+        const int next = step ^ 1;
+        more = read_step(current, steps[next]);
+        if (more) {
+          ahead.add(steps[next].k_rows, steps[next].batch.count);
+        } else if (!last_task) {
+          opened = true;
+          next_more = open(task + 1, unit ^ 1, next);
+          ahead.add(units[unit ^ 1].q_rows, units[unit ^ 1].owners.count);
+          ahead.add(steps[next].k_rows, steps[next].batch.count);
+          ahead.add(units[unit ^ 1].out_rows, units[unit ^ 1].owners.count);
+        }
+        ops_.take(tile, steps[step].batch, steps[step].k_rows, steps[step].v_rows, ahead.rows,
+                  ahead.count);
+        step = next;
+      }
+      finish(current, tile, pass);
+      if (!last_task && !opened) next_more = open(task + 1, unit ^ 1, step);
+      more = next_more;
+      unit ^= 1;
+    }
+  }
+
+  ForwardTile make_tile(int thread) const {
     ForwardTile tile;
     tile.bf16 = bf16_;
     tile.qk_dim = static_cast<int>(args_.shape.qk_dim);
     tile.v_dim = static_cast<int>(args_.shape.v_dim);
     tile.scale =
         args_.scale == 0 ? 1.0f : static_cast<float>(std::abs(args_.scale) * std::numbers::log2e);
-    tile.owners = owners.count;
     lay_out(scratch_.get() + scratch_bytes_ * static_cast<size_t>(thread), &tile);
+    return tile;
+  }
 
-    load_queries(task, owners, tile);
-    if (pass == 0) {
-      start(tile);
-    } else {
-      resume(task, owners, tile);
+  void open_unit(const TileTask& task, Unit& unit) const {
+    const OwnerTile& tile = plan_.tiles[static_cast<size_t>(task.tile)];
+    unit.task = task;
+    unit.owners = owners_of(plan_, tile);
+    unit.keys = BatchReader(plan_, tile, unit.owners);
+    const std::byte* q = head_of(args_.q, task.batch, task.head);
+    const std::byte* out = head_of(args_.out, task.batch, task.head);
+    for (int e = 0; e < unit.owners.count; e++) {
+      const int64_t position = unit.owners.positions[e];
+      unit.q_rows[e] =
+          position < 0 ? nullptr : row_of(q, args_.q.row_stride * element_bytes_, position);
+      unit.out_rows[e] = position < 0 ? nullptr
+                                      : const_cast<std::byte*>(row_of(
+                                            out, args_.out.row_stride * element_bytes_, position));
     }
-    stream_keys(task, owner_tile, owners, tile);
-    finish(task, owners, tile, pass);
+  }
+
+  bool read_step(Unit& unit, Step& step) const {
+    if (!unit.keys.next(step.batch)) return false;
+    const int64_t kv_head = unit.task.head / (args_.shape.heads / args_.shape.kv_heads);
+    const std::byte* k = head_of(args_.k, unit.task.batch, kv_head);
+    const std::byte* v = head_of(args_.v, unit.task.batch, kv_head);
+    const int64_t k_stride = args_.k.row_stride * element_bytes_;
+    const int64_t v_stride = args_.v.row_stride * element_bytes_;
+    for (int r = 0; r < step.batch.count; r++) {
+      step.k_rows[r] = row_of(k, k_stride, step.batch.positions[r]);
+      step.v_rows[r] = row_of(v, v_stride, step.batch.positions[r]);
+    }
+    return true;
+  }
+
+  void begin(const Unit& unit, ForwardTile& tile, int pass) const {
+    tile.owners = unit.owners.count;
+    if (tile.owners == 0) return;
+    load_queries(unit, tile);
+    std::fill_n(tile.max, kTileOwners, kNoLogit);
+    std::fill_n(tile.sum, kTileOwners, 0.0f);
+    if (pass == 0) {
+      std::fill_n(tile.out, tile.v_dim * kTileOwners, 0.0f);
+    } else {
+      resume(unit, tile);
+    }
   }
 
   // Packs the queries with the sign of the scale, which the rest takes as positive.
-  void load_queries(const TileTask& task, const Owners& owners, ForwardTile& tile) const {
-    const void* rows[kTileOwners];
-    const std::byte* q = head_of(args_.q, task.batch, task.head);
-    for (int e = 0; e < owners.count; e++) {
-      rows[e] = owners.positions[e] < 0
-                    ? nullptr
-                    : row_of(q, args_.q.row_stride * element_bytes_, owners.positions[e]);
-    }
-    ops_.pack_queries(tile, rows);
+  void load_queries(const Unit& unit, ForwardTile& tile) const {
+    ops_.pack_queries(tile, unit.q_rows);
     if (args_.scale > 0) return;
     const bool pairs = bf16_ && ops_.packs_pairs;
     const int words = tile.qk_dim / (pairs ? 2 : 1) * kTileOwners;
@@ -131,73 +242,39 @@ class ForwardRun {
     }
   }
 
-  static void start(ForwardTile& tile) {
-    std::fill_n(tile.max, kTileOwners, kNoLogit);
-    std::fill_n(tile.sum, kTileOwners, 0.0f);
-    std::fill_n(tile.out, tile.v_dim * kTileOwners, 0.0f);
-  }
-
-  void resume(const TileTask& task, const Owners& owners, ForwardTile& tile) const {
+  void resume(const Unit& unit, ForwardTile& tile) const {
     const float* rows[kTileOwners];
-    std::fill_n(tile.max, kTileOwners, kNoLogit);
-    std::fill_n(tile.sum, kTileOwners, 0.0f);
-    for (int e = 0; e < owners.count; e++) {
+    for (int e = 0; e < unit.owners.count; e++) {
       rows[e] = nullptr;
-      if (owners.positions[e] < 0) continue;
-      const int64_t row = row_index(task, owners.positions[e]);
-      rows[e] = partial_row(task, owners.positions[e]);
+      const int64_t position = unit.owners.positions[e];
+      if (position < 0) continue;
+      const int64_t row = row_index(unit.task, position);
+      rows[e] = partial_row(unit, e);
       tile.max[e] = partial_.max[row];
       tile.sum[e] = partial_.sum[row];
     }
     ops_.resume(tile, rows);
   }
 
-  void stream_keys(const TileTask& task, const OwnerTile& owner_tile, const Owners& owners,
-                   const ForwardTile& tile) const {
-    const int64_t kv_head = task.head / (args_.shape.heads / args_.shape.kv_heads);
-    const std::byte* k = head_of(args_.k, task.batch, kv_head);
-    const std::byte* v = head_of(args_.v, task.batch, kv_head);
-    const int64_t k_stride = args_.k.row_stride * element_bytes_;
-    const int64_t v_stride = args_.v.row_stride * element_bytes_;
-    const void* k_rows[2][kBatchOthers];
-    const void* v_rows[kBatchOthers];
-    int current = 0;
-    bool first = true;
-    const auto point_at_keys = [&](const Batch& batch, const void** rows) {
-      for (int r = 0; r < batch.count; r++) rows[r] = row_of(k, k_stride, batch.positions[r]);
-    };
-    for_each_batch(plan_, owner_tile, owners, [&](const Batch& batch, const Batch* next) {
-      if (first) point_at_keys(batch, k_rows[current]);
-      first = false;
-      for (int r = 0; r < batch.count; r++) v_rows[r] = row_of(v, v_stride, batch.positions[r]);
-      const void** next_k = k_rows[current ^ 1];
-      if (next) point_at_keys(*next, next_k);
-      ops_.take(tile, batch, k_rows[current], v_rows, next_k, next ? next->count : 0);
-      current ^= 1;
-    });
-  }
-
-  void finish(const TileTask& task, const Owners& owners, const ForwardTile& tile, int pass) const {
-    void* rows[kTileOwners] = {};
-    const auto* out = head_of(args_.out, task.batch, task.head);
+  void finish(const Unit& unit, const ForwardTile& tile, int pass) const {
     auto* lse = static_cast<float*>(args_.lse);
-    const bool last = pass + 1 == passes_of(plan_, task.head);
-    for (int e = 0; e < owners.count; e++) {
-      const int64_t position = owners.positions[e];
-      if (position < 0) continue;
-      rows[e] =
-          const_cast<std::byte*>(row_of(out, args_.out.row_stride * element_bytes_, position));
-      const int64_t row = row_index(task, position);
-      lse[row] = static_cast<float>((static_cast<double>(tile.max[e]) + std::log2(tile.sum[e])) *
-                                    std::numbers::ln2);
+    const bool last = pass + 1 == passes_of(plan_, unit.task.head);
+    float log_sum[kTileOwners];
+    log2_of(tile.sum, log_sum);
+    for (int e = 0; e < unit.owners.count; e++) {
+      if (unit.owners.positions[e] < 0) continue;
+      const int64_t row = row_index(unit.task, unit.owners.positions[e]);
+      lse[row] = static_cast<float>(
+          (static_cast<double>(tile.max[e]) + static_cast<double>(log_sum[e])) * std::numbers::ln2);
       if (last) continue;
       partial_.max[row] = tile.max[e];
       partial_.sum[row] = tile.sum[e];
     }
-    ops_.finish(tile, rows, bf16_);
+    ops_.finish(tile, unit.out_rows, bf16_);
     if (last || !bf16_) return;
-    for (int e = 0; e < owners.count; e++) {
-      if (rows[e]) rows[e] = partial_row(task, owners.positions[e]);
+    void* rows[kTileOwners];
+    for (int e = 0; e < unit.owners.count; e++) {
+      rows[e] = unit.out_rows[e] ? partial_row(unit, e) : nullptr;
     }
     ops_.finish(tile, rows, false);
   }
@@ -206,12 +283,10 @@ class ForwardRun {
     return (task.batch * args_.shape.heads + task.head) * args_.shape.q_len + position;
   }
 
-  // Where the fp32 result of a row stands between passes.
-  float* partial_row(const TileTask& task, int64_t position) const {
-    if (bf16_) return partial_.out + row_index(task, position) * args_.shape.v_dim;
-    const std::byte* row = row_of(head_of(args_.out, task.batch, task.head),
-                                  args_.out.row_stride * element_bytes_, position);
-    return reinterpret_cast<float*>(const_cast<std::byte*>(row));
+  // Where the fp32 result of the row of lane e stands between passes.
+  float* partial_row(const Unit& unit, int e) const {
+    if (!bf16_) return static_cast<float*>(unit.out_rows[e]);
+    return partial_.out + row_index(unit.task, unit.owners.positions[e]) * args_.shape.v_dim;
   }
 
   const ForwardOps& ops_;

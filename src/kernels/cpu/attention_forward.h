@@ -44,9 +44,9 @@ struct ForwardOps {
   void (*pack_queries)(const ForwardTile&, const void* const* q_rows);
   // Sets out[d][e] = rows[e][d] · sum[e]; rows [owners] of floats.
   void (*resume)(const ForwardTile&, const float* const* rows);
-  // Takes one batch of keys. next_k: the rows of the next batch, to prefetch, or null.
+  // Takes one batch of keys. ahead: rows to prefetch on the way, as long as the keys'.
   void (*take)(const ForwardTile&, const Batch&, const void* const* k_rows,
-               const void* const* v_rows, const void* const* next_k, int next_count);
+               const void* const* v_rows, const void* const* ahead, int ahead_count);
   // Writes out / sum (0 where sum is 0) to rows [owners]; a null row is skipped.
   void (*finish)(const ForwardTile&, void* const* rows, bool rows_bf16);
 };

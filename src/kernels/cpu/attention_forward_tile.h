@@ -76,12 +76,12 @@ struct LoadRescaled {
   }
 };
 
-// out = acc; prefetches the next keys on the way, spread over the rows of out.
+// out = acc; prefetches the rows ahead on the way, spread over the rows of out.
 template <typename S>
 struct StoreOut {
   float* out;
-  const void* const* next_k;
-  int next_count;
+  const void* const* ahead;
+  int ahead_count;
   int k_bytes;
   int v_dim;
   int v_begin;
@@ -91,9 +91,26 @@ struct StoreOut {
                                          int v) const {
     StoreTile<S>{out}(acc, r, v);
     if (v != v_begin) return;
-    const int end = (r + kRows) * next_count / v_dim;
-    for (int row = r * next_count / v_dim; row < end; row++) {
-      prefetch_rows<1>(next_k, row, k_bytes);
+    const int end = (r + kRows) * ahead_count / v_dim;
+    for (int row = r * ahead_count / v_dim; row < end; row++) {
+      prefetch_rows<1>(ahead, row, k_bytes);
+    }
+  }
+};
+
+// For each granule of owners the others [begin, end) of the batch outside which all its pairs are
+// dead; begin is even, end is 0 if there is none.
+struct Spans {
+  int begin[kTileGranules] = {};
+  int end[kTileGranules] = {};
+
+  explicit Spans(const Batch& batch) {
+    for (int s = batch.segment_count - 1; s >= 0; s--) {
+      const Segment& segment = batch.segments[s];
+      for (int g = segment.granule_begin; g < segment.granule_end; g++) {
+        begin[g] = segment.begin;
+        if (end[g] == 0) end[g] = segment.end;
+      }
     }
   }
 };
@@ -121,15 +138,11 @@ struct Forward {
 
   static void resume(const ForwardTile& tile, const float* const* rows) {
     pack_rows<S>(rows, tile.owners, tile.v_dim, tile.out);
-    rescale(tile, tile.sum);
-  }
-
-  static void rescale(const ForwardTile& tile, const float* factor) {
     for (int v = 0; v < vectors(tile); v++) {
-      const F f = S::load(factor + v * S::kLanes);
+      const F sum = S::load(tile.sum + v * S::kLanes);
       for (int d = 0; d < tile.v_dim; d++) {
         float* x = tile.out + d * kTileOwners + v * S::kLanes;
-        S::store(x, S::mul(S::load(x), f));
+        S::store(x, S::mul(S::load(x), sum));
       }
     }
   }
@@ -160,9 +173,8 @@ struct Forward {
     }
   }
 
-  // Raises max to the batch's peak; factor = 2^(old max − max). Returns whether any max rose.
-  static bool raise_max(const ForwardTile& tile) {
-    bool rose = false;
+  // Raises max to the batch's peak; factor = 2^(old max − max).
+  static void raise_max(const ForwardTile& tile) {
     const F scale = S::set(tile.scale);
     for (int v = 0; v < vectors(tile); v++) {
       const int e = v * S::kLanes;
@@ -172,92 +184,107 @@ struct Forward {
       S::store(tile.max + e, new_max);
       S::store(tile.factor + e, factor);
       S::store(tile.sum + e, S::mul(S::load(tile.sum + e), factor));
-      rose = rose || S::any_less(old_max, new_max);
     }
-    return rose;
   }
 
-  // logits → weights, in place.
-  static void weigh(const ForwardTile& tile, const Batch& batch) {
+  // logits → weights, in place; rows of a granule's span that its segments leave out weigh 0.
+  static void weigh(const ForwardTile& tile, const Batch& batch, const Spans& spans) {
     const F scale = S::set(tile.scale);
-    for (int s = 0; s < batch.segment_count; s++) {
-      const Segment& segment = batch.segments[s];
-      for (int v = segment.granule_begin * kGranuleVectors;
-           v < segment.granule_end * kGranuleVectors; v++) {
-        const F minus_max = S::sub(S::zero(), S::load(tile.max + v * S::kLanes));
-        F sum = S::load(tile.sum + v * S::kLanes);
-        float* x = tile.logits + v * S::kLanes;
+    for (int v = 0; v < vectors(tile); v++) {
+      const int g = v / kGranuleVectors;
+      const F minus_max = S::sub(S::zero(), S::load(tile.max + v * S::kLanes));
+      F sum = S::load(tile.sum + v * S::kLanes);
+      float* x = tile.logits + v * S::kLanes;
+      for_each_segment(batch, spans, g, [&](int begin, int end, bool live) {
+        if (!live) {
+          for (int r = begin; r < end; r++) S::store(x + r * kTileOwners, S::zero());
+          return;
+        }
 #pragma GCC unroll 4
-        for (int r = segment.begin; r < segment.end; r++) {
+        for (int r = begin; r < end; r++) {
           const F p = S::exp2(S::fma(S::load(x + r * kTileOwners), scale, minus_max));
           sum = S::add(sum, p);
           S::store(x + r * kTileOwners, p);
         }
-        S::store(tile.sum + v * S::kLanes, sum);
-      }
+      });
+      S::store(tile.sum + v * S::kLanes, sum);
     }
   }
 
-  // logits → pairs of weights; an odd last row is paired with 0. Segments begin at even rows.
-  static void weigh_pairs(const ForwardTile& tile, const Batch& batch) {
+  // logits → pairs of weights, likewise; an odd last row is paired with 0. Segments begin at even
+  // rows.
+  static void weigh_pairs(const ForwardTile& tile, const Batch& batch, const Spans& spans) {
     const F scale = S::set(tile.scale);
-    for (int s = 0; s < batch.segment_count; s++) {
-      const Segment& segment = batch.segments[s];
-      for (int v = segment.granule_begin * kGranuleVectors;
-           v < segment.granule_end * kGranuleVectors; v++) {
-        const F minus_max = S::sub(S::zero(), S::load(tile.max + v * S::kLanes));
-        F sum = S::load(tile.sum + v * S::kLanes);
-        const float* x = tile.logits + v * S::kLanes;
-        auto* pairs = reinterpret_cast<uint32_t*>(tile.weight_pairs) + v * S::kLanes;
-#pragma GCC unroll 4
-        for (int r = segment.begin; r < segment.end; r += 2) {
-          const F p = S::exp2(S::fma(S::load(x + r * kTileOwners), scale, minus_max));
-          const F q = r + 1 < segment.end
-                          ? S::exp2(S::fma(S::load(x + (r + 1) * kTileOwners), scale, minus_max))
-                          : S::zero();
-          sum = S::add(sum, S::add(p, q));
-          S::store_pairs(pairs + r / 2 * kTileOwners, p, q);
+    for (int v = 0; v < vectors(tile); v++) {
+      const int g = v / kGranuleVectors;
+      const F minus_max = S::sub(S::zero(), S::load(tile.max + v * S::kLanes));
+      F sum = S::load(tile.sum + v * S::kLanes);
+      const float* x = tile.logits + v * S::kLanes;
+      auto* pairs = reinterpret_cast<uint32_t*>(tile.weight_pairs) + v * S::kLanes;
+      for_each_segment(batch, spans, g, [&](int begin, int end, bool live) {
+        if (!live) {
+          for (int r = begin; r < end; r += 2) {
+            S::store_pairs(pairs + r / 2 * kTileOwners, S::zero(), S::zero());
+          }
+          return;
         }
-        S::store(tile.sum + v * S::kLanes, sum);
-      }
+#pragma GCC unroll 4
+        for (int r = begin; r < end; r += 2) {
+          const F even = S::exp2(S::fma(S::load(x + r * kTileOwners), scale, minus_max));
+          const F odd = r + 1 < end
+                            ? S::exp2(S::fma(S::load(x + (r + 1) * kTileOwners), scale, minus_max))
+                            : S::zero();
+          sum = S::add(sum, S::add(even, odd));
+          S::store_pairs(pairs + r / 2 * kTileOwners, even, odd);
+        }
+      });
+      S::store(tile.sum + v * S::kLanes, sum);
     }
   }
 
-  // out = out · factor + Vᵀ P. kStep: rows of V in a step of the dot.
-  template <typename D, int kStep>
-  static void add_values(const ForwardTile& tile, const Batch& batch, bool rose,
-                         const typename D::Element* const* v_rows,
-                         const typename D::Element* weights, const void* const* next_k,
-                         int next_count) {
-    const int k_bytes = tile.qk_dim * (tile.bf16 ? 2 : 4);
-    const bool fused = rose && batch.segment_count == 1 && batch.segments[0].granule_begin == 0 &&
-                       batch.segments[0].granule_end * kGranuleVectors == vectors(tile);
-    if (rose && !fused) rescale(tile, tile.factor);
+  // body(begin, end, live) for the segments within the span of granule g; live: they compute it.
+  template <typename Body>
+  [[gnu::always_inline]] static void for_each_segment(const Batch& batch, const Spans& spans, int g,
+                                                      const Body& body) {
     for (int s = 0; s < batch.segment_count; s++) {
       const Segment& segment = batch.segments[s];
-      const int begin = segment.begin / kStep, end = (segment.end + kStep - 1) / kStep;
-      const int v_begin = segment.granule_begin * kGranuleVectors;
-      const auto run = [&](const auto& load) {
-        dot_columns<D>(
-            tile.v_dim, end - begin, v_rows + begin, weights + begin * kTileOwners, kTileOwners,
-            v_begin, segment.granule_end * kGranuleVectors, load,
-            StoreOut<S>{tile.out, next_k, s == 0 ? next_count : 0, k_bytes, tile.v_dim, v_begin});
-      };
-      if (fused) {
-        run(LoadRescaled<S>{tile.out, tile.factor});
-      } else {
-        run(LoadTile<S>{tile.out});
-      }
+      if (segment.begin < spans.begin[g] || segment.end > spans.end[g]) continue;
+      body(segment.begin, segment.end, segment.granule_begin <= g && g < segment.granule_end);
+    }
+  }
+
+  // out = out · factor + Vᵀ P. kStep: rows of V in a step of the dot. Granules with no key in the
+  // batch keep their out: their factor is 1.
+  template <typename D, int kStep>
+  static void add_values(const ForwardTile& tile, const Spans& spans,
+                         const typename D::Element* const* v_rows,
+                         const typename D::Element* weights, const void* const* ahead,
+                         int ahead_count) {
+    const int k_bytes = tile.qk_dim * (tile.bf16 ? 2 : 4);
+    const int granules = vectors(tile) / kGranuleVectors;
+    for (int g = 0; g < granules;) {
+      const int first = g;
+      const int begin = spans.begin[g] / kStep, end = (spans.end[g] + kStep - 1) / kStep;
+      do {
+        g++;
+      } while (g < granules && spans.begin[g] == spans.begin[first] &&
+               spans.end[g] == spans.end[first]);
+      if (end == 0) continue;
+      dot_columns<D>(
+          tile.v_dim, end - begin, v_rows + begin, weights + begin * kTileOwners, kTileOwners,
+          first * kGranuleVectors, g * kGranuleVectors, LoadRescaled<S>{tile.out, tile.factor},
+          StoreOut<S>{tile.out, ahead, ahead_count, k_bytes, tile.v_dim, first * kGranuleVectors});
+      ahead_count = 0;
     }
   }
 
   static void take(const ForwardTile& tile, const Batch& batch, const void* const* k_rows,
-                   const void* const* v_rows, const void* const* next_k, int next_count) {
+                   const void* const* v_rows, const void* const* ahead, int ahead_count) {
     if (!tile.bf16) {
       take_floats(tile, batch, reinterpret_cast<const float* const*>(k_rows),
-                  reinterpret_cast<const float* const*>(v_rows), v_rows, next_k, next_count);
+                  reinterpret_cast<const float* const*>(v_rows), v_rows, ahead, ahead_count);
     } else if constexpr (S::kHasDotBf16) {
-      take_pairs(tile, batch, k_rows, v_rows, next_k, next_count);
+      take_pairs(tile, batch, k_rows, v_rows, ahead, ahead_count);
     } else {
       const float *k_wide[kBatchOthers], *v_wide[kBatchOthers];
       for (int r = 0; r < batch.count; r++) {
@@ -268,27 +295,29 @@ struct Forward {
                     tile.k_wide);
       widen_rows<S>(reinterpret_cast<const uint16_t* const*>(v_rows), batch.count, tile.v_dim,
                     tile.v_wide);
-      take_floats(tile, batch, k_wide, v_wide, v_rows, next_k, next_count);
+      take_floats(tile, batch, k_wide, v_wide, v_rows, ahead, ahead_count);
     }
   }
 
   static void take_floats(const ForwardTile& tile, const Batch& batch, const float* const* k_rows,
                           const float* const* v_rows, const void* const* v_source,
-                          const void* const* next_k, int next_count) {
+                          const void* const* ahead, int ahead_count) {
     using D = typename S::Fma;
     compute_logits<D>(tile, batch, k_rows, tile.qk_dim, v_source);
-    const bool rose = raise_max(tile);
-    weigh(tile, batch);
-    add_values<D, 1>(tile, batch, rose, v_rows, tile.logits, next_k, next_count);
+    raise_max(tile);
+    const Spans spans(batch);
+    weigh(tile, batch, spans);
+    add_values<D, 1>(tile, spans, v_rows, tile.logits, ahead, ahead_count);
   }
 
   static void take_pairs(const ForwardTile& tile, const Batch& batch, const void* const* k_rows,
-                         const void* const* v_rows, const void* const* next_k, int next_count) {
+                         const void* const* v_rows, const void* const* ahead, int ahead_count) {
     using D = typename S::DotBf16;
     compute_logits<D>(tile, batch, reinterpret_cast<const uint32_t* const*>(k_rows),
                       tile.qk_dim / 2, v_rows);
-    const bool rose = raise_max(tile);
-    weigh_pairs(tile, batch);
+    raise_max(tile);
+    const Spans spans(batch);
+    weigh_pairs(tile, batch, spans);
     const uint32_t* pairs[kBatchOthers / 2];
     const auto* const* rows = reinterpret_cast<const uint16_t* const*>(v_rows);
     for (int r = 0; r < batch.count; r += 2) {
@@ -297,8 +326,8 @@ struct Forward {
       zip_rows(rows[r], has_odd ? rows[r + 1] : nullptr, tile.v_dim, zipped);
       pairs[r / 2] = zipped;
     }
-    add_values<D, 2>(tile, batch, rose, pairs, reinterpret_cast<const uint32_t*>(tile.weight_pairs),
-                     next_k, next_count);
+    add_values<D, 2>(tile, spans, pairs, reinterpret_cast<const uint32_t*>(tile.weight_pairs),
+                     ahead, ahead_count);
   }
 
   static void zip_rows(const uint16_t* even, const uint16_t* odd, int dim, uint32_t* out) {

@@ -121,7 +121,7 @@ template <typename D, bool kColumns, int kVectors, typename Begin, typename End>
 inline void dot_panel(int rows, int depth, const typename D::Element* const* a,
                       const typename D::Element* b, int b_stride, int v, const Begin& begin,
                       const End& end) {
-  constexpr int kRows = D::Simd::tile_rows(kVectors);
+  constexpr int kRows = kColumns ? D::Simd::tile_columns(kVectors) : D::Simd::tile_rows(kVectors);
   int r = 0;
   for (; r + kRows <= rows; r += kRows) {
     dot_tile<D, kColumns, kRows, kVectors>(depth, a, b, b_stride, r, v, begin, end);

@@ -11,14 +11,15 @@
 //   kLanes                      floats in a vector, a divisor of 16
 //   kMaxVectors                 vectors across a micro-tile, at most
 //   tile_rows(vectors)          rows of a micro-tile that is `vectors` wide: its accumulators, one
-//                               row of operands and one broadcast fit the registers
+//                               row of operands and one broadcast fit the vector registers, one
+//                               pointer a row the others
+//   tile_columns(vectors)       the same where one pointer leads to all rows
 //   F                           the vector
 //   zero() set(x) add sub mul div fma(a, b, c) = a·b + c; max: b where a or b is NaN
 //   load(p) store(p, x)         any alignment
 //   load_first(p, n) …          the first n lanes only, 0 < n <= kLanes; other lanes load as 0
 //   load_bf16(p) …              kLanes bf16 ↔ F, rounding to nearest even
 //   keep(bits, x, y)            lane i: bit i of bits ? x : y
-//   any_less(a, b)              whether some lane of a is less than b's
 //   exp2(x)                     2ˣ within 8e-8 relative for −125 < x < 127; exactly 0 at and below
 //                               −125; NaN for NaN
 //   transpose(x)                x[i] lane j ↔ x[j] lane i

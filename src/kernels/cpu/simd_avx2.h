@@ -13,6 +13,7 @@ struct Avx2 {
   static constexpr int kMaxVectors = 2;
   static constexpr bool kHasDotBf16 = false;
   static constexpr int tile_rows(int vectors) { return vectors == 2 ? 6 : 8; }
+  static constexpr int tile_columns(int vectors) { return tile_rows(vectors); }
   using F = __m256;
 
   [[gnu::always_inline]] static F zero() { return _mm256_setzero_ps(); }
@@ -51,9 +52,6 @@ struct Avx2 {
   [[gnu::always_inline]] static F div(F a, F b) { return _mm256_div_ps(a, b); }
   [[gnu::always_inline]] static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   [[gnu::always_inline]] static F max(F a, F b) { return _mm256_max_ps(a, b); }
-  [[gnu::always_inline]] static bool any_less(F a, F b) {
-    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)) != 0;
-  }
   [[gnu::always_inline]] static F keep(uint32_t bits, F x, F otherwise) {
     const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane);

@@ -13,6 +13,7 @@ struct Avx512 {
   static constexpr int kMaxVectors = 4;
   static constexpr bool kHasDotBf16 = false;
   static constexpr int tile_rows(int vectors) { return vectors == 4 ? 6 : 8; }
+  static constexpr int tile_columns(int vectors) { return vectors == 1 ? 16 : tile_rows(vectors); }
   using F = __m512;
 
   [[gnu::always_inline]] static F zero() { return _mm512_setzero_ps(); }
@@ -44,9 +45,6 @@ struct Avx512 {
   [[gnu::always_inline]] static F div(F a, F b) { return _mm512_div_ps(a, b); }
   [[gnu::always_inline]] static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   [[gnu::always_inline]] static F max(F a, F b) { return _mm512_max_ps(a, b); }
-  [[gnu::always_inline]] static bool any_less(F a, F b) {
-    return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) != 0;
-  }
   [[gnu::always_inline]] static F keep(uint32_t bits, F x, F otherwise) {
     return _mm512_mask_mov_ps(otherwise, static_cast<__mmask16>(bits), x);
   }

@@ -11,6 +11,7 @@ struct Portable {
   static constexpr int kMaxVectors = 2;
   static constexpr bool kHasDotBf16 = false;
   static constexpr int tile_rows(int vectors) { return vectors == 2 ? 4 : 8; }
+  static constexpr int tile_columns(int vectors) { return tile_rows(vectors); }
   using F = float __attribute__((vector_size(16)));
   using I = int32_t __attribute__((vector_size(16)));
 
@@ -47,10 +48,6 @@ struct Portable {
   [[gnu::always_inline]] static F div(F a, F b) { return a / b; }
   [[gnu::always_inline]] static F fma(F a, F b, F c) { return a * b + c; }
   [[gnu::always_inline]] static F max(F a, F b) { return select(a > b, a, b); }
-  [[gnu::always_inline]] static bool any_less(F a, F b) {
-    const I less = a < b;
-    return (less[0] | less[1] | less[2] | less[3]) != 0;
-  }
   [[gnu::always_inline]] static F keep(uint32_t bits, F x, F otherwise) {
     const I lane = {1, 2, 4, 8};
     const int32_t word = static_cast<int32_t>(bits);

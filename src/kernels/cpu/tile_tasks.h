@@ -17,9 +17,16 @@ struct TileTask {
 int pass_count(const Plan& plan);
 int passes_of(const Plan& plan, int64_t head);
 
-// The tasks of the pass-th pass of every head that has one: head by head, so that the threads share
-// a head's keys in their caches, and in each head most work first, so that small tasks come last
-// and fill the gaps.
-std::vector<TileTask> tile_tasks(const Plan& plan, int64_t batch, int pass);
+// The tasks of the pass-th pass of every head that has one, cut into chunks: a thread runs the
+// tasks of a chunk one after the other, and so has the rows of neighbouring tiles in its cache.
+// Heads follow each other; within a head tiles keep the plan's order while each is a small part of
+// what a thread has to do, and come most work first otherwise, so that the small ones fill the gaps
+// at the end.
+struct TileTasks {
+  std::vector<TileTask> tasks;
+  std::vector<int32_t> chunks;  // chunk c is tasks [chunks[c], chunks[c + 1])
+  int64_t chunk_count() const { return static_cast<int64_t>(chunks.size()) - 1; }
+};
+TileTasks tile_tasks(const Plan& plan, int64_t batch, int pass, int threads);
 
 }  // namespace lace::cpu

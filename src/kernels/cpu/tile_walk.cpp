@@ -39,68 +39,6 @@ void cut_segments(Batch& batch, uint64_t owner_rows) {
   }
 }
 
-// Gathers rows into batches and hands out each when the next one is complete.
-class Gatherer {
- public:
-  Gatherer(uint64_t owner_rows, FunctionRef<void(const Batch&, const Batch*)> body)
-      : owner_rows_(owner_rows), body_(body) {}
-
-  // A row that not every owner attends to.
-  void add(int64_t position, uint64_t live) {
-    Batch& batch = batches_[current_];
-    full_ = false;
-    batch.positions[batch.count] = position;
-    batch.live[batch.count++] = live;
-    if (batch.count == kBatchOthers) flush();
-  }
-
-  // Rows [position, end), which every owner attends to.
-  void add_full(int64_t position, int64_t end) {
-    while (position < end) {
-      Batch& batch = batches_[current_];
-      const int count =
-          static_cast<int>(std::min<int64_t>(end - position, kBatchOthers - batch.count));
-      for (int r = 0; r < count; r++) {
-        batch.positions[batch.count + r] = position + r;
-        batch.live[batch.count + r] = owner_rows_;
-      }
-      position += count;
-      batch.count += count;
-      if (batch.count == kBatchOthers) flush();
-    }
-  }
-
-  void finish() {
-    if (batches_[current_].count > 0) flush();
-    if (pending_) body_(*pending_, nullptr);
-  }
-
- private:
-  void flush() {
-    Batch& batch = batches_[current_];
-    if (full_) {
-      const int granules = (63 - std::countl_zero(owner_rows_)) / kGranule + 1;
-      batch.segments[0] = {0, static_cast<int16_t>(batch.count), 0, static_cast<int8_t>(granules),
-                           false};
-      batch.segment_count = 1;
-    } else {
-      cut_segments(batch, owner_rows_);
-    }
-    full_ = true;
-    if (pending_) body_(*pending_, &batch);
-    pending_ = &batch;
-    current_ ^= 1;
-    batches_[current_].count = 0;
-  }
-
-  uint64_t owner_rows_;
-  FunctionRef<void(const Batch&, const Batch*)> body_;
-  Batch batches_[2];
-  int current_ = 0;
-  bool full_ = true;  // every pair of the current batch is live
-  Batch* pending_ = nullptr;
-};
-
 // The mask of tile t of `run`, null if every pair is live.
 const Mask* mask_of(const Plan& plan, const Run& run, int32_t t) {
   if (run.mask_cycle == 0) return nullptr;
@@ -127,35 +65,86 @@ Owners owners_of(const Plan& plan, const OwnerTile& tile) {
   return owners;
 }
 
-void for_each_batch(const Plan& plan, const OwnerTile& tile, const Owners& owners,
-                    FunctionRef<void(const Batch& batch, const Batch* next)> body) {
-  if (owners.rows == 0) return;
-  Gatherer gatherer(owners.rows, body);
-  for (int32_t index = tile.run_begin; index < tile.run_end; index++) {
-    const Run& run = plan.runs[static_cast<size_t>(index)];
-    const int64_t inner = run.others.inner;
-    for (int32_t t = 0; t < run.tiles; t++) {
-      const Mask* mask = mask_of(plan, run, t);
-      for (int32_t o = 0; o < run.others.outer; o++) {
-        const int64_t first = plan.position(run.others, o, 0) + t * run.step;
-        const int64_t count = std::min(inner, plan.other_len - first);
-        if (!mask) {
-          gatherer.add_full(first, first + count);
-          continue;
+BatchReader::BatchReader(const Plan& plan, const OwnerTile& tile, const Owners& owners)
+    : plan_(&plan),
+      owner_rows_(owners.rows),
+      run_(tile.run_begin),
+      run_end_(owners.rows == 0 ? tile.run_begin : tile.run_end) {}
+
+bool BatchReader::next(Batch& batch) {
+  batch.count = 0;
+  partial_ = false;
+  for (; run_ < run_end_; run_++, tile_ = 0) {
+    const Run& run = plan_->runs[static_cast<size_t>(run_)];
+    for (; tile_ < run.tiles; tile_++, outer_ = 0) {
+      const Mask* mask = mask_of(*plan_, run, tile_);
+      for (; outer_ < run.others.outer; outer_++, inner_ = 0) {
+        if (batch.count == kBatchOthers) {
+          cut(batch);
+          return true;
         }
-        for (int64_t i = 0; i < count; i++) {
-          const int64_t word = (o * inner + i) * mask->words_per_other;
-          const uint64_t live = owners.rows & mask->words[static_cast<size_t>(word)];
-          if (live == owners.rows) {
-            gatherer.add_full(first + i, first + i + 1);
-          } else if (live != 0) {
-            gatherer.add(first + i, live);
-          }
+        const int64_t first = plan_->position(run.others, outer_, 0) + tile_ * run.step;
+        const int64_t end = std::min<int64_t>(run.others.inner, plan_->other_len - first);
+        const int64_t stride = mask ? mask->words_per_other : 0;
+        const uint64_t* words =
+            mask ? mask->words.data() + outer_ * int64_t{run.others.inner} * stride : nullptr;
+        read(batch, first, end, words, stride);
+        if (inner_ < end) {
+          cut(batch);
+          return true;
         }
       }
     }
   }
-  gatherer.finish();
+  if (batch.count > 0) cut(batch);
+  return batch.count > 0;
+}
+
+void BatchReader::read(Batch& batch, int64_t first, int64_t end, const uint64_t* words,
+                       int64_t stride) {
+  int count = batch.count;
+  while (inner_ < end && count < kBatchOthers) {
+    const int64_t stop = std::min(end, inner_ + kBatchOthers - count);
+    if (!words) {
+      for (; inner_ < stop; inner_++, count++) {
+        batch.positions[count] = first + inner_;
+        batch.live[count] = owner_rows_;
+      }
+      continue;
+    }
+    for (; inner_ < stop; inner_++) {
+      const uint64_t live = owner_rows_ & words[inner_ * stride];
+      batch.positions[count] = first + inner_;
+      batch.live[count] = live;
+      count += live != 0;
+      partial_ |= live != owner_rows_;
+    }
+  }
+  batch.count = count;
+}
+
+void BatchReader::cut(Batch& batch) const {
+  if (partial_) {
+    cut_segments(batch, owner_rows_);
+    return;
+  }
+  const int granules = (63 - std::countl_zero(owner_rows_)) / kGranule + 1;
+  batch.segments[0] = {0, static_cast<int16_t>(batch.count), 0, static_cast<int8_t>(granules),
+                       false};
+  batch.segment_count = 1;
+}
+
+void for_each_batch(const Plan& plan, const OwnerTile& tile, const Owners& owners,
+                    FunctionRef<void(const Batch& batch, const Batch* next)> body) {
+  BatchReader reader(plan, tile, owners);
+  Batch batches[2];
+  int current = 0;
+  bool more = reader.next(batches[0]);
+  while (more) {
+    more = reader.next(batches[current ^ 1]);
+    body(batches[current], more ? &batches[current ^ 1] : nullptr);
+    current ^= 1;
+  }
 }
 
 int64_t tile_work(const Plan& plan, const OwnerTile& tile) {
