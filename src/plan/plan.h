@@ -83,7 +83,7 @@ struct Mask {
 
 struct Pass {
   RowOrder order = RowOrder::kNatural;
-  int64_t period = 0;  // kColumns, kResidue: l
+  int64_t period = 0;                    // kColumns, kResidue: l
   int32_t tile_begin = 0, tile_end = 0;  // in Plan::tiles, most work first where that is free
   int64_t live_pairs = 0;                // of one head
   int64_t computed_pairs = 0;            // of one head: whole tiles, owners × others inside the
@@ -99,13 +99,13 @@ struct HeadGroup {
 struct Plan {
   bool transposed = false;
   int64_t heads = 0, owner_len = 0, other_len = 0;
-  TileShape tile;                    // as asked
-  std::vector<int32_t> head_group;   // [heads] → groups
+  TileShape tile;                   // as asked
+  std::vector<int32_t> head_group;  // [heads] → groups
   std::vector<HeadGroup> groups;
   std::vector<Pass> passes;
   std::vector<OwnerTile> tiles;
   std::vector<Run> runs;
-  std::vector<int32_t> mask_ids;     // −1: full
+  std::vector<int32_t> mask_ids;  // −1: full
   std::vector<Mask> masks;
   std::vector<int64_t> offsets;
   std::shared_ptr<const BoundPattern> pattern;  // only the reference kernel and tests read it
@@ -115,8 +115,8 @@ struct Plan {
   int64_t size_bytes() const;
   // Position of element (o, i).
   int64_t position(const IndexSet& set, int32_t o, int32_t i) const {
-    const int64_t offset = set.offsets >= 0 ? offsets[static_cast<size_t>(set.offsets + o)]
-                                            : o * set.outer_stride;
+    const int64_t offset =
+        set.offsets >= 0 ? offsets[static_cast<size_t>(set.offsets + o)] : o * set.outer_stride;
     return set.first + offset + i;
   }
 };
