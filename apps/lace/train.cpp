@@ -73,7 +73,11 @@ class ProgressView {
                        " bits/byte · " + format_count(std::llround(speed_)) + " tokens/s";
     if (validation_ > 0) text += " · validation " + fixed(validation_, 3);
     if (terminal_) {
-      bar_.update(static_cast<int64_t>(p.fraction * kBarSteps), text);
+      // The bar reckons the time left from its own start: a resumed run begins at 0 there too.
+      if (first_fraction_ < 0) first_fraction_ = p.step == 1 ? 0 : p.fraction;
+      const double left = 1 - first_fraction_;
+      const double share = left > 0 ? (p.fraction - first_fraction_) / left : 1;
+      bar_.update(static_cast<int64_t>(share * kBarSteps), text);
       return;
     }
     const auto now = std::chrono::steady_clock::now();
@@ -88,7 +92,7 @@ class ProgressView {
   static constexpr int64_t kBarSteps = 1000;
   ProgressBar bar_;
   bool terminal_;
-  double loss_ = 0, speed_ = 0, validation_ = 0;
+  double loss_ = 0, speed_ = 0, validation_ = 0, first_fraction_ = -1;
   std::chrono::steady_clock::time_point shown_{};
 };
 

@@ -45,7 +45,8 @@ class Trainer {
   bool done() const;     // train.steps or train.max_minutes are reached
 
   // One optimiser step over train.accumulate micro-batches of train.batch sequences. Where the
-  // precision is fp16, the loss is scaled and a step whose gradients are not finite is left out.
+  // precision is fp16, the loss is scaled and a step whose gradients are not finite is left out; in
+  // other precisions such a step throws lace::Error and changes nothing.
   TrainProgress take_step();
 
   // Bits a byte on at most train.validate_windows windows spread over the validation bytes, with

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
 #include "train/adam.h"
 
@@ -17,8 +18,8 @@ struct LossScale {
 };
 
 // One update by `adam` from gradients of a loss that was multiplied by scale->value (by 1 without a
-// scale). Returns their norm, unscaled. With a scale, a step whose norm is not finite is left out
-// and the scale adapts; without, the step is taken as it is.
+// scale). Returns their norm, unscaled. Where the norm is not finite: with a scale, the step is
+// left out and the scale halves; without, throws lace::Error before the parameters change.
 inline double apply_gradients(Adam& adam, LossScale* scale, double learning_rate) {
   const double factor = scale ? scale->value : 1.0;
   const double norm = adam.gradient_norm(factor);
@@ -27,6 +28,8 @@ inline double apply_gradients(Adam& adam, LossScale* scale, double learning_rate
     scale->halve();
     return norm;
   }
+  LACE_CHECK(std::isfinite(norm), "[train] the gradients' norm is ", norm,
+             ": lower the learning rate or clip harder");
   adam.step(learning_rate, norm, factor);
   if (scale) scale->grow();
   return norm;

@@ -78,6 +78,16 @@ TEST_F(TextTest, FileIsCutByFractions) {
   EXPECT_EQ(text(data.test), content.substr(950));
 }
 
+TEST_F(TextTest, RecordsAreNotCut) {
+  const TextData data = load_text({.paths = {write("records", std::string(1005, 'r'))},
+                                   .validation_fraction = 0.05,
+                                   .test_fraction = 0.1,
+                                   .record_bytes = 30});
+  EXPECT_EQ(data.train.size(), 990 - 30 - 90);
+  EXPECT_EQ(data.validation.size(), 30);
+  EXPECT_EQ(data.test.size(), 90);
+}
+
 TEST_F(TextTest, LargeFilesAreMapped) {
   std::string content(3 << 18, 'x');
   for (size_t i = 0; i < content.size(); i += 7) content[i] = static_cast<char>(i % 256);

@@ -49,5 +49,15 @@ TEST(WindowSampler, ShortStreams) {
   EXPECT_THROW(WindowSampler(15, 0, 0), Error);
 }
 
+TEST(WindowSampler, AlignedWindowsAreRecords) {
+  WindowSampler sampler(105, 10, 3, true);
+  EXPECT_EQ(sampler.windows_per_epoch(), 10);
+  for (int64_t epoch = 0; epoch < 3; ++epoch) {
+    std::set<int64_t> begins;
+    for (int64_t i = 0; i < 10; ++i) begins.insert(sampler.begin(epoch * 10 + i));
+    EXPECT_EQ(begins, (std::set<int64_t>{0, 10, 20, 30, 40, 50, 60, 70, 80, 90}));
+  }
+}
+
 }  // namespace
 }  // namespace lace

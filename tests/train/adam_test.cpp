@@ -125,6 +125,17 @@ TEST(Adam, NamesAParameterWithoutGradient) {
   }
 }
 
+TEST(Adam, RefusesGradientsThatAreNotFinite) {
+  const auto list = parameters(at::kFloat);
+  Adam adam(OptimizerConfig(), list);
+  set_gradients(list, 0);
+  list[1].tensor.mutable_grad()[2] = std::nanf("");
+  const at::Tensor before = list[0].tensor.detach().clone();
+  EXPECT_THROW(apply_gradients(adam, nullptr, 1e-2), Error);
+  EXPECT_TRUE(torch::equal(list[0].tensor, before));
+  EXPECT_EQ(adam.steps(), 0);
+}
+
 TEST(LossScale, InjectedOverflowsAreLeftOut) {
   OptimizerConfig config = plain();
   const auto scaled = parameters(at::kFloat), reference = parameters(at::kFloat);
