@@ -71,6 +71,9 @@ at::Tensor linear_grad_input(const at::Tensor& dy, const at::Tensor& weight);
 // dyᵀ x, in wide
 at::Tensor linear_grad_weight(const at::Tensor& dy, const at::Tensor& x);
 
+// linear_forward by oneDNN, float32 on a CPU: what the three take where MKL is slow.
+at::Tensor onednn_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+
 // float32 for bfloat16, float16 and float32; float64 for float64.
 at::ScalarType wide_type(at::ScalarType compute);
 

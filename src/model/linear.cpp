@@ -16,7 +16,8 @@ bool prefer_onednn(const at::Tensor& x) {
   return other_maker && x.is_cpu() && x.scalar_type() == at::kFloat;
 }
 
-// x weightᵀ + bias by oneDNN.
+}  // namespace
+
 at::Tensor onednn_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   using Scalars = c10::List<std::optional<at::Scalar>>;
   using Signature =
@@ -28,8 +29,6 @@ at::Tensor onednn_linear(const at::Tensor& x, const at::Tensor& weight, const at
   return op.call(x, weight, bias.defined() ? std::optional(bias) : std::nullopt, "none", Scalars(),
                  "");
 }
-
-}  // namespace
 
 at::Tensor linear_forward(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   if (prefer_onednn(x)) return onednn_linear(x, weight, bias);

@@ -18,7 +18,6 @@ struct SparseTransformer::Impl {
   at::ScalarType compute() const;
   at::ScalarType wide() const;
 
-  // The parameters that the name begins: "blocks.3." has 12.
   const at::Tensor& parameter(size_t index) const { return parameters[index].tensor; }
   std::vector<at::Tensor> embedding_tables() const;
   std::vector<at::Tensor> block_parameters(int64_t layer) const;

@@ -127,6 +127,15 @@ at::Tensor mask_of(const Dropout& dropout, int64_t rows, int64_t columns) {
   return residual(at::zeros({rows, columns}), at::ones({rows, columns}), dropout);
 }
 
+// Which library computes float32 products depends on the processor: both are right on each.
+TEST(Linear, OneDnnAgrees) {
+  const at::Tensor x = random({50, 48}, 1), w = random({33, 48}, 2), b = random({33}, 3);
+  const at::Tensor wide = at::mm(x.to(at::kDouble), w.to(at::kDouble).t());
+  EXPECT_LT(relative_error(onednn_linear(x, w, {}), wide), 1e-6);
+  EXPECT_LT(relative_error(onednn_linear(x, w, b), wide + b.to(at::kDouble)), 1e-6);
+  EXPECT_LT(relative_error(linear_forward(x, w, b), wide + b.to(at::kDouble)), 1e-6);
+}
+
 TEST(Dropout, DropsTheShareAskedFor) {
   for (const double p : {0.01, 0.25, 0.4}) {
     const at::Tensor mask = mask_of(make_dropout(p, 1, 2, 3, 4, 0), 2000, 512);
