@@ -7,6 +7,8 @@
 namespace lace::train {
 namespace {
 
+constexpr double kWarmupTime = 0.1;  // of max_minutes, at most
+
 double time_fraction(const TrainConfig& config, const RunPosition& position) {
   return config.max_minutes > 0 ? position.elapsed_s / (60 * config.max_minutes) : 0.0;
 }
@@ -24,10 +26,11 @@ double learning_rate(const Recipe& recipe, const RunPosition& position) {
   const auto t = static_cast<double>(position.step + 1);
   const auto warmup = static_cast<double>(recipe.optimizer.warmup_steps);
   const double peak = recipe.optimizer.learning_rate;
-  if (t < warmup) return peak * t / warmup;
+  const double time = time_fraction(recipe.train, position);
+  if (t < warmup && time < kWarmupTime) return peak * std::max(t / warmup, time / kWarmupTime);
   const auto total = static_cast<double>(recipe.train.steps);
-  double x = total > warmup ? (t - warmup) / (total - warmup) : 0.0;
-  x = std::min(1.0, std::max(x, time_fraction(recipe.train, position)));
+  double x = total > warmup ? std::max(0.0, (t - warmup) / (total - warmup)) : 0.0;
+  x = std::min(1.0, std::max(x, time));
   return peak * 0.5 * (1 + std::cos(std::numbers::pi * x));
 }
 

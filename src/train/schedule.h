@@ -18,7 +18,8 @@ double run_fraction(const TrainConfig& config, const RunPosition& position);
 // The learning rate of the step after `position`: with t = step + 1, w warm-up steps, T steps,
 //   t < w:  learning_rate · t / w
 //   else:   learning_rate · ½ (1 + cos(π x)),  x = (t − w) / (T − w),
-// or, where max_minutes is set, x = elapsed / max_minutes if that is further.
+// or, where max_minutes is set, x = elapsed / max_minutes if that is further. A warm-up then ends
+// after a tenth of the time at the latest, so that a slow machine does not spend the run on it.
 double learning_rate(const Recipe& recipe, const RunPosition& position);
 
 }  // namespace lace::train

@@ -28,13 +28,25 @@ TEST(Schedule, WarmUpThenCosineBySteps) {
 TEST(Schedule, TimeEndsTheCosineToo) {
   Recipe r = recipe();
   r.train.max_minutes = 1;
-  EXPECT_DOUBLE_EQ(learning_rate(r, {.step = 0, .elapsed_s = 59}), 0.2);
+  EXPECT_DOUBLE_EQ(learning_rate(r, {.step = 4, .elapsed_s = 1}), 1);  // still by steps
   EXPECT_DOUBLE_EQ(learning_rate(r, {.step = 20, .elapsed_s = 30}), 1);
   EXPECT_DOUBLE_EQ(learning_rate(r, {.step = 59, .elapsed_s = 1}), 1);  // steps are further
   EXPECT_NEAR(learning_rate(r, {.step = 20, .elapsed_s = 100}), 0, 1e-15);
   r.train.steps = 0;
   EXPECT_DOUBLE_EQ(learning_rate(r, {.step = 1000, .elapsed_s = 30}), 1);
   EXPECT_DOUBLE_EQ(run_fraction(r.train, {.step = 1000, .elapsed_s = 15}), 0.25);
+}
+
+TEST(Schedule, WarmUpEndsAfterATenthOfTheTime) {
+  Recipe r = recipe();
+  r.optimizer.warmup_steps = 1000;
+  r.train.steps = 0;
+  r.train.max_minutes = 1;
+  EXPECT_DOUBLE_EQ(learning_rate(r, {.step = 9, .elapsed_s = 3}), 1);
+  EXPECT_DOUBLE_EQ(learning_rate(r, {.step = 20, .elapsed_s = 30}), 1);
+  EXPECT_NEAR(learning_rate(r, {.step = 40, .elapsed_s = 60}), 0, 1e-15);
+  r.train.steps = 2000;
+  EXPECT_DOUBLE_EQ(learning_rate(r, {.step = 20, .elapsed_s = 30}), 1);
 }
 
 TEST(Schedule, RunFraction) {
