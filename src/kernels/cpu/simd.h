@@ -21,7 +21,7 @@
 //   load_bf16(p) …              kLanes bf16 ↔ F, rounding to nearest even
 //   keep(bits, x, y)            lane i: bit i of bits ? x : y
 //   exp2(x)                     2ˣ within 8e-8 relative for −125 < x < 127; exactly 0 at and below
-//                               −125; NaN for NaN
+//                               −125; NaN for NaN; from 127 on any value, to be masked out
 //   transpose(x)                x[i] lane j ↔ x[j] lane i
 //   Fma                         the dot of floats: Element float, one product a step
 //   DotBf16 (kHasDotBf16)       the dot of bf16 pairs: Element uint32_t, the pair (low, high half),

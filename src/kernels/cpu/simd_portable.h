@@ -14,6 +14,7 @@ struct Portable {
   static constexpr int tile_columns(int vectors) { return tile_rows(vectors); }
   using F = float __attribute__((vector_size(16)));
   using I = int32_t __attribute__((vector_size(16)));
+  using U = uint32_t __attribute__((vector_size(16)));  // bits: sums of them may wrap
 
   [[gnu::always_inline]] static F zero() { return F{}; }
   [[gnu::always_inline]] static F set(float x) { return F{x, x, x, x}; }
@@ -33,12 +34,11 @@ struct Portable {
   [[gnu::always_inline]] static F load_bf16_first(const uint16_t* p, int) { return load_bf16(p); }
   // To nearest, ties to even; NaN stays NaN.
   [[gnu::always_inline]] static void store_bf16(uint16_t* p, F x) {
-    const I bits = (I)x;
-    const I rounded = bits + ((bits >> 16) & 1) + 0x7fff;
-    const I is_nan = x != x;
-    const I kept = (is_nan & 0x7fc00000) | (~is_nan & rounded);
-    for (int i = 0; i < kLanes; i++)
-      p[i] = static_cast<uint16_t>(static_cast<uint32_t>(kept[i]) >> 16);
+    const U bits = (U)x;
+    const U rounded = bits + ((bits >> 16) & 1) + 0x7fff;
+    const U is_nan = (U)(x != x);
+    const U kept = (is_nan & 0x7fc00000) | (~is_nan & rounded);
+    for (int i = 0; i < kLanes; i++) p[i] = static_cast<uint16_t>(kept[i] >> 16);
   }
   [[gnu::always_inline]] static void store_bf16_first(uint16_t* p, F x, int) { store_bf16(p, x); }
 
@@ -66,7 +66,7 @@ struct Portable {
     p = p * r + set(2.4022647e-1f);
     p = p * r + set(6.9314721e-1f);
     p = p * r + set(1);
-    return (F)(~dead & ((I)p + ((I)shifted << 23)));
+    return (F)((U)~dead & ((U)p + ((U)shifted << 23)));
   }
 
   [[gnu::always_inline]] static void transpose(F (&x)[kLanes]) {
