@@ -166,11 +166,12 @@ void Adam::step(double learning_rate, double norm, double scale) {
   // The update went past autograd: tell those who keep copies of the parameters.
   for (const NamedParameter& parameter : parameters_)
     parameter.tensor.unsafeGetTensorImpl()->bump_version();
-  skip();
+  for (const NamedParameter& parameter : parameters_) parameter.tensor.mutable_grad().reset();
 }
 
-void Adam::skip() {
-  for (const NamedParameter& parameter : parameters_) parameter.tensor.mutable_grad().reset();
+void Adam::zero_non_finite() {
+  for (const NamedParameter& parameter : parameters_)
+    parameter.tensor.mutable_grad().nan_to_num_(0, 0, 0);
 }
 
 std::vector<NamedParameter> Adam::state() const {

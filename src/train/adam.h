@@ -29,8 +29,8 @@ class Adam {
   // the gradients are dropped.
   void step(double learning_rate, double norm, double scale = 1);
 
-  // Drops the gradients without an update.
-  void skip();
+  // Sets the elements of the gradients that are not finite to 0.
+  void zero_non_finite();
 
   // State to be saved: "m.<parameter>", "v.<parameter>", and "ema.<parameter>" where kept. The
   // tensors share memory with this object.

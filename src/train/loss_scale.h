@@ -7,8 +7,9 @@
 
 namespace lace::train {
 
-// Dynamic scaling of the loss for fp16: starts at 2¹⁶, grows by 1.0003466 (twice in 2000) a good
-// step, halves after a step whose gradients are not finite, never below 2¹⁰.
+// Dynamic scaling of the loss for fp16, as the paper's authors do it: starts at 2¹⁶, grows by
+// 1.0003466 (twice in 2000) a good step, halves at a step with gradients that are not finite, never
+// below 2¹⁰.
 struct LossScale {
   static constexpr double kStart = 65536, kGrowth = 1.0003466, kFloor = 1024;
 
@@ -18,20 +19,21 @@ struct LossScale {
 };
 
 // One update by `adam` from gradients of a loss that was multiplied by scale->value (by 1 without a
-// scale). Returns their norm, unscaled. Where the norm is not finite: with a scale, the step is
-// left out and the scale halves; without, throws lace::Error before the parameters change.
+// scale). Returns their norm, unscaled. Where the norm is not finite: with a scale, the gradients
+// that are not finite count as 0 and the scale halves; without, throws lace::Error before the
+// parameters change.
 inline double apply_gradients(Adam& adam, LossScale* scale, double learning_rate) {
   const double factor = scale ? scale->value : 1.0;
-  const double norm = adam.gradient_norm(factor);
-  if (scale && !std::isfinite(norm)) {
-    adam.skip();
-    scale->halve();
-    return norm;
-  }
-  LACE_CHECK(std::isfinite(norm), "[train] the gradients' norm is ", norm,
+  double norm = adam.gradient_norm(factor);
+  const bool overflow = !std::isfinite(norm);
+  LACE_CHECK(scale || !overflow, "[train] the gradients' norm is ", norm,
              ": lower the learning rate or clip harder");
+  if (overflow) {
+    adam.zero_non_finite();
+    norm = adam.gradient_norm(factor);
+  }
   adam.step(learning_rate, norm, factor);
-  if (scale) scale->grow();
+  if (scale) overflow ? scale->halve() : scale->grow();
   return norm;
 }
 
