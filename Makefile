@@ -1,10 +1,11 @@
 # make demo | test | test-slow | bench | build | setup | format | lint | clean
 # PRESET=cpu (default) or cuda; DATA=path for demo.
 PRESET ?= cpu
+export DATA
 BUILD := build/$(PRESET)
 CMAKE := $(if $(and $(filter cuda,$(PRESET)),$(wildcard .venv/bin/cmake)),.venv/bin/cmake,cmake)
 
-.PHONY: help setup build test test-slow demo bench format lint clean
+.PHONY: help setup build test test-slow demo demo-data bench format lint clean
 help:
 	@echo 'make demo       set up, build, train a small Sparse Transformer, and show what it learnt'
 	@echo 'make test       set up, build and run the fast tests'
@@ -37,8 +38,11 @@ test-slow:
 	@ctest --test-dir build/asan --output-on-failure --no-tests=error
 	@scripts/fuzz-parser 30
 
-demo: build
-	@scripts/demo $(BUILD)/bin/lace $(if $(DATA),--data '$(DATA)')
+demo-data:
+	@[ -z "$$DATA" ] || [ -e "$$DATA" ] || { echo "make demo: DATA: there is no '$$DATA'" >&2; exit 1; }
+
+demo: demo-data build
+	@scripts/demo $(BUILD)/bin/lace $${DATA:+--data "$$DATA"}
 
 bench: build
 	@mkdir -p bench/results

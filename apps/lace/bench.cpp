@@ -194,6 +194,9 @@ void bench(const BenchOptions& options) {
 void add_bench(CLI::App& app) {
   CLI::App* command = app.add_subcommand("bench", "Times lace against libtorch and the processor");
   command->require_subcommand(1);
+  command->footer(examples({"lace bench attention --rows dense-float32-4096",
+                            "lace bench attention --json > attention.json",
+                            "lace bench step recipes/demo.toml"}));
   auto options = std::make_shared<BenchOptions>();
   CLI::App* attention = command->add_subcommand(
       "attention", "Attention, forward and with backward: a table of cases, or --pattern's");

@@ -214,8 +214,12 @@ void print_passes(const Explanation& all) {
   std::cout << table.to_string();
 }
 
+std::string count_of(int64_t count, const char* noun) {
+  return concat(format_count(count), " ", noun, count == 1 ? "" : "s");
+}
+
 std::string plan_text(const PlanFigures& plan) {
-  return concat(format_count(plan.runs), " runs, ", format_count(plan.masks), " masks, ",
+  return concat(count_of(plan.runs, "run"), ", ", count_of(plan.masks, "mask"), ", ",
                 format_bytes(static_cast<double>(plan.plan_bytes)), ", compiled in ",
                 format_number(plan.compile_ms), " ms");
 }

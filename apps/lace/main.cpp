@@ -29,13 +29,32 @@ std::string given_command(const CLI::App& app) {
   return app.get_name();
 }
 
+// What is wrong with a first argument that is neither an option nor a subcommand of `app`, or "".
+std::string unknown_subcommand(const CLI::App& app, int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-') return "";
+  const std::string given = argv[1];
+  std::string names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (command->get_name() == given) return "";
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  return "there is no subcommand '" + given + "'; there are " + names;
+}
+
 int run(int argc, char** argv) {
   CLI::App app("Sparse attention from one line of text, and the Sparse Transformers built on it",
                "lace");
   app.set_version_flag("--version", "lace " + std::string(version()));
   app.require_subcommand(1);
   app.get_formatter()->column_width(36);
+  app.footer(examples({"lace explain 'block(128) | summary(128, 32)' --seq-len 12288",
+                       "lace train recipes/demo.toml", "lace eval runs/demo --baselines",
+                       "lace sample runs/demo --length 400"}));
   for (const Command& command : commands()) command.add(app);
+  if (const std::string wrong = unknown_subcommand(app, argc, argv); !wrong.empty()) {
+    std::cerr << "lace: " << wrong << "\nSee `lace --help`.\n";
+    return 2;
+  }
   try {
     app.parse(argc, argv);
     return 0;
