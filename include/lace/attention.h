@@ -1,10 +1,10 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <optional>
 #include <string>
 #include <utility>
+
+#include <ATen/core/Tensor.h>
 
 #include "lace/error.h"
 #include "lace/pattern.h"

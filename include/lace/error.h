@@ -22,10 +22,10 @@ std::string concat(const Args&... args) {
 }
 
 // Throws lace::Error with the joined arguments as its text unless `condition` holds.
-#define LACE_CHECK(condition, ...)                       \
-  do {                                                   \
-    if (!(condition)) [[unlikely]]                       \
-      throw ::lace::Error(::lace::concat(__VA_ARGS__));  \
+#define LACE_CHECK(condition, ...)                      \
+  do {                                                  \
+    if (!(condition)) [[unlikely]]                      \
+      throw ::lace::Error(::lace::concat(__VA_ARGS__)); \
   } while (false)
 
 }  // namespace lace

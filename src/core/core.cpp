@@ -7,10 +7,11 @@
 #include <thread>
 #include <vector>
 
+#include "lace/error.h"
+
 #include "core/context.h"
 #include "core/dtype.h"
 #include "core/executor.h"
-#include "lace/error.h"
 
 namespace lace {
 

@@ -18,12 +18,12 @@ struct AttentionShape {
   Device device = Device::kCpu;
   DType dtype = DType::kFloat32;
   int64_t batch = 0;
-  int64_t heads = 0;     // a multiple of kv_heads; query head h reads key head h / (heads / kv_heads)
+  int64_t heads = 0;  // a multiple of kv_heads; query head h reads key head h / (heads / kv_heads)
   int64_t kv_heads = 0;
   int64_t q_len = 0;
-  int64_t k_len = 0;     // >= q_len
-  int64_t qk_dim = 0;    // head_dim of q and k
-  int64_t v_dim = 0;     // head_dim of v and out
+  int64_t k_len = 0;   // >= q_len
+  int64_t qk_dim = 0;  // head_dim of q and k
+  int64_t v_dim = 0;   // head_dim of v and out
 };
 
 // A tensor [batch, heads, rows, head_dim] of any strides (in elements) but the innermost, which is
