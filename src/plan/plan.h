@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -95,6 +96,30 @@ struct HeadGroup {
   int64_t heads = 0;                     // how many heads share it
 };
 
+// What the kernels of a device keep with a plan: copies of its arrays in their memory, say. It is
+// theirs alone and no part of the plan's value: a copy of a plan starts without.
+class PlanAttachment {
+ public:
+  PlanAttachment() = default;
+  PlanAttachment(const PlanAttachment&) {}
+  PlanAttachment& operator=(const PlanAttachment&) {
+    kept_ = nullptr;
+    return *this;
+  }
+
+  // What is kept, made by make() -> std::shared_ptr<void> at the first call. Thread-safe.
+  template <typename Make>
+  std::shared_ptr<void> get(const Make& make) const {
+    std::lock_guard lock(mutex_);
+    if (!kept_) kept_ = make();
+    return kept_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<void> kept_;
+};
+
 // Immutable after compile; shared between threads.
 struct Plan {
   bool transposed = false;
@@ -110,6 +135,7 @@ struct Plan {
   std::vector<int64_t> offsets;
   std::shared_ptr<const BoundPattern> pattern;  // only the reference kernel and tests read it
   double compile_ms = 0;
+  PlanAttachment attachment;
 
   // Bytes of the arrays above.
   int64_t size_bytes() const;
