@@ -24,7 +24,7 @@ $(BUILD)/build.ninja: CMakeLists.txt CMakePresets.json
 
 build: setup
 	@mkdir -p build
-	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
+	@$(MAKE) -s --no-print-directory $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet
 
 test: build
