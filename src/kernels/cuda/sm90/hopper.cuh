@@ -1,0 +1,169 @@
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cute/arch/copy_sm90_tma.hpp>
+#include <cute/arch/mma_sm90_gmma.hpp>
+#include <cutlass/arch/barrier.h>
+#include <cutlass/arch/reg_reconfig.h>
+
+// What the Hopper kernels share: tiles of 128-byte rows in shared memory, their descriptors, warp
+// group products, barriers, reductions over a quad.
+
+namespace lace::sm90 {
+
+using Barrier = cutlass::arch::ClusterTransactionBarrier;
+
+// A tile of `rows` rows of head_dim 64 · n lies in shared memory as n slices [rows][64], each row
+// 128 bytes, swizzled by 128 bytes, its start a multiple of 1024 bytes.
+__device__ inline uint64_t tile_descriptor(uint32_t smem_address, uint32_t slice_bytes) {
+  const uint64_t start = (smem_address & 0x3FFFF) >> 4;
+  const uint64_t leading = slice_bytes >> 4;  // between slices; read of transposed operands only
+  const uint64_t stride = 1024 >> 4;          // between groups of 8 rows
+  const uint64_t swizzle_128b = 1;
+  return start | (leading << 16) | (stride << 32) | (swizzle_128b << 62);
+}
+
+// The descriptor `bytes` further on.
+__device__ inline uint64_t advance(uint64_t descriptor, uint32_t bytes) {
+  return descriptor + (bytes >> 4);
+}
+
+namespace detail {
+
+namespace gmma = cute::SM90::GMMA;
+inline constexpr auto kK = gmma::Major::K;
+inline constexpr auto kMn = gmma::Major::MN;
+
+// The instruction for 64 × kN × 16.
+template <typename Element, int kN>
+struct Instruction;
+template <>
+struct Instruction<__nv_bfloat16, 64> {
+  using Ss = gmma::MMA_64x64x16_F32BF16BF16_SS<kK, kK>;
+  using Rs = gmma::MMA_64x64x16_F32BF16BF16_RS<kK, kMn>;
+};
+template <>
+struct Instruction<__nv_bfloat16, 128> {
+  using Ss = gmma::MMA_64x128x16_F32BF16BF16_SS<kK, kK>;
+  using Rs = gmma::MMA_64x128x16_F32BF16BF16_RS<kK, kMn>;
+};
+template <>
+struct Instruction<__half, 64> {
+  using Ss = gmma::MMA_64x64x16_F32F16F16_SS<kK, kK>;
+  using Rs = gmma::MMA_64x64x16_F32F16F16_RS<kK, kMn>;
+};
+template <>
+struct Instruction<__half, 128> {
+  using Ss = gmma::MMA_64x128x16_F32F16F16_SS<kK, kK>;
+  using Rs = gmma::MMA_64x128x16_F32F16F16_RS<kK, kMn>;
+};
+
+template <typename Mma, int kCount, size_t... kIndex>
+__device__ void issue_ss(uint64_t a, uint64_t b, float (&d)[kCount], bool accumulate,
+                         std::index_sequence<kIndex...>) {
+  Mma::fma(a, b, d[kIndex]..., accumulate ? gmma::ScaleOut::One : gmma::ScaleOut::Zero);
+}
+template <typename Mma, int kCount, size_t... kIndex>
+__device__ void issue_rs(const uint32_t* a, uint64_t b, float (&d)[kCount],
+                         std::index_sequence<kIndex...>) {
+  Mma::fma(a[0], a[1], a[2], a[3], b, d[kIndex]..., gmma::ScaleOut::One);
+}
+
+}  // namespace detail
+
+// Keeps the compiler from moving what touches these registers across a product in flight.
+template <int kCount>
+__device__ void fence_registers(float (&values)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) cute::warpgroup_fence_operand(values[i]);
+}
+
+// Issues d = a bᵀ for a [64][kDepth] and b [kN][kDepth] in shared memory, slices of a and b
+// a_slice and b_slice bytes apart.
+template <typename Element, int kN, int kDepth>
+__device__ void multiply_transposed(float (&d)[kN / 2], uint64_t a, uint32_t a_slice, uint64_t b,
+                                    uint32_t b_slice) {
+  using Mma = typename detail::Instruction<Element, kN>::Ss;
+#pragma unroll
+  for (int k = 0; k < kDepth / 16; ++k) {
+    const uint32_t within = (k % 4) * 32;
+    detail::issue_ss<Mma>(advance(a, (k / 4) * a_slice + within),
+                          advance(b, (k / 4) * b_slice + within), d, k > 0,
+                          std::make_index_sequence<kN / 2>());
+  }
+}
+
+// Issues d += a b for a [64][kDepth] in registers as wgmma wants it and b [kDepth][kN] in shared
+// memory.
+template <typename Element, int kN, int kDepth>
+__device__ void multiply_add(float (&d)[kN / 2], const uint32_t (&a)[kDepth / 4], uint64_t b) {
+  using Mma = typename detail::Instruction<Element, kN>::Rs;
+#pragma unroll
+  for (int k = 0; k < kDepth / 16; ++k) {
+    detail::issue_rs<Mma>(&a[4 * k], advance(b, k * 2048), d, std::make_index_sequence<kN / 2>());
+  }
+}
+
+template <typename Element>
+__device__ uint32_t pack(float low, float high) {
+  if constexpr (std::is_same_v<Element, __half>) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return reinterpret_cast<const uint32_t&>(pair);
+  } else {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return reinterpret_cast<const uint32_t&>(pair);
+  }
+}
+
+// Over the four lanes that share the rows of an accumulator.
+__device__ inline float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+// Lane c of a quad holds element c of the columns; afterwards value i of lane c is what lane i had
+// in value c.
+__device__ inline void quad_transpose(uint32_t (&v)[4], int lane) {
+  const bool odd = lane & 1;
+  const uint32_t a = __shfl_xor_sync(~0u, odd ? v[0] : v[1], 1);
+  const uint32_t b = __shfl_xor_sync(~0u, odd ? v[2] : v[3], 1);
+  if (odd) {
+    v[0] = a, v[2] = b;
+  } else {
+    v[1] = a, v[3] = b;
+  }
+  const bool high = lane & 2;
+  const uint32_t c = __shfl_xor_sync(~0u, high ? v[0] : v[2], 2);
+  const uint32_t d = __shfl_xor_sync(~0u, high ? v[1] : v[3], 2);
+  if (high) {
+    v[0] = c, v[1] = d;
+  } else {
+    v[2] = c, v[3] = d;
+  }
+}
+
+__device__ inline float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ inline int32_t load_acquire(const int32_t* address) {
+  int32_t value;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
+__device__ inline void add_release(int32_t* address, int32_t value) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+
+}  // namespace lace::sm90

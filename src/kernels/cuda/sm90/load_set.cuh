@@ -1,0 +1,88 @@
+#pragma once
+
+#include "kernels/cuda/sm90/hopper.cuh"
+#include "kernels/cuda/sm90/work.h"
+
+namespace lace::sm90 {
+
+// How many elements of `set`, moved by `shift`, lie before `end`: they are the first ones.
+__device__ inline int32_t count_before(const WorkSet& set, const int32_t* offsets, int32_t shift,
+                                       int32_t end) {
+  const int32_t last = set.offsets >= 0 ? __ldg(offsets + set.offsets + set.outer - 1)
+                                        : (set.outer - 1) * set.stride;
+  const int32_t room = end - set.first - shift;  // for offset + i
+  if (last + set.inner <= room) return set.inner * set.outer;
+  int32_t count = 0;
+  for (int32_t o = 0; o < set.outer; ++o) {
+    const int32_t offset = set.offsets >= 0 ? __ldg(offsets + set.offsets + o) : o * set.stride;
+    if (offset >= room) break;
+    count += min(set.inner, room - offset);
+  }
+  return count;
+}
+
+// Where a tile goes: maps of the tensor, the barrier that counts its bytes, a tile in shared
+// memory, and the head.
+struct LoadTarget {
+  const CUtensorMap* maps;
+  Barrier* full;
+  uint32_t smem;
+  int32_t head, batch;
+
+  __device__ void load(int32_t map, uint32_t address, int32_t column, int32_t row,
+                       int32_t period) const {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        " [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(address),
+        "l"(maps + map), "r"(cute::cast_smem_ptr_to_uint(full)), "r"(column), "r"(row), "r"(period),
+        "r"(head), "r"(batch)
+        : "memory");
+  }
+};
+
+// Loads the first `count` elements of `set`, moved by `shift`, into kSlices slices of 64 columns;
+// what the tile holds past them is not defined, but finite where the tensor is. Called by all lanes
+// of a warp.
+template <int kSlices>
+__device__ void load_set(const LoadTarget& target, const WorkSet& set, const int32_t* offsets,
+                         int32_t shift, int32_t count, int lane) {
+  constexpr uint32_t kSliceBytes = kTileRows * 128;
+  const int32_t first = set.first + shift;
+  bool one_box = set.map >= 0;
+  int32_t row = first, period = 0;
+  if (set.map >= kNaturalMaps) {
+    period = first / set.stride;
+    row = first - period * set.stride;
+    one_box = period + (count + set.inner - 1) / set.inner <= set.rows_full;
+  }
+  if (one_box) {
+    if (lane == 0) {
+      target.full->arrive_and_expect_tx(set.box_rows * 128 * kSlices);
+#pragma unroll
+      for (int s = 0; s < kSlices; ++s) {
+        target.load(set.map, target.smem + s * kSliceBytes, s * 64, row, period);
+      }
+    }
+    return;
+  }
+  if (lane == 0) target.full->arrive_and_expect_tx(count * 128 * kSlices);
+  __syncwarp();
+  // Stretch by stretch, each in boxes of the powers of two that it is made of.
+  for (int32_t o = lane; o * set.inner < count; o += 32) {
+    const int32_t offset = set.offsets >= 0 ? __ldg(offsets + set.offsets + o) : o * set.stride;
+    int32_t element = o * set.inner;
+    int32_t position = first + offset;
+    int32_t left = min(set.inner, count - element);
+    while (left > 0) {
+      const int32_t map = __clz(left) - 24;  // 128 >> map rows, at most `left`
+      const int32_t rows = kTileRows >> map;
+#pragma unroll
+      for (int s = 0; s < kSlices; ++s) {
+        target.load(map, target.smem + s * kSliceBytes + element * 128, s * 64, position, 0);
+      }
+      element += rows, position += rows, left -= rows;
+    }
+  }
+}
+
+}  // namespace lace::sm90

@@ -1,0 +1,217 @@
+#include "kernels/cuda/sm90/work.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "lace/error.h"
+
+namespace lace::sm90 {
+namespace {
+
+int32_t narrow(int64_t value) { return static_cast<int32_t>(value); }
+
+// The map of `set`, whose tiles move by `step`; a new period map is listed in `boxes`. Sets
+// `stretches` if a tile may have to be read stretch by stretch.
+WorkSet make_set(const IndexSet& set, int64_t step, int64_t length, std::vector<BoxShape>& boxes,
+                 bool& stretches) {
+  WorkSet out;
+  out.first = narrow(set.first);
+  out.stride = narrow(set.outer_stride);
+  out.inner = set.inner;
+  out.outer = set.outer;
+  out.offsets = set.offsets;
+  if (set.outer == 1) {
+    out.map = 0;
+    out.box_rows = kTileRows;
+    return out;
+  }
+  const int64_t period = set.outer_stride;
+  if (set.offsets >= 0 || period < set.inner || step % period != 0 ||
+      set.first % period + set.inner > period) {
+    stretches = true;
+    return out;
+  }
+  const BoxShape box{narrow(period), set.inner, kTileRows / set.inner};
+  auto found = std::find(boxes.begin(), boxes.end(), box);
+  if (found == boxes.end()) {
+    if (boxes.size() == static_cast<size_t>(kPeriodMaps)) {
+      stretches = true;
+      return out;
+    }
+    found = boxes.insert(boxes.end(), box);
+  }
+  out.map = kNaturalMaps + narrow(found - boxes.begin());
+  out.rows_full = narrow(length / period);
+  stretches |= length % period != 0;
+  out.box_rows = box.inner * box.outer;
+  return out;
+}
+
+// Positions of the elements of `set` that lie before `end`.
+void positions(const Plan& plan, const IndexSet& set, int64_t end, std::vector<int64_t>& out) {
+  out.clear();
+  for (int32_t o = 0; o < set.outer; ++o) {
+    for (int32_t i = 0; i < set.inner; ++i) {
+      const int64_t position = plan.position(set, o, i);
+      if (position >= end) return;
+      out.push_back(position);
+    }
+  }
+}
+
+struct GroupBuilder {
+  const Plan& plan;
+  Work& work;
+  std::vector<int64_t> rows;
+  std::vector<bool> covered_before, covered_after;
+
+  // Which of `rows` are in `covered`; where only some are, their bits at row_bits[`bits`].
+  int32_t rows_in(const std::vector<bool>& covered, int32_t& bits) {
+    const auto is_covered = [&](int64_t row) -> bool { return covered[static_cast<size_t>(row)]; };
+    const auto count = std::count_if(rows.begin(), rows.end(), is_covered);
+    if (count == 0) return kNone;
+    if (count == static_cast<int64_t>(rows.size())) return kAll;
+    bits = narrow(static_cast<int64_t>(work.row_bits.size()));
+    work.row_bits.resize(work.row_bits.size() + kTileRows / 32);
+    for (size_t e = 0; e < rows.size(); ++e) {
+      if (is_covered(rows[e])) work.row_bits[static_cast<size_t>(bits) + e / 32] |= 1u << (e % 32);
+    }
+    return kSome;
+  }
+
+  void mark(const Pass& pass, std::vector<bool>& covered) {
+    for (int32_t t = pass.tile_begin; t < pass.tile_end; ++t) {
+      positions(plan, plan.tiles[static_cast<size_t>(t)].owners, plan.owner_len, rows);
+      for (const int64_t row : rows) covered[static_cast<size_t>(row)] = true;
+    }
+  }
+
+  void add_pass(const Pass& pass, bool several, bool last, int32_t wait) {
+    const size_t begin = work.tiles.size();
+    for (int32_t t = pass.tile_begin; t < pass.tile_end; ++t) {
+      const OwnerTile& tile = plan.tiles[static_cast<size_t>(t)];
+      WorkTile item;
+      item.owners =
+          make_set(tile.owners, 0, plan.owner_len, work.owner_boxes, work.owner_stretches);
+      positions(plan, tile.owners, plan.owner_len, rows);
+      item.owner_count = narrow(static_cast<int64_t>(rows.size()));
+      item.run_begin = tile.run_begin;
+      item.run_end = tile.run_end;
+      for (int32_t r = tile.run_begin; r < tile.run_end; ++r) {
+        item.tiles += plan.runs[static_cast<size_t>(r)].tiles;
+      }
+      if (several) {
+        item.earlier = rows_in(covered_before, item.earlier_bits);
+        item.later = rows_in(covered_after, item.later_bits);
+        item.wait = item.earlier == kNone ? 0 : wait;
+        item.count = last ? 0 : 1;
+      }
+      work.tiles.push_back(item);
+    }
+    std::stable_sort(work.tiles.begin() + static_cast<int64_t>(begin), work.tiles.end(),
+                     [](const WorkTile& a, const WorkTile& b) { return a.tiles > b.tiles; });
+  }
+
+  // The passes of a group. Those of a few rows that see everything are worked on first, since they
+  // take longest: which pass of a row comes first is free.
+  void add_group(const HeadGroup& group) {
+    std::vector<const Pass*> passes;
+    for (int32_t p = group.pass_begin; p < group.pass_end; ++p) {
+      passes.push_back(&plan.passes[static_cast<size_t>(p)]);
+    }
+    std::stable_partition(passes.begin(), passes.end(),
+                          [](const Pass* pass) { return pass->order == RowOrder::kGlobalRows; });
+    const bool several = passes.size() > 1;
+    work.several_passes |= several;
+    int32_t wait = 0;
+    if (several) covered_before.assign(static_cast<size_t>(plan.owner_len), false);
+    for (size_t p = 0; p < passes.size(); ++p) {
+      if (several) {
+        covered_after.assign(static_cast<size_t>(plan.owner_len), false);
+        for (size_t q = p + 1; q < passes.size(); ++q) mark(*passes[q], covered_after);
+      }
+      add_pass(*passes[p], several, p + 1 == passes.size(), wait);
+      if (several) mark(*passes[p], covered_before);
+      wait += passes[p]->tile_end - passes[p]->tile_begin;
+    }
+  }
+};
+
+// Bits over owners for each other become bits over others for each owner.
+void add_mask(const Mask& mask, std::vector<uint32_t>& out) {
+  const size_t begin = out.size();
+  out.resize(begin + kTileRows * 4);
+  for (int32_t f = 0; f < std::min(mask.others, kTileRows); ++f) {
+    for (int32_t e = 0; e < std::min(mask.owners, kTileRows); ++e) {
+      const uint64_t word = mask.words[static_cast<size_t>(f * mask.words_per_other + e / 64)];
+      if (((word >> (e % 64)) & 1) == 0) continue;
+      out[begin + static_cast<size_t>(e * 4 + f / 32)] |= 1u << (f % 32);
+    }
+  }
+}
+
+int64_t work_of(const Plan& plan, const HeadGroup& group) {
+  int64_t most = 0;
+  for (int32_t p = group.pass_begin; p < group.pass_end; ++p) {
+    most = std::max(most, plan.passes[static_cast<size_t>(p)].computed_pairs);
+  }
+  return most;
+}
+
+template <typename T>
+int64_t bytes(const std::vector<T>& v) {
+  return static_cast<int64_t>(v.size() * sizeof(T));
+}
+
+}  // namespace
+
+int64_t Work::size_bytes() const {
+  return bytes(groups) + bytes(heads) + bytes(tiles) + bytes(runs) + bytes(mask_ids) +
+         bytes(mask_rows) + bytes(offsets) + bytes(row_bits);
+}
+
+Work make_work(const Plan& plan) {
+  LACE_CHECK(plan.tile.owners <= kTileRows && plan.tile.others <= kTileRows,
+             "[attention] cuda_sm90 runs plans of tiles up to 128 x 128, got ", plan.tile.owners,
+             " x ", plan.tile.others);
+  Work work;
+  GroupBuilder builder{plan, work, {}, {}, {}};
+  std::vector<int32_t> order(plan.groups.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+    return work_of(plan, plan.groups[static_cast<size_t>(a)]) >
+           work_of(plan, plan.groups[static_cast<size_t>(b)]);
+  });
+  for (const int32_t g : order) {
+    WorkGroup group;
+    group.tile_begin = narrow(static_cast<int64_t>(work.tiles.size()));
+    group.head_begin = narrow(static_cast<int64_t>(work.heads.size()));
+    group.item_begin = work.items;
+    const HeadGroup& source = plan.groups[static_cast<size_t>(g)];
+    group.passes = source.pass_end - source.pass_begin;
+    for (int64_t h = 0; h < plan.heads; ++h) {
+      if (plan.head_group[static_cast<size_t>(h)] == g) work.heads.push_back(narrow(h));
+    }
+    group.heads = narrow(static_cast<int64_t>(work.heads.size())) - group.head_begin;
+    builder.add_group(source);
+    group.tiles = narrow(static_cast<int64_t>(work.tiles.size())) - group.tile_begin;
+    work.items += group.heads * group.tiles;
+    work.groups.push_back(group);
+  }
+  for (const Run& run : plan.runs) {
+    WorkRun out;
+    out.others = make_set(run.others, run.tiles > 1 ? run.step : 0, plan.other_len,
+                          work.other_boxes, work.other_stretches);
+    out.step = narrow(run.step);
+    out.tiles = run.tiles;
+    out.mask_begin = run.mask_begin;
+    out.mask_cycle = run.mask_cycle;
+    work.runs.push_back(out);
+  }
+  work.mask_ids = plan.mask_ids;
+  for (const Mask& mask : plan.masks) add_mask(mask, work.mask_rows);
+  for (const int64_t offset : plan.offsets) work.offsets.push_back(narrow(offset));
+  return work;
+}
+
+}  // namespace lace::sm90

@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "plan/plan.h"
+
+namespace lace::sm90 {
+
+// A Plan as the Hopper kernels walk it: which tensor map reads a tile and where, masks by the rows
+// of the accumulator, and the order in which tiles are worked on. All fields are 32 bits: lengths
+// stay below 2^30.
+
+inline constexpr int kTileRows = 128;  // owners and others of a tile, at most
+
+// Tensor maps of one tensor. Natural maps 0 … 7 read 128, 64, … 1 rows in a row; the others read
+// boxes of a period.
+inline constexpr int kNaturalMaps = 8;
+inline constexpr int kPeriodMaps = 8;
+inline constexpr int kMaps = kNaturalMaps + kPeriodMaps;
+
+// `outer` stretches of `inner` rows, `period` apart.
+struct BoxShape {
+  int32_t period = 0, inner = 0, outer = 0;
+  bool operator==(const BoxShape&) const = default;
+};
+
+// An IndexSet with the map that reads it in one box. map −1: stretch by stretch.
+// Of a period map, rows_full is how many whole periods the sequence holds: a box may not touch the
+// cut one after them, which would run past the tensor; such tiles are read stretch by stretch.
+struct WorkSet {
+  int32_t first = 0, stride = 0, inner = 0, outer = 0, offsets = -1;
+  int32_t map = -1, rows_full = 0, box_rows = 0;
+};
+
+// As Run.
+struct WorkRun {
+  WorkSet others;
+  int32_t step = 0, tiles = 0, mask_begin = 0, mask_cycle = 0;
+};
+
+// Which rows of a tile another pass covers.
+enum Rows : int32_t { kNone = 0, kAll = 1, kSome = 2 };
+
+// A tile of owners of one pass.
+struct WorkTile {
+  WorkSet owners;
+  int32_t owner_count = 0;  // inside the sequence
+  int32_t run_begin = 0, run_end = 0;
+  int32_t tiles = 0;         // of all runs together
+  int32_t earlier = kNone;   // rows that a pass worked on before has partial results of
+  int32_t later = kNone;     // rows that a pass worked on afterwards will finish
+  int32_t earlier_bits = 0;  // kSome: bit e of row_bits[… + e / 32]
+  int32_t later_bits = 0;
+  int32_t wait = 0;   // tiles of the passes worked on before, of one head
+  int32_t count = 0;  // 1 where others may wait for this one
+};
+
+// Tiles [tile_begin, tile_begin + tiles) are worked on for `heads` heads.
+struct WorkGroup {
+  int32_t tile_begin = 0, tiles = 0;
+  int32_t head_begin = 0, heads = 0;
+  int32_t item_begin = 0;  // heads · tiles of the groups before
+  int32_t passes = 0;
+};
+
+struct Work {
+  std::vector<WorkGroup> groups;    // most work first
+  std::vector<int32_t> heads;       // of the groups
+  std::vector<WorkTile> tiles;      // in the order of work: by pass, most work first
+  std::vector<WorkRun> runs;        // as in the plan
+  std::vector<int32_t> mask_ids;    // as in the plan
+  std::vector<uint32_t> mask_rows;  // [mask][owner of 128][4]: bit f % 32 of word f / 32
+  std::vector<int32_t> offsets;     // as in the plan
+  std::vector<uint32_t> row_bits;
+  std::vector<BoxShape> owner_boxes;  // map kNaturalMaps + index; at most kPeriodMaps
+  std::vector<BoxShape> other_boxes;
+  bool owner_stretches = false;  // a tile of owners may be read stretch by stretch
+  bool other_stretches = false;
+  int32_t items = 0;  // heads · tiles of all groups
+  bool several_passes = false;
+  int64_t size_bytes() const;
+};
+
+// plan: of tiles no larger than 128 × 128, and lengths below 2^30.
+Work make_work(const Plan& plan);
+
+}  // namespace lace::sm90
