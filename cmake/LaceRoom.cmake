@@ -17,7 +17,8 @@ endfunction()
 
 # Warnings and sanitizers, the same for every target of the project.
 function(lace_flags target)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wno-unknown-pragmas)
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-unknown-pragmas>)
   if(LACE_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=address,undefined -fno-omit-frame-pointer
                                              -fno-sanitize-recover=undefined)

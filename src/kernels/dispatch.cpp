@@ -1,33 +1,16 @@
-#include <array>
 #include <atomic>
 #include <cstdlib>
 
 #include "lace/error.h"
 
-#include "kernels/cpu/cpu_kernels.h"
 #include "kernels/kernel.h"
-#include "kernels/reference/reference.h"
+#include "kernels/recorded.h"
 
 namespace lace {
+
+std::atomic<const char*> last_kernel_name{""};
+
 namespace {
-
-std::atomic<const char*> last_name{""};
-
-// `kKernel` with runs that tell last_kernel() its name.
-template <const Kernel& kKernel>
-Kernel recorded() {
-  Kernel kernel = kKernel;
-  kernel.forward = [](const Context& context, const Plan& plan, const ForwardArgs& args) {
-    last_name = kKernel.name.data();
-    kKernel.forward(context, plan, args);
-  };
-  kernel.backward = [](const Context& context, const Plan& plan, const Plan& transposed,
-                       const BackwardArgs& args) {
-    last_name = kKernel.name.data();
-    kKernel.backward(context, plan, transposed, args);
-  };
-  return kernel;
-}
 
 std::string_view device_name(Device device) { return device == Device::kCpu ? "cpu" : "cuda"; }
 
@@ -48,14 +31,6 @@ std::string refusal(const Kernel& kernel, const AttentionShape& shape) {
 }
 
 }  // namespace
-
-std::span<const Kernel> kernels() {
-  static const std::array kTable = {
-      recorded<cpu::kAvx512Bf16>(), recorded<cpu::kAvx512>(),       recorded<cpu::kAvx2>(),
-      recorded<cpu::kPortable>(),   recorded<reference::kKernel>(),
-  };
-  return kTable;
-}
 
 const Kernel& find_kernel(std::string_view name) {
   for (const Kernel& kernel : kernels()) {
@@ -81,6 +56,6 @@ const Kernel& select_kernel(const AttentionShape& shape) {
   throw Error("[attention] no kernel can compute this:" + reasons);
 }
 
-std::string_view last_kernel() { return last_name.load(); }
+std::string_view last_kernel() { return last_kernel_name.load(); }
 
 }  // namespace lace

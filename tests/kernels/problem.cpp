@@ -14,16 +14,20 @@ namespace {
 
 constexpr int kPoison = 0xff;  // as bytes: NaN in every dtype
 
-// Workspace is poisoned too.
-Context poisoned_context(const Executor& executor) {
-  Context context = make_host_context(executor);
-  context.allocate = [allocate = context.allocate](size_t bytes) {
-    Workspace workspace = allocate(bytes);
-    std::memset(workspace.get(), kPoison, bytes);
-    return workspace;
-  };
-  return context;
-}
+class HostMachine final : public Machine {
+ public:
+  Context context(const Executor& executor) override {
+    Context context = make_host_context(executor);
+    context.allocate = [allocate = context.allocate](size_t bytes) {
+      Workspace workspace = allocate(bytes);
+      std::memset(workspace.get(), kPoison, bytes);
+      return workspace;
+    };
+    return context;
+  }
+  Tensor4 enter(const Tensor& tensor) override { return tensor.view(); }
+  void leave() override {}
+};
 
 DType lse_dtype(DType dtype) {
   return dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
@@ -41,6 +45,11 @@ Tensor contiguous(DType dtype, int64_t batch, int64_t heads, int64_t rows, int64
 }
 
 }  // namespace
+
+Machine& host_machine() {
+  static HostMachine machine;
+  return machine;
+}
 
 Tensor::Tensor(DType dtype, std::vector<int64_t> sizes,
                std::shared_ptr<std::vector<std::byte>> buffer, int64_t offset, Tensor4 strides)
@@ -83,11 +92,14 @@ std::vector<double> Tensor::values() const {
   return all;
 }
 
-Problem::Problem(const Case& shape, uint64_t seed) : case_(shape) {
+Problem::Problem(const Case& shape, uint64_t seed)
+    : Problem(shape, seed, {shape.tile, shape.tile}) {}
+
+Problem::Problem(const Case& shape, uint64_t seed, const KernelTiles& tiles) : case_(shape) {
   const BoundPattern bound =
       Pattern::parse(case_.pattern).bind(case_.heads, case_.q_len, case_.k_len);
-  plan_ = compile(bound, case_.tile, false);
-  transposed_ = compile(bound, case_.tile, true);
+  plan_ = compile(bound, tiles.forward, false);
+  transposed_ = compile(bound, tiles.transposed, true);
   Three inputs = make_qkv(true);
   q_ = inputs.q;
   k_ = inputs.k;
@@ -173,18 +185,20 @@ Problem::Three Problem::make_qkv(bool inputs) const {
           part(c.kv_heads, c.v_dim, q_width + k_width)};
 }
 
-Forward Problem::forward(const Kernel& kernel, const Executor& executor) const {
-  const Context context = poisoned_context(executor);
+Forward Problem::forward(const Kernel& kernel, const Executor& executor, Machine& machine) const {
+  const Context context = machine.context(executor);
   const Tensor out = make_out(false);
   const Tensor lse = contiguous(lse_dtype(case_.dtype), case_.batch, case_.heads, case_.q_len, 1);
   kernel.forward(context, plan_,
-                 {shape(), scale(), q_.view(), k_.view(), v_.view(), out.view(), lse.view().data});
+                 {shape(), scale(), machine.enter(q_), machine.enter(k_), machine.enter(v_),
+                  machine.enter(out), machine.enter(lse).data});
+  machine.leave();
   return {out.values(), lse.values()};
 }
 
 Backward Problem::backward(const Kernel& kernel, const Executor& executor,
-                           const Forward& saved) const {
-  const Context context = poisoned_context(executor);
+                           const Forward& saved, Machine& machine) const {
+  const Context context = machine.context(executor);
   Tensor out = make_out(false);
   Tensor lse = contiguous(lse_dtype(case_.dtype), case_.batch, case_.heads, case_.q_len, 1);
   size_t row = 0;
@@ -200,9 +214,15 @@ Backward Problem::backward(const Kernel& kernel, const Executor& executor,
     }
   }
   const Three gradients = make_qkv(false);
-  kernel.backward(context, plan_, transposed_,
-                  {shape(), scale(), q_.view(), k_.view(), v_.view(), out.view(), dout_.view(),
-                   gradients.q.view(), gradients.k.view(), gradients.v.view(), lse.view().data});
+  BackwardArgs args{shape(), scale(), machine.enter(q_), machine.enter(k_), machine.enter(v_)};
+  args.out = machine.enter(out);
+  args.dout = machine.enter(dout_);
+  args.dq = machine.enter(gradients.q);
+  args.dk = machine.enter(gradients.k);
+  args.dv = machine.enter(gradients.v);
+  args.lse = machine.enter(lse).data;
+  kernel.backward(context, plan_, transposed_, args);
+  machine.leave();
   return {gradients.q.values(), gradients.k.values(), gradients.v.values()};
 }
 

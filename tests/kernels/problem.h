@@ -21,6 +21,7 @@ class Tensor {
   double get(int64_t batch, int64_t head, int64_t row, int64_t d) const;
   void set(int64_t batch, int64_t head, int64_t row, int64_t d, double value);
   const Tensor4& view() const { return view_; }
+  std::vector<std::byte>& buffer() const { return *buffer_; }
   int64_t size(int axis) const { return sizes_[static_cast<size_t>(axis)]; }
 
   // All elements in order.
@@ -42,19 +43,36 @@ struct Backward {
   std::vector<double> dq, dk, dv;
 };
 
+// Where kernels run: how they see what lies in a tensor's buffer.
+class Machine {
+ public:
+  virtual ~Machine() = default;
+  // A Context whose workspace is poisoned.
+  virtual Context context(const Executor& executor) = 0;
+  // The tensor as the kernel takes it, with the content that its buffer has at the first call.
+  virtual Tensor4 enter(const Tensor& tensor) = 0;
+  // Waits for the kernel and brings the content back.
+  virtual void leave() = 0;
+};
+// This process' own memory.
+Machine& host_machine();
+
 // A case with its plans and with inputs drawn from a seed.
 class Problem {
  public:
   Problem(const Case& shape, uint64_t seed);
+  Problem(const Case& shape, uint64_t seed, const KernelTiles& tiles);
 
   AttentionShape shape() const;
   double scale() const;
   // The largest |logit| over all pairs, dead ones too.
   double max_logit() const { return max_logit_; }
 
-  Forward forward(const Kernel& kernel, const Executor& executor) const;
+  Forward forward(const Kernel& kernel, const Executor& executor,
+                  Machine& machine = host_machine()) const;
   // With out and lse of `saved` (rounded to their dtypes) as the forward pass's.
-  Backward backward(const Kernel& kernel, const Executor& executor, const Forward& saved) const;
+  Backward backward(const Kernel& kernel, const Executor& executor, const Forward& saved,
+                    Machine& machine = host_machine()) const;
 
   Tensor& q() { return q_; }
   Tensor& k() { return k_; }

@@ -20,7 +20,7 @@ struct Tolerances {
 // some ε · |logit|, which its weight and everything made of it then is relatively.
 inline Tolerances tolerances(DType dtype, double max_logit) {
   constexpr double kFloatEpsilon = 0x1p-24;    // of one rounding
-  constexpr double kBFloat16Epsilon = 0x1p-9;  // of one rounding
+  const double epsilon = dtype == DType::kFloat16 ? 0x1p-12 : 0x1p-9;  // of one bf16's or fp16's
   const double logits = 2 * kFloatEpsilon * std::max(max_logit, 1.0);
   Tolerances allowed;
   allowed.lse = 16 * kFloatEpsilon + 2 * logits;
@@ -31,8 +31,8 @@ inline Tolerances tolerances(DType dtype, double max_logit) {
   } else {
     // The result is rounded once, which may turn a last bit (2 ε of the element); on the way
     // weights are rounded, in backward dS too, which averages out over a sum.
-    allowed.out = {4 * kBFloat16Epsilon + 2 * logits, 1.5 * kBFloat16Epsilon + logits};
-    allowed.gradients = {6 * kBFloat16Epsilon + 4 * logits, 2 * kBFloat16Epsilon + 2 * logits};
+    allowed.out = {4 * epsilon + 2 * logits, 1.5 * epsilon + logits};
+    allowed.gradients = {6 * epsilon + 4 * logits, 2 * epsilon + 2 * logits};
   }
   return allowed;
 }

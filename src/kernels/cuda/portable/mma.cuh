@@ -1,0 +1,114 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace lace::cuda::portable {
+
+// The instructions of sm_80 that the kernels are made of (PTX ISA, "Matrix fragments for mma.m16n8k16").
+// A thread of a warp has g = lane / 4 and c = 2 · (lane % 4). A 16 × 8 accumulator holds
+// (g, c), (g, c + 1), (g + 8, c), (g + 8, c + 1).
+
+inline __device__ uint32_t smem_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Four 8 × 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
+inline __device__ void load_matrices(uint32_t (&out)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(address));
+}
+inline __device__ void load_matrices_transposed(uint32_t (&out)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(address));
+}
+
+// d += a b, a 16 × 16, b 16 × 8.
+template <typename T>
+__device__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+template <>
+inline __device__ void multiply<__nv_bfloat16>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                               uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+      "{%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+template <>
+inline __device__ void multiply<__half>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                        uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+      "{%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+template <typename T>
+__device__ T from_float(float value);
+template <>
+inline __device__ __nv_bfloat16 from_float(float value) {
+  return __float2bfloat16_rn(value);
+}
+template <>
+inline __device__ __half from_float(float value) {
+  return __float2half_rn(value);
+}
+inline __device__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+inline __device__ float to_float(__half value) { return __half2float(value); }
+
+template <typename T>
+__device__ uint32_t pack(float low, float high);
+template <>
+inline __device__ uint32_t pack<__nv_bfloat16>(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+template <>
+inline __device__ uint32_t pack<__half>(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+
+// 16 bytes to shared memory, zeros unless `valid`.
+inline __device__ void copy_async(uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(valid ? 16 : 0)
+               : "memory");
+}
+inline __device__ void wait_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// A tile of rows of kDim elements in shared memory, its 16-byte granules swizzled so that the eight
+// rows of a matrix lie in different banks.
+template <int kDim>
+struct SmemTile {
+  static constexpr int kGranules = kDim / 8;
+  uint32_t base;
+
+  __device__ uint32_t granule(int row, int index) const {
+    const int swizzle = kGranules >= 8 ? row & 7 : (row >> 1) & 3;
+    return base + static_cast<uint32_t>((row * kGranules + (index ^ swizzle)) * 16);
+  }
+  // The 16 × 16 block at (row, 8 · index) as a left operand.
+  __device__ void left(uint32_t (&out)[4], int row, int index, int lane) const {
+    load_matrices(out, granule(row + (lane & 15), index + (lane >> 4)));
+  }
+  // Rows [row, row + 16) as 16 columns of a right operand, over the 16 elements from 8 · index on:
+  // out[0..1] for the first 8 columns, out[2..3] for the others.
+  __device__ void right(uint32_t (&out)[4], int row, int index, int lane) const {
+    load_matrices(out,
+                  granule(row + (lane & 7) + ((lane >> 4) << 3), index + ((lane >> 3) & 1)));
+  }
+  // Rows [row, row + 16) as the inner dimension of a right operand of the 16 columns from
+  // 8 · index on.
+  __device__ void right_inner(uint32_t (&out)[4], int row, int index, int lane) const {
+    load_matrices_transposed(out, granule(row + (lane & 15), index + (lane >> 4)));
+  }
+};
+
+}  // namespace lace::cuda::portable

@@ -1,0 +1,178 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/device_plan.h"
+#include "kernels/cuda/portable/mma.cuh"
+
+namespace lace::cuda::portable {
+
+// Walks a tile of owners' runs in chunks of at most kChunk others, whose positions it puts into
+// shared memory.
+
+constexpr int kWalkSlots = 3;
+
+template <int kOwners, int kChunk>
+struct WalkMemory {
+  struct Step {
+    int32_t run, run_end, tile, begin;
+    int32_t mask;  // −1: every pair is live
+  };
+  int32_t owners[kOwners];                // positions, −1 for none
+  int32_t others[kWalkSlots][kChunk];     // positions of a chunk, −1 for none, which come last
+  Step steps[kWalkSlots];
+};
+
+// Position of element e of the set moved to `first`, or −1 if there is none.
+inline __device__ int32_t position_of(const DevicePlan& plan, const IndexSet& set, int64_t first,
+                                      int32_t e, int64_t length) {
+  if (e >= set.inner * set.outer) return -1;
+  int32_t o = 0, i = e;
+  if (set.outer != 1) {
+    o = set.inner == 1 ? e : e / set.inner;
+    i = e - o * set.inner;
+  }
+  const int64_t offset = set.offsets >= 0 ? plan.offsets[set.offsets + o] : o * set.outer_stride;
+  const int64_t position = first + offset + i;
+  return position < length ? static_cast<int32_t>(position) : -1;
+}
+
+template <int kOwners, int kChunk>
+class TileWalk {
+ public:
+  using Memory = WalkMemory<kOwners, kChunk>;
+  __device__ TileWalk(Memory& memory, const DevicePlan& plan, int64_t other_len)
+      : memory_(memory), plan_(plan), other_len_(other_len) {}
+
+  // Writes the owners' positions and a step before the first into the slot `before`.
+  __device__ void begin(const OwnerTile& tile, int64_t owner_len, int before) {
+    for (int e = static_cast<int>(threadIdx.x); e < kOwners; e += static_cast<int>(blockDim.x)) {
+      memory_.owners[e] = position_of(plan_, tile.owners, tile.owners.first, e, owner_len);
+    }
+    if (threadIdx.x == 0) memory_.steps[before] = {tile.run_begin, tile.run_end, 0, -kChunk, -1};
+  }
+
+  // Writes the chunk after slot `from` into slot `to`.
+  __device__ void advance(int from, int to) {
+    const int e = static_cast<int>(threadIdx.x);
+    if (e >= kChunk) return;
+    auto step = memory_.steps[from];
+    int32_t position = -1;
+    if (step.run < step.run_end) {
+      const Run* run = plan_.runs + step.run;
+      step.begin += kChunk;
+      if (step.begin >= run->others.inner * run->others.outer) {
+        step.begin = 0;
+        if (++step.tile >= run->tiles) {
+          step.tile = 0;
+          step.run++;
+          run++;
+        }
+      }
+      if (step.run < step.run_end) {
+        const int64_t first = run->others.first + step.tile * run->step;
+        position = position_of(plan_, run->others, first, step.begin + e, other_len_);
+        step.mask = run->mask_cycle == 0
+                        ? -1
+                        : plan_.mask_ids[run->mask_begin + step.tile % run->mask_cycle];
+      }
+    }
+    memory_.others[to][e] = position;
+    if (e == 0) memory_.steps[to] = step;
+  }
+
+  __device__ bool valid(int slot) const {
+    return memory_.steps[slot].run < memory_.steps[slot].run_end;
+  }
+  // Whether some pair of the chunk may be dead.
+  __device__ bool partial(int slot) const {
+    return memory_.steps[slot].mask >= 0 || memory_.others[slot][kChunk - 1] < 0;
+  }
+
+  // dead(j, t) for each dead pair of 8 · kColumnTiles others and the owners `row`, `row + 8` of
+  // this thread, in the order of an accumulator (j: which 8 columns, t: which of the four).
+  template <int kColumnTiles, typename Dead>
+  __device__ void for_dead(int slot, int row, int lane, const Dead& dead) const {
+    const auto& step = memory_.steps[slot];
+    DeviceMask mask{0, 0, 0, 0};
+    if (step.mask >= 0) mask = plan_.masks[step.mask];
+    const int word = row >> 6;  // of row + 8 too
+#pragma unroll
+    for (int j = 0; j < kColumnTiles; j++) {
+#pragma unroll
+      for (int side = 0; side < 2; side++) {
+        const int column = 8 * j + 2 * (lane & 3) + side;
+        uint64_t bits = memory_.others[slot][column] >= 0 ? ~uint64_t{0} : 0;
+        if (step.mask >= 0 && bits != 0) {
+          const int f = step.begin + column;
+          const bool inside = f < mask.others && word < mask.words_per_other;
+          bits = inside ? plan_.words[mask.word_begin + f * mask.words_per_other + word] : 0;
+        }
+        if ((bits >> (row & 63) & 1) == 0) dead(j, side);
+        if ((bits >> ((row + 8) & 63) & 1) == 0) dead(j, 2 + side);
+      }
+    }
+  }
+
+ private:
+  Memory& memory_;
+  const DevicePlan& plan_;
+  int64_t other_len_;
+};
+
+// Rows [0, kRows) of a head, at `positions`, into a tile; elements at or past `dim` and rows
+// without a position become zeros. Asynchronous where `aligned` (base and strides are multiples of
+// 16 bytes); dim is a multiple of 8.
+template <int kDim, int kRows, int kThreads, typename T>
+__device__ void load_rows(SmemTile<kDim> tile, const int32_t* positions, const T* head,
+                          int64_t row_stride, int dim, bool aligned) {
+  constexpr int kGranules = kDim / 8;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int index = thread % kGranules;
+  const bool inside = index * 8 < dim;
+#pragma unroll
+  for (int row = thread / kGranules; row < kRows; row += kThreads / kGranules) {
+    const int32_t position = positions[row];
+    const bool valid = inside && position >= 0;
+    const T* from = valid ? head + position * row_stride + index * 8 : head;
+    const uint32_t to = tile.granule(row, index);
+    if (aligned) {
+      copy_async(to, from, valid);
+    } else {
+      uint32_t words[4] = {0, 0, 0, 0};
+      if (valid) {
+        const auto* bits = reinterpret_cast<const uint16_t*>(from);
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+          words[w] = bits[2 * w] | static_cast<uint32_t>(bits[2 * w + 1]) << 16;
+        }
+      }
+      asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(words[0]),
+                   "r"(words[1]), "r"(words[2]), "r"(words[3])
+                   : "memory");
+    }
+  }
+}
+
+// Two neighbouring elements.
+template <typename T>
+__device__ void store_pair(T* to, float low, float high, bool aligned) {
+  if (aligned) {
+    *reinterpret_cast<uint32_t*>(to) = pack<T>(low, high);
+  } else {
+    to[0] = from_float<T>(low);
+    to[1] = from_float<T>(high);
+  }
+}
+
+// The tile of owners of this block: blockIdx.x-th of the pass of `head`, or null if it has none.
+inline __device__ const OwnerTile* tile_of_block(const DevicePlan& plan, int head, int pass,
+                                                 int index) {
+  const HeadGroup group = plan.groups[plan.head_group[head]];
+  if (group.pass_begin + pass >= group.pass_end) return nullptr;
+  const Pass& which = plan.passes[group.pass_begin + pass];
+  const int tile = which.tile_begin + index;
+  return tile < which.tile_end ? plan.tiles + tile : nullptr;
+}
+
+}  // namespace lace::cuda::portable

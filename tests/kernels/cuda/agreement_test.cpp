@@ -1,0 +1,76 @@
+#include <cstdlib>
+#include <random>
+
+#include <gtest/gtest.h>
+
+#include "lace/error.h"
+
+#include "kernels/cases.h"
+#include "kernels/compare.h"
+#include "kernels/cuda/cuda_machine.h"
+
+namespace lace::test {
+namespace {
+
+// Fresh in every run; LACE_TEST_SEED repeats one.
+uint64_t seed_of_run() {
+  static const uint64_t seed = [] {
+    const char* given = std::getenv("LACE_TEST_SEED");
+    return given ? std::strtoull(given, nullptr, 10) : std::random_device()();
+  }();
+  return seed;
+}
+
+// The CPU kernels' cases, float32 as float16.
+std::vector<Case> cuda_cases() {
+  std::vector<Case> cases = all_cases();
+  for (Case& problem : cases) {
+    if (problem.dtype == DType::kFloat32) problem.dtype = DType::kFloat16;
+  }
+  return cases;
+}
+
+class CudaAgreement : public testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    if (!no_gpu().empty()) GTEST_SKIP() << "no GPU: " << no_gpu();
+  }
+};
+
+TEST_P(CudaAgreement, WithReference) {
+  const Case& shape = GetParam();
+  const auto threads = make_thread_pool(4);
+  const Kernel& reference = find_kernel("reference");
+  int compared = 0;
+  for (const Kernel& kernel : kernels()) {
+    if (kernel.device != Device::kCuda) continue;
+    const AttentionShape asked = Problem(shape, 1).shape();
+    if (!kernel.unavailable().empty() || !kernel.unsupported(asked).empty()) continue;
+    SCOPED_TRACE(concat(kernel.name, ", LACE_TEST_SEED=", seed_of_run()));
+    const bool own_tiles = shape.tile == TileShape{64, 64} || kernel.name != "cuda_portable";
+    const Problem problem = own_tiles ? Problem(shape, seed_of_run(), kernel.tiles(asked))
+                                      : Problem(shape, seed_of_run());
+    const Forward forward = problem.forward(reference, *threads);
+    const Backward backward = problem.backward(reference, *threads, forward);
+    const Tolerances allowed = tolerances(shape.dtype, problem.max_logit());
+    CudaMachine machine;
+    const Forward got = problem.forward(kernel, *threads, machine);
+    expect_close(got, forward, allowed);
+    const Backward gradients = problem.backward(kernel, *threads, forward, machine);
+    expect_close(gradients, backward, allowed);
+    const Forward again = problem.forward(kernel, *threads, machine);
+    EXPECT_TRUE(again.out == got.out && again.lse == got.lse) << "forward does not repeat";
+    const Backward repeated = problem.backward(kernel, *threads, forward, machine);
+    EXPECT_TRUE(repeated.dq == gradients.dq && repeated.dk == gradients.dk &&
+                repeated.dv == gradients.dv)
+        << "deterministic backward does not repeat";
+    ++compared;
+  }
+  EXPECT_GT(compared, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, CudaAgreement, testing::ValuesIn(cuda_cases()),
+                         [](const auto& info) { return info.param.name(); });
+
+}  // namespace
+}  // namespace lace::test

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <map>
+#include <string>
+
+#include "kernels/problem.h"
+
+namespace lace::test {
+
+// Why there is no GPU to test on, or empty.
+std::string no_gpu();
+
+// The current GPU, on a stream of its own. Buffers are copied to it and back.
+class CudaMachine final : public Machine {
+ public:
+  CudaMachine();
+  ~CudaMachine() override;
+  Context context(const Executor& executor) override;
+  Tensor4 enter(const Tensor& tensor) override;
+  void leave() override;
+  cudaStream_t stream() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+  std::map<std::vector<std::byte>*, Workspace> copies_;
+};
+
+// Device memory, freed when the last copy goes.
+Workspace device_memory(size_t bytes);
+
+}  // namespace lace::test
