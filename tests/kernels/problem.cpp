@@ -214,7 +214,12 @@ Backward Problem::backward(const Kernel& kernel, const Executor& executor,
     }
   }
   const Three gradients = make_qkv(false);
-  BackwardArgs args{shape(), scale(), machine.enter(q_), machine.enter(k_), machine.enter(v_)};
+  BackwardArgs args;
+  args.shape = shape();
+  args.scale = scale();
+  args.q = machine.enter(q_);
+  args.k = machine.enter(k_);
+  args.v = machine.enter(v_);
   args.out = machine.enter(out);
   args.dout = machine.enter(dout_);
   args.dq = machine.enter(gradients.q);
