@@ -25,6 +25,12 @@ find_path(Libtorch_INCLUDE_DIR torch/csrc/api/include/torch/torch.h
           PATHS ${Libtorch_ROOT}/include NO_DEFAULT_PATH)
 find_library(Libtorch_CPU_LIBRARY torch_cpu PATHS ${Libtorch_ROOT}/lib NO_DEFAULT_PATH)
 find_library(Libtorch_C10_LIBRARY c10 PATHS ${Libtorch_ROOT}/lib NO_DEFAULT_PATH)
+set(_cuda_libraries)
+if(LACE_CUDA)
+  find_library(Libtorch_CUDA_LIBRARY torch_cuda PATHS ${Libtorch_ROOT}/lib NO_DEFAULT_PATH)
+  find_library(Libtorch_C10_CUDA_LIBRARY c10_cuda PATHS ${Libtorch_ROOT}/lib NO_DEFAULT_PATH)
+  set(_cuda_libraries Libtorch_CUDA_LIBRARY Libtorch_C10_CUDA_LIBRARY)
+endif()
 if(EXISTS "${Libtorch_ROOT}/version.py")
   file(STRINGS "${Libtorch_ROOT}/version.py" _version REGEX "^__version__")
   string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" Libtorch_VERSION "${_version}")
@@ -32,7 +38,7 @@ endif()
 
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(Libtorch
-  REQUIRED_VARS Libtorch_CPU_LIBRARY Libtorch_C10_LIBRARY Libtorch_INCLUDE_DIR
+  REQUIRED_VARS Libtorch_CPU_LIBRARY Libtorch_C10_LIBRARY Libtorch_INCLUDE_DIR ${_cuda_libraries}
   VERSION_VAR Libtorch_VERSION
   REASON_FAILURE_MESSAGE "run `make setup`, or give -DLibtorch_ROOT=…/site-packages/torch")
 
@@ -41,6 +47,12 @@ if(Libtorch_FOUND AND NOT TARGET lace::libtorch)
   target_include_directories(lace::libtorch SYSTEM INTERFACE
     ${Libtorch_INCLUDE_DIR} ${Libtorch_INCLUDE_DIR}/torch/csrc/api/include)
   target_link_libraries(lace::libtorch INTERFACE ${Libtorch_CPU_LIBRARY} ${Libtorch_C10_LIBRARY})
+  if(LACE_CUDA)
+    # torch_cuda registers libtorch's CUDA operations when it is loaded: nothing names it.
+    target_link_libraries(lace::libtorch INTERFACE
+      "-Wl,--push-state,--no-as-needed" ${Libtorch_CUDA_LIBRARY} ${Libtorch_C10_CUDA_LIBRARY}
+      "-Wl,--pop-state")
+  endif()
   # at::parallel_for is a template that runs on one thread unless its caller is compiled for
   # OpenMP. The wheel brings its own libgomp: a second one would be a second pool of threads.
   target_compile_options(lace::libtorch INTERFACE -fopenmp)

@@ -13,6 +13,7 @@
 #include "commands.h"
 #include "kernels/kernel.h"
 #include "machine.h"
+#include "ops/device_stream.h"
 #include "ops/torch_context.h"
 #include "terminal.h"
 
@@ -23,8 +24,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // The kernel that attention with this dtype runs, or why there is none.
-std::string selected(DType dtype) {
+std::string selected(Device device, DType dtype) {
   AttentionShape shape;
+  shape.device = device;
   shape.dtype = dtype;
   shape.batch = 1;
   shape.heads = shape.kv_heads = 8;
@@ -56,7 +58,17 @@ Json describe() {
                     {"reason", reason}});
   }
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat64}) {
-    json["selected"][std::string(name(dtype))] = selected(dtype);
+    json["selected"][std::string(name(dtype))] = selected(Device::kCpu, dtype);
+  }
+  json["gpus"] = Json::array();
+  for (const ops::Gpu& gpu : ops::gpus()) {
+    json["gpus"].push_back(
+        {{"name", gpu.name}, {"capability", gpu.capability}, {"memory_bytes", gpu.memory_bytes}});
+  }
+  if (!json["gpus"].empty()) {
+    for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+      json["selected_cuda"][std::string(name(dtype))] = selected(Device::kCuda, dtype);
+    }
   }
   const char* forced = std::getenv("LACE_KERNEL");
   json["forced"] = forced == nullptr ? Json() : Json(forced);
@@ -76,6 +88,11 @@ void print(const Json& json) {
   line("libtorch", json["libtorch"]);
   line("processor", json["processor"]);
   line("features", features);
+  for (const auto& gpu : json["gpus"]) {
+    line("GPU", concat(gpu["name"].get<std::string>(), ", compute capability ",
+                       gpu["capability"].get<std::string>(), ", ",
+                       gpu["memory_bytes"].get<int64_t>() >> 30, " GiB"));
+  }
   line("threads", concat(json["threads"].get<int>(), " of ", json["cores"].get<int>(), " cores"));
   std::cout << "\n";
   Table table({"kernel", "device", "can run"});
@@ -90,6 +107,11 @@ void print(const Json& json) {
   for (const auto& [dtype, kernel] : json["selected"].items()) {
     std::cout << separator << kernel.get<std::string>() << " on " << dtype;
     separator = ", ";
+  }
+  if (json.contains("selected_cuda")) {
+    for (const auto& [dtype, kernel] : json["selected_cuda"].items()) {
+      std::cout << separator << kernel.get<std::string>() << " on " << dtype << " (GPU)";
+    }
   }
   std::cout << (json["forced"].is_null()
                     ? "\n"

@@ -10,6 +10,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
+#include <c10/core/DeviceGuard.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -227,7 +228,9 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
 }
 
 std::string attention_kernel(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  return std::string(select_kernel(ops::check_attention("attention", q, k, v, {}).shape).name);
+  const AttentionShape shape = ops::check_attention("attention", q, k, v, {}).shape;
+  const c10::DeviceGuard device(q.device());
+  return std::string(select_kernel(shape).name);
 }
 
 TORCH_LIBRARY(lace, library) {
@@ -242,7 +245,8 @@ TORCH_LIBRARY(lace, library) {
       {at::Tag::pt2_compliant_tag, at::Tag::needs_exact_strides});
 }
 
-// On CUDA tensors too: the kernel table then says why none of its kernels can run.
+// On CUDA tensors in every build: without CUDA the kernel table says that none of its kernels can
+// run.
 TORCH_LIBRARY_IMPL(lace, CPU, library) {
   library.impl("attention", ops::attention_op);
   library.impl("attention_backward", ops::attention_backward_op);

@@ -1,6 +1,7 @@
 #include "ops/attention_call.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/DeviceGuard.h>
 
 #include "kernels/kernel.h"
 #include "ops/attention_arguments.h"
@@ -25,6 +26,7 @@ std::pair<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const a
                                                     const AttentionOptions& options) {
   const AttentionArguments arguments = check_attention("attention", q, k, v, options.scale);
   const AttentionShape& shape = arguments.shape;
+  const c10::DeviceGuard device(q.device());
   const Kernel& kernel = select_kernel(shape);
   const auto plan = plan_for(kernel, shape, pattern, false);
   at::Tensor out = empty_result(q, shape.batch, shape.heads, shape.q_len, shape.v_dim);
@@ -43,7 +45,7 @@ std::pair<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const a
   args.v = to_tensor4(v_rows);
   args.out = to_tensor4(out);
   args.lse = lse.data_ptr();
-  kernel.forward(make_torch_context(options.deterministic), *plan, args);
+  kernel.forward(make_torch_context(q.device(), options.deterministic), *plan, args);
   return {out, lse};
 }
 
@@ -56,6 +58,7 @@ void attention_backward_into(const Gradients& grads, const at::Tensor& dout, con
   check_attention_backward(arguments, dout, out, lse);
   const auto& [dq, dk, dv] = grads;
   const AttentionShape& shape = arguments.shape;
+  const c10::DeviceGuard device(q.device());
   const Kernel& kernel = select_kernel(shape);
   const auto plan = plan_for(kernel, shape, pattern, false);
   const auto transposed = plan_for(kernel, shape, pattern, true);
@@ -77,7 +80,7 @@ void attention_backward_into(const Gradients& grads, const at::Tensor& dout, con
   args.dk = to_tensor4(dk);
   args.dv = to_tensor4(dv);
   args.lse = lse.data_ptr();
-  kernel.backward(make_torch_context(options.deterministic), *plan, *transposed, args);
+  kernel.backward(make_torch_context(q.device(), options.deterministic), *plan, *transposed, args);
 }
 
 Gradients attention_backward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k,

@@ -1,7 +1,9 @@
 #include "ops/torch_context.h"
 
 #include <ATen/Parallel.h>
-#include <c10/core/CPUAllocator.h>
+#include <c10/core/Allocator.h>
+
+#include "ops/device_stream.h"
 
 namespace lace::ops {
 
@@ -28,12 +30,14 @@ const Executor& torch_executor() {
   return executor;
 }
 
-Context make_torch_context(bool deterministic) {
+Context make_torch_context(c10::Device device, bool deterministic) {
   Context context;
   context.executor = &torch_executor();
   context.deterministic = deterministic;
-  context.allocate = [](size_t bytes) {
-    auto memory = std::make_shared<c10::DataPtr>(c10::GetCPUAllocator()->allocate(bytes));
+  context.stream = current_stream(device);
+  c10::Allocator* allocator = c10::GetAllocator(device.type());
+  context.allocate = [allocator](size_t bytes) {
+    auto memory = std::make_shared<c10::DataPtr>(allocator->allocate(bytes));
     return Workspace(memory, static_cast<std::byte*>(memory->get()));
   };
   return context;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <c10/core/Device.h>
+
 #include "core/context.h"
 
 namespace lace::ops {
@@ -8,7 +10,8 @@ namespace lace::ops {
 // is inside a parallel region of libtorch already.
 const Executor& torch_executor();
 
-// A Context on that executor, whose workspace comes from libtorch's CPU allocator.
-Context make_torch_context(bool deterministic);
+// A Context on that executor and on libtorch's current stream of `device`, which must be the
+// current device, whose workspace comes from libtorch's allocator of that device.
+Context make_torch_context(c10::Device device, bool deterministic);
 
 }  // namespace lace::ops

@@ -39,7 +39,9 @@ void expect_close(const std::string& what, const std::vector<double>& got,
   const Size error = size_of(errors);
   EXPECT_LE(error.max, tolerance.max * size.max)
       << what << "[" << worst << "] is " << got[worst] << ", not " << want[worst];
-  EXPECT_LE(error.rms, tolerance.rms * size.rms) << what;
+  // The rms of a few elements varies from draw to draw.
+  const double few = 1 + 2 / std::sqrt(static_cast<double>(got.size()));
+  EXPECT_LE(error.rms, few * tolerance.rms * size.rms) << what;
 }
 
 }  // namespace

@@ -196,8 +196,8 @@ Forward Problem::forward(const Kernel& kernel, const Executor& executor, Machine
   return {out.values(), lse.values()};
 }
 
-Backward Problem::backward(const Kernel& kernel, const Executor& executor,
-                           const Forward& saved, Machine& machine) const {
+Backward Problem::backward(const Kernel& kernel, const Executor& executor, const Forward& saved,
+                           Machine& machine) const {
   const Context context = machine.context(executor);
   Tensor out = make_out(false);
   Tensor lse = contiguous(lse_dtype(case_.dtype), case_.batch, case_.heads, case_.q_len, 1);

@@ -19,7 +19,7 @@ struct Tolerances {
 // max_logit: the largest |logit| of the problem. A logit that is a sum of fp32 products is wrong by
 // some ε · |logit|, which its weight and everything made of it then is relatively.
 inline Tolerances tolerances(DType dtype, double max_logit) {
-  constexpr double kFloatEpsilon = 0x1p-24;    // of one rounding
+  constexpr double kFloatEpsilon = 0x1p-24;                            // of one rounding
   const double epsilon = dtype == DType::kFloat16 ? 0x1p-12 : 0x1p-9;  // of one bf16's or fp16's
   const double logits = 2 * kFloatEpsilon * std::max(max_logit, 1.0);
   Tolerances allowed;

@@ -57,7 +57,7 @@ TEST(TorchExecutor, PassesOnAnException) {
 }
 
 TEST(TorchContext, AllocatesAligned) {
-  const Context context = ops::make_torch_context(true);
+  const Context context = ops::make_torch_context(at::kCPU, true);
   EXPECT_TRUE(context.deterministic);
   const Workspace memory = context.allocate(1000);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(memory.get()) % 64, 0u);

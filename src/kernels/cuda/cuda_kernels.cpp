@@ -32,9 +32,8 @@ std::string portable_unavailable() { return lacks_capability(8); }
 }  // namespace
 
 const Kernel kPortable = {
-    "cuda_portable",         Device::kCuda,   portable_unavailable,
-    portable::unsupported,   portable::tiles, portable::forward,
-    portable::backward,
+    "cuda_portable", Device::kCuda,     portable_unavailable, portable::unsupported,
+    portable::tiles, portable::forward, portable::backward,
 };
 
 }  // namespace lace::cuda

@@ -40,8 +40,8 @@ Tensor4 CudaMachine::enter(const Tensor& tensor) {
   Workspace& copy = copies_[&buffer];
   if (!copy) {
     copy = device_memory(buffer.size());
-    LACE_CUDA(cudaMemcpyAsync(copy.get(), buffer.data(), buffer.size(), cudaMemcpyHostToDevice,
-                              stream_));
+    LACE_CUDA(
+        cudaMemcpyAsync(copy.get(), buffer.data(), buffer.size(), cudaMemcpyHostToDevice, stream_));
   }
   Tensor4 view = tensor.view();
   view.data = copy.get() + (static_cast<std::byte*>(view.data) - buffer.data());

@@ -1,9 +1,9 @@
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <map>
 #include <string>
+
+#include <cuda_runtime_api.h>
 
 #include "kernels/problem.h"
 

@@ -154,8 +154,7 @@ void backward(const Context& context, const Plan& plan, const Plan& transposed,
   const auto uploaded_transposed = upload(transposed, stream);
   const int64_t rows = shape.batch * shape.heads * shape.q_len;
   const int64_t kv_rows = shape.batch * shape.kv_heads * shape.k_len;
-  const Workspace statistics =
-      context.allocate(static_cast<size_t>(rows) * sizeof(RowStatistics));
+  const Workspace statistics = context.allocate(static_cast<size_t>(rows) * sizeof(RowStatistics));
   BackwardLaunch launch;
   launch.shape = shape;
   launch.scale = static_cast<float>(args.scale);
@@ -181,8 +180,8 @@ void backward(const Context& context, const Plan& plan, const Plan& transposed,
   launch.y1 = input(args.v);
   launch.d0 = output(args.dq);
   launch.d1 = {};
-  GradientRun{context, plan, launch, launchers(shape).backward_queries}.run(
-      1, rows * shape.qk_dim, 0);
+  GradientRun{context, plan, launch, launchers(shape).backward_queries}.run(1, rows * shape.qk_dim,
+                                                                            0);
 }
 
 }  // namespace lace::cuda::portable

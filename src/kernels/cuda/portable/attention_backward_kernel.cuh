@@ -42,8 +42,8 @@ __global__ void __launch_bounds__(BackwardConfig<kKeys, kDim0, kDim1>::kThreads)
   const AttentionShape& shape = launch.shape;
   const int ratio = static_cast<int>(shape.heads / shape.kv_heads);
   const int batch = static_cast<int>(blockIdx.z);
-  const int head = kKeys ? static_cast<int>(blockIdx.y) * ratio + launch.member
-                         : static_cast<int>(blockIdx.y);
+  const int head =
+      kKeys ? static_cast<int>(blockIdx.y) * ratio + launch.member : static_cast<int>(blockIdx.y);
   const int kv_head = head / ratio;
   const int owner_head = kKeys ? kv_head : head, other_head = kKeys ? head : kv_head;
   const int part = static_cast<int>(blockIdx.x) % kParts;
@@ -55,16 +55,15 @@ __global__ void __launch_bounds__(BackwardConfig<kKeys, kDim0, kDim1>::kThreads)
   const SmemTile<kDim0> x0_tile{smem_address(smem)};
   const SmemTile<kDim1> x1_tile{x0_tile.base + 2 * kOwners * kDim0};
   const uint32_t stages_base = x0_tile.base + Config::kOwnerBytes;
-  auto& memory = *reinterpret_cast<typename Config::Memory*>(
-      smem + Config::kOwnerBytes + launch.stages * Config::kStageBytes);
+  auto& memory = *reinterpret_cast<typename Config::Memory*>(smem + Config::kOwnerBytes +
+                                                             launch.stages * Config::kStageBytes);
   const int64_t owner_len = kKeys ? shape.k_len : shape.q_len;
   TileWalk<kOwners, kChunk> walk(memory.walk, launch.plan, kKeys ? shape.q_len : shape.k_len);
 
   const int dim0 = static_cast<int>(shape.qk_dim), dim1 = static_cast<int>(shape.v_dim);
   const T* y0 = launch.y0.template head<T>(batch, other_head);
   const T* y1 = launch.y1.template head<T>(batch, other_head);
-  const RowStatistics* statistics =
-      launch.statistics + (batch * shape.heads + head) * shape.q_len;
+  const RowStatistics* statistics = launch.statistics + (batch * shape.heads + head) * shape.q_len;
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int first_row = static_cast<int>(threadIdx.x) / 32 * 16;
   const auto load_chunk = [&](int slot, int stage) {

@@ -88,8 +88,8 @@ __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads)
   for (int slot = 0; walk.valid(slot); slot ^= 1) {
     wait_copies();
     __syncthreads();
-    load_rows<kVDim, kChunk, Config::kThreads>(v_tile, memory.others[slot], v,
-                                               launch.v.row_stride, v_dim, launch.v.aligned);
+    load_rows<kVDim, kChunk, Config::kThreads>(v_tile, memory.others[slot], v, launch.v.row_stride,
+                                               v_dim, launch.v.aligned);
     walk.advance(slot, slot ^ 1);
 
     float logits[kRowTiles][kColumnTiles][4] = {};

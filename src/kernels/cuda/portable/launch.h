@@ -1,8 +1,8 @@
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <cstdint>
+
+#include <cuda_runtime_api.h>
 
 #include "kernels/cuda/device_plan.h"
 #include "kernels/kernel.h"
@@ -54,8 +54,9 @@ struct BackwardLaunch {
   int stages = 1;                    // chunks of y0, y1 in shared memory
   float scale = 0, scale_log2 = 0;
   Rows x0, x1, y0, y1, d0, d1;
-  const RowStatistics* statistics = nullptr;        // [batch, heads, q_len]
-  float *partial0 = nullptr, *partial1 = nullptr;  // d0, d1 so far, contiguous; null with one launch
+  const RowStatistics* statistics = nullptr;  // [batch, heads, q_len]
+  float *partial0 = nullptr,
+        *partial1 = nullptr;  // d0, d1 so far, contiguous; null with one launch
 };
 
 // The kernels of one dtype, chosen by head_dim: the smallest that has room for (qk_dim, v_dim).

@@ -1,7 +1,7 @@
-#include "kernels/cuda/portable/launch.h"
-
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+
+#include "kernels/cuda/portable/launch.h"
 
 namespace lace::cuda::portable {
 

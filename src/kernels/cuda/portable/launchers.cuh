@@ -22,8 +22,7 @@ void dispatch_dims(const AttentionShape& shape, const Function& function) {
 template <typename Kernel, typename Launch>
 void start(Kernel* kernel, dim3 grid, int threads, int smem_bytes, const Launch& launch,
            cudaStream_t stream) {
-  LACE_CUDA(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem_bytes));
+  LACE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem_bytes));
   kernel<<<grid, static_cast<unsigned>(threads), static_cast<size_t>(smem_bytes), stream>>>(launch);
   LACE_CUDA(cudaGetLastError());
 }
@@ -45,8 +44,7 @@ template <typename T, bool kKeys>
 void launch_backward(BackwardLaunch launch, int tiles, cudaStream_t stream) {
   int device = 0, smem_limit = 0;
   LACE_CUDA(cudaGetDevice(&device));
-  LACE_CUDA(
-      cudaDeviceGetAttribute(&smem_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  LACE_CUDA(cudaDeviceGetAttribute(&smem_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   dispatch_dims(launch.shape, [&]<int kDim0, int kDim1>() {
     using Config = BackwardConfig<kKeys, kDim0, kDim1>;
     launch.stages = Config::smem_bytes(2) <= smem_limit ? 2 : 1;

@@ -1,15 +1,15 @@
 #pragma once
 
+#include <cstdint>
+
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <cstdint>
-
 namespace lace::cuda::portable {
 
-// The instructions of sm_80 that the kernels are made of (PTX ISA, "Matrix fragments for mma.m16n8k16").
-// A thread of a warp has g = lane / 4 and c = 2 · (lane % 4). A 16 × 8 accumulator holds
-// (g, c), (g, c + 1), (g + 8, c), (g + 8, c + 1).
+// The instructions of sm_80 that the kernels are made of (PTX ISA, "Matrix fragments for
+// mma.m16n8k16"). A thread of a warp has g = lane / 4 and c = 2 · (lane % 4). A 16 × 8 accumulator
+// holds (g, c), (g, c + 1), (g + 8, c), (g + 8, c + 1).
 
 inline __device__ uint32_t smem_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
@@ -101,8 +101,7 @@ struct SmemTile {
   // Rows [row, row + 16) as 16 columns of a right operand, over the 16 elements from 8 · index on:
   // out[0..1] for the first 8 columns, out[2..3] for the others.
   __device__ void right(uint32_t (&out)[4], int row, int index, int lane) const {
-    load_matrices(out,
-                  granule(row + (lane & 7) + ((lane >> 4) << 3), index + ((lane >> 3) & 1)));
+    load_matrices(out, granule(row + (lane & 7) + ((lane >> 4) << 3), index + ((lane >> 3) & 1)));
   }
   // Rows [row, row + 16) as the inner dimension of a right operand of the 16 columns from
   // 8 · index on.

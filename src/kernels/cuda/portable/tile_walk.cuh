@@ -18,8 +18,8 @@ struct WalkMemory {
     int32_t run, run_end, tile, begin;
     int32_t mask;  // −1: every pair is live
   };
-  int32_t owners[kOwners];                // positions, −1 for none
-  int32_t others[kWalkSlots][kChunk];     // positions of a chunk, −1 for none, which come last
+  int32_t owners[kOwners];             // positions, −1 for none
+  int32_t others[kWalkSlots][kChunk];  // positions of a chunk, −1 for none, which come last
   Step steps[kWalkSlots];
 };
 
@@ -147,8 +147,8 @@ __device__ void load_rows(SmemTile<kDim> tile, const int32_t* positions, const T
           words[w] = bits[2 * w] | static_cast<uint32_t>(bits[2 * w + 1]) << 16;
         }
       }
-      asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(words[0]),
-                   "r"(words[1]), "r"(words[2]), "r"(words[3])
+      asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(words[0]), "r"(words[1]),
+                   "r"(words[2]), "r"(words[3])
                    : "memory");
     }
   }

@@ -1,0 +1,9 @@
+#include "ops/device_stream.h"
+
+// A build without CUDA.
+namespace lace::ops {
+
+void* current_stream(c10::Device) { return nullptr; }
+std::vector<Gpu> gpus() { return {}; }
+
+}  // namespace lace::ops
