@@ -16,6 +16,8 @@ namespace {
 
 // How much of a head's tensors a section may keep in L2, of 50 MB.
 constexpr int64_t kSectionBytes = 32 << 20;
+// Tiles of keys of an item, on average, from which blocks take items as they finish.
+constexpr int64_t kLongItem = 6;
 
 std::string tensor_unsupported(const char* name, const Tensor4& t, int64_t batch, int64_t heads,
                                int64_t rows) {
@@ -35,7 +37,8 @@ std::string tensor_unsupported(const char* name, const Tensor4& t, int64_t batch
 int32_t section_of(const AttentionShape& s, bool several_passes) {
   const int64_t group = s.heads / s.kv_heads;
   int64_t bytes = s.k_len * (s.qk_dim + s.v_dim) * 2;
-  if (several_passes) bytes += group * s.q_len * (s.qk_dim * 2 + s.v_dim * 4);
+  // Two sections are worked on at a time, and their partial results stay there.
+  if (several_passes) bytes = 2 * (bytes + group * s.q_len * (s.qk_dim * 2 + s.v_dim * 4));
   return static_cast<int32_t>(std::max<int64_t>(1, kSectionBytes / bytes) * group);
 }
 
@@ -107,6 +110,7 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   params->out_head_stride = args.out.head_stride;
   params->out_row_stride = args.out.row_stride;
   params->scale_log2 = static_cast<float>(args.scale * std::numbers::log2e);
+  params->inverse_scale_log2 = 1 / params->scale_log2;
   params->batch = static_cast<int32_t>(s.batch);
   params->heads = static_cast<int32_t>(s.heads);
   params->heads_per_kv = static_cast<int32_t>(s.heads / s.kv_heads);
@@ -115,6 +119,8 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   params->v_dim = static_cast<int32_t>(s.v_dim);
   params->items = static_cast<int32_t>(work.items * s.batch);
   params->section = section_of(s, work.several_passes);
+  // Short items are known beforehand, so that what describes them is loaded beforehand.
+  params->by_counter = work.tiles_of_others > kLongItem * work.items;
 
   int device = 0, multiprocessors = 0;
   LACE_CUDA(cudaGetDevice(&device));

@@ -7,6 +7,12 @@
 #include "kernels/cuda/sm90/hopper.cuh"
 #include "kernels/cuda/sm90/load_set.cuh"
 
+#ifndef LACE_Q_REG
+#define LACE_Q_REG 0
+#endif
+#ifndef LACE_TURNS
+#define LACE_TURNS 1
+#endif
 namespace lace::sm90 {
 
 // One persistent launch does all passes of a plan. A block is a warpgroup that produces (one warp
@@ -34,10 +40,9 @@ struct ForwardConfig {
 
 // What consumers know of an item, and of a tile of keys.
 struct ItemSlot {
+  WorkTile tile;
+  int32_t batch, head;
   int32_t live;  // 0: no more items
-  int32_t batch, head, tiles;
-  int32_t first, stride, inner, offsets, owner_count;
-  int32_t earlier, later, earlier_bits, later_bits, wait, count;
 };
 struct KeySlot {
   int32_t mask;   // row of mask_rows, −1: none
@@ -51,6 +56,7 @@ struct ForwardShared {
   Barrier v_full[Config::kStages], v_empty[Config::kStages];
   ItemSlot items[Config::kQueryStages];
   KeySlot keys[Config::kStages];
+  WorkRun run;  // the producer's own
 };
 
 // A position in a ring of stages.
@@ -74,14 +80,32 @@ __device__ inline Item find_item(const ForwardParams& params, int32_t item) {
   int g = 0;
   while (g + 1 < work.group_count && item >= work.groups[g + 1].item_begin * params.batch) ++g;
   const WorkGroup group = work.groups[g];
-  const int32_t within = item - group.item_begin * params.batch;
+  const int32_t first = group.first_tiles, last = group.tiles - first;
   const int32_t heads = group.heads * params.batch;
-  const int32_t section = within / (params.section * group.tiles);
-  const int32_t head_begin = section * params.section;
-  const int32_t section_heads = min(params.section, heads - head_begin);
-  const int32_t rest = within - head_begin * group.tiles;
-  const int32_t head = head_begin + rest % section_heads;
-  return {&work.tiles[group.tile_begin + rest / section_heads], head / group.heads,
+  const int32_t size = params.section;
+  const int32_t sections = (heads + size - 1) / size;
+  const int32_t last_heads = heads - (sections - 1) * size;
+  // First passes of section 0; of section 1, last pass of section 0; and so on.
+  int32_t rest = item - group.item_begin * params.batch;
+  int32_t section = 0, tile = 0, section_heads = sections == 1 ? last_heads : size;
+  if (rest >= section_heads * first) {
+    rest -= section_heads * first;
+    tile = first;
+    if (sections > 1) {
+      const int32_t pair = min(rest / (size * group.tiles), sections - 2);
+      rest -= pair * size * group.tiles;
+      const int32_t next_heads = pair + 2 == sections ? last_heads : size;
+      section = pair;
+      if (rest < next_heads * first) {
+        section = pair + 1, tile = 0, section_heads = next_heads;
+      } else if ((rest -= next_heads * first) >= size * last) {
+        rest -= size * last;
+        section = sections - 1, section_heads = last_heads;
+      }
+    }
+  }
+  const int32_t head = section * size + rest % section_heads;
+  return {&work.tiles[group.tile_begin + tile + rest / section_heads], head / group.heads,
           work.heads[group.head_begin + head % group.heads]};
 }
 
@@ -95,24 +119,32 @@ struct Producer {
   int lane;
   Ring<Config::kQueryStages> query{};
   Ring<Config::kStages> key{};
+  // The item worked on next, and a word of its tile in each lane.
+  int32_t item = 0;
+  int32_t next_head = 0, next_batch = 0;
+  uint32_t tile_word = 0;
 
-  // Called by all lanes of one warp.
+  // Called by all lanes of one warp. The description of the next item is on its way while the
+  // loads of one are issued.
   __device__ void run() {
-    int32_t item = next_item();
+    item = blockIdx.x;
+    find();
     while (item < params.items) {
-      const Item work = find_item(params, item);
-      const WorkTile tile = *work.tile;
       shared.q_empty[query.stage].wait(query.phase ^ 1);
-      if (lane == 0) write_slot(work, tile);
-      const LoadTarget target{params.q, &shared.q_full[query.stage],
-                              q_smem + query.stage * Config::kQueryBytes, work.head, work.batch};
-      load_set<Config::kQkDim / 64>(target, tile.owners, params.work.offsets, 0, tile.owner_count,
-                                    lane);
-      query.next();
-      item = next_item();
-      const int32_t kv_head = work.head / params.heads_per_kv;
-      for (int32_t r = tile.run_begin; r < tile.run_end; ++r) {
-        load_run(params.work.runs[r], kv_head, work.batch);
+      ItemSlot& slot = shared.items[query.stage];
+      reinterpret_cast<uint32_t*>(&slot.tile)[lane] = tile_word;
+      const int32_t head = next_head, batch = next_batch;
+      if (lane == 0) slot.batch = batch, slot.head = head, slot.live = 1;
+      __syncwarp();
+      if (!params.by_counter) {
+        item += gridDim.x;
+        find();
+      }
+      load_item(slot.tile, head, batch);
+      if (params.by_counter) {
+        if (lane == 0) item = gridDim.x + atomicAdd(params.next_item, 1);
+        item = __shfl_sync(~0u, item, 0);
+        find();
       }
     }
     shared.q_empty[query.stage].wait(query.phase ^ 1);
@@ -122,28 +154,58 @@ struct Producer {
     }
   }
 
-  __device__ int32_t next_item() {
-    int32_t item = 0;
-    if (lane == 0) item = atomicAdd(params.next_item, 1);
-    return __shfl_sync(~0u, item, 0);
+  __device__ void find() {
+    if (item >= params.items) return;
+    const Item work = find_item(params, item);
+    next_head = work.head, next_batch = work.batch;
+    tile_word = __ldg(reinterpret_cast<const uint32_t*>(work.tile) + lane);
   }
 
-  __device__ void write_slot(const Item& work, const WorkTile& tile) {
-    const WorkSet& set = tile.owners;
-    shared.items[query.stage] = {
-        1,          work.batch,        work.head,       tile.tiles,       set.first,
-        set.stride, set.inner,         set.offsets,     tile.owner_count, tile.earlier,
-        tile.later, tile.earlier_bits, tile.later_bits, tile.wait,        tile.count};
+  __device__ void load_item(const WorkTile& tile, int32_t head, int32_t batch) {
+    if (tile.wait > 0) wait_for_passes(tile.wait, head, batch);
+    const LoadTarget target{params.q, &shared.q_full[query.stage],
+                            q_smem + query.stage * Config::kQueryBytes, head, batch};
+    load_set<Config::kQkDim / 64>(target, tile.owners, params.work.offsets, 0, tile.owner_count,
+                                  lane);
+    const int32_t run_begin = tile.run_begin, run_end = tile.run_end;
+    const int32_t kv_head = head / params.heads_per_kv;
+    const WorkRun* run = &tile.first_run;
+    query.next();
+    for (int32_t r = run_begin; r < run_end; ++r) {
+      uint32_t word = 0;  // of the next run
+      if (r + 1 < run_end && lane < kRunWords) {
+        word = __ldg(reinterpret_cast<const uint32_t*>(&params.work.runs[r + 1]) + lane);
+      }
+      load_run(*run, kv_head, batch);
+      if (r + 1 < run_end) {
+        __syncwarp();
+        if (lane < kRunWords) reinterpret_cast<uint32_t*>(&shared.run)[lane] = word;
+        __syncwarp();
+        run = &shared.run;
+      }
+    }
   }
 
-  __device__ void load_run(const WorkRun& in, int32_t kv_head, int32_t batch) {
-    const WorkRun run = in;
+  // Waits until the passes worked on before have left their results of this head. They were taken
+  // before this item, by blocks that wait for none after it.
+  __device__ void wait_for_passes(int32_t tiles, int32_t head, int32_t batch) {
+    const int32_t* done = params.done + batch * params.heads + head;
+    if (lane == 0) {
+      while (load_acquire(done) < tiles * Config::kConsumers) __nanosleep(64);
+    }
+    __syncwarp();
+  }
+
+  __device__ void load_run(const WorkRun& run, int32_t kv_head, int32_t batch) {
     int32_t cycle = 0;
     for (int32_t t = 0; t < run.tiles; ++t) {
       const int32_t shift = t * run.step;
       const int32_t limit = count_before(run.others, params.work.offsets, shift, params.k_len);
-      const int32_t mask = run.mask_cycle == 0 ? -1 : params.work.mask_ids[run.mask_begin + cycle];
-      if (++cycle >= run.mask_cycle) cycle = 0;
+      int32_t mask = run.mask_cycle == 0 ? -1 : run.mask_begin;
+      if (run.mask_cycle > 1) {
+        mask = __ldg(params.work.mask_ids + run.mask_begin + cycle);
+        if (++cycle == run.mask_cycle) cycle = 0;
+      }
       shared.k_empty[key.stage].wait(key.phase ^ 1);
       if (lane == 0) shared.keys[key.stage] = {mask < 0 ? -1 : mask * kTileRows, limit};
       const LoadTarget k{params.k, &shared.k_full[key.stage],
@@ -162,24 +224,21 @@ struct Producer {
 
 // Bits of the keys that a row sees: 4 words for 128 keys.
 struct RowMask {
-  uint32_t words[4];
-};
+  uint32_t words[4] = {~0u, ~0u, ~0u, ~0u};
 
-__device__ inline RowMask row_mask(const uint32_t* mask_rows, const KeySlot& slot, int row) {
-  RowMask mask;
-  uint4 words = make_uint4(~0u, ~0u, ~0u, ~0u);
-  if (slot.mask >= 0) {
-    words = __ldg(reinterpret_cast<const uint4*>(mask_rows) + slot.mask + row);
+  __device__ void load(const uint32_t* mask_rows, int32_t row) {
+    const uint4 loaded = __ldg(reinterpret_cast<const uint4*>(mask_rows) + row);
+    words[0] = loaded.x, words[1] = loaded.y, words[2] = loaded.z, words[3] = loaded.w;
   }
-  mask.words[0] = words.x, mask.words[1] = words.y;
-  mask.words[2] = words.z, mask.words[3] = words.w;
+  // The first `limit` keys are those that count.
+  __device__ void cut(int32_t limit) {
 #pragma unroll
-  for (int w = 0; w < 4; ++w) {
-    const int count = slot.limit - 32 * w;
-    if (count < 32) mask.words[w] &= count <= 0 ? 0u : (1u << count) - 1;
+    for (int w = 0; w < 4; ++w) {
+      const int count = limit - 32 * w;
+      if (count < 32) words[w] &= count <= 0 ? 0u : (1u << count) - 1;
+    }
   }
-  return mask;
-}
+};
 
 // The online softmax of the two rows of a thread, in base 2.
 struct Softmax {
@@ -191,11 +250,15 @@ struct Softmax {
   __device__ void step(float (&s)[kCount], float scale, float (&rescale)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float high = fmaxf(s[2 * r], s[2 * r + 1]);
+      float highs[4];  // short chains
 #pragma unroll
-      for (int j = 1; j < kCount / 4; ++j) {
-        high = fmaxf(high, fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
+      for (int i = 0; i < 4; ++i) highs[i] = s[4 * (i / 2) + 2 * r + i % 2];
+#pragma unroll
+      for (int j = 2; j < kCount / 4; ++j) {
+        highs[j % 2 * 2] = fmaxf(highs[j % 2 * 2], s[4 * j + 2 * r]);
+        highs[j % 2 * 2 + 1] = fmaxf(highs[j % 2 * 2 + 1], s[4 * j + 2 * r + 1]);
       }
+      float high = fmaxf(fmaxf(highs[0], highs[1]), fmaxf(highs[2], highs[3]));
       high = fmaxf(quad_max(high), max[r]);
       const float base = high == -INFINITY ? 0.f : high * scale;
       rescale[r] = exp2_approx(max[r] * scale - base);
@@ -218,6 +281,7 @@ template <typename Config>
 struct Consumer {
   using Element = typename Config::Element;
   static constexpr int kKeys = kTileRows;
+  static constexpr bool kTakeTurns = LACE_TURNS;
   const ForwardParams& params;
   ForwardShared<Config>& shared;
   uint32_t q_smem, k_smem, v_smem;
@@ -225,6 +289,9 @@ struct Consumer {
   int thread;  // in the warpgroup
   Ring<Config::kQueryStages> query{};
   Ring<Config::kStages> key{}, value{};
+#if LACE_Q_REG
+  uint32_t queries[Config::kQkDim / 4];
+#endif
   float scores[kKeys / 2];
   uint32_t weights[kKeys / 4];
   float out[Config::kVDim / 2];
@@ -244,13 +311,18 @@ struct Consumer {
   static constexpr uint32_t kFirstGroup = 4;  // NamedBarrier adds its own offset
 
   __device__ void issue_scores() {
-    const uint32_t q = q_smem + query.stage * Config::kQueryBytes + group * 64 * 128;
     const uint32_t k = k_smem + key.stage * Config::kKeyBytes;
+    const uint64_t keys = tile_descriptor(k, Config::kSliceBytes);
     fence_registers(scores);
     cute::warpgroup_arrive();
+#if LACE_Q_REG
+    multiply_transposed<Element, kKeys, Config::kQkDim>(scores, queries, keys, Config::kSliceBytes);
+#else
+    const uint32_t q = q_smem + query.stage * Config::kQueryBytes + group * 64 * 128;
     multiply_transposed<Element, kKeys, Config::kQkDim>(
-        scores, tile_descriptor(q, Config::kSliceBytes), Config::kSliceBytes,
-        tile_descriptor(k, Config::kSliceBytes), Config::kSliceBytes);
+        scores, tile_descriptor(q, Config::kSliceBytes), Config::kSliceBytes, keys,
+        Config::kSliceBytes);
+#endif
     cute::warpgroup_commit_batch();
   }
   __device__ void issue_values() {
@@ -278,10 +350,19 @@ struct Consumer {
       }
     }
   }
-  __device__ void mask_scores(const KeySlot& slot) {
+  // Loads what mask_scores() applies.
+  __device__ void load_masks(const KeySlot& slot, RowMask (&masks)[2]) {
+    if (slot.mask < 0) return;
+    masks[0].load(params.work.mask_rows, slot.mask + row());
+    masks[1].load(params.work.mask_rows, slot.mask + row() + 8);
+  }
+  __device__ void mask_scores(const KeySlot& slot, RowMask (&masks)[2]) {
     if (slot.mask < 0 && slot.limit >= kKeys) return;
-    apply_mask(row_mask(params.work.mask_rows, slot, row()),
-               row_mask(params.work.mask_rows, slot, row() + 8));
+    if (slot.limit < kKeys) {
+      masks[0].cut(slot.limit);
+      masks[1].cut(slot.limit);
+    }
+    apply_mask(masks[0], masks[1]);
   }
 
   __device__ void pack_weights() {
@@ -291,47 +372,69 @@ struct Consumer {
     }
   }
 
-  // All tiles of keys of one item.
-  __device__ void run_item(int32_t tiles, Softmax& softmax) {
-    float rescale[2];
+  __device__ void rescale_out(const float (&rescale)[2]) {
 #pragma unroll
-    for (int i = 0; i < Config::kVDim / 2; ++i) out[i] = 0;
-    if (tiles == 0) {
-      arrive(shared.q_empty[query.stage]);
-      return;
-    }
+    for (int i = 0; i < Config::kVDim / 2; ++i) out[i] *= rescale[i / 2 % 2];
+  }
+  // Queries are not read after the last tile of keys.
+  __device__ void release_queries() {
+    arrive(shared.q_empty[query.stage]);
+    query.next();
+  }
+
+  // All tiles of keys of one item. joined: out and softmax start with what a pass before left.
+  __device__ void run_item(int32_t tiles, bool joined, Softmax& softmax) {
+#if LACE_Q_REG
+    load_operand<Config::kQkDim>(queries, q_smem + query.stage * Config::kQueryBytes + group * 8192,
+                                 Config::kSliceBytes, thread);
+    release_queries();
+    if (tiles == 0) return;
+#else
+    if (tiles == 0) return release_queries();
+#endif
+    float rescale[2];
     shared.k_full[key.stage].wait(key.phase);
     KeySlot slot = shared.keys[key.stage];
     issue_scores();
-    cute::warpgroup_wait<0>();
-    fence_registers(scores);
-    arrive(shared.k_empty[key.stage]);
-    key.next();
-    if (tiles == 1) arrive(shared.q_empty[query.stage]);
-    mask_scores(slot);
+    {
+      RowMask masks[2];
+      load_masks(slot, masks);
+      cute::warpgroup_wait<0>();
+      fence_registers(scores);
+      arrive(shared.k_empty[key.stage]);
+      key.next();
+#if !LACE_Q_REG
+      if (tiles == 1) release_queries();
+#endif
+      mask_scores(slot, masks);
+    }
     softmax.step(scores, params.scale_log2, rescale);
+    if (joined) rescale_out(rescale);
     pack_weights();
     for (int32_t t = 1; t < tiles; ++t) {
       shared.k_full[key.stage].wait(key.phase);
       slot = shared.keys[key.stage];
-      wait_turn();
+      RowMask masks[2];
+      load_masks(slot, masks);
+      if (kTakeTurns) wait_turn();
       issue_scores();
       shared.v_full[value.stage].wait(value.phase);
       issue_values();
-      give_turn();
+      if (kTakeTurns) give_turn();
       cute::warpgroup_wait<1>();
       fence_registers(scores);
       arrive(shared.k_empty[key.stage]);
       key.next();
-      if (t + 1 == tiles) arrive(shared.q_empty[query.stage]);
-      mask_scores(slot);
+#if !LACE_Q_REG
+      if (t + 1 == tiles) release_queries();
+#endif
+      mask_scores(slot, masks);
       softmax.step(scores, params.scale_log2, rescale);
       cute::warpgroup_wait<0>();
       fence_registers(out);
       arrive(shared.v_empty[value.stage]);
       value.next();
-#pragma unroll
-      for (int i = 0; i < Config::kVDim / 2; ++i) out[i] *= rescale[i / 2 % 2];
+      rescale_out(rescale);
       pack_weights();
     }
     shared.v_full[value.stage].wait(value.phase);
@@ -350,40 +453,50 @@ struct Consumer {
     return first | (words[(row() + 8) / 32] >> ((row() + 8) % 32) & 1) << 1;
   }
 
-  // Waits until the passes before have left their results of this head.
-  __device__ void wait_for_passes(const ItemSlot& item) {
-    const int32_t* done = params.done + item.batch * params.heads + item.head;
-    if (thread == 0) {
-      while (load_acquire(done) < item.wait * Config::kConsumers) __nanosleep(64);
-    }
-    cutlass::arch::NamedBarrier::sync(128, kFirstGroup + group);
-  }
   __device__ void tell_passes(const ItemSlot& item) {
     __threadfence();
     cutlass::arch::NamedBarrier::sync(128, kFirstGroup + group);
     if (thread == 0) add_release(params.done + item.batch * params.heads + item.head, 1);
   }
 
-  // Joins with what the passes before left of a row: r of this thread.
-  __device__ void join(int r, int64_t row_index, float& lse2) {
-    const float before = __ldcg(params.lse + row_index) * 1.4426950408889634f;
-    if (before == -INFINITY) return;
-    const float high = fmaxf(before, lse2);
-    const float both = high + log2f(exp2f(before - high) + exp2f(lse2 - high));
-    const float weight = exp2f(lse2 - both), weight_before = exp2f(before - both);
-    const float* partial = params.partial + row_index * params.v_dim;
-    const int column = lane() % 4 * 2;
+  // The position of this thread's row r, −1 past the tile's end.
+  __device__ int32_t position(int r, const WorkTile& tile) const {
+    const int32_t e = row() + 8 * r;
+    if (e >= tile.owner_count) return -1;
+    const WorkSet& set = tile.owners;
+    const int32_t o = e / set.inner;
+    const int32_t offset =
+        set.offsets >= 0 ? __ldg(params.work.offsets + set.offsets + o) : o * set.stride;
+    return set.first + offset + (e - o * set.inner);
+  }
+  __device__ int64_t row_index(const ItemSlot& item, int32_t position) const {
+    return static_cast<int64_t>(item.batch * params.heads + item.head) * params.q_len + position;
+  }
+
+  // Starts from nothing, or from what the passes before left: their result as that of one key whose
+  // score is their log-sum-exp.
+  __device__ void start(const ItemSlot& item, Softmax& softmax) {
 #pragma unroll
-    for (int j = 0; j < Config::kVDim / 8; ++j) {
-      float* o = &out[4 * j + 2 * r];
-      float2 p = make_float2(0, 0);
-      if (8 * j < params.v_dim) {
-        p = __ldcg(reinterpret_cast<const float2*>(partial + 8 * j + column));
+    for (int i = 0; i < Config::kVDim / 2; ++i) out[i] = 0;
+    if (item.tile.earlier == kNone) return;
+    const uint32_t earlier = rows_in(item.tile.earlier, item.tile.earlier_bits);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int32_t at = position(r, item.tile);
+      if (at < 0 || (earlier >> r & 1) == 0) continue;
+      const int64_t index = row_index(item, at);
+      const float lse = __ldcg(params.lse + index);
+      const float* partial = params.partial + index * params.v_dim + lane() % 4 * 2;
+#pragma unroll
+      for (int j = 0; j < Config::kVDim / 8; ++j) {
+        if (8 * j >= params.v_dim) continue;
+        const float2 p = __ldcg(reinterpret_cast<const float2*>(partial + 8 * j));
+        out[4 * j + 2 * r] = p.x;
+        out[4 * j + 2 * r + 1] = p.y;
       }
-      o[0] = o[0] * weight + p.x * weight_before;
-      o[1] = o[1] * weight + p.y * weight_before;
+      softmax.max[r] = lse * 1.4426950408889634f * params.inverse_scale_log2;
+      softmax.sum[r] = lse > -INFINITY && lane() % 4 == 0 ? 1 : 0;
     }
-    lse2 = both;
   }
 
   __device__ void store_partial(int r, int64_t row_index) {
@@ -416,9 +529,7 @@ struct Consumer {
   }
 
   __device__ void finish(const ItemSlot& item, const Softmax& softmax) {
-    const uint32_t earlier = rows_in(item.earlier, item.earlier_bits);
-    const uint32_t later = rows_in(item.later, item.later_bits);
-    if (item.wait > 0) wait_for_passes(item);
+    const uint32_t later = rows_in(item.tile.later, item.tile.later_bits);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const float total = quad_sum(softmax.sum[r]);
@@ -428,41 +539,30 @@ struct Consumer {
         out[4 * j + 2 * r] *= inverse;
         out[4 * j + 2 * r + 1] *= inverse;
       }
-      float lse2 = total > 0 ? softmax.max[r] * params.scale_log2 + log2f(total) : -INFINITY;
-      const int e = row() + 8 * r;
-      const bool live = e < item.owner_count;
-      int32_t position = 0;
-      if (live) {
-        const int32_t o = e / item.inner;
-        const int32_t offset =
-            item.offsets >= 0 ? params.work.offsets[item.offsets + o] : o * item.stride;
-        position = item.first + offset + (e - o * item.inner);
-      }
-      const int64_t row_index =
-          static_cast<int64_t>(item.batch * params.heads + item.head) * params.q_len + position;
-      if (live && (earlier >> r & 1)) join(r, row_index, lse2);
+      const float lse2 = total > 0 ? softmax.max[r] * params.scale_log2 + log2f(total) : -INFINITY;
+      const int32_t at = position(r, item.tile);
       const bool partial = later >> r & 1;
-      if (live && partial) store_partial(r, row_index);
-      store_row(r, item, position, live && !partial);
-      if (live && lane() % 4 == 0) {
-        __stcg(params.lse + row_index, lse2 * 0.6931471805599453f);
+      if (at >= 0 && partial) store_partial(r, row_index(item, at));
+      if (item.tile.later != kAll) store_row(r, item, at, at >= 0 && !partial);
+      if (at >= 0 && lane() % 4 == 0) {
+        __stcg(params.lse + row_index(item, at), lse2 * 0.6931471805599453f);
       }
     }
-    if (item.count > 0) tell_passes(item);
+    if (item.tile.count > 0) tell_passes(item);
   }
 
   __device__ void run() {
-    if (group == 1) give_turn();
+    if (kTakeTurns && group == 1) give_turn();
     while (true) {
       shared.q_full[query.stage].wait(query.phase);
       const ItemSlot item = shared.items[query.stage];
       if (item.live == 0) break;
       Softmax softmax;
-      run_item(item.tiles, softmax);
-      query.next();
+      start(item, softmax);
+      run_item(item.tile.tiles, item.tile.earlier != kNone, softmax);
       finish(item, softmax);
     }
-    if (group == 0) wait_turn();  // what group 1 gave last
+    if (kTakeTurns && group == 0) wait_turn();  // what group 1 gave last
   }
 };
 
@@ -505,14 +605,14 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);
   if (warpgroup == 0) {
-    cutlass::arch::warpgroup_reg_dealloc<40>();
+    cutlass::arch::warpgroup_reg_dealloc<56>();
     if (threadIdx.x < 32) {
       Producer<Config> producer{params, shared, q_smem,
                                 k_smem, v_smem, static_cast<int>(threadIdx.x)};
       producer.run();
     }
   } else {
-    cutlass::arch::warpgroup_reg_alloc<232>();
+    cutlass::arch::warpgroup_reg_alloc<224>();
     Consumer<Config> consumer{
         params, shared, q_smem, k_smem, v_smem, warpgroup - 1, static_cast<int>(threadIdx.x % 128)};
     consumer.run();

@@ -47,6 +47,21 @@ WorkSet make_set(const IndexSet& set, int64_t step, int64_t length, std::vector<
   return out;
 }
 
+WorkRun make_run(const Plan& plan, const Run& run, Work& work) {
+  WorkRun out;
+  out.others = make_set(run.others, run.tiles > 1 ? run.step : 0, plan.other_len, work.other_boxes,
+                        work.other_stretches);
+  out.step = narrow(run.step);
+  out.tiles = run.tiles;
+  out.mask_begin = run.mask_begin;
+  out.mask_cycle = run.mask_cycle;
+  if (run.mask_cycle == 1) {
+    out.mask_begin = plan.mask_ids[static_cast<size_t>(run.mask_begin)];
+    if (out.mask_begin < 0) out.mask_cycle = 0;
+  }
+  return out;
+}
+
 // Positions of the elements of `set` that lie before `end`.
 void positions(const Plan& plan, const IndexSet& set, int64_t end, std::vector<int64_t>& out) {
   out.clear();
@@ -98,7 +113,10 @@ struct GroupBuilder {
       item.run_begin = tile.run_begin;
       item.run_end = tile.run_end;
       for (int32_t r = tile.run_begin; r < tile.run_end; ++r) {
-        item.tiles += plan.runs[static_cast<size_t>(r)].tiles;
+        item.tiles += work.runs[static_cast<size_t>(r)].tiles;
+      }
+      if (tile.run_begin < tile.run_end) {
+        item.first_run = work.runs[static_cast<size_t>(tile.run_begin)];
       }
       if (several) {
         item.earlier = rows_in(covered_before, item.earlier_bits);
@@ -114,7 +132,8 @@ struct GroupBuilder {
 
   // The passes of a group. Those of a few rows that see everything are worked on first, since they
   // take longest: which pass of a row comes first is free.
-  void add_group(const HeadGroup& group) {
+  // Returns how many tiles come before the last pass.
+  int32_t add_group(const HeadGroup& group) {
     std::vector<const Pass*> passes;
     for (int32_t p = group.pass_begin; p < group.pass_end; ++p) {
       passes.push_back(&plan.passes[static_cast<size_t>(p)]);
@@ -134,6 +153,7 @@ struct GroupBuilder {
       if (several) mark(*passes[p], covered_before);
       wait += passes[p]->tile_end - passes[p]->tile_begin;
     }
+    return wait - (passes.back()->tile_end - passes.back()->tile_begin);
   }
 };
 
@@ -175,6 +195,7 @@ Work make_work(const Plan& plan) {
              "[attention] cuda_sm90 runs plans of tiles up to 128 x 128, got ", plan.tile.owners,
              " x ", plan.tile.others);
   Work work;
+  for (const Run& run : plan.runs) work.runs.push_back(make_run(plan, run, work));
   GroupBuilder builder{plan, work, {}, {}, {}};
   std::vector<int32_t> order(plan.groups.size());
   std::iota(order.begin(), order.end(), 0);
@@ -188,25 +209,17 @@ Work make_work(const Plan& plan) {
     group.head_begin = narrow(static_cast<int64_t>(work.heads.size()));
     group.item_begin = work.items;
     const HeadGroup& source = plan.groups[static_cast<size_t>(g)];
-    group.passes = source.pass_end - source.pass_begin;
     for (int64_t h = 0; h < plan.heads; ++h) {
       if (plan.head_group[static_cast<size_t>(h)] == g) work.heads.push_back(narrow(h));
     }
     group.heads = narrow(static_cast<int64_t>(work.heads.size())) - group.head_begin;
-    builder.add_group(source);
+    group.first_tiles = builder.add_group(source);
     group.tiles = narrow(static_cast<int64_t>(work.tiles.size())) - group.tile_begin;
+    for (int32_t t = group.tile_begin; t < group.tile_begin + group.tiles; ++t) {
+      work.tiles_of_others += int64_t{work.tiles[static_cast<size_t>(t)].tiles} * group.heads;
+    }
     work.items += group.heads * group.tiles;
     work.groups.push_back(group);
-  }
-  for (const Run& run : plan.runs) {
-    WorkRun out;
-    out.others = make_set(run.others, run.tiles > 1 ? run.step : 0, plan.other_len,
-                          work.other_boxes, work.other_stretches);
-    out.step = narrow(run.step);
-    out.tiles = run.tiles;
-    out.mask_begin = run.mask_begin;
-    out.mask_cycle = run.mask_cycle;
-    work.runs.push_back(out);
   }
   work.mask_ids = plan.mask_ids;
   for (const Mask& mask : plan.masks) add_mask(mask, work.mask_rows);

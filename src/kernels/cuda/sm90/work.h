@@ -33,7 +33,7 @@ struct WorkSet {
   int32_t map = -1, rows_full = 0, box_rows = 0;
 };
 
-// As Run.
+// As Run, but mask_cycle 1 means that mask_begin is the mask of every tile.
 struct WorkRun {
   WorkSet others;
   int32_t step = 0, tiles = 0, mask_begin = 0, mask_cycle = 0;
@@ -42,8 +42,8 @@ struct WorkRun {
 // Which rows of a tile another pass covers.
 enum Rows : int32_t { kNone = 0, kAll = 1, kSome = 2 };
 
-// A tile of owners of one pass.
-struct WorkTile {
+// A tile of owners of one pass: 32 words, which a warp copies at once.
+struct alignas(16) WorkTile {
   WorkSet owners;
   int32_t owner_count = 0;  // inside the sequence
   int32_t run_begin = 0, run_end = 0;
@@ -54,14 +54,19 @@ struct WorkTile {
   int32_t later_bits = 0;
   int32_t wait = 0;   // tiles of the passes worked on before, of one head
   int32_t count = 0;  // 1 where others may wait for this one
+  WorkRun first_run;  // a copy of runs[run_begin], tiles 0 if there is none
+  int32_t unused[2] = {};
 };
+inline constexpr int kTileWords = sizeof(WorkTile) / 4;
+inline constexpr int kRunWords = sizeof(WorkRun) / 4;
+static_assert(kTileWords == 32);
 
-// Tiles [tile_begin, tile_begin + tiles) are worked on for `heads` heads.
+// Tiles [tile_begin, tile_begin + tiles) are worked on for `heads` heads, the first `first_tiles`
+// of a head well before the others, which may wait for them: all passes but the last.
 struct WorkGroup {
-  int32_t tile_begin = 0, tiles = 0;
+  int32_t tile_begin = 0, tiles = 0, first_tiles = 0;
   int32_t head_begin = 0, heads = 0;
   int32_t item_begin = 0;  // heads · tiles of the groups before
-  int32_t passes = 0;
 };
 
 struct Work {
@@ -77,7 +82,8 @@ struct Work {
   std::vector<BoxShape> other_boxes;
   bool owner_stretches = false;  // a tile of owners may be read stretch by stretch
   bool other_stretches = false;
-  int32_t items = 0;  // heads · tiles of all groups
+  int32_t items = 0;            // heads · tiles of all groups
+  int64_t tiles_of_others = 0;  // of all heads
   bool several_passes = false;
   int64_t size_bytes() const;
 };
