@@ -16,6 +16,8 @@ namespace {
 
 // How much of a head's tensors a section may keep in L2, of 50 MB.
 constexpr int64_t kSectionBytes = 32 << 20;
+// The same where a section's partial results are read again: half of L2 is nearer than the other.
+constexpr int64_t kJoinedSectionBytes = 20 << 20;
 // Tiles of keys of an item, on average, from which blocks take items as they finish.
 constexpr int64_t kLongItem = 6;
 
@@ -39,19 +41,26 @@ int32_t section_of(const AttentionShape& s, bool several_passes) {
   int64_t bytes = s.k_len * (s.qk_dim + s.v_dim) * 2;
   // Two sections are worked on at a time, and their partial results stay there.
   if (several_passes) bytes = 2 * (bytes + group * s.q_len * (s.qk_dim * 2 + s.v_dim * 4));
-  return static_cast<int32_t>(std::max<int64_t>(1, kSectionBytes / bytes) * group);
+  const int64_t room = several_passes ? kJoinedSectionBytes : kSectionBytes;
+  return static_cast<int32_t>(std::max<int64_t>(1, room / bytes) * group);
 }
 
 template <typename Element>
-void launch(const AttentionShape& s, const ForwardParams& params, int grid, cudaStream_t stream) {
-  if (s.qk_dim <= 64 && s.v_dim <= 64) {
-    launch_forward<Element, 64, 64>(params, grid, stream);
+void launch(const AttentionShape& s, bool wide, const ForwardParams& params, int grid,
+            cudaStream_t stream) {
+  if (wide) {
+    launch_forward<Element, 64, 64, 3>(params, grid, stream);
+  } else if (s.qk_dim <= 64 && s.v_dim <= 64) {
+    launch_forward<Element, 64, 64, 2>(params, grid, stream);
   } else if (s.qk_dim <= 64) {
-    launch_forward<Element, 64, 128>(params, grid, stream);
+    launch_forward<Element, 64, 128, 2>(params, grid, stream);
   } else {
-    launch_forward<Element, 128, 128>(params, grid, stream);
+    launch_forward<Element, 128, 128, 2>(params, grid, stream);
   }
 }
+
+// Whether three warpgroups of consumers fit.
+bool may_be_wide(const AttentionShape& s) { return s.qk_dim <= 64 && s.v_dim <= 64; }
 
 }  // namespace
 
@@ -78,6 +87,19 @@ std::string forward_unsupported(const ForwardArgs& args) {
 
 TileShape forward_tile(const AttentionShape&) { return {128, 128}; }
 
+TileShape forward_tile(const AttentionShape& s, const Plan& plan) {
+  if (!may_be_wide(s)) return plan.tile;
+  int64_t tiles = 0, pairs = 0;
+  for (const HeadGroup& group : plan.groups) {
+    for (int32_t p = group.pass_begin; p < group.pass_end; ++p) {
+      const Pass& pass = plan.passes[static_cast<size_t>(p)];
+      tiles += (pass.tile_end - pass.tile_begin) * group.heads;
+      pairs += pass.computed_pairs * group.heads;
+    }
+  }
+  return {pairs > kLongItem * tiles * 128 * 128 ? kOwnerRows : 128, 128};
+}
+
 void forward(const Context& context, const Plan& plan, const ForwardArgs& args) {
   const AttentionShape& s = args.shape;
   if (s.batch == 0 || s.heads == 0) return;
@@ -85,6 +107,10 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   const std::shared_ptr<const cuda::UploadedPlan> on_device = cuda::upload(plan, stream);
   const UploadedWork& uploaded = uploaded_work(*on_device, plan, stream);
   const Work& work = uploaded.work;
+  const bool wide = work.owner_rows > 128;
+  LACE_CHECK(!wide || may_be_wide(s),
+             "[attention] cuda_sm90 takes tiles of 192 queries up to head_dim 64, got ", s.qk_dim,
+             " and ", s.v_dim);
 
   const int64_t batch_heads = s.batch * s.heads;
   const size_t counter_bytes = static_cast<size_t>((1 + batch_heads) * 4 + 255) / 256 * 256;
@@ -94,11 +120,11 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   auto* counters = reinterpret_cast<int32_t*>(workspace.get());
 
   const auto params = std::make_unique<ForwardParams>();
-  make_maps({args.q, s.dtype, s.qk_dim, s.q_len, s.heads, s.batch}, work.owner_boxes,
-            work.owner_stretches, params->q);
-  make_maps({args.k, s.dtype, s.qk_dim, s.k_len, s.kv_heads, s.batch}, work.other_boxes,
+  make_maps({args.q, s.dtype, s.qk_dim, s.q_len, s.heads, s.batch}, work.owner_rows,
+            work.owner_boxes, work.owner_stretches, params->q);
+  make_maps({args.k, s.dtype, s.qk_dim, s.k_len, s.kv_heads, s.batch}, kOtherRows, work.other_boxes,
             work.other_stretches, params->k);
-  make_maps({args.v, s.dtype, s.v_dim, s.k_len, s.kv_heads, s.batch}, work.other_boxes,
+  make_maps({args.v, s.dtype, s.v_dim, s.k_len, s.kv_heads, s.batch}, kOtherRows, work.other_boxes,
             work.other_stretches, params->v);
   params->work = uploaded.tables;
   params->out = args.out.data;
@@ -128,9 +154,9 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   const int grid = std::min(params->items, multiprocessors);
   LACE_CUDA(cudaMemsetAsync(counters, 0, counter_bytes, stream));
   if (s.dtype == DType::kFloat16) {
-    launch<__half>(s, *params, grid, stream);
+    launch<__half>(s, wide, *params, grid, stream);
   } else {
-    launch<__nv_bfloat16>(s, *params, grid, stream);
+    launch<__nv_bfloat16>(s, wide, *params, grid, stream);
   }
 }
 

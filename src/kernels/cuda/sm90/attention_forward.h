@@ -7,17 +7,19 @@
 namespace lace::sm90 {
 
 // Attention on Hopper GPUs: kernel.h has the formula and the shapes. bf16 and fp16 tensors,
-// products and softmax accumulated in fp32, out rounded once; every plan of tiles up to 128 × 128.
-// Workspace: a counter for each head; for plans of several passes float32 [batch, heads, q_len,
-// v_dim] as well.
+// products and softmax accumulated in fp32, out rounded once; every plan of tiles up to 128 × 128,
+// up to head_dim 64 also 192 × 128. Workspace: a counter for each head; for plans of several passes
+// float32 [batch, heads, q_len, v_dim] as well.
 
 // Empty, or why these kernels do not compute `shape`.
 std::string forward_unsupported(const AttentionShape& shape);
 // Empty, or what the tensors of `args` lack: what TMA asks of addresses and strides, scale > 0.
 std::string forward_unsupported(const ForwardArgs& args);
 
-// The tiles that plans are compiled for.
+// The tiles that plans are compiled for, and those that `plan`, so compiled, had better be compiled
+// for instead: 192 × 128 where its queries see many keys.
 TileShape forward_tile(const AttentionShape& shape);
+TileShape forward_tile(const AttentionShape& shape, const Plan& plan);
 
 // Enqueues on context.stream, on whose device the tensors must be and which must be current.
 void forward(const Context& context, const Plan& plan, const ForwardArgs& args);

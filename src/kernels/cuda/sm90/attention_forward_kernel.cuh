@@ -7,32 +7,31 @@
 #include "kernels/cuda/sm90/hopper.cuh"
 #include "kernels/cuda/sm90/load_set.cuh"
 
-#ifndef LACE_Q_REG
-#define LACE_Q_REG 0
-#endif
-#ifndef LACE_TURNS
-#define LACE_TURNS 1
-#endif
 namespace lace::sm90 {
 
 // One persistent launch does all passes of a plan. A block is a warpgroup that produces (one warp
-// walks the plan and issues TMA loads) and two that consume (64 rows of owners each). Items, that
-// is (tile of owners, head, batch), come from a counter in the order of work.h; queries of the next
-// item are loaded while the last one is computed.
+// walks the plan and issues TMA loads) and two or three that consume (64 rows of owners each).
+// Items, that is (tile of owners, head, batch), are taken in the order of work.h; the queries and
+// first keys of the next items are loaded while one is computed.
 //
 // Within a consumer q kᵀ of a tile is issued before p v of the tile before, whose products run
-// while the softmax of the tile is computed; the two consumers issue their products in turn.
-template <typename ElementType, int kQkDimValue, int kVDimValue>
+// while the softmax of the tile is computed.
+template <typename ElementType, int kQkDimValue, int kVDimValue, int kConsumersValue>
 struct ForwardConfig {
   using Element = ElementType;
   static constexpr int kQkDim = kQkDimValue, kVDim = kVDimValue;
-  static constexpr int kConsumers = 2;
+  static constexpr int kConsumers = kConsumersValue;
   static constexpr int kThreads = 128 * (1 + kConsumers);
+  // Of 65536: what a block starts with is moved from the producer to the consumers.
+  static constexpr int kProducerRegisters = kConsumers == 2 ? 56 : 32;
+  static constexpr int kConsumerRegisters = kConsumers == 2 ? 224 : 160;
+  static constexpr int kOwners = 64 * kConsumers;
   static constexpr int kQueryStages = 2;
   static constexpr int kStages = kQkDim + kVDim <= 128 ? 5 : kQkDim + kVDim <= 192 ? 3 : 2;
-  static constexpr int kSliceBytes = kTileRows * 128;
-  static constexpr int kQueryBytes = kQkDim / 64 * kSliceBytes;
-  static constexpr int kKeyBytes = kQueryBytes;
+  static constexpr int kQuerySliceBytes = kOwners * 128;
+  static constexpr int kSliceBytes = kOtherRows * 128;
+  static constexpr int kQueryBytes = kQkDim / 64 * kQuerySliceBytes;
+  static constexpr int kKeyBytes = kQkDim / 64 * kSliceBytes;
   static constexpr int kValueBytes = kVDim / 64 * kSliceBytes;
   static constexpr int kTileBytes =
       kQueryStages * kQueryBytes + kStages * (kKeyBytes + kValueBytes);
@@ -165,8 +164,8 @@ struct Producer {
     if (tile.wait > 0) wait_for_passes(tile.wait, head, batch);
     const LoadTarget target{params.q, &shared.q_full[query.stage],
                             q_smem + query.stage * Config::kQueryBytes, head, batch};
-    load_set<Config::kQkDim / 64>(target, tile.owners, params.work.offsets, 0, tile.owner_count,
-                                  lane);
+    load_set<Config::kQkDim / 64, Config::kOwners>(target, tile.owners, params.work.offsets, 0,
+                                                   tile.owner_count, lane);
     const int32_t run_begin = tile.run_begin, run_end = tile.run_end;
     const int32_t kv_head = head / params.heads_per_kv;
     const WorkRun* run = &tile.first_run;
@@ -191,7 +190,7 @@ struct Producer {
   __device__ void wait_for_passes(int32_t tiles, int32_t head, int32_t batch) {
     const int32_t* done = params.done + batch * params.heads + head;
     if (lane == 0) {
-      while (load_acquire(done) < tiles * Config::kConsumers) __nanosleep(64);
+      while (load_acquire(done) < tiles * Config::kConsumers * 4) __nanosleep(64);
     }
     __syncwarp();
   }
@@ -207,14 +206,16 @@ struct Producer {
         if (++cycle == run.mask_cycle) cycle = 0;
       }
       shared.k_empty[key.stage].wait(key.phase ^ 1);
-      if (lane == 0) shared.keys[key.stage] = {mask < 0 ? -1 : mask * kTileRows, limit};
+      if (lane == 0) shared.keys[key.stage] = {mask < 0 ? -1 : mask * Config::kOwners, limit};
       const LoadTarget k{params.k, &shared.k_full[key.stage],
                          k_smem + key.stage * Config::kKeyBytes, kv_head, batch};
-      load_set<Config::kQkDim / 64>(k, run.others, params.work.offsets, shift, limit, lane);
+      load_set<Config::kQkDim / 64, kOtherRows>(k, run.others, params.work.offsets, shift, limit,
+                                                lane);
       shared.v_empty[key.stage].wait(key.phase ^ 1);
       const LoadTarget v{params.v, &shared.v_full[key.stage],
                          v_smem + key.stage * Config::kValueBytes, kv_head, batch};
-      load_set<Config::kVDim / 64>(v, run.others, params.work.offsets, shift, limit, lane);
+      load_set<Config::kVDim / 64, kOtherRows>(v, run.others, params.work.offsets, shift, limit,
+                                               lane);
       key.next();
     }
   }
@@ -280,21 +281,18 @@ struct Softmax {
 template <typename Config>
 struct Consumer {
   using Element = typename Config::Element;
-  static constexpr int kKeys = kTileRows;
-  static constexpr bool kTakeTurns = LACE_TURNS;
+  static constexpr int kKeys = kOtherRows;
   const ForwardParams& params;
   ForwardShared<Config>& shared;
   uint32_t q_smem, k_smem, v_smem;
-  int group;   // 0 or 1
+  int group;   // of its warpgroup among the consumers
   int thread;  // in the warpgroup
   Ring<Config::kQueryStages> query{};
   Ring<Config::kStages> key{}, value{};
-#if LACE_Q_REG
-  uint32_t queries[Config::kQkDim / 4];
-#endif
   float scores[kKeys / 2];
   uint32_t weights[kKeys / 4];
   float out[Config::kVDim / 2];
+  int32_t* untold = nullptr;  // counter of the item finished last
 
   __device__ int lane() const { return thread % 32; }
   // The first of this thread's two rows of the tile; the other is 8 further on.
@@ -304,25 +302,15 @@ struct Consumer {
     __syncwarp();
     if (lane() == 0) barrier.arrive();
   }
-  // The two consumers issue their products in turn.
-  __device__ void wait_turn() { cutlass::arch::NamedBarrier::sync(256, kFirstTurn + group); }
-  __device__ void give_turn() { cutlass::arch::NamedBarrier::arrive(256, kFirstTurn + 1 - group); }
-  static constexpr uint32_t kFirstTurn = 2;   // past the barriers that CUTLASS may reserve:
-  static constexpr uint32_t kFirstGroup = 4;  // NamedBarrier adds its own offset
-
   __device__ void issue_scores() {
     const uint32_t k = k_smem + key.stage * Config::kKeyBytes;
     const uint64_t keys = tile_descriptor(k, Config::kSliceBytes);
     fence_registers(scores);
     cute::warpgroup_arrive();
-#if LACE_Q_REG
-    multiply_transposed<Element, kKeys, Config::kQkDim>(scores, queries, keys, Config::kSliceBytes);
-#else
     const uint32_t q = q_smem + query.stage * Config::kQueryBytes + group * 64 * 128;
     multiply_transposed<Element, kKeys, Config::kQkDim>(
-        scores, tile_descriptor(q, Config::kSliceBytes), Config::kSliceBytes, keys,
+        scores, tile_descriptor(q, Config::kQuerySliceBytes), Config::kQuerySliceBytes, keys,
         Config::kSliceBytes);
-#endif
     cute::warpgroup_commit_batch();
   }
   __device__ void issue_values() {
@@ -372,6 +360,14 @@ struct Consumer {
     }
   }
 
+  // After start(), as late as may be: its loads are on their way.
+  __device__ void begin(Softmax& softmax) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      softmax.max[r] *= 1.4426950408889634f * params.inverse_scale_log2;
+      softmax.sum[r] = softmax.max[r] > -INFINITY && lane() % 4 == 0 ? 1 : 0;
+    }
+  }
   __device__ void rescale_out(const float (&rescale)[2]) {
 #pragma unroll
     for (int i = 0; i < Config::kVDim / 2; ++i) out[i] *= rescale[i / 2 % 2];
@@ -384,14 +380,10 @@ struct Consumer {
 
   // All tiles of keys of one item. joined: out and softmax start with what a pass before left.
   __device__ void run_item(int32_t tiles, bool joined, Softmax& softmax) {
-#if LACE_Q_REG
-    load_operand<Config::kQkDim>(queries, q_smem + query.stage * Config::kQueryBytes + group * 8192,
-                                 Config::kSliceBytes, thread);
-    release_queries();
-    if (tiles == 0) return;
-#else
-    if (tiles == 0) return release_queries();
-#endif
+    if (tiles == 0) {
+      if (joined) begin(softmax);
+      return release_queries();
+    }
     float rescale[2];
     shared.k_full[key.stage].wait(key.phase);
     KeySlot slot = shared.keys[key.stage];
@@ -403,11 +395,10 @@ struct Consumer {
       fence_registers(scores);
       arrive(shared.k_empty[key.stage]);
       key.next();
-#if !LACE_Q_REG
       if (tiles == 1) release_queries();
-#endif
       mask_scores(slot, masks);
     }
+    if (joined) begin(softmax);
     softmax.step(scores, params.scale_log2, rescale);
     if (joined) rescale_out(rescale);
     pack_weights();
@@ -416,18 +407,14 @@ struct Consumer {
       slot = shared.keys[key.stage];
       RowMask masks[2];
       load_masks(slot, masks);
-      if (kTakeTurns) wait_turn();
       issue_scores();
       shared.v_full[value.stage].wait(value.phase);
       issue_values();
-      if (kTakeTurns) give_turn();
       cute::warpgroup_wait<1>();
       fence_registers(scores);
       arrive(shared.k_empty[key.stage]);
       key.next();
-#if !LACE_Q_REG
       if (t + 1 == tiles) release_queries();
-#endif
       mask_scores(slot, masks);
       softmax.step(scores, params.scale_log2, rescale);
       cute::warpgroup_wait<0>();
@@ -445,6 +432,19 @@ struct Consumer {
     value.next();
   }
 
+  // An item with no rows for this warpgroup.
+  __device__ void skip_item(int32_t tiles) {
+    release_queries();
+    for (int32_t t = 0; t < tiles; ++t) {
+      shared.k_full[key.stage].wait(key.phase);
+      arrive(shared.k_empty[key.stage]);
+      key.next();
+      shared.v_full[value.stage].wait(value.phase);
+      arrive(shared.v_empty[value.stage]);
+      value.next();
+    }
+  }
+
   // Rows that another pass covers: bit r for the thread's row r.
   __device__ uint32_t rows_in(int32_t rows, int32_t bits) const {
     if (rows != kSome) return rows == kAll ? 3 : 0;
@@ -453,10 +453,16 @@ struct Consumer {
     return first | (words[(row() + 8) / 32] >> ((row() + 8) % 32) & 1) << 1;
   }
 
-  __device__ void tell_passes(const ItemSlot& item) {
-    __threadfence();
-    cutlass::arch::NamedBarrier::sync(128, kFirstGroup + group);
-    if (thread == 0) add_release(params.done + item.batch * params.heads + item.head, 1);
+  // Tells the passes after the item finished last, if they wait for it. Later than finish(), since
+  // its stores take a while; but before this warp waits for anything that may wait for them.
+  __device__ void tell_passes() {
+    if (untold == nullptr) return;
+    __syncwarp();
+    if (lane() == 0) {
+      __threadfence();
+      add_release(untold, 1);
+    }
+    untold = nullptr;
   }
 
   // The position of this thread's row r, −1 past the tile's end.
@@ -474,7 +480,7 @@ struct Consumer {
   }
 
   // Starts from nothing, or from what the passes before left: their result as that of one key whose
-  // score is their log-sum-exp.
+  // score is their log-sum-exp, which begin() turns into softmax's terms.
   __device__ void start(const ItemSlot& item, Softmax& softmax) {
 #pragma unroll
     for (int i = 0; i < Config::kVDim / 2; ++i) out[i] = 0;
@@ -485,7 +491,6 @@ struct Consumer {
       const int32_t at = position(r, item.tile);
       if (at < 0 || (earlier >> r & 1) == 0) continue;
       const int64_t index = row_index(item, at);
-      const float lse = __ldcg(params.lse + index);
       const float* partial = params.partial + index * params.v_dim + lane() % 4 * 2;
 #pragma unroll
       for (int j = 0; j < Config::kVDim / 8; ++j) {
@@ -494,8 +499,7 @@ struct Consumer {
         out[4 * j + 2 * r] = p.x;
         out[4 * j + 2 * r + 1] = p.y;
       }
-      softmax.max[r] = lse * 1.4426950408889634f * params.inverse_scale_log2;
-      softmax.sum[r] = lse > -INFINITY && lane() % 4 == 0 ? 1 : 0;
+      softmax.max[r] = __ldcg(params.lse + index);
     }
   }
 
@@ -548,21 +552,27 @@ struct Consumer {
         __stcg(params.lse + row_index(item, at), lse2 * 0.6931471805599453f);
       }
     }
-    if (item.tile.count > 0) tell_passes(item);
   }
 
   __device__ void run() {
-    if (kTakeTurns && group == 1) give_turn();
     while (true) {
+      if (!shared.q_full[query.stage].test_wait(query.phase)) tell_passes();
       shared.q_full[query.stage].wait(query.phase);
       const ItemSlot item = shared.items[query.stage];
       if (item.live == 0) break;
-      Softmax softmax;
-      start(item, softmax);
-      run_item(item.tile.tiles, item.tile.earlier != kNone, softmax);
-      finish(item, softmax);
+      if (group * 64 < item.tile.owner_count) {
+        Softmax softmax;
+        start(item, softmax);
+        run_item(item.tile.tiles, item.tile.earlier != kNone, softmax);
+        tell_passes();
+        finish(item, softmax);
+      } else {
+        skip_item(item.tile.tiles);
+        tell_passes();
+      }
+      if (item.tile.count > 0) untold = params.done + item.batch * params.heads + item.head;
     }
-    if (kTakeTurns && group == 0) wait_turn();  // what group 1 gave last
+    tell_passes();
   }
 };
 
@@ -605,23 +615,23 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);
   if (warpgroup == 0) {
-    cutlass::arch::warpgroup_reg_dealloc<56>();
+    cutlass::arch::warpgroup_reg_dealloc<Config::kProducerRegisters>();
     if (threadIdx.x < 32) {
       Producer<Config> producer{params, shared, q_smem,
                                 k_smem, v_smem, static_cast<int>(threadIdx.x)};
       producer.run();
     }
   } else {
-    cutlass::arch::warpgroup_reg_alloc<224>();
+    cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
     Consumer<Config> consumer{
         params, shared, q_smem, k_smem, v_smem, warpgroup - 1, static_cast<int>(threadIdx.x % 128)};
     consumer.run();
   }
 }
 
-template <typename Element, int kQkDim, int kVDim>
+template <typename Element, int kQkDim, int kVDim, int kConsumers>
 void launch_forward(const ForwardParams& params, int grid, cudaStream_t stream) {
-  using Config = ForwardConfig<Element, kQkDim, kVDim>;
+  using Config = ForwardConfig<Element, kQkDim, kVDim, kConsumers>;
   constexpr int kSmemBytes = Config::kTileBytes + 1024;
   const auto kernel = attention_forward_kernel<Config>;
   LACE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmemBytes));

@@ -25,8 +25,9 @@ struct ForwardParams {
   bool by_counter = false;  // blocks take items from next_item; else every gridDim-th
 };
 
-// Enqueues the kernel for tiles of head_dim kQkDim and kVDim on `grid` multiprocessors.
-template <typename Element, int kQkDim, int kVDim>
+// Enqueues the kernel for tiles of 64 · kConsumers owners of head_dim kQkDim and kVDim on `grid`
+// multiprocessors.
+template <typename Element, int kQkDim, int kVDim, int kConsumers>
 void launch_forward(const ForwardParams& params, int grid, cudaStream_t stream);
 
 }  // namespace lace::sm90

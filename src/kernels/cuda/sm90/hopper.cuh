@@ -50,7 +50,6 @@ struct Instruction<__nv_bfloat16, 64> {
 template <>
 struct Instruction<__nv_bfloat16, 128> {
   using Ss = gmma::MMA_64x128x16_F32BF16BF16_SS<kK, kK>;
-  using RsTransposed = gmma::MMA_64x128x16_F32BF16BF16_RS<kK, kK>;
   using Rs = gmma::MMA_64x128x16_F32BF16BF16_RS<kK, kMn>;
 };
 template <>
@@ -61,7 +60,6 @@ struct Instruction<__half, 64> {
 template <>
 struct Instruction<__half, 128> {
   using Ss = gmma::MMA_64x128x16_F32F16F16_SS<kK, kK>;
-  using RsTransposed = gmma::MMA_64x128x16_F32F16F16_RS<kK, kK>;
   using Rs = gmma::MMA_64x128x16_F32F16F16_RS<kK, kMn>;
 };
 
@@ -71,10 +69,9 @@ __device__ void issue_ss(uint64_t a, uint64_t b, float (&d)[kCount], bool accumu
   Mma::fma(a, b, d[kIndex]..., accumulate ? gmma::ScaleOut::One : gmma::ScaleOut::Zero);
 }
 template <typename Mma, int kCount, size_t... kIndex>
-__device__ void issue_rs(const uint32_t* a, uint64_t b, float (&d)[kCount], bool accumulate,
+__device__ void issue_rs(const uint32_t* a, uint64_t b, float (&d)[kCount],
                          std::index_sequence<kIndex...>) {
-  Mma::fma(a[0], a[1], a[2], a[3], b, d[kIndex]...,
-           accumulate ? gmma::ScaleOut::One : gmma::ScaleOut::Zero);
+  Mma::fma(a[0], a[1], a[2], a[3], b, d[kIndex]..., gmma::ScaleOut::One);
 }
 
 }  // namespace detail
@@ -101,18 +98,6 @@ __device__ void multiply_transposed(float (&d)[kN / 2], uint64_t a, uint32_t a_s
   }
 }
 
-// The same for a in registers.
-template <typename Element, int kN, int kDepth>
-__device__ void multiply_transposed(float (&d)[kN / 2], const uint32_t (&a)[kDepth / 4], uint64_t b,
-                                    uint32_t b_slice) {
-  using Mma = typename detail::Instruction<Element, kN>::RsTransposed;
-#pragma unroll
-  for (int k = 0; k < kDepth / 16; ++k) {
-    detail::issue_rs<Mma>(&a[4 * k], advance(b, (k / 4) * b_slice + (k % 4) * 32), d, k > 0,
-                          std::make_index_sequence<kN / 2>());
-  }
-}
-
 // Issues d += a b for a [64][kDepth] in registers as wgmma wants it and b [kDepth][kN] in shared
 // memory.
 template <typename Element, int kN, int kDepth>
@@ -120,25 +105,7 @@ __device__ void multiply_add(float (&d)[kN / 2], const uint32_t (&a)[kDepth / 4]
   using Mma = typename detail::Instruction<Element, kN>::Rs;
 #pragma unroll
   for (int k = 0; k < kDepth / 16; ++k) {
-    detail::issue_rs<Mma>(&a[4 * k], advance(b, k * 2048), d, true,
-                          std::make_index_sequence<kN / 2>());
-  }
-}
-
-// Reads 64 rows of a tile into registers as wgmma wants its first operand: `smem` is the address of
-// the rows of the first slice, `thread` one of the warpgroup's 128.
-template <int kDepth>
-__device__ void load_operand(uint32_t (&a)[kDepth / 4], uint32_t smem, uint32_t slice, int thread) {
-  const int row = thread / 32 * 16 + thread % 16;
-  const int chunk = thread % 32 / 16;
-#pragma unroll
-  for (int k = 0; k < kDepth / 16; ++k) {
-    const uint32_t address =
-        smem + (k / 4) * slice + row * 128 + (((k % 4 * 2 + chunk) ^ (row % 8)) * 16);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(a[4 * k]), "=r"(a[4 * k + 1]), "=r"(a[4 * k + 2]), "=r"(a[4 * k + 3])
-                 : "r"(address)
-                 : "memory");
+    detail::issue_rs<Mma>(&a[4 * k], advance(b, k * 2048), d, std::make_index_sequence<kN / 2>());
   }
 }
 

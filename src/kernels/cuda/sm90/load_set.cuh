@@ -43,10 +43,10 @@ struct LoadTarget {
 // Loads the first `count` elements of `set`, moved by `shift`, into kSlices slices of 64 columns;
 // what the tile holds past them is not defined, but finite where the tensor is. Called by all lanes
 // of a warp.
-template <int kSlices>
+template <int kSlices, int kRows>
 __device__ void load_set(const LoadTarget& target, const WorkSet& set, const int32_t* offsets,
                          int32_t shift, int32_t count, int lane) {
-  constexpr uint32_t kSliceBytes = kTileRows * 128;
+  constexpr uint32_t kSliceBytes = kRows * 128;
   const int32_t first = set.first + shift;
   bool one_box = set.map >= 0;
   int32_t row = first, period = 0;
@@ -74,8 +74,8 @@ __device__ void load_set(const LoadTarget& target, const WorkSet& set, const int
     int32_t position = first + offset;
     int32_t left = min(set.inner, count - element);
     while (left > 0) {
-      const int32_t map = __clz(left) - 24;  // 128 >> map rows, at most `left`
-      const int32_t rows = kTileRows >> map;
+      const int32_t map = max(1, __clz(left) - 24);
+      const int32_t rows = 128 >> map;  // at most `left`
 #pragma unroll
       for (int s = 0; s < kSlices; ++s) {
         target.load(map, target.smem + s * kSliceBytes + element * 128, s * 64, position, 0);

@@ -54,10 +54,10 @@ CUtensorMap make_map(const MappedTensor& source, const BoxShape& box) {
 
 }  // namespace
 
-void make_maps(const MappedTensor& tensor, const std::vector<BoxShape>& boxes, bool stretches,
-               CUtensorMap (&maps)[kMaps]) {
+void make_maps(const MappedTensor& tensor, int32_t tile_rows, const std::vector<BoxShape>& boxes,
+               bool stretches, CUtensorMap (&maps)[kMaps]) {
   for (int i = 0; i < (stretches ? kNaturalMaps : 1); ++i) {
-    maps[i] = make_map(tensor, {0, kTileRows >> i, 1});
+    maps[i] = make_map(tensor, {0, i == 0 ? tile_rows : 128 >> i, 1});
   }
   for (size_t i = 0; i < boxes.size(); ++i) {
     maps[static_cast<size_t>(kNaturalMaps) + i] = make_map(tensor, boxes[i]);

@@ -18,12 +18,12 @@ struct MappedTensor {
   int64_t head_dim = 0, rows = 0, heads = 0, batch = 0;
 };
 
-// Fills maps[0], if `stretches` maps[1 … kNaturalMaps) too, and from maps[kNaturalMaps] one map for
-// each of `boxes`. The dimensions of a map
-// are {head_dim, row within the period, period, head, batch}, of a natural map
-// {head_dim, row, 1, head, batch}; a box is 64 elements of head_dim wide, swizzled by 128 bytes;
-// what lies outside reads as 0. Only whole periods are inside a map.
-void make_maps(const MappedTensor& tensor, const std::vector<BoxShape>& boxes, bool stretches,
-               CUtensorMap (&maps)[kMaps]);
+// Fills maps[0] (of tile_rows rows), if `stretches` maps[1 … kNaturalMaps) too, and from
+// maps[kNaturalMaps] one map for each of `boxes`. The dimensions of a map are {head_dim, row within
+// the period, period, head, batch}, of a natural map {head_dim, row, 1, head, batch}; a box is 64
+// elements of head_dim wide, swizzled by 128 bytes; what lies outside reads as 0. Only whole
+// periods are inside a map.
+void make_maps(const MappedTensor& tensor, int32_t tile_rows, const std::vector<BoxShape>& boxes,
+               bool stretches, CUtensorMap (&maps)[kMaps]);
 
 }  // namespace lace::sm90

@@ -12,8 +12,8 @@ int32_t narrow(int64_t value) { return static_cast<int32_t>(value); }
 
 // The map of `set`, whose tiles move by `step`; a new period map is listed in `boxes`. Sets
 // `stretches` if a tile may have to be read stretch by stretch.
-WorkSet make_set(const IndexSet& set, int64_t step, int64_t length, std::vector<BoxShape>& boxes,
-                 bool& stretches) {
+WorkSet make_set(const IndexSet& set, int64_t step, int64_t length, int32_t tile_rows,
+                 std::vector<BoxShape>& boxes, bool& stretches) {
   WorkSet out;
   out.first = narrow(set.first);
   out.stride = narrow(set.outer_stride);
@@ -22,7 +22,7 @@ WorkSet make_set(const IndexSet& set, int64_t step, int64_t length, std::vector<
   out.offsets = set.offsets;
   if (set.outer == 1) {
     out.map = 0;
-    out.box_rows = kTileRows;
+    out.box_rows = tile_rows;
     return out;
   }
   const int64_t period = set.outer_stride;
@@ -31,7 +31,7 @@ WorkSet make_set(const IndexSet& set, int64_t step, int64_t length, std::vector<
     stretches = true;
     return out;
   }
-  const BoxShape box{narrow(period), set.inner, kTileRows / set.inner};
+  const BoxShape box{narrow(period), set.inner, tile_rows / set.inner};
   auto found = std::find(boxes.begin(), boxes.end(), box);
   if (found == boxes.end()) {
     if (boxes.size() == static_cast<size_t>(kPeriodMaps)) {
@@ -49,8 +49,8 @@ WorkSet make_set(const IndexSet& set, int64_t step, int64_t length, std::vector<
 
 WorkRun make_run(const Plan& plan, const Run& run, Work& work) {
   WorkRun out;
-  out.others = make_set(run.others, run.tiles > 1 ? run.step : 0, plan.other_len, work.other_boxes,
-                        work.other_stretches);
+  out.others = make_set(run.others, run.tiles > 1 ? run.step : 0, plan.other_len, kOtherRows,
+                        work.other_boxes, work.other_stretches);
   out.step = narrow(run.step);
   out.tiles = run.tiles;
   out.mask_begin = run.mask_begin;
@@ -87,7 +87,7 @@ struct GroupBuilder {
     if (count == 0) return kNone;
     if (count == static_cast<int64_t>(rows.size())) return kAll;
     bits = narrow(static_cast<int64_t>(work.row_bits.size()));
-    work.row_bits.resize(work.row_bits.size() + kTileRows / 32);
+    work.row_bits.resize(work.row_bits.size() + kOwnerRows / 32);
     for (size_t e = 0; e < rows.size(); ++e) {
       if (is_covered(rows[e])) work.row_bits[static_cast<size_t>(bits) + e / 32] |= 1u << (e % 32);
     }
@@ -106,8 +106,8 @@ struct GroupBuilder {
     for (int32_t t = pass.tile_begin; t < pass.tile_end; ++t) {
       const OwnerTile& tile = plan.tiles[static_cast<size_t>(t)];
       WorkTile item;
-      item.owners =
-          make_set(tile.owners, 0, plan.owner_len, work.owner_boxes, work.owner_stretches);
+      item.owners = make_set(tile.owners, 0, plan.owner_len, work.owner_rows, work.owner_boxes,
+                             work.owner_stretches);
       positions(plan, tile.owners, plan.owner_len, rows);
       item.owner_count = narrow(static_cast<int64_t>(rows.size()));
       item.run_begin = tile.run_begin;
@@ -158,11 +158,11 @@ struct GroupBuilder {
 };
 
 // Bits over owners for each other become bits over others for each owner.
-void add_mask(const Mask& mask, std::vector<uint32_t>& out) {
+void add_mask(const Mask& mask, int32_t owner_rows, std::vector<uint32_t>& out) {
   const size_t begin = out.size();
-  out.resize(begin + kTileRows * 4);
-  for (int32_t f = 0; f < std::min(mask.others, kTileRows); ++f) {
-    for (int32_t e = 0; e < std::min(mask.owners, kTileRows); ++e) {
+  out.resize(begin + static_cast<size_t>(owner_rows) * 4);
+  for (int32_t f = 0; f < std::min(mask.others, kOtherRows); ++f) {
+    for (int32_t e = 0; e < std::min(mask.owners, owner_rows); ++e) {
       const uint64_t word = mask.words[static_cast<size_t>(f * mask.words_per_other + e / 64)];
       if (((word >> (e % 64)) & 1) == 0) continue;
       out[begin + static_cast<size_t>(e * 4 + f / 32)] |= 1u << (f % 32);
@@ -191,10 +191,11 @@ int64_t Work::size_bytes() const {
 }
 
 Work make_work(const Plan& plan) {
-  LACE_CHECK(plan.tile.owners <= kTileRows && plan.tile.others <= kTileRows,
-             "[attention] cuda_sm90 runs plans of tiles up to 128 x 128, got ", plan.tile.owners,
+  LACE_CHECK(plan.tile.owners <= kOwnerRows && plan.tile.others <= kOtherRows,
+             "[attention] cuda_sm90 runs plans of tiles up to 192 x 128, got ", plan.tile.owners,
              " x ", plan.tile.others);
   Work work;
+  work.owner_rows = plan.tile.owners <= 128 ? 128 : kOwnerRows;
   for (const Run& run : plan.runs) work.runs.push_back(make_run(plan, run, work));
   GroupBuilder builder{plan, work, {}, {}, {}};
   std::vector<int32_t> order(plan.groups.size());
@@ -222,7 +223,7 @@ Work make_work(const Plan& plan) {
     work.groups.push_back(group);
   }
   work.mask_ids = plan.mask_ids;
-  for (const Mask& mask : plan.masks) add_mask(mask, work.mask_rows);
+  for (const Mask& mask : plan.masks) add_mask(mask, work.owner_rows, work.mask_rows);
   for (const int64_t offset : plan.offsets) work.offsets.push_back(narrow(offset));
   return work;
 }

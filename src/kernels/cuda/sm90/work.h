@@ -11,10 +11,11 @@ namespace lace::sm90 {
 // of the accumulator, and the order in which tiles are worked on. All fields are 32 bits: lengths
 // stay below 2^30.
 
-inline constexpr int kTileRows = 128;  // owners and others of a tile, at most
+inline constexpr int kOtherRows = 128;  // others of a tile, at most
+inline constexpr int kOwnerRows = 192;  // owners of a tile, at most
 
-// Tensor maps of one tensor. Natural maps 0 … 7 read 128, 64, … 1 rows in a row; the others read
-// boxes of a period.
+// Tensor maps of one tensor. Natural map 0 reads a tile's rows in a row, maps 1 … 7 read 64, 32, …
+// 1 of them; the others read boxes of a period.
 inline constexpr int kNaturalMaps = 8;
 inline constexpr int kPeriodMaps = 8;
 inline constexpr int kMaps = kNaturalMaps + kPeriodMaps;
@@ -75,7 +76,7 @@ struct Work {
   std::vector<WorkTile> tiles;      // in the order of work: by pass, most work first
   std::vector<WorkRun> runs;        // as in the plan
   std::vector<int32_t> mask_ids;    // as in the plan
-  std::vector<uint32_t> mask_rows;  // [mask][owner of 128][4]: bit f % 32 of word f / 32
+  std::vector<uint32_t> mask_rows;  // [mask][owner_rows][4]: bit f % 32 of word f / 32
   std::vector<int32_t> offsets;     // as in the plan
   std::vector<uint32_t> row_bits;
   std::vector<BoxShape> owner_boxes;  // map kNaturalMaps + index; at most kPeriodMaps
@@ -83,12 +84,13 @@ struct Work {
   bool owner_stretches = false;  // a tile of owners may be read stretch by stretch
   bool other_stretches = false;
   int32_t items = 0;            // heads · tiles of all groups
+  int32_t owner_rows = 128;     // 128 or 192: no tile has more owners
   int64_t tiles_of_others = 0;  // of all heads
   bool several_passes = false;
   int64_t size_bytes() const;
 };
 
-// plan: of tiles no larger than 128 × 128, and lengths below 2^30.
+// plan: of tiles no larger than 192 × 128, and lengths below 2^30.
 Work make_work(const Plan& plan);
 
 }  // namespace lace::sm90

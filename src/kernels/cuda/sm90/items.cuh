@@ -1,0 +1,237 @@
+#pragma once
+
+#include "kernels/cuda/sm90/hopper.cuh"
+#include "kernels/cuda/sm90/uploaded_work.h"
+
+// What the persistent kernels share: which item comes when, and how passes wait for each other.
+
+namespace lace::sm90 {
+
+// A position in a ring of stages.
+template <int kStages>
+struct Ring {
+  int stage = 0;
+  uint32_t phase = 0;
+  __device__ void next() {
+    if (++stage == kStages) stage = 0, phase ^= 1;
+  }
+};
+
+// The items of a launch: every tile of owners of every head and batch.
+struct ItemSpace {
+  WorkTables work;
+  int32_t* next_item = nullptr;
+  int32_t* done = nullptr;  // [batch, heads]: warps that finished an item others may wait for
+  int32_t batch = 0, heads = 0;
+  int32_t items = 0;
+  int32_t section = 1;      // heads that are worked on together, so that what they share stays in L2
+  bool by_counter = false;  // blocks take items from next_item; else every gridDim-th
+};
+
+// Item `item`: a tile of owners, and for which head.
+struct Item {
+  const WorkTile* tile = nullptr;
+  int32_t batch = 0, head = 0;
+};
+
+__device__ inline Item find_item(const ItemSpace& space, int32_t item) {
+  const WorkTables& work = space.work;
+  int g = 0;
+  while (g + 1 < work.group_count && item >= work.groups[g + 1].item_begin * space.batch) ++g;
+  const WorkGroup group = work.groups[g];
+  const int32_t first = group.first_tiles, last = group.tiles - first;
+  const int32_t heads = group.heads * space.batch;
+  const int32_t size = space.section;
+  const int32_t sections = (heads + size - 1) / size;
+  const int32_t last_heads = heads - (sections - 1) * size;
+  // First passes of section 0; of section 1, last pass of section 0; and so on.
+  int32_t rest = item - group.item_begin * space.batch;
+  int32_t section = 0, tile = 0, section_heads = sections == 1 ? last_heads : size;
+  if (rest >= section_heads * first) {
+    rest -= section_heads * first;
+    tile = first;
+    if (sections > 1) {
+      const int32_t pair = min(rest / (size * group.tiles), sections - 2);
+      rest -= pair * size * group.tiles;
+      const int32_t next_heads = pair + 2 == sections ? last_heads : size;
+      section = pair;
+      if (rest < next_heads * first) {
+        section = pair + 1, tile = 0, section_heads = next_heads;
+      } else if ((rest -= next_heads * first) >= size * last) {
+        rest -= size * last;
+        section = sections - 1, section_heads = last_heads;
+      }
+    }
+  }
+  const int32_t head = section * size + rest % section_heads;
+  return {&work.tiles[group.tile_begin + tile + rest / section_heads], head / group.heads,
+          work.heads[group.head_begin + head % group.heads]};
+}
+
+// What consumers know of an item.
+struct ItemSlot {
+  WorkTile tile;
+  int32_t batch, head;
+  int32_t live;  // 0: no more items
+};
+
+// The items of one block, one after the other, as one warp walks them. Its lanes hold the
+// description of the next one, loaded early.
+struct ItemWalk {
+  const ItemSpace& space;
+  int lane;
+  int32_t item = 0;
+  int32_t next_head = 0, next_batch = 0;
+  uint32_t tile_word = 0;
+
+  // Called by all lanes of the warp, as all below.
+  __device__ void start() {
+    item = blockIdx.x;
+    find();
+  }
+  __device__ bool live() const { return item < space.items; }
+
+  // Fills `slot` with the item.
+  __device__ void describe(ItemSlot& slot, int32_t& head, int32_t& batch) const {
+    reinterpret_cast<uint32_t*>(&slot.tile)[lane] = tile_word;
+    head = next_head, batch = next_batch;
+    if (lane == 0) slot.batch = batch, slot.head = head, slot.live = 1;
+    __syncwarp();
+  }
+  // Before the loads of an item are issued, and afterwards: one of them finds the next one.
+  __device__ void before_loads() {
+    if (space.by_counter) return;
+    item += gridDim.x;
+    find();
+  }
+  __device__ void after_loads() {
+    if (!space.by_counter) return;
+    if (lane == 0) item = gridDim.x + atomicAdd(space.next_item, 1);
+    item = __shfl_sync(~0u, item, 0);
+    find();
+  }
+
+  // Waits until the passes worked on before have left their results of this head. They were taken
+  // before this item, by blocks that wait for none after it.
+  __device__ void wait_for_passes(int32_t warps, int32_t head, int32_t batch) const {
+    if (warps == 0) return;
+    const int32_t* done = space.done + batch * space.heads + head;
+    if (lane == 0) {
+      while (load_acquire(done) < warps) __nanosleep(64);
+    }
+    __syncwarp();
+  }
+
+ private:
+  __device__ void find() {
+    if (item >= space.items) return;
+    const Item work = find_item(space, item);
+    next_head = work.head, next_batch = work.batch;
+    tile_word = __ldg(reinterpret_cast<const uint32_t*>(work.tile) + lane);
+  }
+};
+
+// Tells later passes of items finished. A warp tells of its item later than it stores, since the
+// stores take a while, but before it waits for anything that may wait for them.
+struct PassTeller {
+  int32_t* untold = nullptr;  // counter of the item finished last
+
+  __device__ void tell(int lane) {
+    if (untold == nullptr) return;
+    __syncwarp();
+    if (lane == 0) {
+      __threadfence();
+      add_release(untold, 1);
+    }
+    untold = nullptr;
+  }
+};
+
+// ---- rows of a tile of owners, as the threads of an accumulator hold them
+
+// Rows of 64 · `group` + 16 · warp + lane / 4 and 8 further on, of which a thread has columns.
+__device__ inline int first_row(int group, int thread) {
+  return group * 64 + thread / 32 * 16 + thread % 32 / 4;
+}
+
+// Rows that another pass covers: bit r for row `row` + 8 r.
+__device__ inline uint32_t rows_in(const uint32_t* row_bits, int32_t rows, int32_t bits, int row) {
+  if (rows != kSome) return rows == kAll ? 3 : 0;
+  const uint32_t* words = row_bits + bits;
+  const uint32_t first = words[row / 32] >> (row % 32) & 1;
+  return first | (words[(row + 8) / 32] >> ((row + 8) % 32) & 1) << 1;
+}
+
+// The position of element e of the tile, −1 past its end.
+__device__ inline int32_t owner_position(const WorkTile& tile, const int32_t* offsets, int32_t e) {
+  if (e >= tile.owner_count) return -1;
+  const WorkSet& set = tile.owners;
+  const int32_t o = e / set.inner;
+  const int32_t offset = set.offsets >= 0 ? __ldg(offsets + set.offsets + o) : o * set.stride;
+  return set.first + offset + (e - o * set.inner);
+}
+
+// Bits of the others that a row sees: 4 words for 128 of them.
+struct RowMask {
+  uint32_t words[4] = {~0u, ~0u, ~0u, ~0u};
+
+  __device__ void load(const uint32_t* mask_rows, int32_t row) {
+    const uint4 loaded = __ldg(reinterpret_cast<const uint4*>(mask_rows) + row);
+    words[0] = loaded.x, words[1] = loaded.y, words[2] = loaded.z, words[3] = loaded.w;
+  }
+  // The first `limit` others are those that count.
+  __device__ void cut(int32_t limit) {
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      const int count = limit - 32 * w;
+      if (count < 32) words[w] &= count <= 0 ? 0u : (1u << count) - 1;
+    }
+  }
+};
+
+// Sets scores [64][kOthers] of a warpgroup to −∞ where the masks of a thread's two rows say so.
+template <int kCount>
+__device__ void apply_masks(float (&scores)[kCount], const RowMask (&masks)[2], int lane) {
+  const int column = lane % 4 * 2;
+#pragma unroll
+  for (int w = 0; w < kCount / 16; ++w) {
+    const uint32_t a = masks[0].words[w] >> column;
+    const uint32_t b = masks[1].words[w] >> column;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      float* s = &scores[16 * w + 4 * j];
+      if ((a & (1u << (8 * j))) == 0) s[0] = -INFINITY;
+      if ((a & (2u << (8 * j))) == 0) s[1] = -INFINITY;
+      if ((b & (1u << (8 * j))) == 0) s[2] = -INFINITY;
+      if ((b & (2u << (8 * j))) == 0) s[3] = -INFINITY;
+    }
+  }
+}
+
+// Called by a whole warp, for one barrier arrival of it.
+__device__ inline void arrive_warp(Barrier& barrier, int lane) {
+  __syncwarp();
+  if (lane == 0) barrier.arrive();
+}
+
+// Converts and stores one row's kCount columns of an accumulator, 16 bytes a lane. All lanes of a
+// quad call it; r: which of the thread's two rows; `dim` columns count.
+template <typename Element, int kCount>
+__device__ void store_row(const float (&values)[kCount], int r, Element* target, int32_t dim,
+                          bool store, int lane) {
+#pragma unroll
+  for (int j = 0; j < kCount / 4; j += 4) {
+    uint32_t v[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      v[i] = pack<Element>(values[4 * (j + i) + 2 * r], values[4 * (j + i) + 2 * r + 1]);
+    }
+    quad_transpose(v, lane);
+    const int column = (j + lane % 4) * 8;
+    if (store && column < dim) {
+      *reinterpret_cast<uint4*>(target + column) = make_uint4(v[0], v[1], v[2], v[3]);
+    }
+  }
+}
+
+}  // namespace lace::sm90
