@@ -10,3 +10,12 @@ set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 enable_language(CUDA)
 set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG --use_fast_math --expt-relaxed-constexpr")
 find_package(CUDAToolkit 13 REQUIRED)
+
+# The Hopper kernels take CUTLASS's wrappers of the instructions: its headers come in a wheel.
+file(GLOB _site_packages ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages)
+find_path(LACE_CUTLASS_INCLUDE cutlass/cutlass.h
+          PATHS ${_site_packages} PATH_SUFFIXES cutlass_library/source/include)
+if(NOT LACE_CUTLASS_INCLUDE)
+  message(FATAL_ERROR "CUTLASS 4.2 is missing: run `make setup PRESET=cuda`, or give "
+                      "-DLACE_CUTLASS_INCLUDE=…/include")
+endif()

@@ -56,6 +56,16 @@ const Kernel& select_kernel(const AttentionShape& shape) {
   throw Error("[attention] no kernel can compute this:" + reasons);
 }
 
+bool is_aligned(const Tensor4& tensor, DType dtype, int64_t batch, int64_t heads, int64_t rows) {
+  constexpr int64_t kBytes = 16;
+  const auto fits = [&](int64_t size, int64_t stride) {
+    return size <= 1 || (stride > 0 && stride * size_bytes(dtype) % kBytes == 0);
+  };
+  return reinterpret_cast<uintptr_t>(tensor.data) % kBytes == 0 &&
+         fits(batch, tensor.batch_stride) && fits(heads, tensor.head_stride) &&
+         fits(rows, tensor.row_stride);
+}
+
 std::string_view last_kernel() { return last_kernel_name.load(); }
 
 }  // namespace lace

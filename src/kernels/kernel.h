@@ -24,6 +24,8 @@ struct AttentionShape {
   int64_t k_len = 0;   // >= q_len
   int64_t qk_dim = 0;  // head_dim of q and k
   int64_t v_dim = 0;   // head_dim of v and out
+  bool aligned = true;         // q, k and v are as is_aligned() tells
+  bool positive_scale = true;  // scale > 0
 };
 
 // A tensor [batch, heads, rows, head_dim] of any strides (in elements) but the innermost, which is
@@ -34,6 +36,10 @@ struct Tensor4 {
   int64_t head_stride = 0;
   int64_t row_stride = 0;
 };
+
+// Whether a tensor of these sizes begins at a multiple of 16 bytes, with strides that are positive
+// multiples of 16 bytes wherever they count.
+bool is_aligned(const Tensor4& tensor, DType dtype, int64_t batch, int64_t heads, int64_t rows);
 
 // out = softmax(scale · q kᵀ, kept to the plan's pairs) v, and its log-sum-exp
 //   q    [batch, heads,    q_len, qk_dim]
@@ -73,9 +79,13 @@ struct Kernel {
   std::string (*unsupported)(const AttentionShape&);
   KernelTiles (*tiles)(const AttentionShape&);
   // On a GPU enqueue on context.stream and return; on a CPU return when the results are there.
-  // Arguments are valid: whoever calls has checked them.
+  // Arguments are valid: whoever calls has checked them. Where shape.aligned, so are out and dout,
+  // and the gradients.
   void (*forward)(const Context&, const Plan& plan, const ForwardArgs&);
   void (*backward)(const Context&, const Plan& plan, const Plan& transposed, const BackwardArgs&);
+  // The tiles that forward alone runs `plan`'s pattern fastest with, for a plan of tiles().forward;
+  // and for a plan of those tiles, whether they still seem so. Null: tiles().forward.
+  TileShape (*best_forward_tile)(const AttentionShape&, const Plan& plan) = nullptr;
 };
 
 // All kernels of this build, best first.

@@ -62,6 +62,17 @@ void check_equal(const char* op, const char* what, const char* name, int64_t val
 
 }  // namespace
 
+namespace {
+
+// Of a tensor of 16-bit elements with contiguous rows, which it will be made to have.
+bool is_aligned(const at::Tensor& tensor) {
+  if (tensor.stride(3) != 1 && tensor.size(3) != 1) return true;
+  return lace::is_aligned(to_tensor4(tensor), DType::kBFloat16, tensor.size(0), tensor.size(1),
+                          tensor.size(2));
+}
+
+}  // namespace
+
 AttentionArguments check_attention(const char* op, const at::Tensor& q, const at::Tensor& k,
                                    const at::Tensor& v, std::optional<double> scale) {
   LACE_CHECK(q.defined(), "[", op, "] q is an undefined tensor");
@@ -93,6 +104,8 @@ AttentionArguments check_attention(const char* op, const at::Tensor& q, const at
   LACE_CHECK(shape.qk_dim >= 1 && shape.v_dim >= 1, "[", op, "] head_dim must be positive, got ",
              shape.qk_dim, " for q and ", shape.v_dim, " for v");
   arguments.scale = scale.value_or(1 / std::sqrt(static_cast<double>(shape.qk_dim)));
+  shape.aligned = is_aligned(q) && is_aligned(k) && is_aligned(v);
+  shape.positive_scale = arguments.scale > 0;
   LACE_CHECK(std::isfinite(arguments.scale), "[", op, "] scale must be finite, got ",
              arguments.scale);
   return arguments;
@@ -127,6 +140,10 @@ at::Tensor empty_result(const at::Tensor& like, c10::SymInt batch, c10::SymInt h
     return at::empty_symint({batch, heads, rows, head_dim}, like.options());
   }
   return at::empty_symint({batch, rows, heads, head_dim}, like.options()).transpose(1, 2);
+}
+
+at::Tensor with_aligned_rows(const at::Tensor& tensor) {
+  return tensor.stride(3) == 1 && is_aligned(tensor) ? tensor : tensor.contiguous();
 }
 
 Tensor4 to_tensor4(const at::Tensor& tensor) {

@@ -34,4 +34,7 @@ at::Tensor empty_result(const at::Tensor& like, c10::SymInt batch, c10::SymInt h
 
 Tensor4 to_tensor4(const at::Tensor& tensor);
 
+// `tensor` if is_aligned(), else a contiguous copy.
+at::Tensor with_aligned_rows(const at::Tensor& tensor);
+
 }  // namespace lace::ops

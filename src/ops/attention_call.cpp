@@ -12,11 +12,20 @@ namespace lace::ops {
 
 namespace {
 
-std::shared_ptr<const Plan> plan_for(const Kernel& kernel, const AttentionShape& shape,
-                                     const Pattern& pattern, bool transposed) {
-  const KernelTiles tiles = kernel.tiles(shape);
-  return cached_plan(pattern, shape.heads, shape.q_len, shape.k_len,
-                     transposed ? tiles.transposed : tiles.forward, transposed);
+std::shared_ptr<const Plan> plan_for(const AttentionShape& shape, const Pattern& pattern,
+                                     TileShape tile, bool transposed) {
+  return cached_plan(pattern, shape.heads, shape.q_len, shape.k_len, tile, transposed);
+}
+
+std::shared_ptr<const Plan> forward_plan(const Kernel& kernel, const AttentionShape& shape,
+                                         const Pattern& pattern) {
+  const TileShape tile = kernel.tiles(shape).forward;
+  auto plan = plan_for(shape, pattern, tile, false);
+  if (kernel.best_forward_tile == nullptr) return plan;
+  const TileShape best = kernel.best_forward_tile(shape, *plan);
+  if (best == tile) return plan;
+  auto better = plan_for(shape, pattern, best, false);
+  return kernel.best_forward_tile(shape, *better) == best ? better : plan;
 }
 
 }  // namespace
@@ -28,7 +37,7 @@ std::pair<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const a
   const AttentionShape& shape = arguments.shape;
   const c10::DeviceGuard device(q.device());
   const Kernel& kernel = select_kernel(shape);
-  const auto plan = plan_for(kernel, shape, pattern, false);
+  const auto plan = forward_plan(kernel, shape, pattern);
   at::Tensor out = empty_result(q, shape.batch, shape.heads, shape.q_len, shape.v_dim);
   at::Tensor lse =
       at::empty({shape.batch, shape.heads, shape.q_len},
@@ -60,14 +69,16 @@ void attention_backward_into(const Gradients& grads, const at::Tensor& dout, con
   const AttentionShape& shape = arguments.shape;
   const c10::DeviceGuard device(q.device());
   const Kernel& kernel = select_kernel(shape);
-  const auto plan = plan_for(kernel, shape, pattern, false);
-  const auto transposed = plan_for(kernel, shape, pattern, true);
+  const KernelTiles tiles = kernel.tiles(shape);
+  const auto plan = plan_for(shape, pattern, tiles.forward, false);
+  const auto transposed = plan_for(shape, pattern, tiles.transposed, true);
   if (shape.batch == 0) return;
   const at::Tensor q_rows = with_contiguous_rows(q);
   const at::Tensor k_rows = with_contiguous_rows(k);
   const at::Tensor v_rows = with_contiguous_rows(v);
-  const at::Tensor out_rows = with_contiguous_rows(out);
-  const at::Tensor dout_rows = with_contiguous_rows(dout);
+  const bool on_cpu = shape.device == Device::kCpu;
+  const at::Tensor out_rows = on_cpu ? with_contiguous_rows(out) : with_aligned_rows(out);
+  const at::Tensor dout_rows = on_cpu ? with_contiguous_rows(dout) : with_aligned_rows(dout);
   BackwardArgs args;
   args.shape = shape;
   args.scale = arguments.scale;

@@ -114,8 +114,13 @@ Problem::Problem(const Case& shape, uint64_t seed, const KernelTiles& tiles) : c
 }
 
 AttentionShape Problem::shape() const {
-  return {Device::kCpu, case_.dtype, case_.batch,  case_.heads, case_.kv_heads,
-          case_.q_len,  case_.k_len, case_.qk_dim, case_.v_dim};
+  AttentionShape shape{Device::kCpu, case_.dtype, case_.batch,  case_.heads, case_.kv_heads,
+                       case_.q_len,  case_.k_len, case_.qk_dim, case_.v_dim};
+  for (const Tensor* tensor : {&q_, &k_, &v_}) {
+    shape.aligned = shape.aligned && is_aligned(tensor->view(), case_.dtype, tensor->size(0),
+                                                tensor->size(1), tensor->size(2));
+  }
+  return shape;
 }
 
 double Problem::scale() const { return 1 / std::sqrt(static_cast<double>(case_.qk_dim)); }

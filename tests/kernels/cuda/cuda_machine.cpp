@@ -16,7 +16,7 @@ Workspace device_memory(size_t bytes) {
   return Workspace(static_cast<std::byte*>(memory), [](std::byte* pointer) { cudaFree(pointer); });
 }
 
-CudaMachine::CudaMachine() {
+CudaMachine::CudaMachine(bool deterministic) : deterministic_(deterministic) {
   LACE_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
 }
 
@@ -26,7 +26,7 @@ Context CudaMachine::context(const Executor& executor) {
   Context context;
   context.executor = &executor;
   context.stream = stream_;
-  context.deterministic = true;
+  context.deterministic = deterministic_;
   context.allocate = [stream = stream_](size_t bytes) {
     Workspace memory = device_memory(bytes);
     LACE_CUDA(cudaMemsetAsync(memory.get(), 0xff, bytes, stream));

@@ -15,7 +15,7 @@ std::string no_gpu();
 // The current GPU, on a stream of its own. Buffers are copied to it and back.
 class CudaMachine final : public Machine {
  public:
-  CudaMachine();
+  explicit CudaMachine(bool deterministic = true);
   ~CudaMachine() override;
   Context context(const Executor& executor) override;
   Tensor4 enter(const Tensor& tensor) override;
@@ -23,6 +23,7 @@ class CudaMachine final : public Machine {
   cudaStream_t stream() const { return stream_; }
 
  private:
+  bool deterministic_;
   cudaStream_t stream_ = nullptr;
   std::map<std::vector<std::byte>*, Workspace> copies_;
 };

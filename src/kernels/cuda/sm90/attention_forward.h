@@ -11,15 +11,13 @@ namespace lace::sm90 {
 // up to head_dim 64 also 192 × 128. Workspace: a counter for each head; for plans of several passes
 // float32 [batch, heads, q_len, v_dim] as well.
 
-// Empty, or why these kernels do not compute `shape`.
-std::string forward_unsupported(const AttentionShape& shape);
-// Empty, or what the tensors of `args` lack: what TMA asks of addresses and strides, scale > 0.
-std::string forward_unsupported(const ForwardArgs& args);
+// Empty, or why these kernels, backward included, do not compute `shape`.
+std::string unsupported(const AttentionShape& shape);
 
-// The tiles that plans are compiled for, and those that `plan`, so compiled, had better be compiled
-// for instead: 192 × 128 where its queries see many keys.
+// The tiles that plans are compiled for, and those that forward runs `plan`, so compiled, fastest
+// with: 192 × 128 where its queries see many keys.
 TileShape forward_tile(const AttentionShape& shape);
-TileShape forward_tile(const AttentionShape& shape, const Plan& plan);
+TileShape best_forward_tile(const AttentionShape& shape, const Plan& plan);
 
 // Enqueues on context.stream, on whose device the tensors must be and which must be current.
 void forward(const Context& context, const Plan& plan, const ForwardArgs& args);

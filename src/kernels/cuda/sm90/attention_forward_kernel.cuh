@@ -5,13 +5,14 @@
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/sm90/forward_params.h"
 #include "kernels/cuda/sm90/hopper.cuh"
+#include "kernels/cuda/sm90/items.cuh"
 #include "kernels/cuda/sm90/load_set.cuh"
 
 namespace lace::sm90 {
 
 // One persistent launch does all passes of a plan. A block is a warpgroup that produces (one warp
-// walks the plan and issues TMA loads) and two or three that consume (64 rows of owners each).
-// Items, that is (tile of owners, head, batch), are taken in the order of work.h; the queries and
+// finds items, that is (tile of owners, head, batch), in the order of work.h; one walks their runs
+// and issues TMA loads) and two or three that consume (64 rows of owners each). The queries and
 // first keys of the next items are loaded while one is computed.
 //
 // Within a consumer q kᵀ of a tile is issued before p v of the tile before, whose products run
@@ -22,9 +23,12 @@ struct ForwardConfig {
   static constexpr int kQkDim = kQkDimValue, kVDim = kVDimValue;
   static constexpr int kConsumers = kConsumersValue;
   static constexpr int kThreads = 128 * (1 + kConsumers);
-  // Of 65536: what a block starts with is moved from the producer to the consumers.
+  // A block starts with 168 or 128 registers a thread; some are moved from the producer to the
+  // consumers, who would wait forever for more than there are.
   static constexpr int kProducerRegisters = kConsumers == 2 ? 56 : 32;
   static constexpr int kConsumerRegisters = kConsumers == 2 ? 224 : 160;
+  static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <=
+                (kConsumers == 2 ? 168 : 128) * (1 + kConsumers));
   static constexpr int kOwners = 64 * kConsumers;
   static constexpr int kQueryStages = 2;
   static constexpr int kStages = kQkDim + kVDim <= 128 ? 5 : kQkDim + kVDim <= 192 ? 3 : 2;
@@ -37,12 +41,7 @@ struct ForwardConfig {
       kQueryStages * kQueryBytes + kStages * (kKeyBytes + kValueBytes);
 };
 
-// What consumers know of an item, and of a tile of keys.
-struct ItemSlot {
-  WorkTile tile;
-  int32_t batch, head;
-  int32_t live;  // 0: no more items
-};
+// What consumers know of a tile of keys.
 struct KeySlot {
   int32_t mask;   // row of mask_rows, −1: none
   int32_t limit;  // keys that count
@@ -53,60 +52,10 @@ struct ForwardShared {
   Barrier q_full[Config::kQueryStages], q_empty[Config::kQueryStages];
   Barrier k_full[Config::kStages], k_empty[Config::kStages];
   Barrier v_full[Config::kStages], v_empty[Config::kStages];
-  ItemSlot items[Config::kQueryStages];
+  ItemRing items;
   KeySlot keys[Config::kStages];
-  WorkRun run;  // the producer's own
+  WorkRun run;  // the loading warp's own
 };
-
-// A position in a ring of stages.
-template <int kStages>
-struct Ring {
-  int stage = 0;
-  uint32_t phase = 0;
-  __device__ void next() {
-    if (++stage == kStages) stage = 0, phase ^= 1;
-  }
-};
-
-// Item `item` of a launch: a tile of owners, and for which head.
-struct Item {
-  const WorkTile* tile = nullptr;
-  int32_t batch = 0, head = 0;
-};
-
-__device__ inline Item find_item(const ForwardParams& params, int32_t item) {
-  const WorkTables& work = params.work;
-  int g = 0;
-  while (g + 1 < work.group_count && item >= work.groups[g + 1].item_begin * params.batch) ++g;
-  const WorkGroup group = work.groups[g];
-  const int32_t first = group.first_tiles, last = group.tiles - first;
-  const int32_t heads = group.heads * params.batch;
-  const int32_t size = params.section;
-  const int32_t sections = (heads + size - 1) / size;
-  const int32_t last_heads = heads - (sections - 1) * size;
-  // First passes of section 0; of section 1, last pass of section 0; and so on.
-  int32_t rest = item - group.item_begin * params.batch;
-  int32_t section = 0, tile = 0, section_heads = sections == 1 ? last_heads : size;
-  if (rest >= section_heads * first) {
-    rest -= section_heads * first;
-    tile = first;
-    if (sections > 1) {
-      const int32_t pair = min(rest / (size * group.tiles), sections - 2);
-      rest -= pair * size * group.tiles;
-      const int32_t next_heads = pair + 2 == sections ? last_heads : size;
-      section = pair;
-      if (rest < next_heads * first) {
-        section = pair + 1, tile = 0, section_heads = next_heads;
-      } else if ((rest -= next_heads * first) >= size * last) {
-        rest -= size * last;
-        section = sections - 1, section_heads = last_heads;
-      }
-    }
-  }
-  const int32_t head = section * size + rest % section_heads;
-  return {&work.tiles[group.tile_begin + tile + rest / section_heads], head / group.heads,
-          work.heads[group.head_begin + head % group.heads]};
-}
 
 // ---- producer
 
@@ -118,103 +67,53 @@ struct Producer {
   int lane;
   Ring<Config::kQueryStages> query{};
   Ring<Config::kStages> key{};
-  // The item worked on next, and a word of its tile in each lane.
-  int32_t item = 0;
-  int32_t next_head = 0, next_batch = 0;
-  uint32_t tile_word = 0;
 
-  // Called by all lanes of one warp. The description of the next item is on its way while the
-  // loads of one are issued.
+  // Called by all lanes of one warp.
   __device__ void run() {
-    item = blockIdx.x;
-    find();
-    while (item < params.items) {
+    const RunWalk runs{params.space.work, shared.run, lane};
+    for (ItemPosition at;; at.next()) {
+      shared.items.full[at.stage].wait(at.phase);
+      const ItemSlot& slot = shared.items.slots[at.stage];
+      if (slot.live == 0) return;
+      const WorkTile& tile = slot.tile;
+      const int32_t head = slot.head, batch = slot.batch;
       shared.q_empty[query.stage].wait(query.phase ^ 1);
-      ItemSlot& slot = shared.items[query.stage];
-      reinterpret_cast<uint32_t*>(&slot.tile)[lane] = tile_word;
-      const int32_t head = next_head, batch = next_batch;
-      if (lane == 0) slot.batch = batch, slot.head = head, slot.live = 1;
+      wait_for_passes(params.space, tile.wait * Config::kConsumers * 4, head, batch, lane);
+      const LoadTarget target{params.q, &shared.q_full[query.stage],
+                              q_smem + query.stage * Config::kQueryBytes, head, batch};
+      load_set<Config::kQkDim / 64, Config::kOwners>(target, tile.owners, params.space.work.offsets,
+                                                     0, tile.owner_count, lane);
+      query.next();
+      const int32_t kv_head = head / params.heads_per_kv;
+      runs.each(tile, [&](const WorkRun& run) { load_run(run, kv_head, batch); });
       __syncwarp();
-      if (!params.by_counter) {
-        item += gridDim.x;
-        find();
-      }
-      load_item(slot.tile, head, batch);
-      if (params.by_counter) {
-        if (lane == 0) item = gridDim.x + atomicAdd(params.next_item, 1);
-        item = __shfl_sync(~0u, item, 0);
-        find();
+      if (lane == 0) {
+        shared.items.issued[at.stage].arrive();
+        shared.items.empty[at.stage].arrive();
       }
     }
-    shared.q_empty[query.stage].wait(query.phase ^ 1);
-    if (lane == 0) {
-      shared.items[query.stage].live = 0;
-      shared.q_full[query.stage].arrive();
-    }
-  }
-
-  __device__ void find() {
-    if (item >= params.items) return;
-    const Item work = find_item(params, item);
-    next_head = work.head, next_batch = work.batch;
-    tile_word = __ldg(reinterpret_cast<const uint32_t*>(work.tile) + lane);
-  }
-
-  __device__ void load_item(const WorkTile& tile, int32_t head, int32_t batch) {
-    if (tile.wait > 0) wait_for_passes(tile.wait, head, batch);
-    const LoadTarget target{params.q, &shared.q_full[query.stage],
-                            q_smem + query.stage * Config::kQueryBytes, head, batch};
-    load_set<Config::kQkDim / 64, Config::kOwners>(target, tile.owners, params.work.offsets, 0,
-                                                   tile.owner_count, lane);
-    const int32_t run_begin = tile.run_begin, run_end = tile.run_end;
-    const int32_t kv_head = head / params.heads_per_kv;
-    const WorkRun* run = &tile.first_run;
-    query.next();
-    for (int32_t r = run_begin; r < run_end; ++r) {
-      uint32_t word = 0;  // of the next run
-      if (r + 1 < run_end && lane < kRunWords) {
-        word = __ldg(reinterpret_cast<const uint32_t*>(&params.work.runs[r + 1]) + lane);
-      }
-      load_run(*run, kv_head, batch);
-      if (r + 1 < run_end) {
-        __syncwarp();
-        if (lane < kRunWords) reinterpret_cast<uint32_t*>(&shared.run)[lane] = word;
-        __syncwarp();
-        run = &shared.run;
-      }
-    }
-  }
-
-  // Waits until the passes worked on before have left their results of this head. They were taken
-  // before this item, by blocks that wait for none after it.
-  __device__ void wait_for_passes(int32_t tiles, int32_t head, int32_t batch) {
-    const int32_t* done = params.done + batch * params.heads + head;
-    if (lane == 0) {
-      while (load_acquire(done) < tiles * Config::kConsumers * 4) __nanosleep(64);
-    }
-    __syncwarp();
   }
 
   __device__ void load_run(const WorkRun& run, int32_t kv_head, int32_t batch) {
     int32_t cycle = 0;
     for (int32_t t = 0; t < run.tiles; ++t) {
       const int32_t shift = t * run.step;
-      const int32_t limit = count_before(run.others, params.work.offsets, shift, params.k_len);
+      const int32_t limit = count_before(run.others, params.space.work.offsets, shift, params.k_len);
       int32_t mask = run.mask_cycle == 0 ? -1 : run.mask_begin;
       if (run.mask_cycle > 1) {
-        mask = __ldg(params.work.mask_ids + run.mask_begin + cycle);
+        mask = __ldg(params.space.work.mask_ids + run.mask_begin + cycle);
         if (++cycle == run.mask_cycle) cycle = 0;
       }
       shared.k_empty[key.stage].wait(key.phase ^ 1);
       if (lane == 0) shared.keys[key.stage] = {mask < 0 ? -1 : mask * Config::kOwners, limit};
       const LoadTarget k{params.k, &shared.k_full[key.stage],
                          k_smem + key.stage * Config::kKeyBytes, kv_head, batch};
-      load_set<Config::kQkDim / 64, kOtherRows>(k, run.others, params.work.offsets, shift, limit,
+      load_set<Config::kQkDim / 64, kOtherRows>(k, run.others, params.space.work.offsets, shift, limit,
                                                 lane);
       shared.v_empty[key.stage].wait(key.phase ^ 1);
       const LoadTarget v{params.v, &shared.v_full[key.stage],
                          v_smem + key.stage * Config::kValueBytes, kv_head, batch};
-      load_set<Config::kVDim / 64, kOtherRows>(v, run.others, params.work.offsets, shift, limit,
+      load_set<Config::kVDim / 64, kOtherRows>(v, run.others, params.space.work.offsets, shift, limit,
                                                lane);
       key.next();
     }
@@ -222,24 +121,6 @@ struct Producer {
 };
 
 // ---- consumers
-
-// Bits of the keys that a row sees: 4 words for 128 keys.
-struct RowMask {
-  uint32_t words[4] = {~0u, ~0u, ~0u, ~0u};
-
-  __device__ void load(const uint32_t* mask_rows, int32_t row) {
-    const uint4 loaded = __ldg(reinterpret_cast<const uint4*>(mask_rows) + row);
-    words[0] = loaded.x, words[1] = loaded.y, words[2] = loaded.z, words[3] = loaded.w;
-  }
-  // The first `limit` keys are those that count.
-  __device__ void cut(int32_t limit) {
-#pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      const int count = limit - 32 * w;
-      if (count < 32) words[w] &= count <= 0 ? 0u : (1u << count) - 1;
-    }
-  }
-};
 
 // The online softmax of the two rows of a thread, in base 2.
 struct Softmax {
@@ -292,16 +173,13 @@ struct Consumer {
   float scores[kKeys / 2];
   uint32_t weights[kKeys / 4];
   float out[Config::kVDim / 2];
-  int32_t* untold = nullptr;  // counter of the item finished last
+  PassTeller teller{};
 
   __device__ int lane() const { return thread % 32; }
   // The first of this thread's two rows of the tile; the other is 8 further on.
-  __device__ int row() const { return group * 64 + thread / 32 * 16 + lane() / 4; }
+  __device__ int row() const { return first_row(group, thread); }
 
-  __device__ void arrive(Barrier& barrier) {
-    __syncwarp();
-    if (lane() == 0) barrier.arrive();
-  }
+  __device__ void arrive(Barrier& barrier) { arrive_warp(barrier, lane()); }
   __device__ void issue_scores() {
     const uint32_t k = k_smem + key.stage * Config::kKeyBytes;
     const uint64_t keys = tile_descriptor(k, Config::kSliceBytes);
@@ -322,27 +200,11 @@ struct Consumer {
     cute::warpgroup_commit_batch();
   }
 
-  __device__ void apply_mask(const RowMask& first, const RowMask& second) {
-    const int column = lane() % 4 * 2;
-#pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      const uint32_t a = first.words[w] >> column;
-      const uint32_t b = second.words[w] >> column;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        float* s = &scores[16 * w + 4 * j];
-        if ((a & (1u << (8 * j))) == 0) s[0] = -INFINITY;
-        if ((a & (2u << (8 * j))) == 0) s[1] = -INFINITY;
-        if ((b & (1u << (8 * j))) == 0) s[2] = -INFINITY;
-        if ((b & (2u << (8 * j))) == 0) s[3] = -INFINITY;
-      }
-    }
-  }
   // Loads what mask_scores() applies.
   __device__ void load_masks(const KeySlot& slot, RowMask (&masks)[2]) {
     if (slot.mask < 0) return;
-    masks[0].load(params.work.mask_rows, slot.mask + row());
-    masks[1].load(params.work.mask_rows, slot.mask + row() + 8);
+    masks[0].load(params.space.work.mask_rows, slot.mask + row());
+    masks[1].load(params.space.work.mask_rows, slot.mask + row() + 8);
   }
   __device__ void mask_scores(const KeySlot& slot, RowMask (&masks)[2]) {
     if (slot.mask < 0 && slot.limit >= kKeys) return;
@@ -350,7 +212,7 @@ struct Consumer {
       masks[0].cut(slot.limit);
       masks[1].cut(slot.limit);
     }
-    apply_mask(masks[0], masks[1]);
+    apply_masks(scores, masks, lane());
   }
 
   __device__ void pack_weights() {
@@ -364,7 +226,7 @@ struct Consumer {
   __device__ void begin(Softmax& softmax) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      softmax.max[r] *= 1.4426950408889634f * params.inverse_scale_log2;
+      softmax.max[r] *= params.inverse_scale_log2;
       softmax.sum[r] = softmax.max[r] > -INFINITY && lane() % 4 == 0 ? 1 : 0;
     }
   }
@@ -445,38 +307,14 @@ struct Consumer {
     }
   }
 
-  // Rows that another pass covers: bit r for the thread's row r.
-  __device__ uint32_t rows_in(int32_t rows, int32_t bits) const {
-    if (rows != kSome) return rows == kAll ? 3 : 0;
-    const uint32_t* words = params.work.row_bits + bits;
-    const uint32_t first = words[row() / 32] >> (row() % 32) & 1;
-    return first | (words[(row() + 8) / 32] >> ((row() + 8) % 32) & 1) << 1;
+  __device__ uint32_t covered_rows(int32_t rows, int32_t bits) const {
+    return rows_in(params.space.work.row_bits, rows, bits, row());
   }
-
-  // Tells the passes after the item finished last, if they wait for it. Later than finish(), since
-  // its stores take a while; but before this warp waits for anything that may wait for them.
-  __device__ void tell_passes() {
-    if (untold == nullptr) return;
-    __syncwarp();
-    if (lane() == 0) {
-      __threadfence();
-      add_release(untold, 1);
-    }
-    untold = nullptr;
-  }
-
-  // The position of this thread's row r, −1 past the tile's end.
   __device__ int32_t position(int r, const WorkTile& tile) const {
-    const int32_t e = row() + 8 * r;
-    if (e >= tile.owner_count) return -1;
-    const WorkSet& set = tile.owners;
-    const int32_t o = e / set.inner;
-    const int32_t offset =
-        set.offsets >= 0 ? __ldg(params.work.offsets + set.offsets + o) : o * set.stride;
-    return set.first + offset + (e - o * set.inner);
+    return owner_position(tile, params.space.work.offsets, row() + 8 * r);
   }
   __device__ int64_t row_index(const ItemSlot& item, int32_t position) const {
-    return static_cast<int64_t>(item.batch * params.heads + item.head) * params.q_len + position;
+    return static_cast<int64_t>(item.batch * params.space.heads + item.head) * params.q_len + position;
   }
 
   // Starts from nothing, or from what the passes before left: their result as that of one key whose
@@ -485,7 +323,7 @@ struct Consumer {
 #pragma unroll
     for (int i = 0; i < Config::kVDim / 2; ++i) out[i] = 0;
     if (item.tile.earlier == kNone) return;
-    const uint32_t earlier = rows_in(item.tile.earlier, item.tile.earlier_bits);
+    const uint32_t earlier = covered_rows(item.tile.earlier, item.tile.earlier_bits);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int32_t at = position(r, item.tile);
@@ -514,26 +352,14 @@ struct Consumer {
     }
   }
   // All lanes of a quad call it.
-  __device__ void store_row(int r, const ItemSlot& item, int32_t position, bool store) {
+  __device__ void store_out(int r, const ItemSlot& item, int32_t position, bool store) {
     Element* target = static_cast<Element*>(params.out) + item.batch * params.out_batch_stride +
                       item.head * params.out_head_stride + position * params.out_row_stride;
-#pragma unroll
-    for (int j = 0; j < Config::kVDim / 8; j += 4) {
-      uint32_t v[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        v[i] = pack<Element>(out[4 * (j + i) + 2 * r], out[4 * (j + i) + 2 * r + 1]);
-      }
-      quad_transpose(v, lane());
-      const int column = (j + lane() % 4) * 8;
-      if (store && column < params.v_dim) {
-        *reinterpret_cast<uint4*>(target + column) = make_uint4(v[0], v[1], v[2], v[3]);
-      }
-    }
+    store_row(out, r, target, params.v_dim, store, lane());
   }
 
   __device__ void finish(const ItemSlot& item, const Softmax& softmax) {
-    const uint32_t later = rows_in(item.tile.later, item.tile.later_bits);
+    const uint32_t later = covered_rows(item.tile.later, item.tile.later_bits);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const float total = quad_sum(softmax.sum[r]);
@@ -547,32 +373,40 @@ struct Consumer {
       const int32_t at = position(r, item.tile);
       const bool partial = later >> r & 1;
       if (at >= 0 && partial) store_partial(r, row_index(item, at));
-      if (item.tile.later != kAll) store_row(r, item, at, at >= 0 && !partial);
+      if (item.tile.later != kAll) store_out(r, item, at, at >= 0 && !partial);
       if (at >= 0 && lane() % 4 == 0) {
-        __stcg(params.lse + row_index(item, at), lse2 * 0.6931471805599453f);
+        __stcg(params.lse + row_index(item, at), partial ? lse2 : lse2 * 0.6931471805599453f);
       }
     }
   }
 
   __device__ void run() {
-    while (true) {
-      if (!shared.q_full[query.stage].test_wait(query.phase)) tell_passes();
-      shared.q_full[query.stage].wait(query.phase);
-      const ItemSlot item = shared.items[query.stage];
+    for (ItemPosition at;; at.next()) {
+      wait_telling(shared.items.full[at.stage], at.phase);
+      const ItemSlot& item = shared.items.slots[at.stage];
       if (item.live == 0) break;
+      wait_telling(shared.q_full[query.stage], query.phase);
       if (group * 64 < item.tile.owner_count) {
         Softmax softmax;
         start(item, softmax);
         run_item(item.tile.tiles, item.tile.earlier != kNone, softmax);
-        tell_passes();
+        teller.tell(lane());
         finish(item, softmax);
       } else {
         skip_item(item.tile.tiles);
-        tell_passes();
+        teller.tell(lane());
       }
-      if (item.tile.count > 0) untold = params.done + item.batch * params.heads + item.head;
+      if (item.tile.count > 0) {
+        teller.untold = params.space.done + item.batch * params.space.heads + item.head;
+      }
+      arrive(shared.items.empty[at.stage]);
     }
-    tell_passes();
+    teller.tell(lane());
+  }
+  // Who waits may be waited for.
+  __device__ void wait_telling(Barrier& barrier, uint32_t phase) {
+    if (!barrier.test_wait(phase)) teller.tell(lane());
+    barrier.wait(phase);
   }
 };
 
@@ -581,6 +415,7 @@ struct Consumer {
 template <typename Config>
 __device__ void init_barriers(ForwardShared<Config>& shared) {
   constexpr int kConsumerWarps = 4 * Config::kConsumers;
+  shared.items.init(kConsumerWarps + 1);
   for (int i = 0; i < Config::kQueryStages; ++i) {
     shared.q_full[i].init(1);
     shared.q_empty[i].init(kConsumerWarps);
@@ -620,6 +455,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       Producer<Config> producer{params, shared, q_smem,
                                 k_smem, v_smem, static_cast<int>(threadIdx.x)};
       producer.run();
+    } else if (threadIdx.x < 64) {
+      find_items(params.space, shared.items, static_cast<int>(threadIdx.x % 32));
     }
   } else {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();

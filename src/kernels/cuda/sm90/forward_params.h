@@ -10,19 +10,14 @@ namespace lace::sm90 {
 // What one launch of the forward kernel reads. Strides in elements.
 struct ForwardParams {
   CUtensorMap q[kMaps], k[kMaps], v[kMaps];
-  WorkTables work;
+  ItemSpace space;
   void* out = nullptr;       // [batch, heads, q_len, v_dim]
-  float* lse = nullptr;      // [batch, heads, q_len]; between passes that of the keys so far
+  float* lse = nullptr;      // [batch, heads, q_len]; between passes that of the keys so far, in base 2
   float* partial = nullptr;  // [batch, heads, q_len, v_dim]: rows that a later pass finishes
-  int32_t* next_item = nullptr;
-  int32_t* done = nullptr;  // [batch, heads]: warpgroups that finished an item others may wait for
   int64_t out_batch_stride = 0, out_head_stride = 0, out_row_stride = 0;
   float scale_log2 = 0, inverse_scale_log2 = 0;
-  int32_t batch = 0, heads = 0, heads_per_kv = 1;
+  int32_t heads_per_kv = 1;
   int32_t q_len = 0, k_len = 0, v_dim = 0;
-  int32_t items = 0;
-  int32_t section = 1;      // heads that are worked on together, so that their keys stay in L2
-  bool by_counter = false;  // blocks take items from next_item; else every gridDim-th
 };
 
 // Enqueues the kernel for tiles of 64 · kConsumers owners of head_dim kQkDim and kVDim on `grid`

@@ -45,6 +45,7 @@ struct Instruction;
 template <>
 struct Instruction<__nv_bfloat16, 64> {
   using Ss = gmma::MMA_64x64x16_F32BF16BF16_SS<kK, kK>;
+  using SsBothTransposed = gmma::MMA_64x64x16_F32BF16BF16_SS<kMn, kMn>;
   using Rs = gmma::MMA_64x64x16_F32BF16BF16_RS<kK, kMn>;
 };
 template <>
@@ -55,6 +56,7 @@ struct Instruction<__nv_bfloat16, 128> {
 template <>
 struct Instruction<__half, 64> {
   using Ss = gmma::MMA_64x64x16_F32F16F16_SS<kK, kK>;
+  using SsBothTransposed = gmma::MMA_64x64x16_F32F16F16_SS<kMn, kMn>;
   using Rs = gmma::MMA_64x64x16_F32F16F16_RS<kK, kMn>;
 };
 template <>
@@ -109,6 +111,25 @@ __device__ void multiply_add(float (&d)[kN / 2], const uint32_t (&a)[kDepth / 4]
   }
 }
 
+// Issues d = aᵀ b for a [kDepth][64] and b [kDepth][64] in shared memory, one slice each.
+template <typename Element, int kDepth>
+__device__ void multiply_both_transposed(float (&d)[32], uint64_t a, uint64_t b) {
+  using Mma = typename detail::Instruction<Element, 64>::SsBothTransposed;
+#pragma unroll
+  for (int k = 0; k < kDepth / 16; ++k) {
+    detail::issue_ss<Mma>(advance(a, k * 2048), advance(b, k * 2048), d, k > 0,
+                          std::make_index_sequence<32>());
+  }
+}
+
+// Stores four 8 × 8 matrices of 16-bit elements, as accumulators hold them: lane l gives the
+// address of row l % 8 of matrix l / 8.
+__device__ inline void store_matrices(uint32_t address, const uint32_t* values) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(values[0]), "r"(values[1]), "r"(values[2]), "r"(values[3])
+               : "memory");
+}
+
 template <typename Element>
 __device__ uint32_t pack(float low, float high) {
   if constexpr (std::is_same_v<Element, __half>) {
@@ -118,6 +139,12 @@ __device__ uint32_t pack(float low, float high) {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
     return reinterpret_cast<const uint32_t&>(pair);
   }
+}
+
+__device__ inline void store_16_bytes(void* target, const uint32_t (&v)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(v[0]), "r"(v[1]),
+               "r"(v[2]), "r"(v[3])
+               : "memory");
 }
 
 // Over the four lanes that share the rows of an accumulator.

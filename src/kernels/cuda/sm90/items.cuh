@@ -17,17 +17,6 @@ struct Ring {
   }
 };
 
-// The items of a launch: every tile of owners of every head and batch.
-struct ItemSpace {
-  WorkTables work;
-  int32_t* next_item = nullptr;
-  int32_t* done = nullptr;  // [batch, heads]: warps that finished an item others may wait for
-  int32_t batch = 0, heads = 0;
-  int32_t items = 0;
-  int32_t section = 1;      // heads that are worked on together, so that what they share stays in L2
-  bool by_counter = false;  // blocks take items from next_item; else every gridDim-th
-};
-
 // Item `item`: a tile of owners, and for which head.
 struct Item {
   const WorkTile* tile = nullptr;
@@ -68,66 +57,98 @@ __device__ inline Item find_item(const ItemSpace& space, int32_t item) {
           work.heads[group.head_begin + head % group.heads]};
 }
 
-// What consumers know of an item.
 struct ItemSlot {
   WorkTile tile;
   int32_t batch, head;
   int32_t live;  // 0: no more items
 };
 
-// The items of one block, one after the other, as one warp walks them. Its lanes hold the
-// description of the next one, loaded early.
-struct ItemWalk {
-  const ItemSpace& space;
-  int lane;
-  int32_t item = 0;
-  int32_t next_head = 0, next_batch = 0;
-  uint32_t tile_word = 0;
+// The items of one block on their way from the warp that finds them to those that work on them.
+struct ItemRing {
+  static constexpr int kStages = 4;
+  ItemSlot slots[kStages];
+  Barrier full[kStages];
+  Barrier issued[kStages];  // all loads of the item are under way
+  Barrier empty[kStages];
 
-  // Called by all lanes of the warp, as all below.
-  __device__ void start() {
-    item = blockIdx.x;
-    find();
-  }
-  __device__ bool live() const { return item < space.items; }
-
-  // Fills `slot` with the item.
-  __device__ void describe(ItemSlot& slot, int32_t& head, int32_t& batch) const {
-    reinterpret_cast<uint32_t*>(&slot.tile)[lane] = tile_word;
-    head = next_head, batch = next_batch;
-    if (lane == 0) slot.batch = batch, slot.head = head, slot.live = 1;
-    __syncwarp();
-  }
-  // Before the loads of an item are issued, and afterwards: one of them finds the next one.
-  __device__ void before_loads() {
-    if (space.by_counter) return;
-    item += gridDim.x;
-    find();
-  }
-  __device__ void after_loads() {
-    if (!space.by_counter) return;
-    if (lane == 0) item = gridDim.x + atomicAdd(space.next_item, 1);
-    item = __shfl_sync(~0u, item, 0);
-    find();
-  }
-
-  // Waits until the passes worked on before have left their results of this head. They were taken
-  // before this item, by blocks that wait for none after it.
-  __device__ void wait_for_passes(int32_t warps, int32_t head, int32_t batch) const {
-    if (warps == 0) return;
-    const int32_t* done = space.done + batch * space.heads + head;
-    if (lane == 0) {
-      while (load_acquire(done) < warps) __nanosleep(64);
+  // Called by one thread. readers: warps that arrive at `empty`.
+  __device__ void init(int readers) {
+    for (int i = 0; i < kStages; ++i) {
+      full[i].init(1);
+      issued[i].init(1);
+      empty[i].init(readers);
     }
-    __syncwarp();
   }
+};
+using ItemPosition = Ring<ItemRing::kStages>;
 
- private:
-  __device__ void find() {
-    if (item >= space.items) return;
-    const Item work = find_item(space, item);
-    next_head = work.head, next_batch = work.batch;
-    tile_word = __ldg(reinterpret_cast<const uint32_t*>(work.tile) + lane);
+// Finds the items of this block, one after the other, and after the last one says so: the work of a
+// warp, all of whose lanes call it. Known beforehand, items are found well before they are needed;
+// taken from the counter, not before the loads of the one before are under way.
+__device__ inline void find_items(const ItemSpace& space, ItemRing& ring, int lane) {
+  ItemPosition at, issued;
+  int32_t item = blockIdx.x;
+  for (int32_t count = 0;; ++count) {
+    ring.empty[at.stage].wait(at.phase ^ 1);
+    if (count > 0 && space.by_counter) {
+      ring.issued[issued.stage].wait(issued.phase);
+      issued.next();
+      if (lane == 0) item = gridDim.x + atomicAdd(space.next_item, 1);
+      item = __shfl_sync(~0u, item, 0);
+    }
+    ItemSlot& slot = ring.slots[at.stage];
+    const bool live = item < space.items;
+    if (live) {
+      const Item found = find_item(space, item);
+      reinterpret_cast<uint32_t*>(&slot.tile)[lane] =
+          __ldg(reinterpret_cast<const uint32_t*>(found.tile) + lane);
+      if (lane == 0) slot.batch = found.batch, slot.head = found.head;
+    }
+    if (lane == 0) slot.live = live;
+    __syncwarp();
+    if (lane == 0) ring.full[at.stage].arrive();
+    if (!live) return;
+    at.next();
+    item += gridDim.x;
+  }
+}
+
+// Waits until `warps` warps have left results of this head in the passes worked on before. Their
+// items were taken before this one, by blocks that wait for none after it. Called by a whole warp.
+__device__ inline void wait_for_passes(const ItemSpace& space, int32_t warps, int32_t head,
+                                       int32_t batch, int lane) {
+  if (warps == 0) return;
+  const int32_t* done = space.done + batch * space.heads + head;
+  if (lane == 0) {
+    while (load_acquire(done) < warps) __nanosleep(64);
+  }
+  __syncwarp();
+}
+
+// The runs of a tile, of which a warp copies the next one while it works on one.
+struct RunWalk {
+  const WorkTables& work;
+  WorkRun& copy;  // shared memory of the warp's own
+  int lane;
+
+  // Calls visit(run) for all runs of `tile` in order. All lanes call it.
+  template <typename Visit>
+  __device__ void each(const WorkTile& tile, const Visit& visit) const {
+    const WorkRun* run = &tile.first_run;
+    const int32_t begin = tile.run_begin, end = tile.run_end;
+    for (int32_t r = begin; r < end; ++r) {
+      uint32_t word = 0;  // of the next run
+      if (r + 1 < end && lane < kRunWords) {
+        word = __ldg(reinterpret_cast<const uint32_t*>(&work.runs[r + 1]) + lane);
+      }
+      visit(*run);
+      if (r + 1 < end) {
+        __syncwarp();
+        if (lane < kRunWords) reinterpret_cast<uint32_t*>(&copy)[lane] = word;
+        __syncwarp();
+        run = &copy;
+      }
+    }
   }
 };
 
@@ -139,10 +160,7 @@ struct PassTeller {
   __device__ void tell(int lane) {
     if (untold == nullptr) return;
     __syncwarp();
-    if (lane == 0) {
-      __threadfence();
-      add_release(untold, 1);
-    }
+    if (lane == 0) add_release(untold, 1);
     untold = nullptr;
   }
 };
@@ -229,7 +247,7 @@ __device__ void store_row(const float (&values)[kCount], int r, Element* target,
     quad_transpose(v, lane);
     const int column = (j + lane % 4) * 8;
     if (store && column < dim) {
-      *reinterpret_cast<uint4*>(target + column) = make_uint4(v[0], v[1], v[2], v[3]);
+      store_16_bytes(target + column, v);
     }
   }
 }

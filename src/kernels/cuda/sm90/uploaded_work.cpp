@@ -1,11 +1,29 @@
 #include "kernels/cuda/sm90/uploaded_work.h"
 
+#include <algorithm>
+
+#include "kernels/cuda/cuda_check.h"
+
 namespace lace::sm90 {
+namespace {
+
+// Tiles of others of an item, on average, from which blocks take items as they finish. Short items
+// are known beforehand, so that what describes them is loaded beforehand.
+constexpr int64_t kLongItem = 6;
+
+int multiprocessors() {
+  int device = 0, count = 0;
+  LACE_CUDA(cudaGetDevice(&device));
+  LACE_CUDA(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
+}  // namespace
 
 const UploadedWork& uploaded_work(const cuda::UploadedPlan& uploaded, const Plan& plan,
-                                  cudaStream_t stream) {
+                                  int64_t heads_per_item, cudaStream_t stream) {
   const auto make = [&](UploadedWork& made, cuda::DevicePacker& packer) {
-    made.work = make_work(plan);
+    made.work = make_work(plan, heads_per_item);
     packer.add(made.work.groups, &made.tables.groups);
     packer.add(made.work.heads, &made.tables.heads);
     packer.add(made.work.tiles, &made.tables.tiles);
@@ -16,7 +34,41 @@ const UploadedWork& uploaded_work(const cuda::UploadedPlan& uploaded, const Plan
     packer.add(made.work.row_bits, &made.tables.row_bits);
     made.tables.group_count = static_cast<int32_t>(made.work.groups.size());
   };
-  return uploaded.table<UploadedWork>(0, stream, make);
+  return uploaded.table<UploadedWork>(static_cast<uint64_t>(heads_per_item), stream, make);
+}
+
+size_t counter_count(const Work& work, int64_t batch) {
+  return static_cast<size_t>(1 + batch * static_cast<int64_t>(work.heads.size()));
+}
+
+ItemSpace item_space(const UploadedWork& uploaded, int64_t batch, int32_t section,
+                     int32_t* counters) {
+  const Work& work = uploaded.work;
+  ItemSpace space;
+  space.work = uploaded.tables;
+  space.next_item = counters;
+  space.done = counters + 1;
+  space.batch = static_cast<int32_t>(batch);
+  space.heads = static_cast<int32_t>(work.heads.size());
+  space.items = static_cast<int32_t>(work.items * batch);
+  space.section = section;
+  space.by_counter = work.tiles_of_others > kLongItem * work.items;
+  return space;
+}
+
+int32_t section_of(const Work& work, int64_t batch, int64_t bytes_of_head, int64_t bytes) {
+  const int64_t heads = static_cast<int64_t>(work.heads.size());
+  int64_t longest = 0;
+  for (const WorkTile& tile : work.tiles) longest = std::max<int64_t>(longest, tile.tiles);
+  // A multiprocessor's share of a section is twice the longest item.
+  const int64_t of_head = std::max<int64_t>(1, work.tiles_of_others / heads);
+  const int64_t even = (2 * longest * multiprocessors() + of_head - 1) / of_head;
+  const int64_t section = std::max({int64_t{1}, bytes / bytes_of_head, even});
+  return static_cast<int32_t>(std::min(section, heads * batch));
+}
+
+int grid_of(const ItemSpace& space) {
+  return std::min(space.items, multiprocessors());
 }
 
 }  // namespace lace::sm90

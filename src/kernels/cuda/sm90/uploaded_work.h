@@ -20,15 +20,39 @@ struct WorkTables {
   int32_t group_count = 0;
 };
 
+// The items of a launch: every tile of owners of every head and batch.
+struct ItemSpace {
+  WorkTables work;
+  int32_t* next_item = nullptr;
+  int32_t* done = nullptr;  // [batch, heads]: warps that finished an item others may wait for
+  int32_t batch = 0, heads = 0;
+  int32_t items = 0;
+  int32_t section = 1;      // heads that are worked on together, so that what they share stays in L2
+  bool by_counter = false;  // blocks take items from next_item; else every gridDim-th
+};
+
 // The work of a plan on one GPU.
 struct UploadedWork {
   Work work;
   WorkTables tables;
 };
 
-// The work of `plan`, made and uploaded at the first call as device_plan.h tells. Valid as long as
-// `uploaded`, which is `plan` on the current device.
+// The work of `plan` for items of up to `heads_per_item` heads (work.h), made and uploaded at the
+// first call as device_plan.h tells. Valid as long as `uploaded`, which is `plan` on the current
+// device.
 const UploadedWork& uploaded_work(const cuda::UploadedPlan& uploaded, const Plan& plan,
-                                  cudaStream_t stream);
+                                  int64_t heads_per_item, cudaStream_t stream);
+
+// How many int32 counters a launch needs, all 0 at its start, and the items of a launch with them.
+size_t counter_count(const Work& work, int64_t batch);
+ItemSpace item_space(const UploadedWork& uploaded, int64_t batch, int32_t section,
+                     int32_t* counters);
+
+// How many heads of the batch shall be worked on together: as many as leave `bytes_of_head` each in
+// `bytes`, and enough that the longest item of the last ones does not stand alone at the end.
+int32_t section_of(const Work& work, int64_t batch, int64_t bytes_of_head, int64_t bytes);
+
+// Blocks for as many multiprocessors as the current device has, or fewer.
+int grid_of(const ItemSpace& space);
 
 }  // namespace lace::sm90

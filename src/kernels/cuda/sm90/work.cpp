@@ -49,7 +49,7 @@ WorkSet make_set(const IndexSet& set, int64_t step, int64_t length, int32_t tile
 
 WorkRun make_run(const Plan& plan, const Run& run, Work& work) {
   WorkRun out;
-  out.others = make_set(run.others, run.tiles > 1 ? run.step : 0, plan.other_len, kOtherRows,
+  out.others = make_set(run.others, run.tiles > 1 ? run.step : 0, plan.other_len, work.other_rows,
                         work.other_boxes, work.other_stretches);
   out.step = narrow(run.step);
   out.tiles = run.tiles;
@@ -183,6 +183,14 @@ int64_t bytes(const std::vector<T>& v) {
   return static_cast<int64_t>(v.size() * sizeof(T));
 }
 
+// Whether every `members` neighbouring heads are of one group.
+bool are_alike(const Plan& plan, int64_t members) {
+  for (size_t h = 0; h < plan.head_group.size(); ++h) {
+    if (plan.head_group[h] != plan.head_group[h - h % static_cast<size_t>(members)]) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 int64_t Work::size_bytes() const {
@@ -190,12 +198,14 @@ int64_t Work::size_bytes() const {
          bytes(mask_rows) + bytes(offsets) + bytes(row_bits);
 }
 
-Work make_work(const Plan& plan) {
+Work make_work(const Plan& plan, int64_t heads_per_item) {
   LACE_CHECK(plan.tile.owners <= kOwnerRows && plan.tile.others <= kOtherRows,
              "[attention] cuda_sm90 runs plans of tiles up to 192 x 128, got ", plan.tile.owners,
              " x ", plan.tile.others);
   Work work;
   work.owner_rows = plan.tile.owners <= 128 ? 128 : kOwnerRows;
+  work.other_rows = plan.tile.others <= 64 ? 64 : kOtherRows;
+  if (are_alike(plan, heads_per_item)) work.members = narrow(heads_per_item);
   for (const Run& run : plan.runs) work.runs.push_back(make_run(plan, run, work));
   GroupBuilder builder{plan, work, {}, {}, {}};
   std::vector<int32_t> order(plan.groups.size());
@@ -210,8 +220,10 @@ Work make_work(const Plan& plan) {
     group.head_begin = narrow(static_cast<int64_t>(work.heads.size()));
     group.item_begin = work.items;
     const HeadGroup& source = plan.groups[static_cast<size_t>(g)];
-    for (int64_t h = 0; h < plan.heads; ++h) {
-      if (plan.head_group[static_cast<size_t>(h)] == g) work.heads.push_back(narrow(h));
+    for (int64_t h = 0; h < plan.heads; h += work.members) {
+      if (plan.head_group[static_cast<size_t>(h)] == g) {
+        work.heads.push_back(narrow(h / work.members));
+      }
     }
     group.heads = narrow(static_cast<int64_t>(work.heads.size())) - group.head_begin;
     group.first_tiles = builder.add_group(source);

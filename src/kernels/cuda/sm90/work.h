@@ -72,7 +72,7 @@ struct WorkGroup {
 
 struct Work {
   std::vector<WorkGroup> groups;    // most work first
-  std::vector<int32_t> heads;       // of the groups
+  std::vector<int32_t> heads;       // of the groups; each once
   std::vector<WorkTile> tiles;      // in the order of work: by pass, most work first
   std::vector<WorkRun> runs;        // as in the plan
   std::vector<int32_t> mask_ids;    // as in the plan
@@ -84,13 +84,17 @@ struct Work {
   bool owner_stretches = false;  // a tile of owners may be read stretch by stretch
   bool other_stretches = false;
   int32_t items = 0;            // heads · tiles of all groups
+  int32_t members = 1;          // plan heads of a head here: 2 m and 2 m + 1 of head m, if 2
   int32_t owner_rows = 128;     // 128 or 192: no tile has more owners
+  int32_t other_rows = 128;     // 64 or 128: no tile has more others
   int64_t tiles_of_others = 0;  // of all heads
   bool several_passes = false;
   int64_t size_bytes() const;
 };
 
-// plan: of tiles no larger than 192 × 128, and lengths below 2^30.
-Work make_work(const Plan& plan);
+// plan: of tiles no larger than 192 × 128, and lengths below 2^30. Where every `heads_per_item`
+// neighbouring heads have the same tiles, an item is for all of them (the query heads that share a
+// key head): they count as one head and `members` says how many they are.
+Work make_work(const Plan& plan, int64_t heads_per_item);
 
 }  // namespace lace::sm90

@@ -1,0 +1,216 @@
+#include "kernels/cuda/sm90/attention_backward.h"
+
+#include <algorithm>
+#include <memory>
+#include <numbers>
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/sm90/backward_params.h"
+#include "kernels/cuda/sm90/tensor_maps.h"
+
+namespace lace::sm90 {
+namespace {
+
+// How much of the tensors of some heads a section may keep in L2, of 50 MB.
+constexpr int64_t kSectionBytes = 32 << 20;
+
+int dim_of(const AttentionShape& s) { return s.qk_dim <= 64 && s.v_dim <= 64 ? 64 : 128; }
+
+// One launch over a plan: its work, its parameters, its workspace.
+struct Pass {
+  const Context& context;
+  const BackwardArgs& args;
+  const UploadedWork& uploaded;
+  cudaStream_t stream;
+  std::unique_ptr<BackwardParams> params = std::make_unique<BackwardParams>();
+  Workspace counters{};
+
+  const AttentionShape& shape() const { return args.shape; }
+
+  void make_owner_maps(const Tensor4& x0, const Tensor4& x1, int64_t rows, int64_t heads) {
+    const Work& work = uploaded.work;
+    make(x0, shape().qk_dim, rows, heads, 128, work.owner_boxes, work.owner_stretches, params->x0);
+    make(x1, shape().v_dim, rows, heads, 128, work.owner_boxes, work.owner_stretches, params->x1);
+  }
+  void make_other_maps(const Tensor4& y0, const Tensor4& y1, int64_t rows, int64_t heads) {
+    const Work& work = uploaded.work;
+    make(y0, shape().qk_dim, rows, heads, work.other_rows, work.other_boxes, work.other_stretches,
+         params->y0);
+    make(y1, shape().v_dim, rows, heads, work.other_rows, work.other_boxes, work.other_stretches,
+         params->y1);
+  }
+
+  void set_common(const RowStatistics* statistics, int64_t bytes_of_head) {
+    const Work& work = uploaded.work;
+    const size_t bytes = counter_count(work, shape().batch) * sizeof(int32_t);
+    counters = context.allocate(bytes);
+    LACE_CUDA(cudaMemsetAsync(counters.get(), 0, bytes, stream));
+    params->space = item_space(uploaded, shape().batch,
+                               section_of(work, shape().batch, bytes_of_head, kSectionBytes),
+                               reinterpret_cast<int32_t*>(counters.get()));
+    params->statistics = statistics;
+    params->scale = static_cast<float>(args.scale);
+    params->scale_log2 = static_cast<float>(args.scale * std::numbers::log2e);
+    params->heads = static_cast<int32_t>(shape().heads);
+    params->heads_per_kv = static_cast<int32_t>(shape().heads / shape().kv_heads);
+    params->members = work.members;
+    params->q_len = static_cast<int32_t>(shape().q_len);
+  }
+
+  template <typename Element>
+  void launch(BackwardMode mode) const {
+    const int grid = grid_of(params->space);
+    if (dim_of(shape()) == 64) {
+      launch<Element, 64>(mode, grid);
+    } else {
+      launch<Element, 128>(mode, grid);
+    }
+  }
+
+ private:
+  void make(const Tensor4& tensor, int64_t dim, int64_t rows, int64_t heads, int32_t tile_rows,
+            const std::vector<BoxShape>& boxes, bool stretches, CUtensorMap (&maps)[kMaps]) const {
+    make_maps({tensor, shape().dtype, dim, rows, heads, shape().batch}, tile_rows, boxes, stretches,
+              maps);
+  }
+  template <typename Element, int kDim>
+  void launch(BackwardMode mode, int grid) const {
+    switch (mode) {
+      case BackwardMode::kKeys:
+        return launch_backward<Element, kDim, BackwardMode::kKeys>(*params, grid, stream);
+      case BackwardMode::kKeysAlone:
+        return launch_backward<Element, kDim, BackwardMode::kKeysAlone>(*params, grid, stream);
+      case BackwardMode::kQueries:
+        return launch_backward<Element, kDim, BackwardMode::kQueries>(*params, grid, stream);
+    }
+  }
+};
+
+Gradient gradient_of(const Tensor4& tensor, int64_t dim) {
+  Gradient gradient;
+  gradient.data = tensor.data;
+  gradient.batch_stride = tensor.batch_stride;
+  gradient.head_stride = tensor.head_stride;
+  gradient.row_stride = tensor.row_stride;
+  gradient.dim = static_cast<int32_t>(dim);
+  return gradient;
+}
+
+template <typename Element>
+struct Backward {
+  const Context& context;
+  const Plan& plan;
+  const Plan& transposed;
+  const BackwardArgs& args;
+  const AttentionShape& shape = args.shape;
+  cudaStream_t stream = static_cast<cudaStream_t>(context.stream);
+  int64_t dim = dim_of(args.shape);
+  Workspace statistics{};
+
+  Workspace allocate_floats(int64_t count) const {
+    return context.allocate(static_cast<size_t>(count) * sizeof(float));
+  }
+  const RowStatistics* row_statistics() const {
+    return reinterpret_cast<const RowStatistics*>(statistics.get());
+  }
+
+  void run() {
+    statistics = context.allocate(static_cast<size_t>(shape.batch * shape.heads * shape.q_len) *
+                                  sizeof(RowStatistics));
+    launch_statistics<Element>(args, reinterpret_cast<RowStatistics*>(statistics.get()), stream);
+    if (context.deterministic) {
+      run_keys(BackwardMode::kKeysAlone, nullptr);
+      run_queries();
+      return;
+    }
+    const int64_t count = shape.batch * shape.heads * shape.q_len * dim;
+    const Workspace sums = allocate_floats(count);
+    LACE_CUDA(
+        cudaMemsetAsync(sums.get(), 0, static_cast<size_t>(count) * sizeof(float), stream));
+    Gradient dq = gradient_of(args.dq, shape.qk_dim);
+    dq.sums = reinterpret_cast<float*>(sums.get());
+    run_keys(BackwardMode::kKeys, dq.sums);
+    launch_round_sums<Element>(dq, static_cast<int>(dim), static_cast<float>(args.scale),
+                               shape.batch, shape.heads, shape.q_len, 1, stream);
+  }
+
+  void run_keys(BackwardMode mode, float* dq_sums) const {
+    const auto on_device = cuda::upload(transposed, stream);
+    const int64_t heads_per_kv = shape.heads / shape.kv_heads;
+    const UploadedWork& uploaded = uploaded_work(*on_device, transposed, heads_per_kv, stream);
+    const Work& work = uploaded.work;
+    // Query heads of a key head that have different tiles: each gets sums of its own.
+    const bool only_sums = work.members != heads_per_kv;
+    Pass pass{context, args, uploaded, stream};
+    BackwardParams& params = *pass.params;
+    pass.make_owner_maps(args.k, args.v, shape.k_len, shape.kv_heads);
+    pass.make_other_maps(args.q, args.dout, shape.q_len, shape.heads);
+    const int64_t row_bytes = (shape.qk_dim + shape.v_dim) * 2 + 4 * dim;
+    pass.set_common(row_statistics(), work.members * shape.q_len * row_bytes);
+    params.owner_len = static_cast<int32_t>(shape.k_len);
+    params.other_len = static_cast<int32_t>(shape.q_len);
+    params.dq_sums = dq_sums;
+    params.d0 = gradient_of(args.dk, shape.qk_dim);
+    params.d1 = gradient_of(args.dv, shape.v_dim);
+    params.only_sums = only_sums;
+    Workspace dk_sums, dv_sums;
+    if (only_sums || work.several_passes) {
+      const int64_t heads = shape.batch * static_cast<int64_t>(work.heads.size());
+      dk_sums = allocate_floats(heads * shape.k_len * dim);
+      dv_sums = allocate_floats(heads * shape.k_len * dim);
+      params.d0.sums = reinterpret_cast<float*>(dk_sums.get());
+      params.d1.sums = reinterpret_cast<float*>(dv_sums.get());
+    }
+    pass.launch<Element>(mode);
+    if (only_sums) {
+      for (const auto& [gradient, scale] :
+           {std::pair(params.d0, params.scale), std::pair(params.d1, 1.f)}) {
+        launch_round_sums<Element>(gradient, static_cast<int>(dim), scale, shape.batch,
+                                   shape.kv_heads, shape.k_len, params.heads_per_kv, stream);
+      }
+    }
+  }
+
+  void run_queries() const {
+    const auto on_device = cuda::upload(plan, stream);
+    const UploadedWork& uploaded = uploaded_work(*on_device, plan, 1, stream);
+    const Work& work = uploaded.work;
+    Pass pass{context, args, uploaded, stream};
+    BackwardParams& params = *pass.params;
+    pass.make_owner_maps(args.q, args.dout, shape.q_len, shape.heads);
+    pass.make_other_maps(args.k, args.v, shape.k_len, shape.kv_heads);
+    const int64_t group = shape.heads / shape.kv_heads;
+    const int64_t row_bytes = (shape.qk_dim + shape.v_dim) * 2;
+    pass.set_common(row_statistics(), shape.k_len * row_bytes / group);
+    params.owner_len = static_cast<int32_t>(shape.q_len);
+    params.other_len = static_cast<int32_t>(shape.k_len);
+    params.d0 = gradient_of(args.dq, shape.qk_dim);
+    Workspace sums;
+    if (work.several_passes) {
+      sums = allocate_floats(shape.batch * shape.heads * shape.q_len * dim);
+      params.d0.sums = reinterpret_cast<float*>(sums.get());
+    }
+    pass.launch<Element>(BackwardMode::kQueries);
+  }
+};
+
+}  // namespace
+
+TileShape backward_tile(const AttentionShape& shape) {
+  return {128, backward_others(dim_of(shape), BackwardMode::kKeys)};
+}
+
+void backward(const Context& context, const Plan& plan, const Plan& transposed,
+              const BackwardArgs& args) {
+  if (args.shape.batch == 0 || args.shape.heads == 0) return;
+  if (args.shape.dtype == DType::kFloat16) {
+    Backward<__half>{context, plan, transposed, args}.run();
+  } else {
+    Backward<__nv_bfloat16>{context, plan, transposed, args}.run();
+  }
+}
+
+}  // namespace lace::sm90

@@ -1,0 +1,556 @@
+#pragma once
+
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/sm90/backward_params.h"
+#include "kernels/cuda/sm90/hopper.cuh"
+#include "kernels/cuda/sm90/items.cuh"
+#include "kernels/cuda/sm90/load_set.cuh"
+#include "kernels/cuda/sm90/sums.cuh"
+
+namespace lace::sm90 {
+
+// Backward: tiles of 128 owners stay on chip, tiles of others stream past. A block is a warpgroup
+// that produces (one warp finds items, one walks their runs and issues TMA loads, and where owners
+// are keys one reads the statistics of queries) and two that consume (64 owners each). Per tile and consumer, with scores [64 owners][others]:
+//   s = x0 y0ᵀ,  w = 2^(scale s − lse),  dw = x1 y1ᵀ,  ds = w (dw − delta)
+//   d0 += ds y0,  d1 += w y1      in registers, ds and w as operands in registers
+// Over the transposed plan owners are keys, x = k and v, y = q and dout, d = dk and dv, and
+//   dq += dsᵀ k                   ds of both consumers by way of shared memory, added in global
+// Over the plan itself owners are queries, x = q and dout, y = k and v, d0 = dq: every sum has its
+// order, and scores are computed twice.
+template <typename ElementType, int kDimValue, BackwardMode kModeValue>
+struct BackwardConfig {
+  using Element = ElementType;
+  static constexpr BackwardMode kMode = kModeValue;
+  static constexpr bool kByKeys = kMode != BackwardMode::kQueries;
+  static constexpr bool kAddsDq = kMode == BackwardMode::kKeys;
+  static constexpr int kDim = kDimValue, kSlices = kDim / 64;
+  static constexpr int kOwners = 128, kOthers = backward_others(kDim, kMode);
+  static constexpr int kConsumers = 2;
+  static constexpr int kThreads = 128 * (1 + kConsumers);
+  // A block starts with 168 registers a thread; some are moved from the producer to the consumers,
+  // who would wait forever for more than there are.
+  static constexpr int kProducerRegisters = 56, kConsumerRegisters = 224;
+  static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= 168 * (1 + kConsumers));
+  static constexpr int kOwnerStages = kDim == 64 ? 2 : 1;
+  static constexpr int kStages = kDim == 128 && kByKeys ? 3 : 2;
+  static constexpr int kOwnerSliceBytes = kOwners * 128, kOtherSliceBytes = kOthers * 128;
+  static constexpr int kOwnerBytes = kSlices * kOwnerSliceBytes;
+  static constexpr int kOtherBytes = kSlices * kOtherSliceBytes;
+  // ds [kOthers / 64][kOwners][64]
+  static constexpr int kScoreBytes = kAddsDq ? kOthers / 64 * kOwnerSliceBytes : 0;
+  static constexpr int kTileBytes =
+      2 * kOwnerStages * kOwnerBytes + 2 * kStages * kOtherBytes + 2 * kScoreBytes;
+};
+
+// What consumers know of a tile of others.
+template <typename Config>
+struct OtherSlot {
+  int32_t mask;   // row of mask_rows, −1: none
+  int32_t limit;  // others that count
+  int32_t head;   // of the queries
+  int32_t unused;
+  // Where owners are keys, of the queries; their positions, −1: none.
+  RowStatistics statistics[Config::kByKeys ? Config::kOthers : 1];
+  int32_t rows[Config::kAddsDq ? Config::kOthers : 1];
+};
+
+template <typename Config>
+struct BackwardShared {
+  Barrier owner_full[Config::kOwnerStages], owner_empty[Config::kOwnerStages];
+  Barrier full[Config::kStages], empty[Config::kStages];
+  ItemRing items;
+  alignas(16) OtherSlot<Config> others[Config::kStages];
+  WorkRun runs[2];  // the loading warps' own
+};
+
+// Addresses of the tiles in shared memory.
+template <typename Config>
+struct BackwardTiles {
+  uint32_t x0, x1, y0, y1, ds;
+  __device__ explicit BackwardTiles(uint32_t base)
+      : x0(base),
+        x1(x0 + Config::kOwnerStages * Config::kOwnerBytes),
+        y0(x1 + Config::kOwnerStages * Config::kOwnerBytes),
+        y1(y0 + Config::kStages * Config::kOtherBytes),
+        ds(y1 + Config::kStages * Config::kOtherBytes) {}
+};
+
+// ---- producers
+
+// The warp that loads tiles.
+template <typename Config>
+struct BackwardLoader {
+  const BackwardParams& params;
+  BackwardShared<Config>& shared;
+  const BackwardTiles<Config>& tiles;
+  int lane;
+  Ring<Config::kOwnerStages> owner{};
+  Ring<Config::kStages> other{};
+
+  __device__ void run() {
+    const RunWalk runs{params.space.work, shared.runs[0], lane};
+    for (ItemPosition at;; at.next()) {
+      shared.items.full[at.stage].wait(at.phase);
+      const ItemSlot& slot = shared.items.slots[at.stage];
+      if (slot.live == 0) return;
+      const int32_t first_head = slot.head * params.members, batch = slot.batch;
+      shared.owner_empty[owner.stage].wait(owner.phase ^ 1);
+      wait_for_passes(params.space, slot.tile.wait * Config::kConsumers * 4, slot.head, batch,
+                      lane);
+      load_owners(slot.tile, first_head, batch);
+      for (int32_t m = 0; m < params.members; ++m) {
+        runs.each(slot.tile,
+                  [&](const WorkRun& run) { load_run(run, first_head + m, batch); });
+      }
+      __syncwarp();
+      if (lane == 0) {
+        shared.items.issued[at.stage].arrive();
+        shared.items.empty[at.stage].arrive();
+      }
+    }
+  }
+
+  __device__ void load_owners(const WorkTile& tile, int32_t first_head, int32_t batch) {
+    Barrier* full = &shared.owner_full[owner.stage];
+    const int32_t head = Config::kByKeys ? first_head / params.heads_per_kv : first_head;
+    const uint32_t offset = owner.stage * Config::kOwnerBytes;
+    load_set<Config::kSlices, Config::kOwners>({params.x0, full, tiles.x0 + offset, head, batch},
+                                               tile.owners, params.space.work.offsets, 0,
+                                               tile.owner_count, lane);
+    load_set<Config::kSlices, Config::kOwners>({params.x1, full, tiles.x1 + offset, head, batch},
+                                               tile.owners, params.space.work.offsets, 0,
+                                               tile.owner_count, lane);
+    owner.next();
+  }
+
+  __device__ void load_run(const WorkRun& run, int32_t head, int32_t batch) {
+    const int32_t* offsets = params.space.work.offsets;
+    const int32_t other_head = Config::kByKeys ? head : head / params.heads_per_kv;
+    int32_t cycle = 0;
+    for (int32_t t = 0; t < run.tiles; ++t) {
+      const int32_t shift = t * run.step;
+      const int32_t limit = count_before(run.others, offsets, shift, params.other_len);
+      int32_t mask = run.mask_cycle == 0 ? -1 : run.mask_begin;
+      if (run.mask_cycle > 1) {
+        mask = __ldg(params.space.work.mask_ids + run.mask_begin + cycle);
+        if (++cycle == run.mask_cycle) cycle = 0;
+      }
+      shared.empty[other.stage].wait(other.phase ^ 1);
+      if (lane == 0) {
+        OtherSlot<Config>& slot = shared.others[other.stage];
+        slot.mask = mask < 0 ? -1 : mask * Config::kOwners;
+        slot.limit = limit;
+        slot.head = head;
+      }
+      Barrier* full = &shared.full[other.stage];
+      const uint32_t offset = other.stage * Config::kOtherBytes;
+      load_set<Config::kSlices, Config::kOthers>(
+          {params.y0, full, tiles.y0 + offset, other_head, batch}, run.others, offsets, shift,
+          limit, lane);
+      load_set<Config::kSlices, Config::kOthers>(
+          {params.y1, full, tiles.y1 + offset, other_head, batch}, run.others, offsets, shift,
+          limit, lane);
+      other.next();
+    }
+  }
+};
+
+// The warp that reads the statistics of the queries of each tile, before there is room for them.
+template <typename Config>
+struct BackwardReader {
+  static constexpr int kOwn = Config::kOthers / 32;  // queries of a lane: lane + 32 i
+  const BackwardParams& params;
+  BackwardShared<Config>& shared;
+  int lane;
+  Ring<Config::kStages> other{};
+
+  __device__ void run() {
+    const RunWalk runs{params.space.work, shared.runs[1], lane};
+    for (ItemPosition at;; at.next()) {
+      shared.items.full[at.stage].wait(at.phase);
+      const ItemSlot& slot = shared.items.slots[at.stage];
+      if (slot.live == 0) return;
+      const int32_t first_head = slot.batch * params.heads + slot.head * params.members;
+      for (int32_t m = 0; m < params.members; ++m) {
+        runs.each(slot.tile, [&](const WorkRun& run) { read_run(run, first_head + m); });
+      }
+      arrive_warp(shared.items.empty[at.stage], lane);
+    }
+  }
+
+  // head: of all heads of the batch
+  __device__ void read_run(const WorkRun& run, int32_t head) {
+    const RowStatistics* source = params.statistics + static_cast<int64_t>(head) * params.q_len;
+    int32_t elements[kOwn];  // positions in tile 0
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) elements[i] = element(run.others, lane + 32 * i);
+    for (int32_t t = 0; t < run.tiles; ++t) {
+      int32_t rows[kOwn];
+      RowStatistics statistics[kOwn];
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) {
+        const int32_t row = elements[i] + t * run.step;
+        rows[i] = elements[i] < 0 || row >= params.q_len ? -1 : row;
+        statistics[i] = rows[i] < 0 ? make_float2(INFINITY, 0) : __ldg(source + row);
+      }
+      shared.empty[other.stage].wait(other.phase ^ 1);
+      OtherSlot<Config>& slot = shared.others[other.stage];
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) {
+        slot.statistics[lane + 32 * i] = statistics[i];
+        if constexpr (Config::kAddsDq) slot.rows[lane + 32 * i] = rows[i];
+      }
+      shared.full[other.stage].arrive();
+      other.next();
+    }
+  }
+
+  // The position of element e, −1 past the end of the set.
+  __device__ int32_t element(const WorkSet& set, int32_t e) const {
+    if (set.outer == 1) return e < set.inner ? set.first + e : -1;
+    const int32_t o = e / set.inner;
+    if (o >= set.outer) return -1;
+    const int32_t offset =
+        set.offsets >= 0 ? __ldg(params.space.work.offsets + set.offsets + o) : o * set.stride;
+    return set.first + offset + e - o * set.inner;
+  }
+};
+
+// ---- consumers
+
+template <typename Config>
+struct BackwardConsumer {
+  using Element = typename Config::Element;
+  static constexpr int kOthers = Config::kOthers, kDim = Config::kDim;
+  // 64 × 64 of dq for each consumer: with 128 queries a tile 64 of them, else 64 columns.
+  static constexpr bool kSplitsQueries = kOthers == 128;
+  const BackwardParams& params;
+  BackwardShared<Config>& shared;
+  const BackwardTiles<Config>& tiles;
+  int group;   // of its warpgroup among the consumers
+  int thread;  // in the warpgroup
+  Ring<Config::kOwnerStages> owner{};
+  Ring<Config::kStages> other{};
+  int ds_buffer = 0;
+  float s[kOthers / 2], dw[kOthers / 2];
+  uint32_t weights[kOthers / 4], ds[kOthers / 4];
+  float d0[kDim / 2], d1[Config::kByKeys ? kDim / 2 : 1], dq[Config::kAddsDq ? 32 : 1];
+  RowStatistics own[2];  // where owners are queries, of this thread's rows
+  PassTeller teller{};
+
+  __device__ int lane() const { return thread % 32; }
+  __device__ int row() const { return first_row(group, thread); }
+
+  // product = x yᵀ
+  __device__ void issue_product(float (&product)[kOthers / 2], uint32_t x, uint32_t y) {
+    x += owner.stage * Config::kOwnerBytes + group * 64 * 128;
+    y += other.stage * Config::kOtherBytes;
+    fence_registers(product);
+    cute::warpgroup_arrive();
+    multiply_transposed<Element, kOthers, kDim>(
+        product, tile_descriptor(x, Config::kOwnerSliceBytes), Config::kOwnerSliceBytes,
+        tile_descriptor(y, Config::kOtherSliceBytes), Config::kOtherSliceBytes);
+    cute::warpgroup_commit_batch();
+  }
+  // sum += operand y
+  __device__ void issue_sum(float (&sum)[kDim / 2], const uint32_t (&operand)[kOthers / 4],
+                            uint32_t y) {
+    y += other.stage * Config::kOtherBytes;
+    fence_registers(sum);
+    cute::warpgroup_arrive();
+    multiply_add<Element, kDim, kOthers>(sum, operand,
+                                         tile_descriptor(y, Config::kOtherSliceBytes));
+    cute::warpgroup_commit_batch();
+  }
+  __device__ void issue_dq() {
+    const int query_slice = kSplitsQueries ? group : 0, column_slice = kSplitsQueries ? 0 : group;
+    const uint32_t a =
+        tiles.ds + ds_buffer * Config::kScoreBytes + query_slice * Config::kOwnerSliceBytes;
+    const uint32_t b =
+        tiles.x0 + owner.stage * Config::kOwnerBytes + column_slice * Config::kOwnerSliceBytes;
+    fence_registers(dq);
+    cute::warpgroup_arrive();
+    multiply_both_transposed<Element, Config::kOwners>(
+        dq, tile_descriptor(a, Config::kOwnerSliceBytes),
+        tile_descriptor(b, Config::kOwnerSliceBytes));
+    cute::warpgroup_commit_batch();
+  }
+
+  __device__ void store_ds() {
+    const int key = group * 64 + thread / 32 * 16 + lane() % 16;
+    const uint32_t base = tiles.ds + ds_buffer * Config::kScoreBytes + key * 128;
+#pragma unroll
+    for (int j = 0; j < kOthers / 8; j += 2) {
+      const int chunk = j + lane() / 16;
+      store_matrices(base + chunk / 8 * Config::kOwnerSliceBytes + (chunk % 8 ^ key % 8) * 16,
+                     &ds[2 * j]);
+    }
+  }
+
+  // What mask_scores() applies, loaded early. Queries past the end need no mask: their statistics
+  // make their weights 0.
+  __device__ bool load_masks(const OtherSlot<Config>& slot, int32_t owner_count,
+                             RowMask (&masks)[2]) const {
+    const int32_t limit = Config::kByKeys ? kOthers : slot.limit;
+    if (slot.mask < 0 && owner_count >= Config::kOwners && limit >= kOthers) return false;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if (slot.mask >= 0) {
+        masks[r].load(params.space.work.mask_rows, slot.mask + row() + 8 * r);
+      }
+      if (limit < kOthers) masks[r].cut(limit);
+      if (row() + 8 * r >= owner_count) masks[r] = RowMask{{0, 0, 0, 0}};
+    }
+    return true;
+  }
+
+  // Of the four scores 4 j … of this thread: {lse, delta} of both columns, or of both rows.
+  struct FourStatistics {
+    float lse[4], delta[4];
+  };
+  __device__ FourStatistics statistics(const OtherSlot<Config>& slot, int j) const {
+    if constexpr (Config::kByKeys) {
+      const auto x = *reinterpret_cast<const float4*>(&slot.statistics[8 * j + lane() % 4 * 2]);
+      return {{x.x, x.z, x.x, x.z}, {x.y, x.w, x.y, x.w}};
+    } else {
+      return {{own[0].x, own[0].x, own[1].x, own[1].x}, {own[0].y, own[0].y, own[1].y, own[1].y}};
+    }
+  }
+  // s: scores, then weights.
+  __device__ void weigh(const OtherSlot<Config>& slot) {
+#pragma unroll
+    for (int j = 0; j < kOthers / 8; ++j) {
+      const FourStatistics four = statistics(slot, j);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        s[4 * j + i] = exp2_approx(s[4 * j + i] * params.scale_log2 - four.lse[i]);
+      }
+    }
+  }
+  // dw: gradients of weights, then of scores.
+  __device__ void differentiate(const OtherSlot<Config>& slot) {
+#pragma unroll
+    for (int j = 0; j < kOthers / 8; ++j) {
+      const FourStatistics four = statistics(slot, j);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) dw[4 * j + i] = s[4 * j + i] * (dw[4 * j + i] - four.delta[i]);
+    }
+  }
+  static __device__ void pack_all(uint32_t (&packed)[kOthers / 4],
+                                  const float (&values)[kOthers / 2]) {
+#pragma unroll
+    for (int i = 0; i < kOthers / 4; ++i) {
+      packed[i] = pack<Element>(values[2 * i], values[2 * i + 1]);
+    }
+  }
+
+  __device__ void add_dq(const OtherSlot<Config>& slot, int32_t batch) {
+    const int first = kSplitsQueries ? row() : first_row(0, thread);
+    const int column_slice = kSplitsQueries ? 0 : group;
+    float* base =
+        params.dq_sums +
+        static_cast<int64_t>(batch * params.heads + slot.head) * params.q_len * kDim +
+        column_slice * 64;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int32_t at = slot.rows[first + 8 * r];
+      if (at >= 0) add_sums(base + static_cast<int64_t>(at) * kDim, dq, r, lane());
+    }
+  }
+
+  // All tiles of others of one item.
+  __device__ void run_item(const WorkTile& tile, int32_t batch) {
+    const int32_t count = tile.tiles * params.members;
+    for (int32_t t = 0; t < count; ++t) {
+      shared.full[other.stage].wait(other.phase);
+      const OtherSlot<Config>& slot = shared.others[other.stage];
+      RowMask masks[2];
+      const bool masked = load_masks(slot, tile.owner_count, masks);
+      issue_product(s, tiles.x0, tiles.y0);
+      issue_product(dw, tiles.x1, tiles.y1);
+      cute::warpgroup_wait<1>();
+      fence_registers(s);
+      if (masked) apply_masks(s, masks, lane());
+      weigh(slot);
+      cute::warpgroup_wait<0>();
+      fence_registers(dw);
+      differentiate(slot);
+      if constexpr (Config::kByKeys) pack_all(weights, s);
+      pack_all(ds, dw);
+      if constexpr (Config::kAddsDq) {
+        store_ds();
+        cutlass::arch::fence_view_async_shared();
+      }
+      if constexpr (Config::kByKeys) issue_sum(d1, weights, tiles.y1);
+      if constexpr (Config::kAddsDq) {
+        // ds of both consumers is there; and both have done with the other buffer.
+        cutlass::arch::NamedBarrier::sync(128 * Config::kConsumers, 1);
+        issue_dq();
+        issue_sum(d0, ds, tiles.y0);
+        cute::warpgroup_wait<1>();
+        fence_registers(dq);
+        add_dq(slot, batch);
+        ds_buffer ^= 1;
+      } else {
+        issue_sum(d0, ds, tiles.y0);
+      }
+      cute::warpgroup_wait<0>();
+      if constexpr (Config::kByKeys) fence_registers(d1);
+      fence_registers(d0);
+      arrive_warp(shared.empty[other.stage], lane());
+      other.next();
+    }
+  }
+
+  __device__ int64_t sums_row(const ItemSlot& item, int32_t position) const {
+    const int64_t head = item.batch * params.space.heads + item.head;
+    return (head * params.owner_len + position) * kDim;
+  }
+
+  // Starts from nothing, or from what the passes before left.
+  __device__ void start(const ItemSlot& item) {
+#pragma unroll
+    for (int i = 0; i < kDim / 2; ++i) d0[i] = 0;
+    if constexpr (Config::kByKeys) {
+#pragma unroll
+      for (int i = 0; i < kDim / 2; ++i) d1[i] = 0;
+    }
+    const WorkTables& work = params.space.work;
+    const uint32_t earlier =
+        rows_in(work.row_bits, item.tile.earlier, item.tile.earlier_bits, row());
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int32_t at = owner_position(item.tile, work.offsets, row() + 8 * r);
+      if constexpr (!Config::kByKeys) {
+        const int64_t head = item.batch * params.heads + item.head;
+        own[r] = at < 0 ? make_float2(INFINITY, 0)
+                        : __ldg(params.statistics + head * params.q_len + at);
+      }
+      if (at < 0 || (earlier >> r & 1) == 0) continue;
+      load_sums(params.d0.sums + sums_row(item, at), d0, r, lane());
+      if constexpr (Config::kByKeys) {
+        load_sums(params.d1.sums + sums_row(item, at), d1, r, lane());
+      }
+    }
+  }
+
+  __device__ void store_gradient(const Gradient& gradient, const float (&values)[kDim / 2], int r,
+                                 const ItemSlot& item, int32_t position, bool store) {
+    Element* target = static_cast<Element*>(gradient.data) + item.batch * gradient.batch_stride +
+                      item.head * gradient.head_stride + position * gradient.row_stride;
+    store_row(values, r, target, gradient.dim, store, lane());
+  }
+
+  __device__ void finish(const ItemSlot& item) {
+    const WorkTables& work = params.space.work;
+    const uint32_t later =
+        params.only_sums ? 3 : rows_in(work.row_bits, item.tile.later, item.tile.later_bits, row());
+    const int32_t at[2] = {owner_position(item.tile, work.offsets, row()),
+                           owner_position(item.tile, work.offsets, row() + 8)};
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if (at[r] < 0 || (later >> r & 1) == 0) continue;
+      store_sums(params.d0.sums + sums_row(item, at[r]), d0, r, lane());
+      if constexpr (Config::kByKeys) {
+        store_sums(params.d1.sums + sums_row(item, at[r]), d1, r, lane());
+      }
+    }
+    if (params.only_sums || item.tile.later == kAll) return;
+#pragma unroll
+    for (int i = 0; i < kDim / 2; ++i) d0[i] *= params.scale;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const bool store = at[r] >= 0 && (later >> r & 1) == 0;
+      store_gradient(params.d0, d0, r, item, at[r], store);
+      if constexpr (Config::kByKeys) store_gradient(params.d1, d1, r, item, at[r], store);
+    }
+  }
+
+  __device__ void run() {
+    for (ItemPosition at;; at.next()) {
+      wait_telling(shared.items.full[at.stage], at.phase);
+      const ItemSlot& item = shared.items.slots[at.stage];
+      if (item.live == 0) break;
+      wait_telling(shared.owner_full[owner.stage], owner.phase);
+      start(item);
+      run_item(item.tile, item.batch);
+      arrive_warp(shared.owner_empty[owner.stage], lane());
+      owner.next();
+      teller.tell(lane());
+      finish(item);
+      if (item.tile.count > 0) {
+        teller.untold = params.space.done + item.batch * params.space.heads + item.head;
+      }
+      arrive_warp(shared.items.empty[at.stage], lane());
+    }
+    teller.tell(lane());
+  }
+  // Who waits may be waited for.
+  __device__ void wait_telling(Barrier& barrier, uint32_t phase) {
+    if (!barrier.test_wait(phase)) teller.tell(lane());
+    barrier.wait(phase);
+  }
+};
+
+// ---- kernel
+
+template <typename Config>
+__global__ void __launch_bounds__(Config::kThreads, 1)
+    attention_backward_kernel(const __grid_constant__ BackwardParams params) {
+  extern __shared__ uint8_t raw[];
+  __shared__ alignas(16) uint8_t shared_bytes[sizeof(BackwardShared<Config>)];
+  auto& shared = reinterpret_cast<BackwardShared<Config>&>(shared_bytes);
+  const uint32_t start = cute::cast_smem_ptr_to_uint(raw);
+  const BackwardTiles<Config> tiles((start + 1023) / 1024 * 1024);
+  if (threadIdx.x == 0) {
+    constexpr int kConsumerWarps = 4 * Config::kConsumers;
+    shared.items.init(kConsumerWarps + (Config::kByKeys ? 2 : 1));
+    for (int i = 0; i < Config::kOwnerStages; ++i) {
+      shared.owner_full[i].init(2);
+      shared.owner_empty[i].init(kConsumerWarps);
+    }
+    for (int i = 0; i < Config::kStages; ++i) {
+      shared.full[i].init(2 + (Config::kByKeys ? 32 : 0));  // two loads; what each lane reads
+      shared.empty[i].init(kConsumerWarps);
+    }
+    cutlass::arch::fence_barrier_init();
+  }
+  // Rows of a tile that no load writes weigh 0, which must not meet a NaN.
+  uint8_t* all = raw + (tiles.x0 - start);
+  for (int i = threadIdx.x * 16; i < Config::kTileBytes; i += 16 * blockDim.x) {
+    *reinterpret_cast<uint4*>(all + i) = make_uint4(0, 0, 0, 0);
+  }
+  cutlass::arch::fence_view_async_shared();
+  __syncthreads();
+
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);
+  if (warpgroup == 0) {
+    cutlass::arch::warpgroup_reg_dealloc<Config::kProducerRegisters>();
+    const int lane = threadIdx.x % 32;
+    if (threadIdx.x < 32) {
+      BackwardLoader<Config>{params, shared, tiles, lane}.run();
+    } else if (threadIdx.x < 64) {
+      find_items(params.space, shared.items, lane);
+    } else if (Config::kByKeys && threadIdx.x < 96) {
+      BackwardReader<Config>{params, shared, lane}.run();
+    }
+  } else {
+    cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
+    BackwardConsumer<Config> consumer{params, shared, tiles, warpgroup - 1,
+                                      static_cast<int>(threadIdx.x % 128)};
+    consumer.run();
+  }
+}
+
+template <typename Element, int kDim, BackwardMode kMode>
+void launch_backward(const BackwardParams& params, int grid, cudaStream_t stream) {
+  using Config = BackwardConfig<Element, kDim, kMode>;
+  constexpr int kSmemBytes = Config::kTileBytes + 1024;
+  const auto kernel = attention_backward_kernel<Config>;
+  LACE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmemBytes));
+  kernel<<<grid, Config::kThreads, kSmemBytes, stream>>>(params);
+  LACE_CUDA(cudaGetLastError());
+}
+
+}  // namespace lace::sm90

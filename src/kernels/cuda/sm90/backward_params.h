@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+#include "kernels/cuda/sm90/uploaded_work.h"
+#include "kernels/kernel.h"
+
+namespace lace::sm90 {
+
+// Rows of fp32 sums lie as accumulators hold them, so that threads move 16 bytes at a time: of each
+// 64 columns, column 16 m + 8 h + 2 c + b stands at 16 m + 4 c + 2 h + b (h, b < 2, c, m < 4).
+
+// What backward knows of a query row: its log-sum-exp in base 2 (+∞ for a row without keys, whose
+// weights then are 0), and the sum of dout · out.
+using RowStatistics = float2;
+
+enum class BackwardMode {
+  kKeys,        // owners are keys: dk and dv; dq is added to in global memory
+  kKeysAlone,   // owners are keys: dk and dv
+  kQueries,     // owners are queries: dq
+};
+
+// A gradient [batch, heads, rows, dim]. Strides in elements.
+struct Gradient {
+  // Sums [batch, heads of the items, rows, kDim]: rows that a later pass finishes, or all rows if
+  // `only_sums`. Not scaled yet.
+  float* sums = nullptr;
+  void* data = nullptr;
+  int64_t batch_stride = 0, head_stride = 0, row_stride = 0;
+  int32_t dim = 0;
+};
+
+// What one launch reads. Owners x, others y: x0 and y0 are of q and k, x1 and y1 of dout and v.
+struct BackwardParams {
+  CUtensorMap x0[kMaps], x1[kMaps], y0[kMaps], y1[kMaps];
+  ItemSpace space;
+  const RowStatistics* statistics = nullptr;  // [batch, heads, q_len]
+  float* dq_sums = nullptr;  // kKeys: [batch, heads, q_len, kDim], added to; not scaled yet
+  Gradient d0, d1;           // of x0, and of x1 where owners are keys
+  float scale = 0, scale_log2 = 0;
+  int32_t heads = 0, heads_per_kv = 1;  // of queries
+  int32_t members = 1;                  // query heads of an item
+  int32_t q_len = 0, owner_len = 0, other_len = 0;
+  bool only_sums = false;
+};
+
+// Enqueues the kernel for head_dim up to kDim on `grid` multiprocessors.
+template <typename Element, int kDim, BackwardMode kMode>
+void launch_backward(const BackwardParams& params, int grid, cudaStream_t stream);
+
+// Others of a tile.
+constexpr int backward_others(int dim, BackwardMode mode) {
+  return dim == 64 || mode == BackwardMode::kQueries ? 128 : 64;
+}
+
+// statistics[row] of every query row.
+template <typename Element>
+void launch_statistics(const BackwardArgs& args, RowStatistics* statistics, cudaStream_t stream);
+
+// gradient.data = scale · the sums of every `members` neighbouring heads, for `heads` heads.
+template <typename Element>
+void launch_round_sums(const Gradient& gradient, int dim, float scale, int64_t batch, int64_t heads,
+                       int64_t rows, int32_t members, cudaStream_t stream);
+
+}  // namespace lace::sm90

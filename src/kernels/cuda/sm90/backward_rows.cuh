@@ -1,0 +1,157 @@
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/sm90/backward_params.h"
+#include "kernels/cuda/sm90/hopper.cuh"
+
+// What backward does row by row, before and after its products. Bound by memory.
+
+namespace lace::sm90 {
+
+constexpr int kRowThreads = 256;
+constexpr int kRowBlocks = 132 * 8;
+
+// Where a row of [batch, heads, rows] is.
+struct RowOf {
+  int64_t batch, head, row;
+  __device__ RowOf(int64_t index, int64_t heads, int64_t rows)
+      : batch(index / (heads * rows)), head(index / rows % heads), row(index % rows) {}
+  __device__ int64_t offset(int64_t batch_stride, int64_t head_stride, int64_t row_stride) const {
+    return batch * batch_stride + head * head_stride + row * row_stride;
+  }
+};
+
+template <typename Element>
+__device__ float2 unpack(uint32_t pair) {
+  if constexpr (std::is_same_v<Element, __half>) {
+    return __half22float2(reinterpret_cast<const __half2&>(pair));
+  } else {
+    return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
+  }
+}
+
+struct StatisticsParams {
+  Tensor4 out, dout;
+  const float* lse;
+  RowStatistics* statistics;
+  int64_t count, heads, rows;
+  int32_t dim;
+};
+
+// Eight lanes a row, 16 bytes each at a time; several rows at once, so that many loads are under way.
+constexpr int kRowsAtOnce = 4;
+
+template <typename Element>
+__global__ void __launch_bounds__(kRowThreads) statistics_kernel(const StatisticsParams p) {
+  const int lane = threadIdx.x % 8;
+  const int64_t groups = int64_t{gridDim.x} * (kRowThreads / 8);
+  for (int64_t first = blockIdx.x * int64_t{kRowThreads / 8} + threadIdx.x / 8; first < p.count;
+       first += groups * kRowsAtOnce) {
+    float sums[kRowsAtOnce] = {};
+    for (int column = lane * 8; column < p.dim; column += 64) {
+      uint4 a[kRowsAtOnce], b[kRowsAtOnce];
+#pragma unroll
+      for (int u = 0; u < kRowsAtOnce; ++u) {
+        const int64_t i = min(first + u * groups, p.count - 1);
+        const RowOf at(i, p.heads, p.rows);
+        const auto* out = static_cast<const Element*>(p.out.data) +
+                          at.offset(p.out.batch_stride, p.out.head_stride, p.out.row_stride);
+        const auto* dout = static_cast<const Element*>(p.dout.data) +
+                           at.offset(p.dout.batch_stride, p.dout.head_stride, p.dout.row_stride);
+        a[u] = __ldg(reinterpret_cast<const uint4*>(out + column));
+        b[u] = __ldg(reinterpret_cast<const uint4*>(dout + column));
+      }
+#pragma unroll
+      for (int u = 0; u < kRowsAtOnce; ++u) {
+        const uint32_t as[4] = {a[u].x, a[u].y, a[u].z, a[u].w};
+        const uint32_t bs[4] = {b[u].x, b[u].y, b[u].z, b[u].w};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const float2 x = unpack<Element>(as[j]), y = unpack<Element>(bs[j]);
+          sums[u] += x.x * y.x + x.y * y.y;
+        }
+      }
+    }
+    const uint32_t octet = 0xffu << (threadIdx.x % 32 / 8 * 8);
+#pragma unroll
+    for (int u = 0; u < kRowsAtOnce; ++u) {
+      const int64_t i = first + u * groups;
+      for (int step = 4; step > 0; step /= 2) sums[u] += __shfl_xor_sync(octet, sums[u], step);
+      if (lane == 0 && i < p.count) {
+        const float lse = p.lse[i] * 1.4426950408889634f;
+        p.statistics[i] = make_float2(lse == -INFINITY ? INFINITY : lse, sums[u]);
+      }
+    }
+  }
+}
+
+template <typename Element>
+void launch_statistics(const BackwardArgs& args, RowStatistics* statistics, cudaStream_t stream) {
+  const AttentionShape& s = args.shape;
+  const int64_t count = s.batch * s.heads * s.q_len;
+  const StatisticsParams params{args.out,   args.dout, static_cast<const float*>(args.lse),
+                                statistics, count,     s.heads,
+                                s.q_len,    static_cast<int32_t>(s.v_dim)};
+  const int64_t blocks = (count + kRowThreads / 8 - 1) / (kRowThreads / 8);
+  statistics_kernel<Element><<<static_cast<int>(std::min<int64_t>(blocks, kRowBlocks)),
+                               kRowThreads, 0, stream>>>(params);
+  LACE_CUDA(cudaGetLastError());
+}
+
+struct RoundParams {
+  Gradient gradient;
+  float scale;
+  int64_t count, heads, rows;  // threads, heads of the result
+  int32_t dim, members;
+};
+
+// A thread makes 16 columns of a row.
+template <typename Element>
+__global__ void __launch_bounds__(kRowThreads) round_sums_kernel(const RoundParams p) {
+  const int parts = p.dim / 16;
+  for (int64_t i = blockIdx.x * int64_t{kRowThreads} + threadIdx.x; i < p.count;
+       i += int64_t{gridDim.x} * kRowThreads) {
+    const int part = static_cast<int>(i % parts);
+    if (part * 16 >= p.gradient.dim) continue;
+    const RowOf at(i / parts, p.heads, p.rows);
+    float total[16] = {};
+    for (int32_t m = 0; m < p.members; ++m) {
+      const int64_t head = (at.batch * p.heads + at.head) * p.members + m;
+      const float* sums = p.gradient.sums + (head * p.rows + at.row) * p.dim + part * 16;
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const float4 x = __ldcs(reinterpret_cast<const float4*>(sums) + c);
+        total[2 * c] += x.x, total[2 * c + 1] += x.y;
+        total[8 + 2 * c] += x.z, total[8 + 2 * c + 1] += x.w;
+      }
+    }
+    uint32_t packed[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      packed[j] = pack<Element>(total[2 * j] * p.scale, total[2 * j + 1] * p.scale);
+    }
+    auto* target = static_cast<Element*>(p.gradient.data) +
+                   at.offset(p.gradient.batch_stride, p.gradient.head_stride,
+                             p.gradient.row_stride) +
+                   part * 16;
+    store_16_bytes(target, {packed[0], packed[1], packed[2], packed[3]});
+    if (part * 16 + 8 < p.gradient.dim) {
+      store_16_bytes(target + 8, {packed[4], packed[5], packed[6], packed[7]});
+    }
+  }
+}
+
+template <typename Element>
+void launch_round_sums(const Gradient& gradient, int dim, float scale, int64_t batch, int64_t heads,
+                       int64_t rows, int32_t members, cudaStream_t stream) {
+  const int64_t count = batch * heads * rows * (dim / 16);
+  const RoundParams params{gradient, scale, count, heads, rows, dim, members};
+  const int64_t blocks = (count + kRowThreads - 1) / kRowThreads;
+  round_sums_kernel<Element><<<static_cast<int>(std::min<int64_t>(blocks, kRowBlocks * 4)),
+                               kRowThreads, 0, stream>>>(params);
+  LACE_CUDA(cudaGetLastError());
+}
+
+}  // namespace lace::sm90

@@ -1,0 +1,11 @@
+#include <cuda_bf16.h>
+
+#include "kernels/cuda/sm90/backward_rows.cuh"
+
+namespace lace::sm90 {
+
+template void launch_statistics<__nv_bfloat16>(const BackwardArgs&, RowStatistics*, cudaStream_t);
+template void launch_round_sums<__nv_bfloat16>(const Gradient&, int, float, int64_t, int64_t, int64_t, int32_t,
+                                    cudaStream_t);
+
+}  // namespace lace::sm90
