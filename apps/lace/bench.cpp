@@ -14,6 +14,7 @@
 #include "lace/version.h"
 
 #include "bench_attention.h"
+#include "bench_cuda.h"
 #include "bench_step.h"
 #include "commands.h"
 #include "machine.h"
@@ -28,7 +29,7 @@ using Json = nlohmann::ordered_json;
 
 struct BenchOptions {
   std::vector<std::string> rows;
-  std::string pattern, dtype, direction;
+  std::string pattern, dtype, direction, device = "cpu";
   int64_t seq_len = 0;
   int64_t heads = 8;
   int64_t head_dim = 64;
@@ -162,7 +163,17 @@ void print(const std::vector<AttentionResult>& results) {
   }
 }
 
+void bench_cuda(const BenchOptions& options) {
+  if (!options.pattern.empty() || !options.dtype.empty() || options.seq_len > 0) {
+    throw CLI::ValidationError("--device",
+                               "cuda has a table of its own: no --pattern, --dtype, --seq-len");
+  }
+  bench_attention_cuda({options.rows, options.direction, options.rounds, options.million,
+                        options.no_peer, options.list, options.json});
+}
+
 void bench(const BenchOptions& options) {
+  if (options.device == "cuda") return bench_cuda(options);
   if (!options.pattern.empty() && (!options.rows.empty() || options.million)) {
     throw CLI::ValidationError("--pattern", "chooses rows of its own: not with --rows, --million");
   }
@@ -200,6 +211,11 @@ void add_bench(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
   CLI::App* attention = command->add_subcommand(
       "attention", "Attention, forward and with backward: a table of cases, or --pattern's");
+  attention
+      ->add_option("--device", options->device,
+                   "cuda: a table of its own, beside cuDNN and FlashAttention-2")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   attention->add_option("--rows", options->rows, "Only rows of the table whose name has this text")
       ->type_name("TEXT");
   attention->add_option("--pattern", options->pattern, "Time this pattern instead of the table");
@@ -229,6 +245,7 @@ void add_bench(CLI::App& app) {
       "lace bench attention --json > attention.json",
       "lace bench attention --rows dense-float32-4096 fixed",
       "lace bench attention --million --rows 1048576",
+      "lace bench attention --device cuda --rows A-",
       "lace bench attention --pattern 'local(256) | sinks(4)' --seq-len 16384 --no-peer",
   }));
   attention->callback([options] { bench(*options); });

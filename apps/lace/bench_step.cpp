@@ -10,6 +10,7 @@
 #include <ATen/Parallel.h>
 #include <nlohmann/json.hpp>
 
+#include "lace/device.h"
 #include "lace/train.h"
 
 #include "bench_rounds.h"
@@ -23,7 +24,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct StepOptions {
-  std::string recipe;
+  std::string recipe, device = "cpu";
   std::vector<std::string> overrides;
   int steps = 20;
   bool json = false;
@@ -58,7 +59,7 @@ void bench_step(const StepOptions& options) {
   Recipe recipe = load_recipe(options.recipe, options.overrides);
   recipe.train.steps = 0;
   recipe.train.max_minutes = 60;  // a schedule is asked for; the run ends by --steps
-  Trainer trainer(recipe, random_data(recipe));
+  Trainer trainer(recipe, random_data(recipe), find_device(options.device));
   constexpr int kWarmUp = 3;
   std::vector<double> times_ms;
   const int64_t tokens = recipe.train.batch * recipe.train.accumulate * recipe.model.seq_len;
@@ -74,6 +75,7 @@ void bench_step(const StepOptions& options) {
                       {"parameters", parameter_count(recipe.model)},
                       {"batch", recipe.train.batch * recipe.train.accumulate},
                       {"threads", at::get_num_threads()},
+                      {"device", trainer.model().device().str()},
                       {"time_ms", time_ms},
                       {"spread_ms", spread(times_ms)},
                       {"tokens_per_s", 1e3 * static_cast<double>(tokens) / time_ms},
@@ -100,6 +102,7 @@ void add_bench_step(CLI::App& bench) {
       ->capture_default_str()
       ->check(CLI::Range(1, 100000));
   step->add_flag("--json", options->json, "Print JSON");
+  add_device(*step, options->device, "Where to train");
   add_threads(*step, 2);
   step->footer(examples({
       "lace bench step recipes/demo.toml",

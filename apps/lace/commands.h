@@ -39,4 +39,7 @@ std::string examples(const std::vector<std::string>& lines);
 // runs. Without it, `default_threads` if positive, else libtorch's own choice.
 void add_threads(CLI::App& command, int default_threads = 0);
 
+// Adds `--device` (cpu, cuda, cuda:N): `device` keeps its value as the default.
+void add_device(CLI::App& command, std::string& device, const std::string& what);
+
 }  // namespace lace::cli

@@ -14,6 +14,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "lace/device.h"
 #include "lace/train.h"
 
 #include "commands.h"
@@ -26,7 +27,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct Options {
-  std::string run, split = "test", checkpoint;
+  std::string run, split = "test", checkpoint, device = "cpu";
   std::vector<std::string> data;
   int64_t min_context = -1;
   bool baselines = false, json = false;
@@ -124,7 +125,7 @@ void print_table(const LoadedRun& run, const EvalResult& result, const Options& 
 }
 
 void eval(const Options& options) {
-  LoadedRun run = load_run(options.run, options.checkpoint);
+  LoadedRun run = load_run(options.run, options.checkpoint, find_device(options.device));
   if (!options.data.empty()) run.recipe.data.paths = options.data;
   if (options.min_context >= 0) run.recipe.eval.min_context = options.min_context;
   run.recipe.check();
@@ -176,6 +177,7 @@ void add_eval(CLI::App& app) {
   command->add_flag("--baselines", options->baselines,
                     "Beside it: Markov models counted on the train split, gzip -9 and xz -9");
   command->add_flag("--json", options->json, "Print JSON");
+  add_device(*command, options->device, "Where to compute");
   add_threads(*command);
   command->footer(examples({"lace eval runs/demo --baselines",
                             "lace eval runs/demo --split validation --min-context 768 --json"}));

@@ -97,6 +97,12 @@ void add_threads(CLI::App& command, int default_threads) {
   });
 }
 
+void add_device(CLI::App& command, std::string& device, const std::string& what) {
+  command.add_option("--device", device, what + ": cpu, cuda (the first GPU) or cuda:N")
+      ->type_name("DEVICE")
+      ->capture_default_str();
+}
+
 }  // namespace lace::cli
 
 int main(int argc, char** argv) { return lace::cli::run(argc, argv); }

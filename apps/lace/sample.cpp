@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "lace/device.h"
 #include "lace/generate.h"
 #include "lace/train.h"
 
@@ -17,13 +18,13 @@ namespace lace::cli {
 namespace {
 
 struct Options {
-  std::string run, prompt, checkpoint;
+  std::string run, prompt, checkpoint, device = "cpu";
   SampleOptions sample;
   bool raw = false, json = false;
 };
 
 void sample(const Options& options) {
-  const LoadedRun run = load_run(options.run, options.checkpoint);
+  const LoadedRun run = load_run(options.run, options.checkpoint, find_device(options.device));
   const std::span prompt(reinterpret_cast<const uint8_t*>(options.prompt.data()),
                          options.prompt.size());
   SafeText safe;
@@ -82,6 +83,7 @@ void add_sample(CLI::App& app) {
   command->add_flag("--raw", options->raw,
                     "Print the bytes as they are; else those that are no text show as \\x1b");
   command->add_flag("--json", options->json, "Print JSON");
+  add_device(*command, options->device, "Where to compute");
   add_threads(*command);
   command->footer(examples({"lace sample runs/demo --prompt '#include <'",
                             "lace sample runs/demo --length 2000 --temperature 0.8 --seed 7",

@@ -17,6 +17,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "lace/device.h"
+
 #include "commands.h"
 #include "terminal.h"
 
@@ -25,7 +27,7 @@ namespace lace::cli {
 namespace {
 
 struct Options {
-  std::string recipe, run;
+  std::string recipe, run, device = "cpu";
   std::vector<std::string> overrides;
   bool resume = false, dry_run = false, json = false;
 };
@@ -96,8 +98,8 @@ class ProgressView {
   std::chrono::steady_clock::time_point shown_{};
 };
 
-void dry_run(const Recipe& recipe, bool json) {
-  const TrainEstimate e = estimate_training(recipe);
+void dry_run(const Recipe& recipe, at::Device device, bool json) {
+  const TrainEstimate e = estimate_training(recipe, device);
   if (json) {
     std::cout << nlohmann::ordered_json{{"parameters", e.parameters},
                                         {"tokens_per_step", e.tokens_per_step},
@@ -154,7 +156,8 @@ void print_result(const RunResult& result, const std::string& folder, bool json)
 
 void train(const Options& options) {
   const Recipe recipe = load_recipe(options.recipe, options.overrides);
-  if (options.dry_run) return dry_run(recipe, options.json);
+  const at::Device device = find_device(options.device);
+  if (options.dry_run) return dry_run(recipe, device, options.json);
   const std::string folder = run_folder(options, recipe);
   std::cerr << format_count(parameter_count(recipe.model)) << " parameters, context "
             << format_count(recipe.model.seq_len) << ", run folder " << folder << "\n";
@@ -162,12 +165,13 @@ void train(const Options& options) {
   {
     const InterruptHandler handler;
     ProgressView view;
-    result = train_run(
-        recipe,
-        {.folder = folder, .resume = options.resume, .on_step = [&](const TrainProgress& progress) {
-           view.show(progress);
-           return !interrupted;
-         }});
+    result = train_run(recipe, {.folder = folder,
+                                .resume = options.resume,
+                                .device = device,
+                                .on_step = [&](const TrainProgress& progress) {
+                                  view.show(progress);
+                                  return !interrupted;
+                                }});
   }
   print_result(result, folder, options.json);
   LACE_CHECK(result.finished, "[train] interrupted: a checkpoint is saved, go on with --resume");
@@ -186,10 +190,12 @@ void add_train(CLI::App& app) {
   command->add_flag("--dry-run", options->dry_run,
                     "Only tell parameters, memory and an estimate of the time");
   command->add_flag("--json", options->json, "Print the result as JSON");
+  add_device(*command, options->device, "Where to train");
   add_threads(*command);
   command->footer(examples({"lace train recipes/demo.toml",
                             "lace train recipes/demo.toml --set data.paths=~/src --run runs/mine",
                             "lace train recipes/demo.toml --resume --set train.max_minutes=10",
+                            "lace train recipes/demo.toml --device cuda --set model.precision=bf16",
                             "lace train recipes/enwik8.toml --dry-run"}));
   command->callback([options] { train(*options); });
 }

@@ -123,13 +123,15 @@ struct DecodeState;
 // device. Throws lace::Error before any work if they are not.
 class SparseTransformer {
  public:
-  // Start values are drawn from config.seed; equal for every precision up to rounding.
-  explicit SparseTransformer(const ModelConfig& config);
+  // Start values are drawn from config.seed; equal for every precision up to rounding, and on every
+  // device. A GPU computes in bfloat16 or float16 only.
+  explicit SparseTransformer(const ModelConfig& config, at::Device device = at::kCPU);
   ~SparseTransformer();
   SparseTransformer(const SparseTransformer&) = delete;
   SparseTransformer& operator=(const SparseTransformer&) = delete;
 
   const ModelConfig& config() const;
+  at::Device device() const;  // of the parameters
 
   // In the order of parameter_infos. Change them in place only, under no_grad: the copies in the
   // compute precision are made anew in the next pass when a parameter's version has changed.

@@ -34,7 +34,8 @@ struct TrainProgress {
 // for bit, as one that is not (as long as its schedule goes by steps, not by max_minutes).
 class Trainer {
  public:
-  Trainer(const Recipe& recipe, TextData data);
+  // On `device` are the model, the batches and the optimiser; a checkpoint fits every device.
+  Trainer(const Recipe& recipe, TextData data, at::Device device = at::kCPU);
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -70,13 +71,14 @@ class Trainer {
 
 // A run folder:
 //   recipe.toml                     the recipe as it was resolved
-//   run.json                        version, commit, machine, seed, sizes
+//   run.json                        version, commit, machine, device, seed, sizes
 //   metrics.jsonl                   one line a step and a validation
 //   last.safetensors, last.json     model, optimiser, place in the data
 //   best.safetensors, best.json     the same at the lowest validation loss
 struct RunOptions {
   std::string folder;
-  bool resume = false;  // take up the folder's last checkpoint, if there is one
+  bool resume = false;           // take up the folder's last checkpoint, if there is one
+  at::Device device = at::kCPU;  // to train on
   // Called after each step; returning false saves a checkpoint and ends the run early.
   std::function<bool(const TrainProgress&)> on_step = {};
 };
@@ -102,7 +104,8 @@ struct LoadedRun {
   int64_t step = 0;
   std::string checkpoint;
 };
-LoadedRun load_run(const std::string& folder, const std::string& checkpoint = "");
+LoadedRun load_run(const std::string& folder, const std::string& checkpoint = "",
+                   at::Device device = at::kCPU);
 
 // Bits a byte of the model on all bytes of `stream`, as the paper's §7 (Table 3) measures them:
 // windows of seq_len bytes advance by seq_len − min_context and only the last seq_len − min_context
@@ -117,7 +120,7 @@ EvalResult evaluate(const SparseTransformer& model, const ByteStream& stream,
                     const EvalConfig& config,
                     const std::function<void(int64_t done, int64_t total)>& on_window = {});
 
-// What a recipe will ask of this machine.
+// What a recipe will ask of this machine and device.
 struct TrainEstimate {
   int64_t parameters = 0;
   int64_t tokens_per_step = 0;
@@ -128,6 +131,6 @@ struct TrainEstimate {
 };
 
 // Builds one cycle of the layers and times it: seconds, not minutes, for models of any depth.
-TrainEstimate estimate_training(const Recipe& recipe);
+TrainEstimate estimate_training(const Recipe& recipe, at::Device device = at::kCPU);
 
 }  // namespace lace

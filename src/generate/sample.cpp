@@ -41,10 +41,10 @@ int64_t draw(std::span<const float> logits, const SampleOptions& options, double
 
 namespace {
 
-at::Tensor as_tensor(std::span<const uint8_t> bytes) {
+at::Tensor as_tensor(std::span<const uint8_t> bytes, at::Device device) {
   at::Tensor tensor = at::empty({1, static_cast<int64_t>(bytes.size())}, at::kByte);
   std::copy(bytes.begin(), bytes.end(), tensor.data_ptr<uint8_t>());
-  return tensor;
+  return tensor.to(device);
 }
 
 }  // namespace
@@ -60,16 +60,17 @@ std::vector<uint8_t> sample(const SparseTransformer& model, std::span<const uint
   LACE_CHECK(options.top_k >= 0, "[sample] top_k must be at least 0, got ", options.top_k);
   LACE_CHECK(options.top_p > 0 && options.top_p <= 1, "[sample] top_p must be in (0, 1], got ",
              options.top_p);
+  const at::Device device = model.device();
   const auto seq_len = static_cast<size_t>(model.config().seq_len);
   const size_t kept = std::max<size_t>(1, seq_len / 2);
   std::vector<uint8_t> history(prompt.begin(), prompt.end());
   // The cache holds history[begin, history.size()).
   size_t begin = history.size() < seq_len ? 0 : history.size() - kept;
   auto state = model.start_decoding(1);
-  at::Tensor logits = model.decode(*state, as_tensor(std::span(history).subspan(begin)));
+  at::Tensor logits = model.decode(*state, as_tensor(std::span(history).subspan(begin), device));
   std::vector<uint8_t> drawn;
   for (int64_t i = 0; i < options.length; ++i) {
-    const at::Tensor row = logits.to(at::kFloat).contiguous();
+    const at::Tensor row = logits.cpu().to(at::kFloat).contiguous();
     const double unit = random_unit(random_bits(options.seed, 0, static_cast<uint64_t>(i)));
     const auto byte = static_cast<uint8_t>(generate::draw(
         {row.const_data_ptr<float>(), static_cast<size_t>(row.numel())}, options, unit));
@@ -77,11 +78,11 @@ std::vector<uint8_t> sample(const SparseTransformer& model, std::span<const uint
     history.push_back(byte);
     if ((on_byte && !on_byte(byte)) || i + 1 == options.length) break;
     if (history.size() - begin < seq_len) {
-      logits = model.decode(*state, as_tensor(std::span(history).last(1)));
+      logits = model.decode(*state, as_tensor(std::span(history).last(1), device));
     } else {
       begin = history.size() - kept;
       state = model.start_decoding(1);
-      logits = model.decode(*state, as_tensor(std::span(history).subspan(begin)));
+      logits = model.decode(*state, as_tensor(std::span(history).subspan(begin), device));
     }
   }
   return drawn;

@@ -336,16 +336,6 @@ LACE_INLINE void cross_entropy_grad_body(Rows rows, const T* logits, const int64
 LACE_ELEMENTWISE(float)
 LACE_ELEMENTWISE(BFloat16)
 
-LACE_CLONES void dropout_mask_rows(Rows rows, const Dropout& dropout, float* mask) {
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const uint64_t row_key = dropout_row_key(dropout, row);
-    for (int64_t c = 0; c < rows.columns; ++c) {
-      const uint32_t hash = dropout_hash<uint32_t>(row_key, static_cast<uint32_t>(c));
-      mask[row * rows.columns + c] = hash >= dropout.threshold ? dropout.scale : 0.0f;
-    }
-  }
-}
-
 LACE_CLONES void embedding_rows(Rows rows, int64_t n, const int64_t* tokens, const int64_t* indices,
                                 const EmbeddingTables& tables, float* out) {
   for (int64_t row = rows.begin; row < rows.end; ++row) {

@@ -75,9 +75,6 @@ template <typename T>
 void cross_entropy_grad_rows(Rows rows, const T* logits, const int64_t* targets, const float* lse,
                              float scale, T* dlogits);
 
-// mask = 0 where dropped, else dropout.scale. Any number of columns.
-void dropout_mask_rows(Rows rows, const Dropout& dropout, float* mask);
-
 // Slot s of a sequence of n (rows = batch · n, slot = row mod n): slot 0 is sos; slot s is
 // tok[token] + Σ pos_p[index_p], each of the symbol s − 1; indices [parts, n]. At most 3 parts.
 struct EmbeddingTables {

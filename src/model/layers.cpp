@@ -85,9 +85,27 @@ Norm empty_norm(const at::Tensor& x, at::ScalarType compute) {
 
 // 0 or dropout.scale for each element of x, on x's device, in its wide dtype.
 at::Tensor dropout_mask(const at::Tensor& x, const Dropout& dropout) {
-  const at::Tensor mask = at::empty(x.sizes(), at::TensorOptions().dtype(at::kFloat));
-  for_rows(mask, [&](Rows rows) { dropout_mask_rows(rows, dropout, data<float>(mask)); });
-  return mask.to(x.device(), wide_type(x.scalar_type()));
+  constexpr int64_t kMask32 = 0xffffffff;
+  const auto integers = at::TensorOptions().dtype(at::kLong);
+  const at::Tensor keys = at::empty({2, x.size(0), 1}, integers);  // halves of dropout_row_key
+  for (int64_t row = 0; row < x.size(0); ++row) {
+    const uint64_t key = dropout_row_key(dropout, row);
+    data<int64_t>(keys)[row] = static_cast<int64_t>(key & kMask32);
+    data<int64_t>(keys)[x.size(0) + row] = static_cast<int64_t>(key >> 32);
+  }
+  // dropout_hash in the low halves of int64, whose products wrap around as unsigned ones do.
+  const at::Tensor on_device = keys.to(x.device());
+  const at::Tensor columns = at::arange(x.size(1), integers.device(x.device()));
+  at::Tensor hash = columns.mul(int64_t{0x9e3779b1}).bitwise_and(kMask32).bitwise_xor(on_device[0]);
+  const auto round = [&](int64_t shift, int64_t factor) {
+    hash = hash.bitwise_xor(hash.bitwise_right_shift(shift)).mul_(factor).bitwise_and_(kMask32);
+  };
+  round(16, 0x7feb352d);
+  hash.bitwise_xor_(on_device[1]);
+  round(15, 0x846ca68b);
+  hash = hash.bitwise_xor(hash.bitwise_right_shift(16));
+  const at::Tensor kept = hash.ge(static_cast<int64_t>(dropout.threshold));
+  return kept.to(wide_type(x.scalar_type())).mul_(dropout.scale);
 }
 
 at::Tensor drop(const at::Tensor& x, const Dropout& dropout) {
@@ -314,13 +332,20 @@ std::vector<at::Tensor> embed_grad(const at::Tensor& grad, const at::Tensor& tok
     });
     return grads;
   }
+  // embedding_dense_backward, unlike index_add, adds in one order on a GPU too.
+  const auto scatter = [&](size_t table, const at::Tensor& rows, const at::Tensor& indices) {
+    grads[table] =
+        at::embedding_dense_backward(rows, indices, tables[table].size(0), /*padding_idx=*/-1,
+                                     /*scale_grad_by_freq=*/false);
+  };
   const at::Tensor slots = grad.view({batch, n, d});
   grads[1] = slots.select(1, 0).sum(0);
   const at::Tensor later = slots.narrow(1, 1, n - 1);
-  grads[0].index_add_(0, tokens.narrow(1, 0, n - 1).reshape(-1), later.reshape({-1, d}));
+  if (n == 1) return grads;
+  scatter(0, later.reshape({-1, d}), tokens.narrow(1, 0, n - 1).reshape(-1));
   const at::Tensor by_position = later.sum(0);
   for (int p = 0; p < parts; ++p) {
-    grads[static_cast<size_t>(p) + 2].index_add_(0, indices[p].narrow(0, 0, n - 1), by_position);
+    scatter(static_cast<size_t>(p) + 2, by_position, indices[p].narrow(0, 0, n - 1).contiguous());
   }
   return grads;
 }

@@ -10,8 +10,9 @@ namespace lace::model {
 // contiguous. `wide` stands for the dtype of parameters, residual stream and sums (float32 or
 // float64), `compute` for that of matrix products (bfloat16, float16, or as wide).
 //
-// float32 and bfloat16 on a CPU run the fused loops of elementwise.h; everything else libtorch's
-// operations. Both compute the same, and sums over rows do not depend on the number of threads.
+// float32 and bfloat16 on a CPU run the fused loops of elementwise.h; everything else, GPUs
+// included, libtorch's operations. Both compute the same, and sums over rows do not depend on the
+// number of threads.
 
 // y = (x − mean) · rstd · weight + bias
 struct Norm {

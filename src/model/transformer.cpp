@@ -7,11 +7,13 @@ namespace lace {
 
 namespace {
 
-at::Tensor initial_value(const ParameterInfo& info, at::ScalarType wide, at::Generator& random) {
+// Drawn on the CPU, so that it is the same on every device.
+at::Tensor initial_value(const ParameterInfo& info, at::ScalarType wide, at::Device device,
+                         at::Generator& random) {
   const auto options = at::TensorOptions().dtype(at::kFloat);
   at::Tensor value = info.init_std > 0 ? at::normal(0, info.init_std, info.shape, random, options)
                                        : at::full(info.shape, info.init_value, options);
-  return value.to(wide).requires_grad_();
+  return value.to(device, wide).requires_grad_();
 }
 
 // The row of each position table for each position: int64 [parts, seq_len].
@@ -28,14 +30,17 @@ at::Tensor make_position_indices(const ModelConfig& config) {
 
 }  // namespace
 
-SparseTransformer::Impl::Impl(const ModelConfig& model_config) : config(model_config) {
+SparseTransformer::Impl::Impl(const ModelConfig& model_config, at::Device device)
+    : config(model_config) {
   config.check();
+  LACE_CHECK(device.is_cpu() || compute() == at::kBFloat16 || compute() == at::kHalf,
+             "[model] precision must be bf16 or fp16 on a GPU, got ", name(config.precision));
   auto random = at::make_generator<at::CPUGeneratorImpl>(config.seed);
   for (const ParameterInfo& info : parameter_infos(config)) {
-    parameters.push_back({info.name, initial_value(info, wide(), random)});
+    parameters.push_back({info.name, initial_value(info, wide(), device, random)});
   }
   for (const std::string& text : config.patterns) patterns.push_back(Pattern::parse(text));
-  position_indices = make_position_indices(config);
+  position_indices = make_position_indices(config).to(device);
   first_block = 2 + config.position_rows().size();
   copies.resize(parameters.size());
 }
@@ -143,12 +148,14 @@ at::Tensor SparseTransformer::Impl::hidden(const at::Tensor& tokens, const PassM
   return h;
 }
 
-SparseTransformer::SparseTransformer(const ModelConfig& config)
-    : impl_(std::make_unique<Impl>(config)) {}
+SparseTransformer::SparseTransformer(const ModelConfig& config, at::Device device)
+    : impl_(std::make_unique<Impl>(config, device)) {}
 
 SparseTransformer::~SparseTransformer() = default;
 
 const ModelConfig& SparseTransformer::config() const { return impl_->config; }
+
+at::Device SparseTransformer::device() const { return impl_->position_indices.device(); }
 
 const std::vector<NamedParameter>& SparseTransformer::parameters() const {
   return impl_->parameters;

@@ -13,7 +13,7 @@ namespace lace {
 
 // The parameters, their copies in the compute dtype, and what one pass is made of.
 struct SparseTransformer::Impl {
-  explicit Impl(const ModelConfig& config);
+  Impl(const ModelConfig& config, at::Device device);
 
   at::ScalarType compute() const;
   at::ScalarType wide() const;

@@ -11,6 +11,8 @@ namespace lace::ops {
 // The cudaStream_t that libtorch enqueues on for this device; null for a CPU.
 void* current_stream(c10::Device device);
 
+extern const bool kBuiltWithCuda;
+
 struct Gpu {
   std::string name;
   std::string capability;  // "9.0"

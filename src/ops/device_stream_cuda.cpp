@@ -6,6 +6,8 @@
 
 namespace lace::ops {
 
+const bool kBuiltWithCuda = true;
+
 void* current_stream(c10::Device device) {
   return device.is_cuda() ? c10::cuda::getCurrentCUDAStream(device.index()).stream() : nullptr;
 }

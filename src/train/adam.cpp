@@ -5,6 +5,8 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include "train/adam_lists.h"
+
 // The compiler's best code for each processor, chosen when the program is loaded.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__)
@@ -88,10 +90,11 @@ Adam::Adam(const OptimizerConfig& config, std::vector<NamedParameter> parameters
     : config_(config), parameters_(std::move(parameters)) {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const at::Tensor& p = parameters_[i].tensor;
-    LACE_CHECK(p.is_contiguous() && p.device().is_cpu() &&
-                   p.scalar_type() == parameters_.front().tensor.scalar_type() &&
+    const at::Tensor& first = parameters_.front().tensor;
+    LACE_CHECK(p.is_contiguous() && p.device() == first.device() &&
+                   p.scalar_type() == first.scalar_type() &&
                    (p.scalar_type() == at::kFloat || p.scalar_type() == at::kDouble),
-               "[adam] parameters are contiguous float32 or float64 tensors on the CPU, ",
+               "[adam] parameters are contiguous float32 or float64 tensors on one device, ",
                parameters_[i].name, " is not");
     m_.push_back(at::zeros_like(p.detach()));
     v_.push_back(at::zeros_like(p.detach()));
@@ -101,12 +104,20 @@ Adam::Adam(const OptimizerConfig& config, std::vector<NamedParameter> parameters
   }
 }
 
-double Adam::gradient_norm(double scale) const {
+std::vector<at::Tensor> Adam::contiguous_gradients() const {
   std::vector<at::Tensor> gradients;
   for (const NamedParameter& parameter : parameters_) {
     const at::Tensor& g = parameter.tensor.grad();
     LACE_CHECK(g.defined(), "[adam] ", parameter.name, " has no gradient");
     gradients.push_back(g.contiguous());
+  }
+  return gradients;
+}
+
+double Adam::gradient_norm(double scale) const {
+  const std::vector<at::Tensor> gradients = contiguous_gradients();
+  if (!gradients.front().is_cpu()) {
+    return at::stack(at::_foreach_norm(gradients)).to(at::kDouble).norm().item<double>() / scale;
   }
   std::vector<double> sums(chunks_.size());
   at::parallel_for(0, static_cast<int64_t>(chunks_.size()), 1, [&](int64_t first, int64_t last) {
@@ -125,16 +136,18 @@ double Adam::gradient_norm(double scale) const {
   return std::sqrt(sum) / scale;
 }
 
+double Adam::corrected(double learning_rate) const {
+  const auto t = static_cast<double>(steps_);
+  return learning_rate * std::sqrt(1 - std::pow(config_.beta2, t)) /
+         (1 - std::pow(config_.beta1, t));
+}
+
 template <typename Scalar>
 void Adam::update(double learning_rate, double gradient_factor) {
-  std::vector<at::Tensor> gradients;
-  for (const NamedParameter& parameter : parameters_)
-    gradients.push_back(parameter.tensor.grad().contiguous());
-  const auto t = static_cast<double>(steps_);
-  Factors factors{gradient_factor, config_.beta1, config_.beta2, 0, config_.epsilon, 0,
-                  config_.ema};
-  factors.learning_rate =
-      learning_rate * std::sqrt(1 - std::pow(config_.beta2, t)) / (1 - std::pow(config_.beta1, t));
+  const std::vector<at::Tensor> gradients = contiguous_gradients();
+  const Factors factors{
+      gradient_factor, config_.beta1, config_.beta2, corrected(learning_rate), config_.epsilon, 0,
+      config_.ema};
   at::parallel_for(0, static_cast<int64_t>(chunks_.size()), 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const Chunk& chunk = chunks_[static_cast<size_t>(i)];
@@ -158,7 +171,13 @@ void Adam::step(double learning_rate, double norm, double scale) {
   ++steps_;
   const double clip =
       config_.clip_norm > 0 && norm > config_.clip_norm ? config_.clip_norm / norm : 1.0;
-  if (parameters_.front().tensor.scalar_type() == at::kFloat) {
+  const at::Tensor& first = parameters_.front().tensor;
+  if (!first.is_cpu()) {
+    std::vector<at::Tensor> tensors;
+    for (const NamedParameter& parameter : parameters_) tensors.push_back(parameter.tensor);
+    update_lists({tensors, contiguous_gradients(), m_, v_, ema_}, config_, corrected(learning_rate),
+                 clip / scale);
+  } else if (first.scalar_type() == at::kFloat) {
     update<float>(learning_rate, clip / scale);
   } else {
     update<double>(learning_rate, clip / scale);

@@ -14,11 +14,12 @@ namespace lace::train {
 //   lr_t = lr · √(1 − β₂ᵗ) / (1 − β₁ᵗ)
 //   p ← p − lr_t · (m / (√v + ε) + wd · p),  wd for tensors of rank 2 and more only
 //   ema ← decay · ema + (1 − decay) · p, where asked for
-// All in the parameters' dtype (float32, or float64), in place: two reads of the gradients and one
-// pass over everything else. Threads share fixed chunks, so results do not depend on their number.
+// All in the parameters' dtype (float32, or float64), in place. On a CPU: two reads of the
+// gradients and one pass over everything else; threads share fixed chunks, so results do not depend
+// on their number. On a GPU: libtorch's operations on lists of tensors.
 class Adam {
  public:
-  // The parameters must be contiguous float32 or float64 tensors on the CPU.
+  // The parameters must be contiguous float32 or float64 tensors on one device.
   Adam(const OptimizerConfig& config, std::vector<NamedParameter> parameters);
 
   // √Σ g² / scale over all gradients; not finite if any element is not. Every parameter must have
@@ -47,6 +48,9 @@ class Adam {
     int64_t begin, end;
   };
 
+  std::vector<at::Tensor> contiguous_gradients() const;
+  // The learning rate with the corrections of both means' start.
+  double corrected(double learning_rate) const;
   template <typename Scalar>
   void update(double learning_rate, double gradient_factor);
 

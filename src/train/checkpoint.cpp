@@ -102,7 +102,7 @@ void write_safetensors(const std::string& path, const std::vector<NamedParameter
   file.write(length);
   file.write({text.data(), text.size()});
   for (const NamedParameter& entry : tensors) {
-    const at::Tensor contiguous = entry.tensor.detach().contiguous();
+    const at::Tensor contiguous = entry.tensor.detach().contiguous().cpu();
     file.write({static_cast<const char*>(contiguous.const_data_ptr()), contiguous.nbytes()});
   }
   file.commit();
@@ -123,7 +123,8 @@ std::map<std::string, std::string> read_safetensors(const std::string& path,
                " is ", at::IntArrayRef(stored.shape), " in ", path, ", expected ",
                entry.tensor.sizes());
     std::vector<uint8_t> bytes = read_safetensors_bytes(path, stored);
-    entry.tensor.copy_(at::from_blob(bytes.data(), stored.shape, entry.tensor.options()));
+    const auto options = at::TensorOptions().dtype(entry.tensor.scalar_type());
+    entry.tensor.copy_(at::from_blob(bytes.data(), stored.shape, options));
   }
   return header.metadata;
 }

@@ -12,7 +12,7 @@ namespace lace::train {
 // synced, renamed, the folder synced.
 void write_file_atomically(const std::string& path, const std::string& text);
 
-// Writes float32, float64 and bfloat16 CPU tensors as a safetensors file, atomically likewise.
+// Writes float32, float64 and bfloat16 tensors as a safetensors file, atomically likewise.
 void write_safetensors(const std::string& path, const std::vector<NamedParameter>& tensors,
                        const std::map<std::string, std::string>& metadata);
 

@@ -29,7 +29,7 @@ double activation_bytes(const Recipe& recipe) {
 
 }  // namespace
 
-TrainEstimate estimate_training(const Recipe& recipe) {
+TrainEstimate estimate_training(const Recipe& recipe, at::Device device) {
   recipe.check();
   TrainEstimate estimate;
   estimate.parameters = parameter_count(recipe.model);
@@ -41,14 +41,15 @@ TrainEstimate estimate_training(const Recipe& recipe) {
 
   ModelConfig probe = recipe.model;
   probe.layers = std::min(probe.layers, static_cast<int64_t>(probe.patterns.size()));
-  const SparseTransformer model(probe);
+  const SparseTransformer model(probe, device);
   const int64_t batch = std::clamp<int64_t>(kProbeTokens / probe.seq_len, 1, recipe.train.batch);
-  const at::Tensor tokens = at::randint(probe.vocab, {batch, probe.seq_len}, at::kByte);
+  const at::Tensor tokens = at::randint(probe.vocab, {batch, probe.seq_len}, at::kByte).to(device);
   double seconds = 0;
   for (int round = 0; round < 3; ++round) {  // the first also compiles plans
     if (round > 0 && seconds > 5) break;
     const auto start = std::chrono::steady_clock::now();
     model.loss(tokens, {.training = true}).backward();
+    model.parameters().front().tensor.grad().sum().item<double>();  // waits for a GPU
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
     seconds = round == 0 ? took.count() : std::min(seconds, took.count());
   }

@@ -32,7 +32,9 @@ EvalResult evaluate(const SparseTransformer& model, const ByteStream& stream,
     for (int64_t i = 0; i < count; ++i) begins.push_back((first + i) * advance);
     const int64_t length = std::min(window, size - begins.front());
     const at::Tensor scores =
-        model.nats(train::read_windows(stream, begins, length)).to(at::kDouble);
+        model.nats(train::read_windows(stream, begins, length, model.device()))
+            .cpu()
+            .to(at::kDouble);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t skip = first + i == 0 ? 0 : config.min_context;
       nats += scores[i].narrow(0, skip, length - skip).sum().item<double>();

@@ -14,7 +14,7 @@
 #include <sys/sysinfo.h>
 #include <torch/version.h>
 
-#include "lace/attention.h"
+#include "lace/device.h"
 #include "lace/version.h"
 
 #include "train/checkpoint.h"
@@ -87,13 +87,14 @@ class Metrics {
   std::ofstream out_;
 };
 
-void write_description(const std::string& folder, const Recipe& recipe, const TextData& data) {
+void write_description(const std::string& folder, const Recipe& recipe, const TextData& data,
+                       at::Device device) {
   const nlohmann::ordered_json run = {
       {"started", now_utc()},
       {"recipe", recipe.name},
       {"version", version()},
       {"commit", commit()},
-      {"machine", machine()},
+      {"machine", machine(device)},
       {"seed", {{"model", recipe.model.seed}, {"data", recipe.train.seed}}},
       {"parameters", parameter_count(recipe.model)},
       {"files", data.files},
@@ -110,23 +111,30 @@ void save_best(Trainer& trainer, const std::string& path, double validation) {
   std::vector<NamedParameter> weights;
   for (const NamedParameter& p : trainer.validated_weights())
     weights.push_back({"model." + p.name, p.tensor});
-  const nlohmann::ordered_json state = {
-      {"format", 1},          {"step", trainer.step()}, {"validation_bits_per_byte", validation},
-      {"version", version()}, {"commit", commit()},     {"machine", machine()}};
+  const nlohmann::ordered_json state = {{"format", 1},
+                                        {"step", trainer.step()},
+                                        {"validation_bits_per_byte", validation},
+                                        {"version", version()},
+                                        {"commit", commit()},
+                                        {"machine", machine(trainer.model().device())}};
   write_safetensors(path, weights, {{"lace", state.dump()}});
   write_file_atomically(json_path(path), state.dump(2) + "\n");
 }
 
 }  // namespace
 
-nlohmann::ordered_json machine() {
+nlohmann::ordered_json machine(at::Device device) {
   struct sysinfo memory {};
   ::sysinfo(&memory);
-  return {{"processor", processor()},
-          {"cores", std::thread::hardware_concurrency()},
-          {"memory_bytes", static_cast<uint64_t>(memory.totalram) * memory.mem_unit},
-          {"threads", at::get_num_threads()},
-          {"libtorch", TORCH_VERSION}};
+  nlohmann::ordered_json json = {
+      {"processor", processor()},
+      {"cores", std::thread::hardware_concurrency()},
+      {"memory_bytes", static_cast<uint64_t>(memory.totalram) * memory.mem_unit},
+      {"threads", at::get_num_threads()},
+      {"libtorch", TORCH_VERSION},
+      {"device", device.str()}};
+  if (device.is_cuda()) json["gpu"] = gpu_name(device);
+  return json;
 }
 
 std::string json_path(const std::string& safetensors_path) {
@@ -192,8 +200,8 @@ RunResult train_run(const Recipe& recipe, const RunOptions& options) {
   const Folder folder{options.folder};
   TextData data = load_data(recipe);
   const bool resumed = open_folder(folder, recipe, options.resume);
-  train::write_description(folder.path, recipe, data);
-  Trainer trainer(recipe, std::move(data));
+  train::write_description(folder.path, recipe, data, options.device);
+  Trainer trainer(recipe, std::move(data), options.device);
   RunResult result;
   if (resumed) {
     trainer.load(folder.last());
@@ -236,7 +244,8 @@ RunResult train_run(const Recipe& recipe, const RunOptions& options) {
   return result;
 }
 
-LoadedRun load_run(const std::string& folder_path, const std::string& checkpoint) {
+LoadedRun load_run(const std::string& folder_path, const std::string& checkpoint,
+                   at::Device device) {
   const Folder folder{folder_path};
   LACE_CHECK(std::filesystem::exists(folder.recipe()), "[run] ", folder_path,
              " is no run folder: it has no recipe.toml");
@@ -250,7 +259,7 @@ LoadedRun load_run(const std::string& folder_path, const std::string& checkpoint
   const std::string path = best ? folder.best() : folder.last();
   LACE_CHECK(std::filesystem::exists(path), "[run] ", folder_path, " has no checkpoint yet (", path,
              ")");
-  run.model = std::make_unique<SparseTransformer>(run.recipe.model);
+  run.model = std::make_unique<SparseTransformer>(run.recipe.model, device);
   const bool mean = !best && run.recipe.optimizer.ema > 0;
   std::vector<NamedParameter> weights;
   for (const NamedParameter& p : run.model->parameters())

@@ -9,8 +9,8 @@
 
 namespace lace::train {
 
-// What this machine is: processor, cores, memory, threads, libtorch, attention kernel.
-nlohmann::ordered_json machine();
+// What this machine is: processor, cores, memory, threads, libtorch; and which device of it works.
+nlohmann::ordered_json machine(at::Device device);
 
 // "x/last.safetensors" → "x/last.json"
 std::string json_path(const std::string& safetensors_path);

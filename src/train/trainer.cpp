@@ -63,10 +63,10 @@ struct Trainer::Impl {
   bool started = false;
   Clock::time_point start;
 
-  Impl(const Recipe& r, TextData d)
+  Impl(const Recipe& r, TextData d, at::Device device)
       : recipe(r),
         data(std::move(d)),
-        model(r.model),
+        model(r.model, device),
         adam(r.optimizer, model.parameters()),
         sampler(data.train.size(), r.model.seq_len, r.train.seed, r.data.record_bytes > 0) {}
 
@@ -82,7 +82,7 @@ struct Trainer::Impl {
     const int64_t first = (step * recipe.train.accumulate + micro_batch) * size;
     std::vector<int64_t> begins;
     for (int64_t i = 0; i < size; ++i) begins.push_back(sampler.begin(first + i));
-    return train::read_windows(data.train, begins, recipe.model.seq_len);
+    return train::read_windows(data.train, begins, recipe.model.seq_len, model.device());
   }
 
   // Gradients of the mean loss over the step's micro-batches, times the loss scale. The mean loss.
@@ -108,9 +108,9 @@ struct Trainer::Impl {
   }
 };
 
-Trainer::Trainer(const Recipe& recipe, TextData data) {
+Trainer::Trainer(const Recipe& recipe, TextData data, at::Device device) {
   recipe.check();
-  impl_ = std::make_unique<Impl>(recipe, std::move(data));
+  impl_ = std::make_unique<Impl>(recipe, std::move(data), device);
 }
 
 Trainer::~Trainer() = default;
@@ -165,8 +165,9 @@ std::optional<double> Trainer::validate() {
     std::vector<int64_t> begins;
     for (int64_t i = first; i < count && i < first + s.recipe.eval.batch; ++i)
       begins.push_back(i * available / count * window);
-    nats +=
-        s.model.nats(train::read_windows(stream, begins, window)).sum(at::kDouble).item<double>();
+    nats += s.model.nats(train::read_windows(stream, begins, window, s.model.device()))
+                .sum(at::kDouble)
+                .item<double>();
     first += static_cast<int64_t>(begins.size());
   }
   return nats / static_cast<double>(count * window) / std::numbers::ln2;
@@ -193,7 +194,7 @@ void Trainer::save(const std::string& path) const {
       {"recipe", s.recipe.name},
       {"version", version()},
       {"commit", commit()},
-      {"machine", train::machine()}};
+      {"machine", train::machine(s.model.device())}};
   train::write_safetensors(path, s.saved_tensors(), {{"lace", state.dump()}});
   train::write_file_atomically(train::json_path(path), state.dump(2) + "\n");
 }

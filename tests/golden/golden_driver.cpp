@@ -1,7 +1,7 @@
 // Trains a given model on given tokens and writes what became of it: the C++ side of
 // golden_model.py, which describes the files.
 //
-//   golden_driver FOLDER
+//   golden_driver FOLDER [DEVICE]
 //
 // FOLDER/recipe.toml holds the model and the optimiser; FOLDER/parameters.bin the start values of
 // all parameters, in the order of FOLDER/names.txt; FOLDER/tokens.bin bytes [steps, batch,
@@ -12,6 +12,7 @@
 #include <iostream>
 #include <iterator>
 
+#include "lace/device.h"
 #include "lace/model.h"
 #include "lace/recipe.h"
 
@@ -39,15 +40,15 @@ void load_parameters(const lace::SparseTransformer& model, const std::string& fo
                " stands where ", expected, " was expected");
     LACE_CHECK(offset + bytes_of(tensor) <= bytes.size(), "[golden] no values for ", name);
     tensor.copy_(at::from_blob(const_cast<char*>(bytes.data()) + offset, tensor.sizes(),
-                               tensor.options().requires_grad(false)));
+                               at::TensorOptions().dtype(tensor.scalar_type())));
     offset += bytes_of(tensor);
   }
   LACE_CHECK(offset == bytes.size(), "[golden] ", bytes.size() - offset, " bytes left over");
 }
 
-void run(const std::string& folder) {
+void run(const std::string& folder, at::Device device) {
   const lace::Recipe recipe = lace::load_recipe(folder + "/recipe.toml");
-  const lace::SparseTransformer model(recipe.model);
+  const lace::SparseTransformer model(recipe.model, device);
   load_parameters(model, folder);
   std::vector<char> tokens = read(folder + "/tokens.bin");
   const int64_t batch = recipe.train.batch, n = recipe.model.seq_len;
@@ -57,7 +58,7 @@ void run(const std::string& folder) {
   std::ofstream losses(folder + "/losses.bin", std::ios::binary);
   for (int64_t step = 0; step < steps; ++step) {
     const at::Tensor window =
-        at::from_blob(tokens.data() + step * batch * n, {batch, n}, at::kByte);
+        at::from_blob(tokens.data() + step * batch * n, {batch, n}, at::kByte).to(device);
     const at::Tensor loss = model.loss(window, {true, step, 0});
     loss.backward();
     adam.step(lace::train::learning_rate(recipe, {step, 0}), adam.gradient_norm());
@@ -66,20 +67,21 @@ void run(const std::string& folder) {
   }
   std::ofstream trained(folder + "/trained.bin", std::ios::binary);
   for (const auto& [name, tensor] : model.parameters()) {
-    trained.write(static_cast<const char*>(tensor.data_ptr()),
-                  static_cast<std::streamsize>(bytes_of(tensor)));
+    const at::Tensor values = tensor.detach().cpu();
+    trained.write(static_cast<const char*>(values.const_data_ptr()),
+                  static_cast<std::streamsize>(bytes_of(values)));
   }
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::cerr << "usage: golden_driver FOLDER\n";
+  if (argc != 2 && argc != 3) {
+    std::cerr << "usage: golden_driver FOLDER [DEVICE]\n";
     return 2;
   }
   try {
-    run(argv[1]);
+    run(argv[1], lace::find_device(argc == 3 ? argv[2] : "cpu"));
   } catch (const std::exception& error) {
     std::cerr << "golden_driver: " << error.what() << "\n";
     return 1;

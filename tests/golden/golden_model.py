@@ -1,13 +1,20 @@
 #!/usr/bin/env python3
 """Ten optimiser steps of lace against an independent implementation in PyTorch.
 
-  golden_model.py GOLDEN_DRIVER [--dtype float64|float32]
+  golden_model.py GOLDEN_DRIVER [--dtype float64|float32|bfloat16] [--device cpu|cuda]
 
 Written from the paper's definitions alone (arXiv 1904.10509): dense attention under a boolean mask,
 autograd, and Adam spelled out. Both sides start from the same values, drawn here, and see the same
 tokens; dropout is 0, warm-up 1. Losses and every parameter must agree: lace in float64, with its
 reference kernel, to 1e-9; lace in float32, at learning rate 1e-3, to 1e-5 absolute. PyTorch's side
-is float64 both times, so that lace's rounding is all that shows.
+is float64 each time, so that lace's rounding is all that shows.
+
+lace in bfloat16, on a CPU or a GPU: losses to LOSS_BFLOAT16 (rounding gives 5e-4), and the way Δ that
+each parameter went in the ten steps to ‖Δ − Δ of float64‖ ≤ WAY_BFLOAT16 · ‖Δ of float64‖ (rounding
+gives up to 0.1; a gradient left out 1, of the wrong sign 2). Single elements say little, since
+Adam's first steps have the size of the learning rate however small a gradient is. For the same
+reason the bias of k, whose true gradient is 0, is left out, and where W_out starts at 0, so that the
+other gradients start at 0 too, more is allowed (rounding gives up to 0.64).
 """
 
 import argparse
@@ -23,6 +30,8 @@ import torch
 STEPS, HORIZON, BATCH, VOCAB = 10, 12, 2, 256
 LEARNING_RATE, WARMUP, BETA1, BETA2, EPSILON, DECAY, CLIP = 1e-3, 1, 0.9, 0.999, 1e-8, 0.01, 1.0
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
+SKIPPED = 77  # exit code
+LOSS_BFLOAT16, WAY_BFLOAT16, WAY_BFLOAT16_FROM_ZERO = 2e-3, 0.25, 0.9
 
 
 # ---- which pairs are live: i attends to j ---------------------------------------------------------
@@ -226,7 +235,7 @@ def recipe(case, dtype):
     model = {key: value for key, value in case.items()
              if key not in ("patterns", "zero_output")}
     model["patterns"] = list(case["patterns"])
-    model["precision"] = "fp64" if dtype == "float64" else "fp32"
+    model["precision"] = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16"}[dtype]
     optimizer = dict(learning_rate=LEARNING_RATE, warmup_steps=WARMUP, beta1=BETA1, beta2=BETA2,
                      epsilon=EPSILON, weight_decay=DECAY, clip_norm=CLIP)
 
@@ -244,24 +253,25 @@ def recipe(case, dtype):
         for section, values in sections.items())
 
 
-def run_lace(driver, folder, case, dtype, model, tokens):
+def run_lace(driver, folder, case, dtype, device, model, tokens):
     with open(os.path.join(folder, "recipe.toml"), "w") as out:
         out.write(recipe(case, dtype))
+    wide = "float64" if dtype == "float64" else "float32"  # of the parameters
     with open(os.path.join(folder, "names.txt"), "w") as out:
         out.writelines(name + "\n" for name in model.parameters)
     with open(os.path.join(folder, "parameters.bin"), "wb") as out:
         for parameter in model.parameters.values():
-            out.write(parameter.detach().to(getattr(torch, dtype)).numpy().tobytes())
+            out.write(parameter.detach().to(getattr(torch, wide)).numpy().tobytes())
     with open(os.path.join(folder, "tokens.bin"), "wb") as out:
         out.write(tokens.to(torch.uint8).numpy().tobytes())
     environment = dict(os.environ)
     if dtype == "float64":
         environment["LACE_KERNEL"] = "reference"
-    done = subprocess.run([driver, folder], env=environment, capture_output=True, text=True)
+    done = subprocess.run([driver, folder, device], env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"golden_driver failed: {done.stderr.strip()}")
     losses = numpy.fromfile(os.path.join(folder, "losses.bin"), dtype=numpy.float64)
-    values = numpy.fromfile(os.path.join(folder, "trained.bin"), dtype=dtype)
+    values = numpy.fromfile(os.path.join(folder, "trained.bin"), dtype=wide)
     trained, offset = {}, 0
     for name, parameter in model.parameters.items():
         count = parameter.numel()
@@ -271,13 +281,13 @@ def run_lace(driver, folder, case, dtype, model, tokens):
     return losses, trained
 
 
-def compare(driver, title, case, dtype):
+def compare(driver, title, case, dtype, device):
     model = Model(case, torch.float64, seed=3)
     tokens = torch.randint(0, VOCAB, (STEPS, BATCH, case["seq_len"]),
                            generator=torch.Generator().manual_seed(5))
     start = {name: p.detach().clone() for name, p in model.parameters.items()}
     with tempfile.TemporaryDirectory() as folder:
-        losses, trained = run_lace(driver, folder, case, dtype, model, tokens)
+        losses, trained = run_lace(driver, folder, case, dtype, device, model, tokens)
     adam, loss_error = Adam(model.parameters), 0.0
     for step in range(STEPS):
         loss = model.loss(tokens[step])
@@ -288,6 +298,8 @@ def compare(driver, title, case, dtype):
               for name, p in model.parameters.items()}
     moved = min((p.detach() - start[name]).abs().max().item()
                 for name, p in model.parameters.items())
+    if dtype == "bfloat16":
+        return judge_bfloat16(title, case, device, loss_error, start, model.parameters, trained)
     worst = max(errors, key=errors.get)
     tolerance = TOLERANCE[dtype]
     good = loss_error <= tolerance and errors[worst] <= tolerance and moved > 1e-4
@@ -297,13 +309,37 @@ def compare(driver, title, case, dtype):
     return good
 
 
+def judge_bfloat16(title, case, device, loss_error, start, wanted, trained):
+    def norm(name, x):
+        if name.endswith("qkv.bias"):  # without that of k
+            q, k = case["qk_dim"], case["qk_dim"] * case["kv_heads"] // case["heads"]
+            x = torch.cat([x[:q], x[q + k:]])
+        return x.norm().item()
+
+    off = {name: norm(name, trained[name] - p.detach()) / norm(name, p.detach() - start[name])
+           for name, p in wanted.items()}
+    worst = max(off, key=off.get)
+    allowed = WAY_BFLOAT16_FROM_ZERO if case["zero_output"] else WAY_BFLOAT16
+    good = loss_error <= LOSS_BFLOAT16 and off[worst] <= allowed
+    print(f"{'ok  ' if good else 'FAIL'} bfloat16 on {device}, {title}: loss differs by "
+          f"{loss_error:.1e} (allowed {LOSS_BFLOAT16:.0e}), the way of {worst} by "
+          f"{off[worst]:.2f} (allowed {allowed})")
+    return good
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("driver")
-    parser.add_argument("--dtype", choices=sorted(TOLERANCE), default="float64")
+    parser.add_argument("--dtype", choices=["bfloat16", *sorted(TOLERANCE)],
+                        default="float64")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        print("skipped: no GPU")
+        sys.exit(SKIPPED)
     torch.set_num_threads(2)
-    results = [compare(arguments.driver, title, case, arguments.dtype)
+    results = [compare(arguments.driver, title, case, arguments.dtype,
+                       arguments.device)
                for title, case in CASES.items()]
     sys.exit(0 if all(results) else 1)
 

@@ -2,12 +2,15 @@
 
 #include <ATen/autocast_mode.h>
 #include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
 #include "lace/attention.h"
 #include "lace/error.h"
+
+#include "kernels/kernel.h"
 
 namespace lace::test {
 namespace {
@@ -29,31 +32,134 @@ double relative_error(const at::Tensor& got, const at::Tensor& want) {
   return (difference.norm() / wanted.norm()).item<double>();
 }
 
+// Inputs as given and in float64 on the CPU, each with gradients.
+struct BothSides {
+  explicit BothSides(const std::vector<at::Tensor>& values) {
+    for (const at::Tensor& value : values) {
+      inputs.push_back(value.detach().requires_grad_());
+      wide.push_back(value.detach().cpu().to(at::kDouble).requires_grad_());
+    }
+  }
+  // Runs both forward and backward.
+  void run(const Pattern& pattern) {
+    std::tie(out, lse) = attention_with_lse(inputs[0], inputs[1], inputs[2], pattern);
+    std::tie(want, want_lse) = attention_with_lse(wide[0], wide[1], wide[2], pattern);
+    const at::Tensor dout = at::randn_like(out);
+    out.backward(dout);
+    want.backward(dout.cpu().to(at::kDouble));
+  }
+  std::vector<at::Tensor> inputs, wide;
+  at::Tensor out, lse, want, want_lse;
+};
+
 TEST_F(CudaAttention, AgreesWithFloat64OnTheCpu) {
   for (const auto dtype : {at::kBFloat16, at::kHalf}) {
     for (const char* text : {"dense", "local(64) | strided(64)", "fixed(64, 16, 2)",
                              "bidirectional(local(50) | global(2))"}) {
       SCOPED_TRACE(text);
-      const Pattern pattern = Pattern::parse(text);
-      std::vector<at::Tensor> inputs = {random(4, 500, 64, dtype), random(2, 500, 64, dtype),
-                                        random(2, 500, 64, dtype)};
-      std::vector<at::Tensor> wide;
-      for (at::Tensor& input : inputs) {
-        wide.push_back(input.cpu().to(at::kDouble).requires_grad_());
-        input.requires_grad_();
-      }
-      const auto [out, lse] = attention_with_lse(inputs[0], inputs[1], inputs[2], pattern);
-      const auto [want, want_lse] = attention_with_lse(wide[0], wide[1], wide[2], pattern);
-      EXPECT_LT(relative_error(out, want), 5e-3);
-      EXPECT_LT(relative_error(lse, want_lse), 1e-5);
-      const at::Tensor dout = at::randn_like(out);
-      out.backward(dout);
-      want.backward(dout.cpu().to(at::kDouble));
+      BothSides both(
+          {random(4, 500, 64, dtype), random(2, 500, 64, dtype), random(2, 500, 64, dtype)});
+      both.run(Pattern::parse(text));
+      EXPECT_LT(relative_error(both.out, both.want), 5e-3);
+      EXPECT_LT(relative_error(both.lse, both.want_lse), 1e-5);
       for (size_t i = 0; i < 3; i++) {
-        EXPECT_LT(relative_error(inputs[i].grad(), wide[i].grad()), 1e-2) << i;
+        EXPECT_LT(relative_error(both.inputs[i].grad(), both.wide[i].grad()), 1e-2) << i;
       }
     }
   }
+}
+
+TEST_F(CudaAttention, RowsWithoutKeysAreZero) {
+  // Head 0: the first 12 queries have no key. Head 1: all but a few of the first 64.
+  const Pattern pattern =
+      Pattern::parse("heads(1*summary(16, 4), 1*(strided(64) & summary(64, 2)))");
+  BothSides both({random(2, 300, 64), random(2, 300, 64), random(2, 300, 64)});
+  both.run(pattern);
+  const at::Tensor empty = both.want_lse.isinf();
+  ASSERT_GT(empty.sum().item<int64_t>(), 0);
+  EXPECT_TRUE(at::equal(both.lse.cpu().isinf(), empty));
+  EXPECT_TRUE(at::all(both.lse.cpu().index({empty}) < 0).item<bool>());
+  EXPECT_TRUE(at::all(both.out.cpu().index({empty}) == 0).item<bool>());
+  EXPECT_TRUE(at::all(both.inputs[0].grad().cpu().index({empty}) == 0).item<bool>());
+  EXPECT_LT(relative_error(both.out, both.want), 5e-3);
+  for (size_t i = 0; i < 3; i++) {
+    EXPECT_LT(relative_error(both.inputs[i].grad(), both.wide[i].grad()), 1e-2) << i;
+  }
+}
+
+TEST_F(CudaAttention, LargeLogitsDoNotOverflow) {
+  for (const auto dtype : {at::kBFloat16, at::kHalf}) {
+    for (const char* text : {"dense", "local(64) | strided(64)", "fixed(64, 16, 2)"}) {
+      SCOPED_TRACE(text);
+      at::Tensor q = random(2, 300, 64, dtype), k = random(2, 300, 64, dtype);
+      const at::Tensor logits = at::matmul(q.to(at::kFloat), k.to(at::kFloat).transpose(2, 3)) / 8;
+      const double factor = std::sqrt(1e4 / logits.abs().max().item<double>());
+      q = (q * factor).to(dtype), k = (k * factor).to(dtype);
+      BothSides both({q, k, random(2, 300, 64, dtype)});
+      both.run(Pattern::parse(text));
+      // Logits of 10⁴ carry float32's rounding of about 10⁻³ into the probabilities.
+      EXPECT_LT(relative_error(both.out, both.want), 2e-2);
+      EXPECT_LT(relative_error(both.lse, both.want_lse), 1e-5);
+      EXPECT_LT(relative_error(both.inputs[2].grad(), both.wide[2].grad()), 2e-2);
+      for (const at::Tensor& input : both.inputs) {
+        EXPECT_TRUE(input.grad().isfinite().all().item<bool>());
+      }
+    }
+  }
+}
+
+TEST_F(CudaAttention, DeterministicRunsRepeatBitForBit) {
+  AttentionOptions options;
+  options.deterministic = true;
+  for (const char* text : {"dense", "local(128) | strided(128)", "fixed(128, 32, 4)",
+                           "bidirectional(local(50) | global(2))"}) {
+    SCOPED_TRACE(text);
+    const Pattern pattern = Pattern::parse(text);
+    const std::vector<at::Tensor> inputs = {random(4, 1500, 64).requires_grad_(),
+                                            random(4, 1500, 64).requires_grad_(),
+                                            random(4, 1500, 64).requires_grad_()};
+    const at::Tensor dout = random(4, 1500, 64);
+    std::vector<at::Tensor> first;
+    for (int run = 0; run < 4; ++run) {
+      const at::Tensor out = attention(inputs[0], inputs[1], inputs[2], pattern, options);
+      std::vector<at::Tensor> results = torch::autograd::grad({out}, inputs, {dout});
+      results.push_back(out);
+      if (run == 0) first = results;
+      for (size_t i = 0; i < results.size(); ++i) EXPECT_TRUE(at::equal(results[i], first[i])) << i;
+    }
+  }
+}
+
+TEST_F(CudaAttention, SaysWhichKernelRuns) {
+  const at::Tensor q = random(2, 100, 64), wide = random(2, 100, 192);
+  // Above head_dim 128 there is the portable kernel only.
+  EXPECT_EQ(attention_kernel(wide, wide, wide), "cuda_portable");
+  std::string best = "cuda_portable";
+  for (const Kernel& kernel : kernels()) {
+    if (kernel.name == "cuda_sm90" && kernel.unavailable().empty()) best = "cuda_sm90";
+  }
+  EXPECT_EQ(attention_kernel(q, q, q), best);
+  attention(q, q, q, Pattern::parse("dense"));
+  EXPECT_EQ(last_kernel(), best);
+}
+
+TEST_F(CudaAttention, TensorsOnAnyGpu) {
+  if (torch::cuda::device_count() < 2) GTEST_SKIP() << "one GPU only";
+  const Pattern pattern = Pattern::parse("local(64) | strided(64)");
+  BothSides first({random(2, 300, 64), random(2, 300, 64), random(2, 300, 64)});
+  std::vector<at::Tensor> moved;
+  for (const at::Tensor& input : first.inputs) moved.push_back(input.detach().to("cuda:1"));
+  BothSides second(moved);
+  first.run(pattern);
+  second.run(pattern);  // the current GPU is cuda:0
+  EXPECT_EQ(c10::cuda::current_device(), 0);
+  EXPECT_EQ(second.out.device().index(), 1);
+  EXPECT_EQ(second.inputs[0].grad().device().index(), 1);
+  EXPECT_TRUE(at::equal(second.out.cpu(), first.out.cpu()));
+  for (size_t i = 0; i < 3; i++) {
+    EXPECT_LT(relative_error(second.inputs[i].grad(), second.wide[i].grad()), 1e-2) << i;
+  }
+  EXPECT_THROW(attention(first.inputs[0], second.inputs[1], first.inputs[2], pattern), Error);
 }
 
 TEST_F(CudaAttention, SaysWhatWouldWork) {

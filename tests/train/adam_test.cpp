@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include "train/adam_lists.h"
 #include "train/loss_scale.h"
 
 namespace lace::train {
@@ -134,6 +135,38 @@ TEST(Adam, RefusesGradientsThatAreNotFinite) {
   EXPECT_THROW(apply_gradients(adam, nullptr, 1e-2), Error);
   EXPECT_TRUE(torch::equal(list[0].tensor, before));
   EXPECT_EQ(adam.steps(), 0);
+}
+
+TEST(Adam, ListsOfTensorsGiveTheSame) {  // what a GPU runs
+  OptimizerConfig config;
+  config.weight_decay = 0.1;
+  config.clip_norm = 0;
+  config.ema = 0.9;
+  const auto list = parameters(at::kDouble), other = parameters(at::kDouble);
+  Adam adam(config, list);
+  AdamLists lists;
+  for (const auto& p : other) {
+    lists.parameters.push_back(p.tensor);
+    lists.m.push_back(torch::zeros_like(p.tensor));
+    lists.v.push_back(torch::zeros_like(p.tensor));
+    lists.ema.push_back(p.tensor.detach().clone());
+  }
+  for (int64_t t = 1; t <= 5; ++t) {
+    set_gradients(list, t, 8);
+    set_gradients(other, t, 8);
+    lists.gradients.clear();
+    for (const auto& p : other) lists.gradients.push_back(p.tensor.grad());
+    adam.step(1e-2, adam.gradient_norm(8), 8);
+    const auto steps = static_cast<double>(t);
+    const double rate =
+        1e-2 * std::sqrt(1 - std::pow(config.beta2, steps)) / (1 - std::pow(config.beta1, steps));
+    update_lists(lists, config, rate, 1.0 / 8);
+  }
+  const std::vector<at::Tensor>& ema = adam.ema();
+  for (size_t i = 0; i < list.size(); ++i) {
+    EXPECT_LT((list[i].tensor - other[i].tensor).abs().max().item<double>(), 1e-14);
+    EXPECT_LT((ema[i] - lists.ema[i]).abs().max().item<double>(), 1e-14);
+  }
 }
 
 TEST(LossScale, InjectedOverflowsCountAsZero) {

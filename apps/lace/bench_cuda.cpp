@@ -1,0 +1,462 @@
+// lace bench attention --device cuda.
+
+#include "bench_cuda.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <iostream>
+#include <optional>
+
+#include <cuda_runtime_api.h>
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/cuda/Sleep.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAStream.h>
+#include <nlohmann/json.hpp>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/version.h>
+
+#include "lace/attention.h"
+#include "lace/device.h"
+#include "lace/version.h"
+
+#include "bench_attention.h"
+#include "bench_cuda_cases.h"
+#include "plan/plan.h"
+#include "terminal.h"
+
+namespace lace::cli {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+void check_cuda(cudaError_t status) {
+  LACE_CHECK(status == cudaSuccess, "[bench] CUDA: ", cudaGetErrorString(status));
+}
+
+// ---- inputs and contenders ----------------------------------------------------------------------
+
+struct Inputs {
+  at::Tensor q, k, v, dout;  // [batch, n, heads, head_dim]
+};
+
+Inputs make_inputs(const CudaCase& c) {
+  const auto make = [&](int64_t heads) {
+    return at::randn({c.batch, c.seq_len, heads, c.head_dim},
+                     at::device(at::kCUDA).dtype(at::kBFloat16));
+  };
+  return {make(c.heads).requires_grad_(), make(c.kv_heads).requires_grad_(),
+          make(c.kv_heads).requires_grad_(), make(c.heads)};
+}
+
+at::Tensor swap(const at::Tensor& x) { return x.transpose(1, 2); }
+
+using Attention = std::function<at::Tensor(const Inputs&)>;  // out [batch, n, heads, head_dim]
+
+// What scaled_dot_product_attention may use, for a while: only this.
+class OnlyBackend {
+ public:
+  explicit OnlyBackend(bool cudnn) { set(cudnn, !cudnn, false); }
+  ~OnlyBackend() { set(true, true, true); }
+  OnlyBackend(const OnlyBackend&) = delete;
+  OnlyBackend& operator=(const OnlyBackend&) = delete;
+
+ private:
+  static void set(bool cudnn, bool flash, bool others) {
+    at::Context& context = at::globalContext();
+    context.setSDPUseCuDNN(cudnn);
+    context.setSDPUseFlash(flash);
+    context.setSDPUseMemEfficient(others);
+    context.setSDPUseMath(others);
+  }
+};
+
+at::Tensor dense(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal,
+                 bool cudnn) {
+  const OnlyBackend only(cudnn);
+  return swap(at::scaled_dot_product_attention(swap(q), swap(k), swap(v), {}, 0.0, causal, {},
+                                               q.size(2) != k.size(2)));
+}
+
+at::Tensor view_of(const at::Tensor& x, const CudaCase& c) {
+  const int64_t parts = c.seq_len / c.period;
+  if (c.view == DenseView::kResidues) {
+    return x.view({c.batch, parts, c.period * x.size(2), c.head_dim});
+  }
+  return x.view({c.batch * parts, c.period, x.size(2), c.head_dim});
+}
+
+// cuDNN's or FlashAttention-2's kernel on the row; empty where it has none.
+Attention peer(const CudaCase& c, bool cudnn) {
+  const bool causal = c.pattern != "bidirectional(dense)";
+  switch (c.view) {
+    case DenseView::kWhole:
+      return [=](const Inputs& in) { return dense(in.q, in.k, in.v, causal, cudnn); };
+    case DenseView::kResidues:
+    case DenseView::kBlocks:
+      return [=](const Inputs& in) {
+        return dense(view_of(in.q, c), view_of(in.k, c), view_of(in.v, c), true, cudnn)
+            .reshape(in.q.sizes());
+      };
+    case DenseView::kWindow:
+      if (cudnn) return {};
+      return [=](const Inputs& in) {
+        return std::get<0>(at::_flash_attention_forward(
+            in.q, in.k, in.v, std::optional<at::Tensor>(), std::optional<at::Tensor>(), c.seq_len,
+            c.seq_len, 0.0, true, false, std::optional<double>(), c.period - 1, 0));
+      };
+    case DenseView::kNone:
+      return {};
+  }
+  return {};
+}
+
+Attention lace_attention(const CudaCase& c) {
+  return [pattern = Pattern::parse(c.pattern)](const Inputs& in) {
+    return swap(attention(swap(in.q), swap(in.k), swap(in.v), pattern));
+  };
+}
+
+// The results: out, and with gradients those of q, k, v.
+std::vector<at::Tensor> call(const Attention& attend, Direction direction, const Inputs& in) {
+  const at::AutoGradMode grad_mode(direction == Direction::kForwardBackward);
+  const at::Tensor out = attend(in);
+  std::vector<at::Tensor> results{out};
+  if (direction == Direction::kForwardBackward) {
+    for (const at::Tensor& grad : torch::autograd::grad({out}, {in.q, in.k, in.v}, {in.dout})) {
+      results.push_back(grad);
+    }
+  }
+  return results;
+}
+
+// Operations of one call, counted on live pairs.
+double live_operations(const CudaCase& c, Direction direction) {
+  const auto plan = cached_plan(Pattern::parse(c.pattern), c.heads, c.seq_len, c.seq_len,
+                                {128, 128}, /*transposed=*/false);
+  double pairs = 0;
+  for (const HeadGroup& group : plan->groups) {
+    for (int32_t pass = group.pass_begin; pass < group.pass_end; ++pass) {
+      pairs += static_cast<double>(plan->passes[static_cast<size_t>(pass)].live_pairs) *
+               static_cast<double>(group.heads);
+    }
+  }
+  const double forward = 4.0 * static_cast<double>(c.head_dim * c.batch) * pairs;
+  return direction == Direction::kForward ? forward : 3.5 * forward;
+}
+
+// ---- timing -------------------------------------------------------------------------------------
+
+// Milliseconds of a call on the GPU, by events: `calls` calls behind a wait of about a millisecond,
+// in which the host gets ahead.
+class Stopwatch {
+ public:
+  Stopwatch() {
+    check_cuda(cudaEventCreate(&begin_));
+    check_cuda(cudaEventCreate(&end_));
+  }
+  ~Stopwatch() {
+    cudaEventDestroy(begin_);
+    cudaEventDestroy(end_);
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+  double sample_ms(const std::function<void()>& run, int calls) const {
+    const cudaStream_t stream = c10::cuda::getCurrentCUDAStream().stream();
+    at::cuda::sleep(2'000'000);
+    check_cuda(cudaEventRecord(begin_, stream));
+    for (int i = 0; i < calls; ++i) run();
+    check_cuda(cudaEventRecord(end_, stream));
+    check_cuda(cudaEventSynchronize(end_));
+    float elapsed_ms = 0;
+    check_cuda(cudaEventElapsedTime(&elapsed_ms, begin_, end_));
+    return static_cast<double>(elapsed_ms) / calls;
+  }
+
+ private:
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+};
+
+struct Timed {
+  std::string name;
+  std::function<void()> run;
+  int calls = 1;
+  std::vector<double> samples_ms;
+  std::string error;
+
+  double time_ms() const { return median(samples_ms); }
+};
+
+// A few calls to warm up and to see how many fill a sample; a failure is kept as text.
+void warm_up(Timed& contender, const Stopwatch& watch) {
+  try {
+    for (int i = 0; i < 2; ++i) contender.run();
+    const double ms = watch.sample_ms(contender.run, 2);
+    contender.calls = std::clamp(static_cast<int>(4 / ms), 1, 20);
+  } catch (const c10::Error& error) {
+    contender.error = error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    contender.error = error.what();
+  }
+}
+
+struct Ceilings {
+  double matmul_tflops = 0, copy_tb_s = 0;
+};
+
+Ceilings measure_ceilings(const Stopwatch& watch, int rounds) {
+  constexpr int64_t kSize = 8192, kBytes = int64_t{1} << 31;
+  const auto options = at::device(at::kCUDA);
+  const at::Tensor a = at::randn({kSize, kSize}, options.dtype(at::kBFloat16));
+  const at::Tensor b = at::randn_like(a);
+  at::Tensor product = at::empty_like(a);
+  const at::Tensor source = at::zeros({kBytes}, options.dtype(at::kByte));
+  const at::Tensor target = at::empty_like(source);
+  const auto time_ms = [&](const std::function<void()>& run) {
+    for (int i = 0; i < 3; ++i) run();
+    std::vector<double> samples;
+    for (int i = 0; i < rounds; ++i) samples.push_back(watch.sample_ms(run, 5));
+    return median(samples);
+  };
+  Ceilings ceilings;
+  ceilings.matmul_tflops =
+      2.0 * std::pow(double{kSize}, 3) / time_ms([&] { at::mm_out(product, a, b); }) * 1e-9;
+  ceilings.copy_tb_s = 2.0 * double{kBytes} / time_ms([&] { target.copy_(source); }) * 1e-9;
+  return ceilings;
+}
+
+// ---- rows ---------------------------------------------------------------------------------------
+
+struct Row {
+  CudaCase attention_case;
+  Direction direction = Direction::kForward;
+  std::string name() const { return attention_case.name + "-" + cli::name(direction); }
+};
+
+// One digit more than a reader needs.
+double rounded(double value) { return std::round(value * 1e4) / 1e4; }
+
+Json row_json(const Row& row, const std::string& kernel, const Ceilings& ceilings,
+              const std::vector<Timed>& contenders) {
+  const CudaCase& c = row.attention_case;
+  const Timed& lace = contenders.front();
+  const double operations = live_operations(c, row.direction);
+  Json json = {
+      {"name", row.name()},     {"pattern", c.pattern},   {"dtype", "bfloat16"},
+      {"batch", c.batch},       {"seq_len", c.seq_len},   {"heads", c.heads},
+      {"kv_heads", c.kv_heads}, {"head_dim", c.head_dim}, {"direction", name(row.direction)},
+      {"kernel", kernel}};
+  std::optional<double> best;
+  std::string best_name;
+  Json peers = Json::object();
+  for (const Timed& contender : contenders) {
+    const bool timed = !contender.samples_ms.empty();
+    const Json figures = {
+        {"time_ms", timed ? Json(rounded(contender.time_ms())) : Json()},
+        {"spread_ms", timed ? Json(rounded(spread(contender.samples_ms))) : Json()},
+        {"tflops_live", timed ? Json(rounded(operations / contender.time_ms() * 1e-9)) : Json()},
+        {"error", contender.error.empty() ? Json() : Json(contender.error)}};
+    if (&contender == &lace) {
+      json.update(figures);
+      json["share_of_matmul"] =
+          timed ? Json(rounded(operations / contender.time_ms() * 1e-9 / ceilings.matmul_tflops))
+                : Json();
+      continue;
+    }
+    peers[contender.name] = figures;
+    if (timed && (!best || contender.time_ms() < *best)) {
+      best = contender.time_ms();
+      best_name = contender.name;
+    }
+  }
+  json["peers"] = peers;
+  json["best_peer"] = best ? Json(best_name) : Json();
+  json["ratio"] = best && !lace.samples_ms.empty() ? Json(rounded(*best / lace.time_ms())) : Json();
+  return json;
+}
+
+Json bench_row(const Row& row, const CudaBenchOptions& options, const Ceilings& ceilings,
+               const Stopwatch& watch) {
+  const CudaCase& c = row.attention_case;
+  // Two sets of inputs in turn: each is larger than the cache, so that no call finds its own there.
+  const std::vector<Inputs> inputs = {make_inputs(c), make_inputs(c)};
+  size_t turn = 0;
+  std::vector<Timed> contenders;
+  const auto add = [&](const std::string& name, const Attention& attend) {
+    if (!attend) return;
+    Timed timed;
+    timed.name = name;
+    timed.run = [&inputs, &turn, attend, &row] {
+      call(attend, row.direction, inputs[turn++ % inputs.size()]);
+    };
+    warm_up(timed, watch);
+    contenders.push_back(timed);
+  };
+  add("lace", lace_attention(c));
+  if (!options.no_peer) {
+    add("cudnn", peer(c, true));
+    add("flash_attention_2", peer(c, false));
+  }
+  for (int round = 0; round < options.rounds; ++round) {
+    for (Timed& contender : contenders) {
+      if (!contender.error.empty()) continue;
+      contender.samples_ms.push_back(watch.sample_ms(contender.run, contender.calls));
+    }
+  }
+  const Inputs& in = inputs.front();
+  std::string kernel;
+  if (contenders.front().error.empty()) {
+    kernel = attention_kernel(swap(in.q), swap(in.k), swap(in.v));
+  }
+  return row_json(row, kernel, ceilings, contenders);
+}
+
+int64_t gpu_bytes_used() {
+  size_t free = 0, total = 0;
+  check_cuda(cudaMemGetInfo(&free, &total));
+  return static_cast<int64_t>(total - free);
+}
+
+// Forward + backward of a million tokens: what the first call takes beyond inputs and results, in
+// libtorch's allocator and outside it, and its time on the host's clock, plans and all.
+Json bench_memory_row(const Row& row, const CudaBenchOptions& options, const Ceilings& ceilings,
+                      const Stopwatch& watch) {
+  using namespace c10::cuda;
+  const CudaCase& c = row.attention_case;
+  const Inputs in = make_inputs(c);
+  const Attention attend = lace_attention(c);
+  check_cuda(cudaDeviceSynchronize());
+  CUDACachingAllocator::resetPeakStats(0);
+  const auto before = CUDACachingAllocator::getDeviceStats(0);
+  const int64_t used_before = gpu_bytes_used();
+  const auto start = std::chrono::steady_clock::now();
+  int64_t result_bytes = 4 * c.heads * c.seq_len;  // lse
+  for (const at::Tensor& result : call(attend, row.direction, in)) {
+    result_bytes += static_cast<int64_t>(result.nbytes());
+  }
+  check_cuda(cudaDeviceSynchronize());
+  const std::chrono::duration<double, std::milli> first = std::chrono::steady_clock::now() - start;
+  const auto after = CUDACachingAllocator::getDeviceStats(0);
+  const int64_t in_torch =
+      after.allocated_bytes[0].peak - before.allocated_bytes[0].current - result_bytes;
+  const int64_t outside = gpu_bytes_used() - used_before -
+                          (after.reserved_bytes[0].current - before.reserved_bytes[0].current);
+  Timed lace;
+  lace.name = "lace";
+  lace.run = [&] { call(attend, row.direction, in); };
+  warm_up(lace, watch);
+  for (int round = 0; round < options.rounds && lace.error.empty(); ++round) {
+    lace.samples_ms.push_back(watch.sample_ms(lace.run, lace.calls));
+  }
+  Json json = row_json(row, attention_kernel(swap(in.q), swap(in.k), swap(in.v)), ceilings, {lace});
+  json["extra_memory_mb"] =
+      rounded(static_cast<double>(in_torch + std::max<int64_t>(0, outside)) * 1e-6);
+  json["first_call_ms"] = rounded(first.count());
+  return json;
+}
+
+std::vector<Row> chosen_rows(const CudaBenchOptions& options) {
+  std::vector<Row> rows;
+  for (const CudaCase& c : cuda_cases()) {
+    for (const Direction direction : {Direction::kForward, Direction::kForwardBackward}) {
+      const Row row{c, direction};
+      const bool named =
+          options.rows.empty() ||
+          std::any_of(options.rows.begin(), options.rows.end(), [&](const std::string& text) {
+            return row.name().find(text) != std::string::npos;
+          });
+      const bool wanted =
+          c.memory_row
+              ? direction == Direction::kForwardBackward && (options.million || options.list)
+              : options.direction.empty() || options.direction == name(direction);
+      if (named && wanted) rows.push_back(row);
+    }
+  }
+  return rows;
+}
+
+std::string text_of(const Json& number) {
+  return number.is_number() ? format_number(number.get<double>()) : "–";
+}
+
+void print(const Json& report) {
+  std::cout << report["gpu"].get<std::string>() << ": matrix product "
+            << text_of(report["ceilings"]["matmul_tflops"]) << " TFLOP/s bf16, copy "
+            << text_of(report["ceilings"]["copy_tb_s"]) << " TB/s\n";
+  Table table({"row", "kernel", "ms", "±", "TFLOP/s", "of matmul", "cuDNN ms", "FA2 ms", "ratio"});
+  for (const Json& row : report["rows"]) {
+    const auto peer_ms = [&](const char* name) {
+      return row["peers"].contains(name) ? text_of(row["peers"][name]["time_ms"]) : "–";
+    };
+    const Json& share = row["share_of_matmul"];
+    table.add({row["name"], row["kernel"], text_of(row["time_ms"]), text_of(row["spread_ms"]),
+               text_of(row["tflops_live"]),
+               share.is_number() ? format_number(100 * share.get<double>()) + "%" : "–",
+               peer_ms("cudnn"), peer_ms("flash_attention_2"), text_of(row["ratio"])});
+  }
+  std::cout << table.to_string()
+            << "TFLOP/s count live pairs; ratio: the best peer's time over ours\n";
+  for (const Json& row : report["rows"]) {
+    if (row.contains("extra_memory_mb")) {
+      std::cout << row["name"].get<std::string>() << ": " << text_of(row["extra_memory_mb"])
+                << " MB beyond inputs and results, the first call took "
+                << text_of(row["first_call_ms"]) << " ms\n";
+    }
+  }
+}
+
+}  // namespace
+
+void bench_attention_cuda(const CudaBenchOptions& options) {
+  const std::vector<Row> rows = chosen_rows(options);
+  LACE_CHECK(!rows.empty(), "[bench] no row has all that was asked for");
+  if (options.list) {
+    for (const Row& row : rows) std::cout << row.name() << "\n";
+    return;
+  }
+  const c10::Device device = find_device("cuda");
+  at::manual_seed(1);
+  const Stopwatch watch;
+  const Ceilings ceilings = measure_ceilings(watch, options.rounds);
+  c10::cuda::CUDACachingAllocator::emptyCache();
+  Json report = {{"benchmark", "attention_cuda"},
+                 {"version", version()},
+                 {"commit", commit()},
+                 {"libtorch", TORCH_VERSION},
+                 {"cudnn", at::detail::getCUDAHooks().versionCuDNN()},
+                 {"gpu", gpu_name(device)},
+                 {"ceilings",
+                  {{"matmul_tflops", rounded(ceilings.matmul_tflops)},
+                   {"copy_tb_s", rounded(ceilings.copy_tb_s)}}},
+                 {"rounds", options.rounds},
+                 {"rows", Json::array()}};
+  {
+    ProgressBar bar("bench", static_cast<int64_t>(rows.size()));
+    for (const Row& row : rows) {
+      bar.update(static_cast<int64_t>(report["rows"].size()), row.name());
+      report["rows"].push_back(row.attention_case.memory_row
+                                   ? bench_memory_row(row, options, ceilings, watch)
+                                   : bench_row(row, options, ceilings, watch));
+      c10::cuda::CUDACachingAllocator::emptyCache();
+    }
+  }
+  for (const Json& row : report["rows"]) {
+    if (row["error"].is_string()) {
+      std::cerr << row["name"].get<std::string>() << ": " << row["error"].get<std::string>()
+                << "\n";
+    }
+  }
+  if (options.json) {
+    std::cout << report.dump(2) << "\n";
+  } else {
+    print(report);
+  }
+}
+
+}  // namespace lace::cli

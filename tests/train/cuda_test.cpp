@@ -1,0 +1,147 @@
+// The model, its training and its sampling on a GPU, beside the same on the CPU.
+
+#include <filesystem>
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "lace/generate.h"
+
+#include "model/small_model.h"
+#include "train/small_recipe.h"
+
+namespace lace {
+namespace {
+
+class CudaTraining : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU";
+  }
+};
+
+Recipe gpu_recipe(Precision precision = Precision::kBFloat16) {
+  Recipe recipe = small_recipe();
+  recipe.model.precision = precision;
+  recipe.model.dropout = 0.2;
+  recipe.model.deterministic = true;
+  recipe.optimizer.ema = 0.9;
+  return recipe;
+}
+
+TEST_F(CudaTraining, LossAndGradientsAgreeWithTheCpu) {
+  ModelConfig config = small_config();
+  config.precision = Precision::kBFloat16;
+  config.dropout = 0.3;
+  for (const bool recompute : {false, true}) {
+    config.recompute = recompute;
+    const SparseTransformer cpu(config), gpu(config, at::kCUDA);
+    randomize_output(cpu);
+    randomize_output(gpu);
+    const PassMode mode{.training = true, .step = 3, .micro_batch = 1};
+    const at::Tensor tokens = random_tokens(3, config.seq_len);
+    const at::Tensor on_gpu = tokens.to(at::kCUDA);
+    EXPECT_EQ(gpu.device().type(), at::kCUDA);
+    // Other dropout masks would show: they change the loss by a few percent.
+    EXPECT_NEAR(gpu.loss(on_gpu, mode).item<double>(), cpu.loss(tokens, mode).item<double>(), 5e-3);
+    const auto got = gradients(gpu, on_gpu, mode), want = gradients(cpu, tokens, mode);
+    for (size_t i = 0; i < want.size(); ++i) {
+      EXPECT_TRUE(got[i].is_cuda());
+      // The bias of k has no gradient but rounding's.
+      EXPECT_LT((got[i].cpu() - want[i]).norm().item<double>(),
+                4e-2 * want[i].norm().item<double>() + 1e-4)
+          << cpu.parameters()[i].name;
+    }
+  }
+}
+
+TEST_F(CudaTraining, RefusesWhatItDoesNotCompute) {
+  ModelConfig config = small_config();
+  try {
+    const SparseTransformer model(config, at::kCUDA);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "[model] precision must be bf16 or fp16 on a GPU, got fp32");
+  }
+}
+
+TEST_F(CudaTraining, LearnsAndResumesBitForBit) {
+  for (const Precision precision : {Precision::kBFloat16, Precision::kFloat16}) {
+    const Recipe recipe = gpu_recipe(precision);
+    const std::string file = (std::filesystem::temp_directory_path() /
+                              ("lace_cuda_test_" + std::string(name(precision)) + ".safetensors"))
+                                 .string();
+    Trainer whole(recipe, small_data(), at::kCUDA);
+    std::vector<double> losses;
+    for (int step = 0; step < 6; ++step) {
+      losses.push_back(whole.take_step().loss);
+      if (step == 2) whole.save(file);
+    }
+    EXPECT_LT(losses.back(), losses.front());
+    Trainer resumed(recipe, small_data(), at::kCUDA);
+    resumed.load(file);
+    for (int step = 3; step < 6; ++step) {
+      EXPECT_EQ(resumed.take_step().loss, losses[static_cast<size_t>(step)]) << step;
+    }
+    EXPECT_TRUE(std::isfinite(*resumed.validate()));
+    std::filesystem::remove(file);
+    std::filesystem::remove(std::filesystem::path(file).replace_extension(".json"));
+  }
+}
+
+TEST_F(CudaTraining, StepsFollowTheCpu) {
+  const Recipe recipe = gpu_recipe();
+  Trainer cpu(recipe, small_data()), gpu(recipe, small_data(), at::kCUDA);
+  for (int step = 0; step < 6; ++step) {
+    const TrainProgress want = cpu.take_step(), got = gpu.take_step();
+    EXPECT_NEAR(got.loss, want.loss, 1e-2) << step;
+    EXPECT_NEAR(got.gradient_norm, want.gradient_norm, 3e-2 * want.gradient_norm) << step;
+  }
+  EXPECT_NEAR(*gpu.validate(), *cpu.validate(), 2e-2);
+}
+
+TEST_F(CudaTraining, DecodesAndSamples) {
+  ModelConfig config = small_config();
+  config.precision = Precision::kBFloat16;
+  const SparseTransformer model(config, at::kCUDA);
+  randomize_output(model);
+  const at::Tensor tokens = random_tokens(2, config.seq_len).to(at::kCUDA);
+  const at::Tensor logits = model.forward(tokens).detach();
+  const auto state = model.start_decoding(2);
+  for (int64_t i = 0; i < config.seq_len; i += 7) {
+    const at::Tensor fresh = tokens.narrow(1, i == 0 ? 0 : i - 7, i == 0 ? 0 : 7);
+    EXPECT_LT(relative_error(model.decode(*state, fresh), logits.select(1, i)), 2e-2) << i;
+  }
+  const std::vector<uint8_t> prompt = {'a', 'b'};
+  SampleOptions options;
+  options.length = 80;  // past seq_len
+  EXPECT_EQ(lace::sample(model, prompt, options).size(), 80u);
+  EXPECT_EQ(lace::sample(model, prompt, options), lace::sample(model, prompt, options));
+}
+
+TEST_F(CudaTraining, RunFolderNamesTheGpuAndLoadsAnywhere) {
+  const std::filesystem::path folder = std::filesystem::temp_directory_path() / "lace_cuda_run";
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directories(folder);
+  {
+    std::ofstream text(folder / "text");
+    for (int i = 0; i < 600; ++i) text << "line " << i % 7 << " of the text\n";
+  }
+  Recipe recipe = gpu_recipe();
+  recipe.data.paths = {(folder / "text").string()};
+  const std::string run = (folder / "run").string();
+  const RunResult result = train_run(recipe, {.folder = run, .device = at::kCUDA});
+  EXPECT_TRUE(result.finished);
+  std::ifstream file(run + "/run.json");
+  const std::string description(std::istreambuf_iterator<char>(file), {});
+  EXPECT_NE(description.find("\"device\": \"cuda\""), std::string::npos) << description;
+  EXPECT_NE(description.find("\"gpu\": "), std::string::npos) << description;
+  const LoadedRun on_cpu = load_run(run), on_gpu = load_run(run, "", at::kCUDA);
+  const TextData data = load_data(recipe);
+  EXPECT_NEAR(evaluate(*on_gpu.model, data.test, recipe.eval).bits_per_byte,
+              evaluate(*on_cpu.model, data.test, recipe.eval).bits_per_byte, 2e-2);
+  std::filesystem::remove_all(folder);
+}
+
+}  // namespace
+}  // namespace lace
