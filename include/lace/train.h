@@ -42,8 +42,9 @@ class Trainer {
 
   const Recipe& recipe() const;
   SparseTransformer& model();
-  int64_t step() const;  // steps done
-  bool done() const;     // train.steps or train.max_minutes are reached
+  int64_t step() const;      // steps done
+  double elapsed_s() const;  // of training, all sittings together
+  bool done() const;         // train.steps or train.max_minutes are reached
 
   // One optimiser step over train.accumulate micro-batches of train.batch sequences. Where the
   // precision is fp16, the loss is scaled and a step whose gradients are not finite is left out; in

@@ -28,6 +28,26 @@ std::shared_ptr<const Plan> forward_plan(const Kernel& kernel, const AttentionSh
   return kernel.best_forward_tile(shape, *better) == best ? better : plan;
 }
 
+// q, k and v as a kernel takes them; it must outlive the call.
+struct InputRows {
+  at::Tensor q, k, v;
+
+  InputRows(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)
+      : q(with_contiguous_rows(q)), k(with_contiguous_rows(k)), v(with_contiguous_rows(v)) {}
+
+  // Args: ForwardArgs or BackwardArgs.
+  template <typename Args>
+  Args args(const AttentionArguments& arguments) const {
+    Args args;
+    args.shape = arguments.shape;
+    args.scale = arguments.scale;
+    args.q = to_tensor4(q);
+    args.k = to_tensor4(k);
+    args.v = to_tensor4(v);
+    return args;
+  }
+};
+
 }  // namespace
 
 std::pair<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const at::Tensor& k,
@@ -43,15 +63,8 @@ std::pair<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const a
       at::empty({shape.batch, shape.heads, shape.q_len},
                 q.options().dtype(shape.dtype == DType::kFloat64 ? at::kDouble : at::kFloat));
   if (shape.batch == 0) return {out, lse};
-  const at::Tensor q_rows = with_contiguous_rows(q);
-  const at::Tensor k_rows = with_contiguous_rows(k);
-  const at::Tensor v_rows = with_contiguous_rows(v);
-  ForwardArgs args;
-  args.shape = shape;
-  args.scale = arguments.scale;
-  args.q = to_tensor4(q_rows);
-  args.k = to_tensor4(k_rows);
-  args.v = to_tensor4(v_rows);
+  const InputRows rows(q, k, v);
+  auto args = rows.args<ForwardArgs>(arguments);
   args.out = to_tensor4(out);
   args.lse = lse.data_ptr();
   kernel.forward(make_torch_context(q.device(), options.deterministic), *plan, args);
@@ -73,18 +86,11 @@ void attention_backward_into(const Gradients& grads, const at::Tensor& dout, con
   const auto plan = plan_for(shape, pattern, tiles.forward, false);
   const auto transposed = plan_for(shape, pattern, tiles.transposed, true);
   if (shape.batch == 0) return;
-  const at::Tensor q_rows = with_contiguous_rows(q);
-  const at::Tensor k_rows = with_contiguous_rows(k);
-  const at::Tensor v_rows = with_contiguous_rows(v);
+  const InputRows rows(q, k, v);
   const bool on_cpu = shape.device == Device::kCpu;
   const at::Tensor out_rows = on_cpu ? with_contiguous_rows(out) : with_aligned_rows(out);
   const at::Tensor dout_rows = on_cpu ? with_contiguous_rows(dout) : with_aligned_rows(dout);
-  BackwardArgs args;
-  args.shape = shape;
-  args.scale = arguments.scale;
-  args.q = to_tensor4(q_rows);
-  args.k = to_tensor4(k_rows);
-  args.v = to_tensor4(v_rows);
+  auto args = rows.args<BackwardArgs>(arguments);
   args.out = to_tensor4(out_rows);
   args.dout = to_tensor4(dout_rows);
   args.dq = to_tensor4(dq);

@@ -232,10 +232,10 @@ RunResult train_run(const Recipe& recipe, const RunOptions& options) {
     metrics.add(progress);
     stopped = options.on_step && !options.on_step(progress);
     if (is_due(recipe.train.checkpoint_every, progress.step)) trainer.save(folder.last());
-    result.elapsed_s = progress.elapsed_s;
   }
   if (trainer.step() > 0) trainer.save(folder.last());
   result.steps = trainer.step();
+  result.elapsed_s = trainer.elapsed_s();
   result.finished = finished;
   result.tokens =
       result.steps * recipe.train.batch * recipe.train.accumulate * recipe.model.seq_len;

@@ -118,6 +118,7 @@ Trainer::~Trainer() = default;
 const Recipe& Trainer::recipe() const { return impl_->recipe; }
 SparseTransformer& Trainer::model() { return impl_->model; }
 int64_t Trainer::step() const { return impl_->step; }
+double Trainer::elapsed_s() const { return impl_->elapsed(); }
 
 bool Trainer::done() const {
   const TrainConfig& config = impl_->recipe.train;

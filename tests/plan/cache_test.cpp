@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <chrono>
+#include <limits>
 #include <thread>
 #include <vector>
 
@@ -86,12 +88,16 @@ TEST_F(PlanCache, HitIsCheap) {
   const Pattern pattern =
       Pattern::parse("heads(4*fixed(128, 32, 4), 4*(local(128) | strided(128)))");
   cached_plan(pattern, 8, 12288, 12288, kTile, false);
-  constexpr int kHits = 20000;
-  const auto start = std::chrono::steady_clock::now();
-  for (int n = 0; n < kHits; ++n) cached_plan(pattern, 8, 12288, 12288, kTile, false);
-  const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - start;
-  EXPECT_EQ(plan_cache_stats().hits, kHits);
-  EXPECT_LT(took.count() / kHits, 20) << "µs a hit";  // about 0.2 on a quiet machine
+  constexpr int kRounds = 200, kHits = 100;
+  double best_us = std::numeric_limits<double>::infinity();  // other programs slow some rounds
+  for (int round = 0; round < kRounds; ++round) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int n = 0; n < kHits; ++n) cached_plan(pattern, 8, 12288, 12288, kTile, false);
+    const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - start;
+    best_us = std::min(best_us, took.count() / kHits);
+  }
+  EXPECT_EQ(plan_cache_stats().hits, kRounds * kHits);
+  EXPECT_LT(best_us, 20) << "a hit";  // about 0.2 on a quiet machine
 }
 
 }  // namespace

@@ -9,10 +9,10 @@
 // pointer a row and read by broadcasts, so that consecutive, strided and gathered rows cost the
 // same and nothing is packed.
 //
-//   dot_rows      C[r][e] = Σ_k A[r][k] · B[k][e]     r < rows, k < depth   (Sᵀ = K Qᵀ, dPᵀ = V
-//   dOᵀ) dot_columns   C[r][e] = Σ_k A[k][r] · B[k][e]     r < rows, k < depth   (Oᵀ = Vᵀ P, dKᵀ =
-//   Qᵀ dS)
+//   dot_rows      C[r][e] = Σ_k A[r][k] · B[k][e]     Sᵀ = K Qᵀ, dPᵀ = V dOᵀ
+//   dot_columns   C[r][e] = Σ_k A[k][r] · B[k][e]     Oᵀ = Vᵀ P, dKᵀ = Qᵀ dS
 //
+// for r < rows, summed over k < depth.
 // D is a dot of simd.h; with pairs, k counts pairs. Only vectors [v_begin, v_end) of the lanes are
 // touched. C is computed in micro-tiles of accumulators `acc` for rows r … r + kRows − 1 and
 // vectors v … v + kVectors − 1:
