@@ -33,14 +33,14 @@ struct BackwardConfig {
   static constexpr int kProducerRegisters = 56, kConsumerRegisters = 224;
   static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= 168 * (1 + kConsumers));
   static constexpr int kOwnerStages = kDim == 64 ? 2 : 1;
-  static constexpr int kStages = kDim == 128 && kByKeys ? 3 : 2;
+  static constexpr int kStages = kDim == 128 && !kByKeys ? 2 : 3;
   static constexpr int kOwnerSliceBytes = kOwners * 128, kOtherSliceBytes = kOthers * 128;
   static constexpr int kOwnerBytes = kSlices * kOwnerSliceBytes;
   static constexpr int kOtherBytes = kSlices * kOtherSliceBytes;
   // ds [kOthers / 64][kOwners][64]
   static constexpr int kScoreBytes = kAddsDq ? kOthers / 64 * kOwnerSliceBytes : 0;
   static constexpr int kTileBytes =
-      2 * kOwnerStages * kOwnerBytes + 2 * kStages * kOtherBytes + 2 * kScoreBytes;
+      2 * kOwnerStages * kOwnerBytes + 2 * kStages * kOtherBytes + kScoreBytes;
 };
 
 // What consumers know of a tile of others.
@@ -225,6 +225,7 @@ struct BackwardConsumer {
   static constexpr int kOthers = Config::kOthers, kDim = Config::kDim;
   // 64 × 64 of dq for each consumer: with 128 queries a tile 64 of them, else 64 columns.
   static constexpr bool kSplitsQueries = kOthers == 128;
+  static constexpr int kBarrierThreads = 128 * Config::kConsumers;
   const BackwardParams& params;
   BackwardShared<Config>& shared;
   const BackwardTiles<Config>& tiles;
@@ -232,7 +233,7 @@ struct BackwardConsumer {
   int thread;  // in the warpgroup
   Ring<Config::kOwnerStages> owner{};
   Ring<Config::kStages> other{};
-  int ds_buffer = 0;
+  bool ds_is_read = true;  // by both consumers
   float s[kOthers / 2], dw[kOthers / 2];
   uint32_t weights[kOthers / 4], ds[kOthers / 4];
   float d0[kDim / 2], d1[Config::kByKeys ? kDim / 2 : 1], dq[Config::kAddsDq ? 32 : 1];
@@ -265,8 +266,7 @@ struct BackwardConsumer {
   }
   __device__ void issue_dq() {
     const int query_slice = kSplitsQueries ? group : 0, column_slice = kSplitsQueries ? 0 : group;
-    const uint32_t a =
-        tiles.ds + ds_buffer * Config::kScoreBytes + query_slice * Config::kOwnerSliceBytes;
+    const uint32_t a = tiles.ds + query_slice * Config::kOwnerSliceBytes;
     const uint32_t b =
         tiles.x0 + owner.stage * Config::kOwnerBytes + column_slice * Config::kOwnerSliceBytes;
     fence_registers(dq);
@@ -279,7 +279,7 @@ struct BackwardConsumer {
 
   __device__ void store_ds() {
     const int key = group * 64 + thread / 32 * 16 + lane() % 16;
-    const uint32_t base = tiles.ds + ds_buffer * Config::kScoreBytes + key * 128;
+    const uint32_t base = tiles.ds + key * 128;
 #pragma unroll
     for (int j = 0; j < kOthers / 8; j += 2) {
       const int chunk = j + lane() / 16;
@@ -379,19 +379,22 @@ struct BackwardConsumer {
       if constexpr (Config::kByKeys) pack_all(weights, s);
       pack_all(ds, dw);
       if constexpr (Config::kAddsDq) {
+        if (!ds_is_read) cutlass::arch::NamedBarrier::sync(kBarrierThreads, 2 + group);
         store_ds();
         cutlass::arch::fence_view_async_shared();
       }
       if constexpr (Config::kByKeys) issue_sum(d1, weights, tiles.y1);
       if constexpr (Config::kAddsDq) {
-        // ds of both consumers is there; and both have done with the other buffer.
-        cutlass::arch::NamedBarrier::sync(128 * Config::kConsumers, 1);
+        // ds of both consumers is there.
+        cutlass::arch::NamedBarrier::sync(kBarrierThreads, 1);
         issue_dq();
         issue_sum(d0, ds, tiles.y0);
         cute::warpgroup_wait<1>();
         fence_registers(dq);
+        // Tells the other consumer that it may write ds of the next tile.
+        cutlass::arch::NamedBarrier::arrive(kBarrierThreads, 3 - group);
+        ds_is_read = false;
         add_dq(slot, batch);
-        ds_buffer ^= 1;
       } else {
         issue_sum(d0, ds, tiles.y0);
       }
@@ -470,7 +473,8 @@ struct BackwardConsumer {
   __device__ void run() {
     for (ItemPosition at;; at.next()) {
       wait_telling(shared.items.full[at.stage], at.phase);
-      const ItemSlot& item = shared.items.slots[at.stage];
+      const ItemSlot item = shared.items.slots[at.stage];
+      arrive_warp(shared.items.empty[at.stage], lane());
       if (item.live == 0) break;
       wait_telling(shared.owner_full[owner.stage], owner.phase);
       start(item);
@@ -482,7 +486,6 @@ struct BackwardConsumer {
       if (item.tile.count > 0) {
         teller.untold = params.space.done + item.batch * params.space.heads + item.head;
       }
-      arrive_warp(shared.items.empty[at.stage], lane());
     }
     teller.tell(lane());
   }

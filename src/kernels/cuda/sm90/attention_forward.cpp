@@ -18,8 +18,10 @@ namespace {
 constexpr int64_t kSectionBytes = 32 << 20;
 // The same where a section's partial results are read again: half of L2 is nearer than the other.
 constexpr int64_t kJoinedSectionBytes = 20 << 20;
-// Tiles of 128 keys that a tile of 128 queries sees, on average, from which 192 queries are better.
+// Tiles of 128 keys that a tile of 128 queries sees, on average, from which 192 queries are better,
+// and up to which two blocks a multiprocessor are.
 constexpr int64_t kManyTiles = 6;
+constexpr int64_t kFewTiles = 3;
 
 // What a head's tensors take, and may take together, where heads are worked on together.
 int32_t section_for(const AttentionShape& s, const Work& work) {
@@ -31,22 +33,30 @@ int32_t section_for(const AttentionShape& s, const Work& work) {
   return section_of(work, s.batch, bytes, kJoinedSectionBytes);
 }
 
+ForwardTiling tiling_of(const Work& work) {
+  if (work.owner_rows > 128) return ForwardTiling::kWide;
+  return work.other_rows == 64 ? ForwardTiling::kShort : ForwardTiling::kStandard;
+}
+
 template <typename Element>
-void launch(const AttentionShape& s, bool wide, const ForwardParams& params, int grid,
+void launch(const AttentionShape& s, ForwardTiling tiling, const ForwardParams& params, int grid,
             cudaStream_t stream) {
-  if (wide) {
-    launch_forward<Element, 64, 64, 3>(params, grid, stream);
+  constexpr auto kStandard = ForwardTiling::kStandard;
+  if (tiling == ForwardTiling::kWide) {
+    launch_forward<Element, 64, 64, ForwardTiling::kWide>(params, grid, stream);
+  } else if (tiling == ForwardTiling::kShort) {
+    launch_forward<Element, 64, 64, ForwardTiling::kShort>(params, grid, stream);
   } else if (s.qk_dim <= 64 && s.v_dim <= 64) {
-    launch_forward<Element, 64, 64, 2>(params, grid, stream);
+    launch_forward<Element, 64, 64, kStandard>(params, grid, stream);
   } else if (s.qk_dim <= 64) {
-    launch_forward<Element, 64, 128, 2>(params, grid, stream);
+    launch_forward<Element, 64, 128, kStandard>(params, grid, stream);
   } else {
-    launch_forward<Element, 128, 128, 2>(params, grid, stream);
+    launch_forward<Element, 128, 128, kStandard>(params, grid, stream);
   }
 }
 
-// Whether three warpgroups of consumers fit.
-bool may_be_wide(const AttentionShape& s) { return s.qk_dim <= 64 && s.v_dim <= 64; }
+// Whether there are other tilings than the standard one.
+bool has_tilings(const AttentionShape& s) { return s.qk_dim <= 64 && s.v_dim <= 64; }
 
 }  // namespace
 
@@ -69,7 +79,7 @@ std::string unsupported(const AttentionShape& s) {
 TileShape forward_tile(const AttentionShape&) { return {128, 128}; }
 
 TileShape best_forward_tile(const AttentionShape& s, const Plan& plan) {
-  if (!may_be_wide(s)) return plan.tile;
+  if (!has_tilings(s) || plan.tile.others < 128) return plan.tile;
   int64_t tiles = 0, full_tiles = 0, pairs = 0;
   for (const HeadGroup& group : plan.groups) {
     for (int32_t p = group.pass_begin; p < group.pass_end; ++p) {
@@ -82,7 +92,8 @@ TileShape best_forward_tile(const AttentionShape& s, const Plan& plan) {
   // Tiles that end with blocks of 128, say, leave a consumer idle.
   const bool fills = plan.tile.owners <= 128 || 8 * tiles <= 9 * full_tiles;
   const bool wide = fills && pairs > kManyTiles * tiles * plan.tile.owners * 128;
-  return {wide ? kOwnerRows : 128, 128};
+  if (wide) return {kOwnerRows, 128};
+  return {128, pairs <= kFewTiles * tiles * 128 * 128 ? 64 : 128};
 }
 
 void forward(const Context& context, const Plan& plan, const ForwardArgs& args) {
@@ -92,10 +103,10 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   const std::shared_ptr<const cuda::UploadedPlan> on_device = cuda::upload(plan, stream);
   const UploadedWork& uploaded = uploaded_work(*on_device, plan, 1, stream);
   const Work& work = uploaded.work;
-  const bool wide = work.owner_rows > 128;
-  LACE_CHECK(!wide || may_be_wide(s),
-             "[attention] cuda_sm90 takes tiles of 192 queries up to head_dim 64, got ", s.qk_dim,
-             " and ", s.v_dim);
+  const ForwardTiling tiling = tiling_of(work);
+  LACE_CHECK(tiling == ForwardTiling::kStandard || has_tilings(s),
+             "[attention] cuda_sm90 takes tiles other than 128 x 128 up to head_dim 64, got ",
+             s.qk_dim, " and ", s.v_dim);
 
   const int64_t batch_heads = s.batch * s.heads;
   const size_t counter_bytes = (counter_count(work, s.batch) * 4 + 255) / 256 * 256;
@@ -107,9 +118,9 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   const auto params = std::make_unique<ForwardParams>();
   make_maps({args.q, s.dtype, s.qk_dim, s.q_len, s.heads, s.batch}, work.owner_rows,
             work.owner_boxes, work.owner_stretches, params->q);
-  make_maps({args.k, s.dtype, s.qk_dim, s.k_len, s.kv_heads, s.batch}, kOtherRows, work.other_boxes,
+  make_maps({args.k, s.dtype, s.qk_dim, s.k_len, s.kv_heads, s.batch}, work.other_rows, work.other_boxes,
             work.other_stretches, params->k);
-  make_maps({args.v, s.dtype, s.v_dim, s.k_len, s.kv_heads, s.batch}, kOtherRows, work.other_boxes,
+  make_maps({args.v, s.dtype, s.v_dim, s.k_len, s.kv_heads, s.batch}, work.other_rows, work.other_boxes,
             work.other_stretches, params->v);
   params->space = item_space(uploaded, s.batch, section_for(s, work), counters);
   params->out = args.out.data;
@@ -124,12 +135,12 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   params->q_len = static_cast<int32_t>(s.q_len);
   params->k_len = static_cast<int32_t>(s.k_len);
   params->v_dim = static_cast<int32_t>(s.v_dim);
-  const int grid = grid_of(params->space);
+  const int grid = grid_of(params->space, forward_blocks(tiling));
   LACE_CUDA(cudaMemsetAsync(counters, 0, counter_bytes, stream));
   if (s.dtype == DType::kFloat16) {
-    launch<__half>(s, wide, *params, grid, stream);
+    launch<__half>(s, tiling, *params, grid, stream);
   } else {
-    launch<__nv_bfloat16>(s, wide, *params, grid, stream);
+    launch<__nv_bfloat16>(s, tiling, *params, grid, stream);
   }
 }
 

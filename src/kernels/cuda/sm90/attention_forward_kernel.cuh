@@ -17,23 +17,33 @@ namespace lace::sm90 {
 //
 // Within a consumer q kᵀ of a tile is issued before p v of the tile before, whose products run
 // while the softmax of the tile is computed.
-template <typename ElementType, int kQkDimValue, int kVDimValue, int kConsumersValue>
+template <typename ElementType, int kQkDimValue, int kVDimValue, ForwardTiling kTiling>
 struct ForwardConfig {
   using Element = ElementType;
   static constexpr int kQkDim = kQkDimValue, kVDim = kVDimValue;
-  static constexpr int kConsumers = kConsumersValue;
+  static constexpr int kConsumers = kTiling == ForwardTiling::kWide ? 3 : 2;
+  static constexpr int kKeys = kTiling == ForwardTiling::kShort ? 64 : 128;
+  static constexpr int kBlocks = forward_blocks(kTiling);
+  // Where two blocks share a multiprocessor, they overlap.
+  static constexpr bool kOverlaps = kBlocks == 1;
   static constexpr int kThreads = 128 * (1 + kConsumers);
-  // A block starts with 168 or 128 registers a thread; some are moved from the producer to the
+  // A block starts with kStart registers a thread; some are moved from the producer to the
   // consumers, who would wait forever for more than there are.
-  static constexpr int kProducerRegisters = kConsumers == 2 ? 56 : 32;
-  static constexpr int kConsumerRegisters = kConsumers == 2 ? 224 : 160;
+  static constexpr int kStart = 65536 / kBlocks / kThreads / 8 * 8;
+  static constexpr int kProducerRegisters = kTiling == ForwardTiling::kStandard ? 56 : 32;
+  static constexpr int kConsumerRegisters = kTiling == ForwardTiling::kStandard ? 224
+                                            : kTiling == ForwardTiling::kWide   ? 160
+                                                                                : 104;
   static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <=
-                (kConsumers == 2 ? 168 : 128) * (1 + kConsumers));
+                kStart * (1 + kConsumers));
   static constexpr int kOwners = 64 * kConsumers;
   static constexpr int kQueryStages = 2;
-  static constexpr int kStages = kQkDim + kVDim <= 128 ? 5 : kQkDim + kVDim <= 192 ? 3 : 2;
+  static constexpr int kStages = kTiling == ForwardTiling::kShort ? 4
+                                 : kQkDim + kVDim <= 128          ? 5
+                                 : kQkDim + kVDim <= 192          ? 3
+                                                                  : 2;
   static constexpr int kQuerySliceBytes = kOwners * 128;
-  static constexpr int kSliceBytes = kOtherRows * 128;
+  static constexpr int kSliceBytes = kKeys * 128;
   static constexpr int kQueryBytes = kQkDim / 64 * kQuerySliceBytes;
   static constexpr int kKeyBytes = kQkDim / 64 * kSliceBytes;
   static constexpr int kValueBytes = kVDim / 64 * kSliceBytes;
@@ -108,12 +118,12 @@ struct Producer {
       if (lane == 0) shared.keys[key.stage] = {mask < 0 ? -1 : mask * Config::kOwners, limit};
       const LoadTarget k{params.k, &shared.k_full[key.stage],
                          k_smem + key.stage * Config::kKeyBytes, kv_head, batch};
-      load_set<Config::kQkDim / 64, kOtherRows>(k, run.others, params.space.work.offsets, shift, limit,
+      load_set<Config::kQkDim / 64, Config::kKeys>(k, run.others, params.space.work.offsets, shift, limit,
                                                 lane);
       shared.v_empty[key.stage].wait(key.phase ^ 1);
       const LoadTarget v{params.v, &shared.v_full[key.stage],
                          v_smem + key.stage * Config::kValueBytes, kv_head, batch};
-      load_set<Config::kVDim / 64, kOtherRows>(v, run.others, params.space.work.offsets, shift, limit,
+      load_set<Config::kVDim / 64, Config::kKeys>(v, run.others, params.space.work.offsets, shift, limit,
                                                lane);
       key.next();
     }
@@ -162,7 +172,7 @@ struct Softmax {
 template <typename Config>
 struct Consumer {
   using Element = typename Config::Element;
-  static constexpr int kKeys = kOtherRows;
+  static constexpr int kKeys = Config::kKeys;
   const ForwardParams& params;
   ForwardShared<Config>& shared;
   uint32_t q_smem, k_smem, v_smem;
@@ -246,46 +256,62 @@ struct Consumer {
       if (joined) begin(softmax);
       return release_queries();
     }
+    weigh_first(tiles, joined, softmax);
+    for (int32_t t = 1; t < tiles; ++t) {
+      if constexpr (Config::kOverlaps) {
+        weigh_next(t + 1 == tiles, softmax);
+      } else {
+        add_values();
+        weigh_first(tiles - t, false, softmax);
+      }
+    }
+    add_values();
+  }
+
+  // Scores of a tile become weights.
+  __device__ void weigh_first(int32_t tiles, bool joined, Softmax& softmax) {
     float rescale[2];
     shared.k_full[key.stage].wait(key.phase);
-    KeySlot slot = shared.keys[key.stage];
+    const KeySlot slot = shared.keys[key.stage];
     issue_scores();
-    {
-      RowMask masks[2];
-      load_masks(slot, masks);
-      cute::warpgroup_wait<0>();
-      fence_registers(scores);
-      arrive(shared.k_empty[key.stage]);
-      key.next();
-      if (tiles == 1) release_queries();
-      mask_scores(slot, masks);
-    }
+    RowMask masks[2];
+    load_masks(slot, masks);
+    cute::warpgroup_wait<0>();
+    fence_registers(scores);
+    arrive(shared.k_empty[key.stage]);
+    key.next();
+    if (tiles == 1) release_queries();
+    mask_scores(slot, masks);
     if (joined) begin(softmax);
     softmax.step(scores, params.scale_log2, rescale);
-    if (joined) rescale_out(rescale);
+    if (joined || !Config::kOverlaps) rescale_out(rescale);
     pack_weights();
-    for (int32_t t = 1; t < tiles; ++t) {
-      shared.k_full[key.stage].wait(key.phase);
-      slot = shared.keys[key.stage];
-      RowMask masks[2];
-      load_masks(slot, masks);
-      issue_scores();
-      shared.v_full[value.stage].wait(value.phase);
-      issue_values();
-      cute::warpgroup_wait<1>();
-      fence_registers(scores);
-      arrive(shared.k_empty[key.stage]);
-      key.next();
-      if (t + 1 == tiles) release_queries();
-      mask_scores(slot, masks);
-      softmax.step(scores, params.scale_log2, rescale);
-      cute::warpgroup_wait<0>();
-      fence_registers(out);
-      arrive(shared.v_empty[value.stage]);
-      value.next();
-      rescale_out(rescale);
-      pack_weights();
-    }
+  }
+  // The same while the weights of the tile before meet their values.
+  __device__ void weigh_next(bool last, Softmax& softmax) {
+    float rescale[2];
+    shared.k_full[key.stage].wait(key.phase);
+    const KeySlot slot = shared.keys[key.stage];
+    RowMask masks[2];
+    load_masks(slot, masks);
+    issue_scores();
+    shared.v_full[value.stage].wait(value.phase);
+    issue_values();
+    cute::warpgroup_wait<1>();
+    fence_registers(scores);
+    arrive(shared.k_empty[key.stage]);
+    key.next();
+    if (last) release_queries();
+    mask_scores(slot, masks);
+    softmax.step(scores, params.scale_log2, rescale);
+    cute::warpgroup_wait<0>();
+    fence_registers(out);
+    arrive(shared.v_empty[value.stage]);
+    value.next();
+    rescale_out(rescale);
+    pack_weights();
+  }
+  __device__ void add_values() {
     shared.v_full[value.stage].wait(value.phase);
     issue_values();
     cute::warpgroup_wait<0>();
@@ -430,7 +456,7 @@ __device__ void init_barriers(ForwardShared<Config>& shared) {
 }
 
 template <typename Config>
-__global__ void __launch_bounds__(Config::kThreads, 1)
+__global__ void __launch_bounds__(Config::kThreads, Config::kBlocks)
     attention_forward_kernel(const __grid_constant__ ForwardParams params) {
   extern __shared__ uint8_t raw[];
   __shared__ alignas(16) uint8_t shared_bytes[sizeof(ForwardShared<Config>)];
@@ -466,9 +492,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   }
 }
 
-template <typename Element, int kQkDim, int kVDim, int kConsumers>
+template <typename Element, int kQkDim, int kVDim, ForwardTiling kTiling>
 void launch_forward(const ForwardParams& params, int grid, cudaStream_t stream) {
-  using Config = ForwardConfig<Element, kQkDim, kVDim, kConsumers>;
+  using Config = ForwardConfig<Element, kQkDim, kVDim, kTiling>;
   constexpr int kSmemBytes = Config::kTileBytes + 1024;
   const auto kernel = attention_forward_kernel<Config>;
   LACE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmemBytes));

@@ -20,9 +20,17 @@ struct ForwardParams {
   int32_t q_len = 0, k_len = 0, v_dim = 0;
 };
 
-// Enqueues the kernel for tiles of 64 · kConsumers owners of head_dim kQkDim and kVDim on `grid`
-// multiprocessors.
-template <typename Element, int kQkDim, int kVDim, int kConsumers>
+enum class ForwardTiling {
+  kStandard,  // tiles of 128 queries × 128 keys
+  kWide,      // 192 × 128, for queries that see many keys; head_dim up to 64
+  kShort,     // 128 × 64, two blocks a multiprocessor, for queries that see few; likewise
+};
+constexpr int forward_blocks(ForwardTiling tiling) {
+  return tiling == ForwardTiling::kShort ? 2 : 1;
+}
+
+// Enqueues `grid` blocks of the kernel for head_dim up to kQkDim and kVDim.
+template <typename Element, int kQkDim, int kVDim, ForwardTiling kTiling>
 void launch_forward(const ForwardParams& params, int grid, cudaStream_t stream);
 
 }  // namespace lace::sm90

@@ -63,12 +63,14 @@ int32_t section_of(const Work& work, int64_t batch, int64_t bytes_of_head, int64
   // A multiprocessor's share of a section is twice the longest item.
   const int64_t of_head = std::max<int64_t>(1, work.tiles_of_others / heads);
   const int64_t even = (2 * longest * multiprocessors() + of_head - 1) / of_head;
-  const int64_t section = std::max({int64_t{1}, bytes / bytes_of_head, even});
-  return static_cast<int32_t>(std::min(section, heads * batch));
+  const int64_t least = std::max({int64_t{1}, bytes / bytes_of_head, even});
+  // Sections of one size, so that none stands alone at the end either.
+  const int64_t sections = std::max<int64_t>(1, heads * batch / least);
+  return static_cast<int32_t>((heads * batch + sections - 1) / sections);
 }
 
-int grid_of(const ItemSpace& space) {
-  return std::min(space.items, multiprocessors());
+int grid_of(const ItemSpace& space, int blocks) {
+  return std::min(space.items, blocks * multiprocessors());
 }
 
 }  // namespace lace::sm90

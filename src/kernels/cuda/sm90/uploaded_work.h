@@ -52,7 +52,7 @@ ItemSpace item_space(const UploadedWork& uploaded, int64_t batch, int32_t sectio
 // `bytes`, and enough that the longest item of the last ones does not stand alone at the end.
 int32_t section_of(const Work& work, int64_t batch, int64_t bytes_of_head, int64_t bytes);
 
-// Blocks for as many multiprocessors as the current device has, or fewer.
-int grid_of(const ItemSpace& space);
+// `blocks` for each of as many multiprocessors as the current device has, or fewer.
+int grid_of(const ItemSpace& space, int blocks = 1);
 
 }  // namespace lace::sm90
