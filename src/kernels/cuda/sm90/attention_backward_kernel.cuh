@@ -291,16 +291,17 @@ struct BackwardConsumer {
   // What mask_scores() applies, loaded early. Queries past the end need no mask: their statistics
   // make their weights 0.
   __device__ bool load_masks(const OtherSlot<Config>& slot, int32_t owner_count,
-                             RowMask (&masks)[2]) const {
+                             RowMask<kOthers> (&masks)[2]) const {
     const int32_t limit = Config::kByKeys ? kOthers : slot.limit;
     if (slot.mask < 0 && owner_count >= Config::kOwners && limit >= kOthers) return false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
+      masks[r].fill(~0u);
       if (slot.mask >= 0) {
         masks[r].load(params.space.work.mask_rows, slot.mask + row() + 8 * r);
       }
       if (limit < kOthers) masks[r].cut(limit);
-      if (row() + 8 * r >= owner_count) masks[r] = RowMask{{0, 0, 0, 0}};
+      if (row() + 8 * r >= owner_count) masks[r].fill(0);
     }
     return true;
   }
@@ -365,7 +366,7 @@ struct BackwardConsumer {
     for (int32_t t = 0; t < count; ++t) {
       shared.full[other.stage].wait(other.phase);
       const OtherSlot<Config>& slot = shared.others[other.stage];
-      RowMask masks[2];
+      RowMask<kOthers> masks[2];
       const bool masked = load_masks(slot, tile.owner_count, masks);
       issue_product(s, tiles.x0, tiles.y0);
       issue_product(dw, tiles.x1, tiles.y1);
@@ -481,17 +482,17 @@ struct BackwardConsumer {
       run_item(item.tile, item.batch);
       arrive_warp(shared.owner_empty[owner.stage], lane());
       owner.next();
-      teller.tell(lane());
+      teller.tell(params.space.done, lane());
       finish(item);
       if (item.tile.count > 0) {
-        teller.untold = params.space.done + item.batch * params.space.heads + item.head;
+        teller.untold = item.batch * params.space.heads + item.head;
       }
     }
-    teller.tell(lane());
+    teller.tell(params.space.done, lane());
   }
   // Who waits may be waited for.
   __device__ void wait_telling(Barrier& barrier, uint32_t phase) {
-    if (!barrier.test_wait(phase)) teller.tell(lane());
+    if (!barrier.test_wait(phase)) teller.tell(params.space.done, lane());
     barrier.wait(phase);
   }
 };

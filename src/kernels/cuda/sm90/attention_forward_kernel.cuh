@@ -26,6 +26,8 @@ struct ForwardConfig {
   static constexpr int kBlocks = forward_blocks(kTiling);
   // Where two blocks share a multiprocessor, they overlap.
   static constexpr bool kOverlaps = kBlocks == 1;
+  // Whether consumers leave out tiles in which they have no live pair: many, of few.
+  static constexpr bool kSkips = kTiling == ForwardTiling::kShort;
   static constexpr int kThreads = 128 * (1 + kConsumers);
   // A block starts with kStart registers a thread; some are moved from the producer to the
   // consumers, who would wait forever for more than there are.
@@ -47,14 +49,17 @@ struct ForwardConfig {
   static constexpr int kQueryBytes = kQkDim / 64 * kQuerySliceBytes;
   static constexpr int kKeyBytes = kQkDim / 64 * kSliceBytes;
   static constexpr int kValueBytes = kVDim / 64 * kSliceBytes;
-  static constexpr int kTileBytes =
-      kQueryStages * kQueryBytes + kStages * (kKeyBytes + kValueBytes);
+  // Where the tiles lie.
+  static constexpr int kKeysAt = kQueryStages * kQueryBytes;
+  static constexpr int kValuesAt = kKeysAt + kStages * kKeyBytes;
+  static constexpr int kTileBytes = kValuesAt + kStages * kValueBytes;
 };
 
 // What consumers know of a tile of keys.
 struct KeySlot {
-  int32_t mask;   // row of mask_rows, −1: none
-  int32_t limit;  // keys that count
+  int32_t mask;    // row of mask_rows, −1: none
+  int32_t limit;   // keys that count
+  uint32_t flags;  // of the mask, kShort only
 };
 
 template <typename Config>
@@ -114,8 +119,10 @@ struct Producer {
         mask = __ldg(params.space.work.mask_ids + run.mask_begin + cycle);
         if (++cycle == run.mask_cycle) cycle = 0;
       }
+      uint32_t flags = 0;
+      if (Config::kSkips && mask >= 0) flags = __ldg(params.space.work.mask_flags + mask);
       shared.k_empty[key.stage].wait(key.phase ^ 1);
-      if (lane == 0) shared.keys[key.stage] = {mask < 0 ? -1 : mask * Config::kOwners, limit};
+      if (lane == 0) shared.keys[key.stage] = {mask < 0 ? -1 : mask * Config::kOwners, limit, flags};
       const LoadTarget k{params.k, &shared.k_full[key.stage],
                          k_smem + key.stage * Config::kKeyBytes, kv_head, batch};
       load_set<Config::kQkDim / 64, Config::kKeys>(k, run.others, params.space.work.offsets, shift, limit,
@@ -175,7 +182,7 @@ struct Consumer {
   static constexpr int kKeys = Config::kKeys;
   const ForwardParams& params;
   ForwardShared<Config>& shared;
-  uint32_t q_smem, k_smem, v_smem;
+  uint32_t q_smem;  // keys and values lie behind the queries
   int group;   // of its warpgroup among the consumers
   int thread;  // in the warpgroup
   Ring<Config::kQueryStages> query{};
@@ -191,7 +198,7 @@ struct Consumer {
 
   __device__ void arrive(Barrier& barrier) { arrive_warp(barrier, lane()); }
   __device__ void issue_scores() {
-    const uint32_t k = k_smem + key.stage * Config::kKeyBytes;
+    const uint32_t k = q_smem + Config::kKeysAt + key.stage * Config::kKeyBytes;
     const uint64_t keys = tile_descriptor(k, Config::kSliceBytes);
     fence_registers(scores);
     cute::warpgroup_arrive();
@@ -202,7 +209,7 @@ struct Consumer {
     cute::warpgroup_commit_batch();
   }
   __device__ void issue_values() {
-    const uint32_t v = v_smem + value.stage * Config::kValueBytes;
+    const uint32_t v = q_smem + Config::kValuesAt + values().stage * Config::kValueBytes;
     fence_registers(out);
     cute::warpgroup_arrive();
     multiply_add<Element, Config::kVDim, kKeys>(out, weights,
@@ -210,14 +217,21 @@ struct Consumer {
     cute::warpgroup_commit_batch();
   }
 
+  __device__ bool masks_rows(const KeySlot& slot) const {
+    return slot.mask >= 0 && (slot.flags >> group & kFullRows) == 0;
+  }
   // Loads what mask_scores() applies.
-  __device__ void load_masks(const KeySlot& slot, RowMask (&masks)[2]) {
-    if (slot.mask < 0) return;
+  __device__ void load_masks(const KeySlot& slot, RowMask<kKeys> (&masks)[2]) {
+    if (!masks_rows(slot)) {
+      masks[0].fill(~0u);
+      masks[1].fill(~0u);
+      return;
+    }
     masks[0].load(params.space.work.mask_rows, slot.mask + row());
     masks[1].load(params.space.work.mask_rows, slot.mask + row() + 8);
   }
-  __device__ void mask_scores(const KeySlot& slot, RowMask (&masks)[2]) {
-    if (slot.mask < 0 && slot.limit >= kKeys) return;
+  __device__ void mask_scores(const KeySlot& slot, RowMask<kKeys> (&masks)[2]) {
+    if (!masks_rows(slot) && slot.limit >= kKeys) return;
     if (slot.limit < kKeys) {
       masks[0].cut(slot.limit);
       masks[1].cut(slot.limit);
@@ -256,31 +270,46 @@ struct Consumer {
       if (joined) begin(softmax);
       return release_queries();
     }
-    weigh_first(tiles, joined, softmax);
-    for (int32_t t = 1; t < tiles; ++t) {
-      if constexpr (Config::kOverlaps) {
-        weigh_next(t + 1 == tiles, softmax);
-      } else {
+    if constexpr (Config::kOverlaps) {
+      weigh(tiles == 1, joined, softmax);
+      for (int32_t t = 1; t < tiles; ++t) weigh_next(t + 1 == tiles, softmax);
+      add_values();
+    } else {
+      if (joined) begin(softmax);
+#pragma unroll 1
+      for (int32_t left = skip_dead(tiles); left > 0; left = skip_dead(left - 1)) {
+        weigh(false, false, softmax);
         add_values();
-        weigh_first(tiles - t, false, softmax);
       }
+      release_queries();
     }
-    add_values();
+  }
+
+  // Leaves out the tiles to come in which this consumer has no live pair; returns how many of
+  // `tiles` are left.
+  __device__ int32_t skip_dead(int32_t tiles) {
+#pragma unroll 1
+    for (; tiles > 0; --tiles) {
+      shared.k_full[key.stage].wait(key.phase);
+      if ((shared.keys[key.stage].flags >> group & kDeadRows) == 0) break;
+      skip_tile();
+    }
+    return tiles;
   }
 
   // Scores of a tile become weights.
-  __device__ void weigh_first(int32_t tiles, bool joined, Softmax& softmax) {
+  __device__ void weigh(bool last, bool joined, Softmax& softmax) {
     float rescale[2];
     shared.k_full[key.stage].wait(key.phase);
     const KeySlot slot = shared.keys[key.stage];
     issue_scores();
-    RowMask masks[2];
+    RowMask<kKeys> masks[2];
     load_masks(slot, masks);
     cute::warpgroup_wait<0>();
     fence_registers(scores);
     arrive(shared.k_empty[key.stage]);
-    key.next();
-    if (tiles == 1) release_queries();
+    if constexpr (Config::kOverlaps) key.next();
+    if (last) release_queries();
     mask_scores(slot, masks);
     if (joined) begin(softmax);
     softmax.step(scores, params.scale_log2, rescale);
@@ -292,7 +321,7 @@ struct Consumer {
     float rescale[2];
     shared.k_full[key.stage].wait(key.phase);
     const KeySlot slot = shared.keys[key.stage];
-    RowMask masks[2];
+    RowMask<kKeys> masks[2];
     load_masks(slot, masks);
     issue_scores();
     shared.v_full[value.stage].wait(value.phase);
@@ -312,25 +341,37 @@ struct Consumer {
     pack_weights();
   }
   __device__ void add_values() {
-    shared.v_full[value.stage].wait(value.phase);
+    Ring<Config::kStages>& at = values();
+    shared.v_full[at.stage].wait(at.phase);
     issue_values();
     cute::warpgroup_wait<0>();
     fence_registers(out);
-    arrive(shared.v_empty[value.stage]);
-    value.next();
+    arrive(shared.v_empty[at.stage]);
+    at.next();
+  }
+  // The tile of values that is next: of the same keys, unless they are a tile ahead.
+  __device__ Ring<Config::kStages>& values() {
+    if constexpr (Config::kOverlaps) {
+      return value;
+    } else {
+      return key;
+    }
   }
 
   // An item with no rows for this warpgroup.
   __device__ void skip_item(int32_t tiles) {
     release_queries();
-    for (int32_t t = 0; t < tiles; ++t) {
-      shared.k_full[key.stage].wait(key.phase);
-      arrive(shared.k_empty[key.stage]);
-      key.next();
-      shared.v_full[value.stage].wait(value.phase);
-      arrive(shared.v_empty[value.stage]);
-      value.next();
-    }
+#pragma unroll 1
+    for (int32_t t = 0; t < tiles; ++t) skip_tile();
+  }
+  __device__ void skip_tile() {
+    shared.k_full[key.stage].wait(key.phase);
+    arrive(shared.k_empty[key.stage]);
+    if constexpr (Config::kOverlaps) key.next();
+    Ring<Config::kStages>& at = values();
+    shared.v_full[at.stage].wait(at.phase);
+    arrive(shared.v_empty[at.stage]);
+    at.next();
   }
 
   __device__ uint32_t covered_rows(int32_t rows, int32_t bits) const {
@@ -412,26 +453,28 @@ struct Consumer {
       const ItemSlot& item = shared.items.slots[at.stage];
       if (item.live == 0) break;
       wait_telling(shared.q_full[query.stage], query.phase);
+      // Two blocks a multiprocessor leave no register for what is to be told.
+      if constexpr (!Config::kOverlaps) teller.tell(params.space.done, lane());
       if (group * 64 < item.tile.owner_count) {
         Softmax softmax;
         start(item, softmax);
         run_item(item.tile.tiles, item.tile.earlier != kNone, softmax);
-        teller.tell(lane());
+        if constexpr (Config::kOverlaps) teller.tell(params.space.done, lane());
         finish(item, softmax);
       } else {
         skip_item(item.tile.tiles);
-        teller.tell(lane());
+        if constexpr (Config::kOverlaps) teller.tell(params.space.done, lane());
       }
       if (item.tile.count > 0) {
-        teller.untold = params.space.done + item.batch * params.space.heads + item.head;
+        teller.untold = item.batch * params.space.heads + item.head;
       }
       arrive(shared.items.empty[at.stage]);
     }
-    teller.tell(lane());
+    teller.tell(params.space.done, lane());
   }
   // Who waits may be waited for.
   __device__ void wait_telling(Barrier& barrier, uint32_t phase) {
-    if (!barrier.test_wait(phase)) teller.tell(lane());
+    if (!barrier.test_wait(phase)) teller.tell(params.space.done, lane());
     barrier.wait(phase);
   }
 };
@@ -486,8 +529,8 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks)
     }
   } else {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
-    Consumer<Config> consumer{
-        params, shared, q_smem, k_smem, v_smem, warpgroup - 1, static_cast<int>(threadIdx.x % 128)};
+    Consumer<Config> consumer{params, shared, q_smem, warpgroup - 1,
+                              static_cast<int>(threadIdx.x % 128)};
     consumer.run();
   }
 }

@@ -155,13 +155,13 @@ struct RunWalk {
 // Tells later passes of items finished. A warp tells of its item later than it stores, since the
 // stores take a while, but before it waits for anything that may wait for them.
 struct PassTeller {
-  int32_t* untold = nullptr;  // counter of the item finished last
+  int32_t untold = -1;  // counter of the item finished last
 
-  __device__ void tell(int lane) {
-    if (untold == nullptr) return;
+  __device__ void tell(int32_t* done, int lane) {
+    if (untold < 0) return;
     __syncwarp();
-    if (lane == 0) add_release(untold, 1);
-    untold = nullptr;
+    if (lane == 0) add_release(done + untold, 1);
+    untold = -1;
   }
 };
 
@@ -189,18 +189,30 @@ __device__ inline int32_t owner_position(const WorkTile& tile, const int32_t* of
   return set.first + offset + (e - o * set.inner);
 }
 
-// Bits of the others that a row sees: 4 words for 128 of them.
+// Bits of the others that a row sees, of kOthers in a tile.
+template <int kOthers>
 struct RowMask {
-  uint32_t words[4] = {~0u, ~0u, ~0u, ~0u};
+  static constexpr int kWords = kOthers / 32;
+  uint32_t words[kWords];
 
+  __device__ void fill(uint32_t word) {
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) words[w] = word;
+  }
   __device__ void load(const uint32_t* mask_rows, int32_t row) {
-    const uint4 loaded = __ldg(reinterpret_cast<const uint4*>(mask_rows) + row);
-    words[0] = loaded.x, words[1] = loaded.y, words[2] = loaded.z, words[3] = loaded.w;
+    const uint32_t* source = mask_rows + 4 * row;
+    if constexpr (kWords == 2) {
+      const uint2 loaded = __ldg(reinterpret_cast<const uint2*>(source));
+      words[0] = loaded.x, words[1] = loaded.y;
+    } else {
+      const uint4 loaded = __ldg(reinterpret_cast<const uint4*>(source));
+      words[0] = loaded.x, words[1] = loaded.y, words[2] = loaded.z, words[3] = loaded.w;
+    }
   }
   // The first `limit` others are those that count.
   __device__ void cut(int32_t limit) {
 #pragma unroll
-    for (int w = 0; w < 4; ++w) {
+    for (int w = 0; w < kWords; ++w) {
       const int count = limit - 32 * w;
       if (count < 32) words[w] &= count <= 0 ? 0u : (1u << count) - 1;
     }
@@ -209,7 +221,8 @@ struct RowMask {
 
 // Sets scores [64][kOthers] of a warpgroup to −∞ where the masks of a thread's two rows say so.
 template <int kCount>
-__device__ void apply_masks(float (&scores)[kCount], const RowMask (&masks)[2], int lane) {
+__device__ void apply_masks(float (&scores)[kCount], const RowMask<2 * kCount> (&masks)[2],
+                            int lane) {
   const int column = lane % 4 * 2;
 #pragma unroll
   for (int w = 0; w < kCount / 16; ++w) {

@@ -15,6 +15,7 @@ struct WorkTables {
   const WorkRun* runs = nullptr;
   const int32_t* mask_ids = nullptr;
   const uint32_t* mask_rows = nullptr;
+  const uint32_t* mask_flags = nullptr;
   const int32_t* offsets = nullptr;
   const uint32_t* row_bits = nullptr;
   int32_t group_count = 0;

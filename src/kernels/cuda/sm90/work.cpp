@@ -170,6 +170,26 @@ void add_mask(const Mask& mask, int32_t owner_rows, std::vector<uint32_t>& out) 
   }
 }
 
+// Its owners by 64.
+uint32_t flags_of(const Mask& mask) {
+  uint32_t flags = 0;
+  for (int32_t group = 0; 64 * group < kOwnerRows; ++group) {
+    const int32_t end = std::min(mask.owners, 64 * group + 64);
+    bool dead = true, full = 64 * group < end;
+    for (int32_t f = 0; f < std::min(mask.others, kOtherRows); ++f) {
+      for (int32_t e = 64 * group; e < end; ++e) {
+        const uint64_t word = mask.words[static_cast<size_t>(f * mask.words_per_other + e / 64)];
+        const bool live = (word >> (e % 64) & 1) != 0;
+        dead &= !live;
+        full &= live;
+      }
+    }
+    if (dead) flags |= kDeadRows << group;
+    if (full) flags |= kFullRows << group;
+  }
+  return flags;
+}
+
 int64_t work_of(const Plan& plan, const HeadGroup& group) {
   int64_t most = 0;
   for (int32_t p = group.pass_begin; p < group.pass_end; ++p) {
@@ -195,7 +215,7 @@ bool are_alike(const Plan& plan, int64_t members) {
 
 int64_t Work::size_bytes() const {
   return bytes(groups) + bytes(heads) + bytes(tiles) + bytes(runs) + bytes(mask_ids) +
-         bytes(mask_rows) + bytes(offsets) + bytes(row_bits);
+         bytes(mask_rows) + bytes(mask_flags) + bytes(offsets) + bytes(row_bits);
 }
 
 Work make_work(const Plan& plan, int64_t heads_per_item) {
@@ -235,7 +255,10 @@ Work make_work(const Plan& plan, int64_t heads_per_item) {
     work.groups.push_back(group);
   }
   work.mask_ids = plan.mask_ids;
-  for (const Mask& mask : plan.masks) add_mask(mask, work.owner_rows, work.mask_rows);
+  for (const Mask& mask : plan.masks) {
+    add_mask(mask, work.owner_rows, work.mask_rows);
+    work.mask_flags.push_back(flags_of(mask));
+  }
   for (const int64_t offset : plan.offsets) work.offsets.push_back(narrow(offset));
   return work;
 }

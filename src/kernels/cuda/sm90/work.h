@@ -62,6 +62,9 @@ inline constexpr int kTileWords = sizeof(WorkTile) / 4;
 inline constexpr int kRunWords = sizeof(WorkRun) / 4;
 static_assert(kTileWords == 32);
 
+// Of 64 owners of a mask: no pair is live, or all are.
+inline constexpr uint32_t kDeadRows = 1, kFullRows = 1 << 8;
+
 // Tiles [tile_begin, tile_begin + tiles) are worked on for `heads` heads, the first `first_tiles`
 // of a head well before the others, which may wait for them: all passes but the last.
 struct WorkGroup {
@@ -77,6 +80,7 @@ struct Work {
   std::vector<WorkRun> runs;        // as in the plan
   std::vector<int32_t> mask_ids;    // as in the plan
   std::vector<uint32_t> mask_rows;  // [mask][owner_rows][4]: bit f % 32 of word f / 32
+  std::vector<uint32_t> mask_flags;  // [mask]: kDeadRows, kFullRows, each << group of 64 owners
   std::vector<int32_t> offsets;     // as in the plan
   std::vector<uint32_t> row_bits;
   std::vector<BoxShape> owner_boxes;  // map kNaturalMaps + index; at most kPeriodMaps
