@@ -21,9 +21,9 @@ struct AttentionShape {
   int64_t heads = 0;  // a multiple of kv_heads; query head h reads key head h / (heads / kv_heads)
   int64_t kv_heads = 0;
   int64_t q_len = 0;
-  int64_t k_len = 0;   // >= q_len
-  int64_t qk_dim = 0;  // head_dim of q and k
-  int64_t v_dim = 0;   // head_dim of v and out
+  int64_t k_len = 0;           // >= q_len
+  int64_t qk_dim = 0;          // head_dim of q and k
+  int64_t v_dim = 0;           // head_dim of v and out
   bool aligned = true;         // q, k and v are as is_aligned() tells
   bool positive_scale = true;  // scale > 0
 };

@@ -11,8 +11,8 @@ namespace lace {
 
 std::span<const Kernel> kernels() {
   static const std::array kTable = {
-      recorded<cuda::kSm90>(),       recorded<cuda::kPortable>(), recorded<cpu::kAvx512Bf16>(),
-      recorded<cpu::kAvx512>(),      recorded<cpu::kAvx2>(),      recorded<cpu::kPortable>(),
+      recorded<cuda::kSm90>(),        recorded<cuda::kPortable>(), recorded<cpu::kAvx512Bf16>(),
+      recorded<cpu::kAvx512>(),       recorded<cpu::kAvx2>(),      recorded<cpu::kPortable>(),
       recorded<reference::kKernel>(),
   };
   return kTable;

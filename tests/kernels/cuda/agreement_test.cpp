@@ -86,8 +86,7 @@ TEST_P(CudaAgreement, WithReference) {
     const AttentionShape asked = Problem(shape, 1).shape();
     if (!kernel.unavailable().empty() || !kernel.unsupported(asked).empty()) continue;
     for (const KernelTiles& tiles : tiles_of(kernel, shape, asked)) {
-      SCOPED_TRACE(concat(kernel.name, ", tiles of ", tiles.forward.owners,
-                          " queries x ",
+      SCOPED_TRACE(concat(kernel.name, ", tiles of ", tiles.forward.owners, " queries x ",
                           tiles.forward.others, " keys, LACE_TEST_SEED=", seed_of_run()));
       expect_agreement(kernel, shape, tiles);
       ++compared;

@@ -11,7 +11,8 @@ namespace lace::sm90 {
 
 // Backward: tiles of 128 owners stay on chip, tiles of others stream past. A block is a warpgroup
 // that produces (one warp finds items, one walks their runs and issues TMA loads, and where owners
-// are keys one reads the statistics of queries) and two that consume (64 owners each). Per tile and consumer, with scores [64 owners][others]:
+// are keys one reads the statistics of queries) and two that consume (64 owners each). Per tile and
+// consumer, with scores [64 owners][others]:
 //   s = x0 y0ᵀ,  w = 2^(scale s − lse),  dw = x1 y1ᵀ,  ds = w (dw − delta)
 //   d0 += ds y0,  d1 += w y1      in registers, ds and w as operands in registers
 // Over the transposed plan owners are keys, x = k and v, y = q and dout, d = dk and dv, and
@@ -45,13 +46,12 @@ struct BackwardConfig {
 
 // What consumers know of a tile of others.
 template <typename Config>
-struct OtherSlot {
+struct alignas(16) OtherSlot {
   int32_t mask;   // row of mask_rows, −1: none
   int32_t limit;  // others that count
   int32_t head;   // of the queries
-  int32_t unused;
   // Where owners are keys, of the queries; their positions, −1: none.
-  RowStatistics statistics[Config::kByKeys ? Config::kOthers : 1];
+  alignas(16) RowStatistics statistics[Config::kByKeys ? Config::kOthers : 1];
   int32_t rows[Config::kAddsDq ? Config::kOthers : 1];
 };
 
@@ -60,7 +60,7 @@ struct BackwardShared {
   Barrier owner_full[Config::kOwnerStages], owner_empty[Config::kOwnerStages];
   Barrier full[Config::kStages], empty[Config::kStages];
   ItemRing items;
-  alignas(16) OtherSlot<Config> others[Config::kStages];
+  OtherSlot<Config> others[Config::kStages];
   WorkRun runs[2];  // the loading warps' own
 };
 
@@ -100,8 +100,7 @@ struct BackwardLoader {
                       lane);
       load_owners(slot.tile, first_head, batch);
       for (int32_t m = 0; m < params.members; ++m) {
-        runs.each(slot.tile,
-                  [&](const WorkRun& run) { load_run(run, first_head + m, batch); });
+        runs.each(slot.tile, [&](const WorkRun& run) { load_run(run, first_head + m, batch); });
       }
       __syncwarp();
       if (lane == 0) {
@@ -349,10 +348,9 @@ struct BackwardConsumer {
   __device__ void add_dq(const OtherSlot<Config>& slot, int32_t batch) {
     const int first = kSplitsQueries ? row() : first_row(0, thread);
     const int column_slice = kSplitsQueries ? 0 : group;
-    float* base =
-        params.dq_sums +
-        static_cast<int64_t>(batch * params.heads + slot.head) * params.q_len * kDim +
-        column_slice * 64;
+    float* base = params.dq_sums +
+                  static_cast<int64_t>(batch * params.heads + slot.head) * params.q_len * kDim +
+                  column_slice * 64;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int32_t at = slot.rows[first + 8 * r];
@@ -407,43 +405,42 @@ struct BackwardConsumer {
     }
   }
 
-  __device__ int64_t sums_row(const ItemSlot& item, int32_t position) const {
-    const int64_t head = item.batch * params.space.heads + item.head;
-    return (head * params.owner_len + position) * kDim;
-  }
-
-  // Starts from nothing, or from what the passes before left.
   __device__ void start(const ItemSlot& item) {
 #pragma unroll
     for (int i = 0; i < kDim / 2; ++i) d0[i] = 0;
     if constexpr (Config::kByKeys) {
 #pragma unroll
       for (int i = 0; i < kDim / 2; ++i) d1[i] = 0;
-    }
-    const WorkTables& work = params.space.work;
-    const uint32_t earlier =
-        rows_in(work.row_bits, item.tile.earlier, item.tile.earlier_bits, row());
+    } else {
+      const int64_t head = item.batch * params.heads + item.head;
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int32_t at = owner_position(item.tile, work.offsets, row() + 8 * r);
-      if constexpr (!Config::kByKeys) {
-        const int64_t head = item.batch * params.heads + item.head;
-        own[r] = at < 0 ? make_float2(INFINITY, 0)
-                        : __ldg(params.statistics + head * params.q_len + at);
-      }
-      if (at < 0 || (earlier >> r & 1) == 0) continue;
-      load_sums(params.d0.sums + sums_row(item, at), d0, r, lane());
-      if constexpr (Config::kByKeys) {
-        load_sums(params.d1.sums + sums_row(item, at), d1, r, lane());
+      for (int r = 0; r < 2; ++r) {
+        const int32_t at = owner_position(item.tile, params.space.work.offsets, row() + 8 * r);
+        own[r] =
+            at < 0 ? make_float2(INFINITY, 0) : __ldg(params.statistics + head * params.q_len + at);
       }
     }
   }
 
-  __device__ void store_gradient(const Gradient& gradient, const float (&values)[kDim / 2], int r,
-                                 const ItemSlot& item, int32_t position, bool store) {
-    Element* target = static_cast<Element*>(gradient.data) + item.batch * gradient.batch_stride +
-                      item.head * gradient.head_stride + position * gradient.row_stride;
-    store_row(values, r, target, gradient.dim, store, lane());
+  static __device__ Element* row_of(const Rows16& rows, const ItemSlot& item, int32_t position) {
+    return static_cast<Element*>(rows.data) + item.batch * rows.batch_stride +
+           item.head * rows.head_stride + position * rows.row_stride;
+  }
+  // A row's sums, from and for other passes.
+  static __device__ void add(const Gradient& gradient, float (&values)[kDim / 2], int r,
+                             const ItemSlot& item, int32_t position, int lane) {
+    add_halves(row_of(gradient.high, item, position), row_of(gradient.low, item, position), values,
+               r, lane);
+  }
+  static __device__ void store(const Gradient& gradient, const float (&values)[kDim / 2], int r,
+                               const ItemSlot& item, int32_t position, int lane) {
+    store_halves(row_of(gradient.high, item, position), row_of(gradient.low, item, position),
+                 values, r, lane);
+  }
+
+  __device__ void store_result(const Gradient& gradient, const float (&values)[kDim / 2], int r,
+                               const ItemSlot& item, int32_t position, bool store) const {
+    store_row(values, r, row_of(gradient.result, item, position), gradient.dim, store, lane());
   }
 
   __device__ void finish(const ItemSlot& item) {
@@ -452,13 +449,19 @@ struct BackwardConsumer {
         params.only_sums ? 3 : rows_in(work.row_bits, item.tile.later, item.tile.later_bits, row());
     const int32_t at[2] = {owner_position(item.tile, work.offsets, row()),
                            owner_position(item.tile, work.offsets, row() + 8)};
+    const uint32_t earlier =
+        rows_in(work.row_bits, item.tile.earlier, item.tile.earlier_bits, row());
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if (at[r] < 0 || (earlier >> r & 1) == 0) continue;
+      add(params.d0, d0, r, item, at[r], lane());
+      if constexpr (Config::kByKeys) add(params.d1, d1, r, item, at[r], lane());
+    }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       if (at[r] < 0 || (later >> r & 1) == 0) continue;
-      store_sums(params.d0.sums + sums_row(item, at[r]), d0, r, lane());
-      if constexpr (Config::kByKeys) {
-        store_sums(params.d1.sums + sums_row(item, at[r]), d1, r, lane());
-      }
+      store(params.d0, d0, r, item, at[r], lane());
+      if constexpr (Config::kByKeys) store(params.d1, d1, r, item, at[r], lane());
     }
     if (params.only_sums || item.tile.later == kAll) return;
 #pragma unroll
@@ -466,8 +469,8 @@ struct BackwardConsumer {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const bool store = at[r] >= 0 && (later >> r & 1) == 0;
-      store_gradient(params.d0, d0, r, item, at[r], store);
-      if constexpr (Config::kByKeys) store_gradient(params.d1, d1, r, item, at[r], store);
+      store_result(params.d0, d0, r, item, at[r], store);
+      if constexpr (Config::kByKeys) store_result(params.d1, d1, r, item, at[r], store);
     }
   }
 

@@ -5,6 +5,6 @@
 namespace lace::sm90 {
 
 template void launch_backward<__nv_bfloat16, 128, BackwardMode::kKeys>(const BackwardParams&, int,
-                                                         cudaStream_t);
+                                                                       cudaStream_t);
 
 }  // namespace lace::sm90

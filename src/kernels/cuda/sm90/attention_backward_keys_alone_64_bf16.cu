@@ -4,7 +4,7 @@
 
 namespace lace::sm90 {
 
-template void launch_backward<__nv_bfloat16, 64, BackwardMode::kKeysAlone>(const BackwardParams&, int,
-                                                         cudaStream_t);
+template void launch_backward<__nv_bfloat16, 64, BackwardMode::kKeysAlone>(const BackwardParams&,
+                                                                           int, cudaStream_t);
 
 }  // namespace lace::sm90

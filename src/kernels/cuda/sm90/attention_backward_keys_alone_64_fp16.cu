@@ -5,6 +5,6 @@
 namespace lace::sm90 {
 
 template void launch_backward<__half, 64, BackwardMode::kKeysAlone>(const BackwardParams&, int,
-                                                         cudaStream_t);
+                                                                    cudaStream_t);
 
 }  // namespace lace::sm90

@@ -27,7 +27,8 @@ constexpr int64_t kFewTiles = 3;
 int32_t section_for(const AttentionShape& s, const Work& work) {
   const int64_t group = s.heads / s.kv_heads;
   int64_t bytes = s.k_len * (s.qk_dim + s.v_dim) * 2 / group;
-  if (!work.several_passes) return section_of(work, s.batch, std::max<int64_t>(1, bytes), kSectionBytes);
+  if (!work.several_passes)
+    return section_of(work, s.batch, std::max<int64_t>(1, bytes), kSectionBytes);
   // Two sections are worked on at a time, and their partial results stay there.
   bytes = 2 * (bytes + s.q_len * (s.qk_dim * 2 + s.v_dim * 4));
   return section_of(work, s.batch, bytes, kJoinedSectionBytes);
@@ -118,10 +119,10 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   const auto params = std::make_unique<ForwardParams>();
   make_maps({args.q, s.dtype, s.qk_dim, s.q_len, s.heads, s.batch}, work.owner_rows,
             work.owner_boxes, work.owner_stretches, params->q);
-  make_maps({args.k, s.dtype, s.qk_dim, s.k_len, s.kv_heads, s.batch}, work.other_rows, work.other_boxes,
-            work.other_stretches, params->k);
-  make_maps({args.v, s.dtype, s.v_dim, s.k_len, s.kv_heads, s.batch}, work.other_rows, work.other_boxes,
-            work.other_stretches, params->v);
+  make_maps({args.k, s.dtype, s.qk_dim, s.k_len, s.kv_heads, s.batch}, work.other_rows,
+            work.other_boxes, work.other_stretches, params->k);
+  make_maps({args.v, s.dtype, s.v_dim, s.k_len, s.kv_heads, s.batch}, work.other_rows,
+            work.other_boxes, work.other_stretches, params->v);
   params->space = item_space(uploaded, s.batch, section_for(s, work), counters);
   params->out = args.out.data;
   params->lse = static_cast<float*>(args.lse);

@@ -4,7 +4,7 @@
 
 namespace lace::sm90 {
 
-template void launch_forward<__half, 64, 64, ForwardTiling::kStandard>(
-    const ForwardParams&, int, cudaStream_t);
+template void launch_forward<__half, 64, 64, ForwardTiling::kStandard>(const ForwardParams&, int,
+                                                                       cudaStream_t);
 
 }  // namespace lace::sm90

@@ -4,7 +4,7 @@
 
 namespace lace::sm90 {
 
-template void launch_forward<__nv_bfloat16, 64, 64, ForwardTiling::kShort>(
-    const ForwardParams&, int, cudaStream_t);
+template void launch_forward<__nv_bfloat16, 64, 64, ForwardTiling::kShort>(const ForwardParams&,
+                                                                           int, cudaStream_t);
 
 }  // namespace lace::sm90

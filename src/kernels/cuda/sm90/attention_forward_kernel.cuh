@@ -36,8 +36,7 @@ struct ForwardConfig {
   static constexpr int kConsumerRegisters = kTiling == ForwardTiling::kStandard ? 224
                                             : kTiling == ForwardTiling::kWide   ? 160
                                                                                 : 104;
-  static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <=
-                kStart * (1 + kConsumers));
+  static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= kStart * (1 + kConsumers));
   static constexpr int kOwners = 64 * kConsumers;
   static constexpr int kQueryStages = 2;
   static constexpr int kStages = kTiling == ForwardTiling::kShort ? 4
@@ -113,7 +112,8 @@ struct Producer {
     int32_t cycle = 0;
     for (int32_t t = 0; t < run.tiles; ++t) {
       const int32_t shift = t * run.step;
-      const int32_t limit = count_before(run.others, params.space.work.offsets, shift, params.k_len);
+      const int32_t limit =
+          count_before(run.others, params.space.work.offsets, shift, params.k_len);
       int32_t mask = run.mask_cycle == 0 ? -1 : run.mask_begin;
       if (run.mask_cycle > 1) {
         mask = __ldg(params.space.work.mask_ids + run.mask_begin + cycle);
@@ -122,16 +122,17 @@ struct Producer {
       uint32_t flags = 0;
       if (Config::kSkips && mask >= 0) flags = __ldg(params.space.work.mask_flags + mask);
       shared.k_empty[key.stage].wait(key.phase ^ 1);
-      if (lane == 0) shared.keys[key.stage] = {mask < 0 ? -1 : mask * Config::kOwners, limit, flags};
+      if (lane == 0)
+        shared.keys[key.stage] = {mask < 0 ? -1 : mask * Config::kOwners, limit, flags};
       const LoadTarget k{params.k, &shared.k_full[key.stage],
                          k_smem + key.stage * Config::kKeyBytes, kv_head, batch};
-      load_set<Config::kQkDim / 64, Config::kKeys>(k, run.others, params.space.work.offsets, shift, limit,
-                                                lane);
+      load_set<Config::kQkDim / 64, Config::kKeys>(k, run.others, params.space.work.offsets, shift,
+                                                   limit, lane);
       shared.v_empty[key.stage].wait(key.phase ^ 1);
       const LoadTarget v{params.v, &shared.v_full[key.stage],
                          v_smem + key.stage * Config::kValueBytes, kv_head, batch};
-      load_set<Config::kVDim / 64, Config::kKeys>(v, run.others, params.space.work.offsets, shift, limit,
-                                               lane);
+      load_set<Config::kVDim / 64, Config::kKeys>(v, run.others, params.space.work.offsets, shift,
+                                                  limit, lane);
       key.next();
     }
   }
@@ -183,8 +184,8 @@ struct Consumer {
   const ForwardParams& params;
   ForwardShared<Config>& shared;
   uint32_t q_smem;  // keys and values lie behind the queries
-  int group;   // of its warpgroup among the consumers
-  int thread;  // in the warpgroup
+  int group;        // of its warpgroup among the consumers
+  int thread;       // in the warpgroup
   Ring<Config::kQueryStages> query{};
   Ring<Config::kStages> key{}, value{};
   float scores[kKeys / 2];
@@ -381,7 +382,8 @@ struct Consumer {
     return owner_position(tile, params.space.work.offsets, row() + 8 * r);
   }
   __device__ int64_t row_index(const ItemSlot& item, int32_t position) const {
-    return static_cast<int64_t>(item.batch * params.space.heads + item.head) * params.q_len + position;
+    return static_cast<int64_t>(item.batch * params.space.heads + item.head) * params.q_len +
+           position;
   }
 
   // Starts from nothing, or from what the passes before left: their result as that of one key whose
@@ -453,19 +455,19 @@ struct Consumer {
       const ItemSlot& item = shared.items.slots[at.stage];
       if (item.live == 0) break;
       wait_telling(shared.q_full[query.stage], query.phase);
-      // Two blocks a multiprocessor leave no register for what is to be told.
-      if constexpr (!Config::kOverlaps) teller.tell(params.space.done, lane());
       if (group * 64 < item.tile.owner_count) {
         Softmax softmax;
         start(item, softmax);
         run_item(item.tile.tiles, item.tile.earlier != kNone, softmax);
+        // With two blocks a multiprocessor there is no register for it here.
         if constexpr (Config::kOverlaps) teller.tell(params.space.done, lane());
         finish(item, softmax);
       } else {
         skip_item(item.tile.tiles);
-        if constexpr (Config::kOverlaps) teller.tell(params.space.done, lane());
+        teller.tell(params.space.done, lane());
       }
       if (item.tile.count > 0) {
+        if constexpr (!Config::kOverlaps) teller.tell(params.space.done, lane());
         teller.untold = item.batch * params.space.heads + item.head;
       }
       arrive(shared.items.empty[at.stage]);

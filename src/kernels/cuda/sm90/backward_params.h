@@ -16,18 +16,22 @@ namespace lace::sm90 {
 using RowStatistics = float2;
 
 enum class BackwardMode {
-  kKeys,        // owners are keys: dk and dv; dq is added to in global memory
-  kKeysAlone,   // owners are keys: dk and dv
-  kQueries,     // owners are queries: dq
+  kKeys,       // owners are keys: dk and dv; dq is added to in global memory
+  kKeysAlone,  // owners are keys: dk and dv
+  kQueries,    // owners are queries: dq
 };
 
-// A gradient [batch, heads, rows, dim]. Strides in elements.
-struct Gradient {
-  // Sums [batch, heads of the items, rows, kDim]: rows that a later pass finishes, or all rows if
-  // `only_sums`. Not scaled yet.
-  float* sums = nullptr;
+// Rows of 16-bit elements [batch, heads, rows, …]. Strides in elements.
+struct Rows16 {
   void* data = nullptr;
   int64_t batch_stride = 0, head_stride = 0, row_stride = 0;
+};
+
+// A gradient [batch, heads, rows, dim], and where rows that a later pass finishes (or all rows, if
+// `only_sums`) leave their sums, not scaled yet: the high and the low 16 bits of the floats
+// [batch, heads of the items, rows, kDim]. The high ones may lie where the result will.
+struct Gradient {
+  Rows16 result, high, low;
   int32_t dim = 0;
 };
 
@@ -58,9 +62,11 @@ constexpr int backward_others(int dim, BackwardMode mode) {
 template <typename Element>
 void launch_statistics(const BackwardArgs& args, RowStatistics* statistics, cudaStream_t stream);
 
-// gradient.data = scale · the sums of every `members` neighbouring heads, for `heads` heads.
+// gradient.result = scale · sums [batch, heads, rows, dim], whole floats; or, where there are none,
+// scale · the sums of gradient.high and low of every `members` neighbouring heads.
 template <typename Element>
-void launch_round_sums(const Gradient& gradient, int dim, float scale, int64_t batch, int64_t heads,
-                       int64_t rows, int32_t members, cudaStream_t stream);
+void launch_round_sums(const Gradient& gradient, const float* sums, int dim, float scale,
+                       int64_t batch, int64_t heads, int64_t rows, int32_t members,
+                       cudaStream_t stream);
 
 }  // namespace lace::sm90

@@ -40,7 +40,8 @@ struct StatisticsParams {
   int32_t dim;
 };
 
-// Eight lanes a row, 16 bytes each at a time; several rows at once, so that many loads are under way.
+// Eight lanes a row, 16 bytes each at a time; several rows at once, so that many loads are under
+// way.
 constexpr int kRowsAtOnce = 4;
 
 template <typename Element>
@@ -91,21 +92,43 @@ template <typename Element>
 void launch_statistics(const BackwardArgs& args, RowStatistics* statistics, cudaStream_t stream) {
   const AttentionShape& s = args.shape;
   const int64_t count = s.batch * s.heads * s.q_len;
-  const StatisticsParams params{args.out,   args.dout, static_cast<const float*>(args.lse),
-                                statistics, count,     s.heads,
-                                s.q_len,    static_cast<int32_t>(s.v_dim)};
+  const StatisticsParams params{
+      args.out, args.dout, static_cast<const float*>(args.lse), statistics, count,
+      s.heads,  s.q_len,   static_cast<int32_t>(s.v_dim)};
   const int64_t blocks = (count + kRowThreads / 8 - 1) / (kRowThreads / 8);
-  statistics_kernel<Element><<<static_cast<int>(std::min<int64_t>(blocks, kRowBlocks)),
-                               kRowThreads, 0, stream>>>(params);
+  statistics_kernel<Element>
+      <<<static_cast<int>(std::min<int64_t>(blocks, kRowBlocks)), kRowThreads, 0, stream>>>(params);
   LACE_CUDA(cudaGetLastError());
 }
 
 struct RoundParams {
   Gradient gradient;
+  const float* sums;
   float scale;
   int64_t count, heads, rows;  // threads, heads of the result
   int32_t dim, members;
 };
+
+// Adds 16 columns of a row in the order of backward_params.h.
+__device__ inline void add_whole(const float* sums, float (&total)[16]) {
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    const float4 x = __ldcs(reinterpret_cast<const float4*>(sums) + c);
+    total[2 * c] += x.x, total[2 * c + 1] += x.y;
+    total[8 + 2 * c] += x.z, total[8 + 2 * c + 1] += x.w;
+  }
+}
+__device__ inline void add_split(const uint16_t* high, const uint16_t* low, float (&total)[16]) {
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    const uint2 h = __ldcs(reinterpret_cast<const uint2*>(high) + c);
+    const uint2 l = __ldcs(reinterpret_cast<const uint2*>(low) + c);
+    total[2 * c] += __uint_as_float(__byte_perm(l.x, h.x, 0x5410));
+    total[2 * c + 1] += __uint_as_float(__byte_perm(l.x, h.x, 0x7632));
+    total[8 + 2 * c] += __uint_as_float(__byte_perm(l.y, h.y, 0x5410));
+    total[8 + 2 * c + 1] += __uint_as_float(__byte_perm(l.y, h.y, 0x7632));
+  }
+}
 
 // A thread makes 16 columns of a row.
 template <typename Element>
@@ -119,12 +142,12 @@ __global__ void __launch_bounds__(kRowThreads) round_sums_kernel(const RoundPara
     float total[16] = {};
     for (int32_t m = 0; m < p.members; ++m) {
       const int64_t head = (at.batch * p.heads + at.head) * p.members + m;
-      const float* sums = p.gradient.sums + (head * p.rows + at.row) * p.dim + part * 16;
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const float4 x = __ldcs(reinterpret_cast<const float4*>(sums) + c);
-        total[2 * c] += x.x, total[2 * c + 1] += x.y;
-        total[8 + 2 * c] += x.z, total[8 + 2 * c + 1] += x.w;
+      const int64_t offset = (head * p.rows + at.row) * p.dim + part * 16;
+      if (p.sums != nullptr) {
+        add_whole(p.sums + offset, total);
+      } else {
+        add_split(static_cast<const uint16_t*>(p.gradient.high.data) + offset,
+                  static_cast<const uint16_t*>(p.gradient.low.data) + offset, total);
       }
     }
     uint32_t packed[8];
@@ -132,9 +155,9 @@ __global__ void __launch_bounds__(kRowThreads) round_sums_kernel(const RoundPara
     for (int j = 0; j < 8; ++j) {
       packed[j] = pack<Element>(total[2 * j] * p.scale, total[2 * j + 1] * p.scale);
     }
-    auto* target = static_cast<Element*>(p.gradient.data) +
-                   at.offset(p.gradient.batch_stride, p.gradient.head_stride,
-                             p.gradient.row_stride) +
+    const Rows16& result = p.gradient.result;
+    auto* target = static_cast<Element*>(result.data) +
+                   at.offset(result.batch_stride, result.head_stride, result.row_stride) +
                    part * 16;
     store_16_bytes(target, {packed[0], packed[1], packed[2], packed[3]});
     if (part * 16 + 8 < p.gradient.dim) {
@@ -144,13 +167,15 @@ __global__ void __launch_bounds__(kRowThreads) round_sums_kernel(const RoundPara
 }
 
 template <typename Element>
-void launch_round_sums(const Gradient& gradient, int dim, float scale, int64_t batch, int64_t heads,
-                       int64_t rows, int32_t members, cudaStream_t stream) {
+void launch_round_sums(const Gradient& gradient, const float* sums, int dim, float scale,
+                       int64_t batch, int64_t heads, int64_t rows, int32_t members,
+                       cudaStream_t stream) {
   const int64_t count = batch * heads * rows * (dim / 16);
-  const RoundParams params{gradient, scale, count, heads, rows, dim, members};
+  const RoundParams params{gradient, sums, scale, count, heads, rows, dim, members};
   const int64_t blocks = (count + kRowThreads - 1) / kRowThreads;
-  round_sums_kernel<Element><<<static_cast<int>(std::min<int64_t>(blocks, kRowBlocks * 4)),
-                               kRowThreads, 0, stream>>>(params);
+  round_sums_kernel<Element>
+      <<<static_cast<int>(std::min<int64_t>(blocks, kRowBlocks * 4)), kRowThreads, 0, stream>>>(
+          params);
   LACE_CUDA(cudaGetLastError());
 }
 

@@ -11,8 +11,8 @@ namespace lace::sm90 {
 struct ForwardParams {
   CUtensorMap q[kMaps], k[kMaps], v[kMaps];
   ItemSpace space;
-  void* out = nullptr;       // [batch, heads, q_len, v_dim]
-  float* lse = nullptr;      // [batch, heads, q_len]; between passes that of the keys so far, in base 2
+  void* out = nullptr;   // [batch, heads, q_len, v_dim]
+  float* lse = nullptr;  // [batch, heads, q_len]; between passes that of the keys so far, in base 2
   float* partial = nullptr;  // [batch, heads, q_len, v_dim]: rows that a later pass finishes
   int64_t out_batch_stride = 0, out_head_stride = 0, out_row_stride = 0;
   float scale_log2 = 0, inverse_scale_log2 = 0;

@@ -8,23 +8,36 @@
 
 namespace lace::sm90 {
 
+// In two halves of 16 bits, which together are the floats.
 template <int kCount>
-__device__ void load_sums(const float* row, float (&values)[kCount], int r, int lane) {
+__device__ void add_halves(const void* high_row, const void* low_row, float (&values)[kCount],
+                           int r, int lane) {
 #pragma unroll
   for (int m = 0; m < kCount / 8; ++m) {
-    const float4 x = __ldcg(reinterpret_cast<const float4*>(row + 16 * m) + lane % 4);
-    values[8 * m + 2 * r] = x.x, values[8 * m + 2 * r + 1] = x.y;
-    values[8 * m + 4 + 2 * r] = x.z, values[8 * m + 5 + 2 * r] = x.w;
+    const int at = 4 * m + lane % 4;
+    const uint2 high = __ldcg(static_cast<const uint2*>(high_row) + at);
+    const uint2 low = __ldcg(static_cast<const uint2*>(low_row) + at);
+    values[8 * m + 2 * r] += __uint_as_float(__byte_perm(low.x, high.x, 0x5410));
+    values[8 * m + 2 * r + 1] += __uint_as_float(__byte_perm(low.x, high.x, 0x7632));
+    values[8 * m + 4 + 2 * r] += __uint_as_float(__byte_perm(low.y, high.y, 0x5410));
+    values[8 * m + 5 + 2 * r] += __uint_as_float(__byte_perm(low.y, high.y, 0x7632));
   }
 }
 
 template <int kCount>
-__device__ void store_sums(float* row, const float (&values)[kCount], int r, int lane) {
+__device__ void store_halves(void* high_row, void* low_row, const float (&values)[kCount], int r,
+                             int lane) {
 #pragma unroll
   for (int m = 0; m < kCount / 8; ++m) {
-    __stcg(reinterpret_cast<float4*>(row + 16 * m) + lane % 4,
-           make_float4(values[8 * m + 2 * r], values[8 * m + 2 * r + 1], values[8 * m + 4 + 2 * r],
-                       values[8 * m + 5 + 2 * r]));
+    const int at = 4 * m + lane % 4;
+    const uint32_t a = __float_as_uint(values[8 * m + 2 * r]);
+    const uint32_t b = __float_as_uint(values[8 * m + 2 * r + 1]);
+    const uint32_t c = __float_as_uint(values[8 * m + 4 + 2 * r]);
+    const uint32_t d = __float_as_uint(values[8 * m + 5 + 2 * r]);
+    __stcg(static_cast<uint2*>(high_row) + at,
+           make_uint2(__byte_perm(a, b, 0x7632), __byte_perm(c, d, 0x7632)));
+    __stcg(static_cast<uint2*>(low_row) + at,
+           make_uint2(__byte_perm(a, b, 0x5410), __byte_perm(c, d, 0x5410)));
   }
 }
 
@@ -33,8 +46,8 @@ template <int kCount>
 __device__ void add_sums(float* row, const float (&values)[kCount], int r, int lane) {
 #pragma unroll
   for (int m = 0; m < kCount / 8; ++m) {
-    asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(
-                     row + 16 * m + lane % 4 * 4),
+    asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(row + 16 * m +
+                                                                                   lane % 4 * 4),
                  "f"(values[8 * m + 2 * r]), "f"(values[8 * m + 2 * r + 1]),
                  "f"(values[8 * m + 4 + 2 * r]), "f"(values[8 * m + 5 + 2 * r])
                  : "memory");

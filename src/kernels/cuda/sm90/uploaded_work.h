@@ -28,7 +28,7 @@ struct ItemSpace {
   int32_t* done = nullptr;  // [batch, heads]: warps that finished an item others may wait for
   int32_t batch = 0, heads = 0;
   int32_t items = 0;
-  int32_t section = 1;      // heads that are worked on together, so that what they share stays in L2
+  int32_t section = 1;  // heads that are worked on together, so that what they share stays in L2
   bool by_counter = false;  // blocks take items from next_item; else every gridDim-th
 };
 

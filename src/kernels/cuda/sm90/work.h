@@ -74,14 +74,14 @@ struct WorkGroup {
 };
 
 struct Work {
-  std::vector<WorkGroup> groups;    // most work first
-  std::vector<int32_t> heads;       // of the groups; each once
-  std::vector<WorkTile> tiles;      // in the order of work: by pass, most work first
-  std::vector<WorkRun> runs;        // as in the plan
-  std::vector<int32_t> mask_ids;    // as in the plan
-  std::vector<uint32_t> mask_rows;  // [mask][owner_rows][4]: bit f % 32 of word f / 32
+  std::vector<WorkGroup> groups;     // most work first
+  std::vector<int32_t> heads;        // of the groups; each once
+  std::vector<WorkTile> tiles;       // in the order of work: by pass, most work first
+  std::vector<WorkRun> runs;         // as in the plan
+  std::vector<int32_t> mask_ids;     // as in the plan
+  std::vector<uint32_t> mask_rows;   // [mask][owner_rows][4]: bit f % 32 of word f / 32
   std::vector<uint32_t> mask_flags;  // [mask]: kDeadRows, kFullRows, each << group of 64 owners
-  std::vector<int32_t> offsets;     // as in the plan
+  std::vector<int32_t> offsets;      // as in the plan
   std::vector<uint32_t> row_bits;
   std::vector<BoxShape> owner_boxes;  // map kNaturalMaps + index; at most kPeriodMaps
   std::vector<BoxShape> other_boxes;
