@@ -58,7 +58,7 @@ void expect_agreement(const Kernel& kernel, const Case& shape, const KernelTiles
   const Kernel& reference = find_kernel("reference");
   const Problem problem(shape, seed_of_run(), tiles);
   const Forward forward = problem.forward(reference, *threads);
-  const Tolerances allowed = tolerances(shape.dtype, problem.max_logit());
+  const Tolerances allowed = gpu_tolerances(shape.dtype, problem.max_logit());
   CudaMachine machine;
   const Forward got = problem.forward(kernel, *threads, machine);
   expect_close(got, forward, allowed);

@@ -17,8 +17,8 @@ namespace {
 // How much of the tensors of some heads a section may keep in L2, of 50 MB.
 constexpr int64_t kSectionBytes = 32 << 20;
 
-// Up to which sums of dq are kept where there are sums of dk and dv too.
-constexpr int64_t kMostSumsBytes = 500'000'000;
+// Up to which whole sums of dq, dk and dv are kept.
+constexpr int64_t kMostSumsBytes = 700'000'000;
 
 int dim_of(const AttentionShape& s) { return s.qk_dim <= 64 && s.v_dim <= 64 ? 64 : 128; }
 
@@ -113,10 +113,16 @@ struct Backward {
   Workspace allocate_floats(int64_t count) const {
     return context.allocate(static_cast<size_t>(count) * sizeof(float));
   }
-  // Room for what passes leave of `gradient` of `heads` heads: the low halves, and the high ones
-  // if they do not fit into the result.
-  Workspace allocate_sums(Gradient& gradient, int64_t heads, int64_t rows, bool apart) const {
+  // Room for what passes leave of `gradient` of `heads` heads: whole sums, or the low halves, and
+  // the high ones if they do not fit into the result.
+  Workspace allocate_sums(Gradient& gradient, int64_t heads, int64_t rows, bool whole,
+                          bool apart) const {
     const int64_t elements = shape.batch * heads * rows * dim;
+    if (whole) {
+      Workspace sums = allocate_floats(elements);
+      gradient.sums = reinterpret_cast<float*>(sums.get());
+      return sums;
+    }
     apart = apart || gradient.dim != dim;
     Workspace halves = context.allocate(static_cast<size_t>(elements) * (apart ? 4 : 2));
     const auto place = [&](int64_t offset) -> Rows16 {
@@ -143,19 +149,20 @@ struct Backward {
     const int64_t count = shape.batch * shape.heads * shape.q_len * dim;
     const Workspace sums = allocate_floats(count);
     LACE_CUDA(cudaMemsetAsync(sums.get(), 0, static_cast<size_t>(count) * sizeof(float), stream));
-    auto* dq_sums = reinterpret_cast<float*>(sums.get());
-    run_keys(BackwardMode::kKeys, dq_sums);
-    launch_round_sums<Element>(gradient_of(args.dq, shape.qk_dim), dq_sums, static_cast<int>(dim),
-                               static_cast<float>(args.scale), shape.batch, shape.heads,
-                               shape.q_len, 1, stream);
+    Gradient dq = gradient_of(args.dq, shape.qk_dim);
+    dq.sums = reinterpret_cast<float*>(sums.get());
+    run_keys(BackwardMode::kKeys, dq.sums);
+    launch_round_sums<Element>(dq, static_cast<int>(dim), static_cast<float>(args.scale),
+                               shape.batch, shape.heads, shape.q_len, 1, stream);
   }
 
-  // Whether the sums of dq beside those that passes leave of dk and dv would take too much.
+  // Whether whole sums, of dq and those that passes leave of dk and dv, would take too much.
   bool saves_memory() const {
-    const bool several =
-        std::any_of(transposed.groups.begin(), transposed.groups.end(),
-                    [](const HeadGroup& group) { return group.pass_end - group.pass_begin > 1; });
-    const int64_t rows = shape.batch * (shape.heads * shape.q_len + shape.kv_heads * shape.k_len);
+    const bool several = std::any_of(
+        transposed.groups.begin(), transposed.groups.end(),
+        [](const HeadGroup& group) { return group.pass_end - group.pass_begin > 1; });
+    const int64_t rows =
+        shape.batch * (shape.heads * shape.q_len + 2 * shape.kv_heads * shape.k_len);
     return several && rows * dim * 4 > kMostSumsBytes;
   }
 
@@ -181,14 +188,15 @@ struct Backward {
     Workspace dk_sums, dv_sums;
     if (only_sums || work.several_passes) {
       const auto heads = static_cast<int64_t>(work.heads.size());
-      dk_sums = allocate_sums(params.d0, heads, shape.k_len, only_sums);
-      dv_sums = allocate_sums(params.d1, heads, shape.k_len, only_sums);
+      const bool whole = mode == BackwardMode::kKeys;
+      dk_sums = allocate_sums(params.d0, heads, shape.k_len, whole, only_sums);
+      dv_sums = allocate_sums(params.d1, heads, shape.k_len, whole, only_sums);
     }
     pass.launch<Element>(mode);
     if (only_sums) {
       for (const auto& [gradient, scale] :
            {std::pair(params.d0, params.scale), std::pair(params.d1, 1.f)}) {
-        launch_round_sums<Element>(gradient, nullptr, static_cast<int>(dim), scale, shape.batch,
+        launch_round_sums<Element>(gradient, static_cast<int>(dim), scale, shape.batch,
                                    shape.kv_heads, shape.k_len, params.heads_per_kv, stream);
       }
     }
@@ -209,7 +217,7 @@ struct Backward {
     params.other_len = static_cast<int32_t>(shape.k_len);
     params.d0 = gradient_of(args.dq, shape.qk_dim);
     Workspace sums;
-    if (work.several_passes) sums = allocate_sums(params.d0, shape.heads, shape.q_len, false);
+    if (work.several_passes) sums = allocate_sums(params.d0, shape.heads, shape.q_len, false, false);
     pass.launch<Element>(BackwardMode::kQueries);
   }
 };

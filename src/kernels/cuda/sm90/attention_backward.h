@@ -7,10 +7,10 @@ namespace lace::sm90 {
 // The gradients of attention_forward.h's function, for the same shapes; kernel.h has the formula.
 // Products of bf16 or fp16 in fp32, every gradient rounded once.
 // Workspace: 8 bytes a query row; float32 [batch, heads, q_len, dim] for dq, dim being 64 or 128;
-// for plans of several passes half as much a row for dk and for dv as well (as much where head_dim
-// is not dim, and for each query head where those of a key head have patterns of their own). Where
-// plans of several passes would take more than 500 MB, and where context.deterministic, dq is
-// computed on its own instead, its sums ordered.
+// for plans of several passes as much a key row for dk and for dv as well (and for each query head
+// where those of a key head have patterns of their own). Where that would be more than 700 MB for a
+// plan of several passes, and where context.deterministic, dq is computed on its own instead, its
+// sums ordered; passes then leave sums of which only half needs workspace.
 
 // The tiles that transposed plans are compiled for.
 TileShape backward_tile(const AttentionShape& shape);

@@ -405,21 +405,40 @@ struct BackwardConsumer {
     }
   }
 
+  __device__ uint32_t earlier_rows(const WorkTile& tile) const {
+    return rows_in(params.space.work.row_bits, tile.earlier, tile.earlier_bits, row());
+  }
+  __device__ int32_t position(const WorkTile& tile, int r) const {
+    return owner_position(tile, params.space.work.offsets, row() + 8 * r);
+  }
+
+  // Starts from nothing, or from whole sums.
   __device__ void start(const ItemSlot& item) {
 #pragma unroll
     for (int i = 0; i < kDim / 2; ++i) d0[i] = 0;
     if constexpr (Config::kByKeys) {
 #pragma unroll
       for (int i = 0; i < kDim / 2; ++i) d1[i] = 0;
-    } else {
-      const int64_t head = item.batch * params.heads + item.head;
+    }
+    const uint32_t earlier = Config::kAddsDq ? earlier_rows(item.tile) : 0;
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int32_t at = owner_position(item.tile, params.space.work.offsets, row() + 8 * r);
-        own[r] =
-            at < 0 ? make_float2(INFINITY, 0) : __ldg(params.statistics + head * params.q_len + at);
+    for (int r = 0; r < 2; ++r) {
+      const int32_t at = position(item.tile, r);
+      if constexpr (!Config::kByKeys) {
+        const int64_t head = item.batch * params.heads + item.head;
+        own[r] = at < 0 ? make_float2(INFINITY, 0)
+                        : __ldg(params.statistics + head * params.q_len + at);
+      }
+      if constexpr (Config::kAddsDq) {
+        if (at < 0 || (earlier >> r & 1) == 0) continue;
+        load_sums(params.d0.sums + sums_row(item, at), d0, r, lane());
+        load_sums(params.d1.sums + sums_row(item, at), d1, r, lane());
       }
     }
+  }
+  __device__ int64_t sums_row(const ItemSlot& item, int32_t position) const {
+    const int64_t head = item.batch * params.space.heads + item.head;
+    return (head * params.owner_len + position) * kDim;
   }
 
   static __device__ Element* row_of(const Rows16& rows, const ItemSlot& item, int32_t position) {
@@ -427,15 +446,19 @@ struct BackwardConsumer {
            item.head * rows.head_stride + position * rows.row_stride;
   }
   // A row's sums, from and for other passes.
-  static __device__ void add(const Gradient& gradient, float (&values)[kDim / 2], int r,
-                             const ItemSlot& item, int32_t position, int lane) {
+  __device__ void add(const Gradient& gradient, float (&values)[kDim / 2], int r,
+                      const ItemSlot& item, int32_t position) const {
     add_halves(row_of(gradient.high, item, position), row_of(gradient.low, item, position), values,
-               r, lane);
+               r, lane());
   }
-  static __device__ void store(const Gradient& gradient, const float (&values)[kDim / 2], int r,
-                               const ItemSlot& item, int32_t position, int lane) {
-    store_halves(row_of(gradient.high, item, position), row_of(gradient.low, item, position),
-                 values, r, lane);
+  __device__ void store(const Gradient& gradient, const float (&values)[kDim / 2], int r,
+                        const ItemSlot& item, int32_t position) const {
+    if constexpr (Config::kAddsDq) {
+      store_sums(gradient.sums + sums_row(item, position), values, r, lane());
+    } else {
+      store_halves(row_of(gradient.high, item, position), row_of(gradient.low, item, position),
+                   values, r, lane());
+    }
   }
 
   __device__ void store_result(const Gradient& gradient, const float (&values)[kDim / 2], int r,
@@ -445,23 +468,21 @@ struct BackwardConsumer {
 
   __device__ void finish(const ItemSlot& item) {
     const WorkTables& work = params.space.work;
+    const uint32_t earlier = Config::kAddsDq ? 0 : earlier_rows(item.tile);
     const uint32_t later =
         params.only_sums ? 3 : rows_in(work.row_bits, item.tile.later, item.tile.later_bits, row());
-    const int32_t at[2] = {owner_position(item.tile, work.offsets, row()),
-                           owner_position(item.tile, work.offsets, row() + 8)};
-    const uint32_t earlier =
-        rows_in(work.row_bits, item.tile.earlier, item.tile.earlier_bits, row());
+    const int32_t at[2] = {position(item.tile, 0), position(item.tile, 1)};
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       if (at[r] < 0 || (earlier >> r & 1) == 0) continue;
-      add(params.d0, d0, r, item, at[r], lane());
-      if constexpr (Config::kByKeys) add(params.d1, d1, r, item, at[r], lane());
+      add(params.d0, d0, r, item, at[r]);
+      if constexpr (Config::kByKeys) add(params.d1, d1, r, item, at[r]);
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       if (at[r] < 0 || (later >> r & 1) == 0) continue;
-      store(params.d0, d0, r, item, at[r], lane());
-      if constexpr (Config::kByKeys) store(params.d1, d1, r, item, at[r], lane());
+      store(params.d0, d0, r, item, at[r]);
+      if constexpr (Config::kByKeys) store(params.d1, d1, r, item, at[r]);
     }
     if (params.only_sums || item.tile.later == kAll) return;
 #pragma unroll

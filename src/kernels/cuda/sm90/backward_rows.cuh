@@ -103,7 +103,6 @@ void launch_statistics(const BackwardArgs& args, RowStatistics* statistics, cuda
 
 struct RoundParams {
   Gradient gradient;
-  const float* sums;
   float scale;
   int64_t count, heads, rows;  // threads, heads of the result
   int32_t dim, members;
@@ -143,8 +142,8 @@ __global__ void __launch_bounds__(kRowThreads) round_sums_kernel(const RoundPara
     for (int32_t m = 0; m < p.members; ++m) {
       const int64_t head = (at.batch * p.heads + at.head) * p.members + m;
       const int64_t offset = (head * p.rows + at.row) * p.dim + part * 16;
-      if (p.sums != nullptr) {
-        add_whole(p.sums + offset, total);
+      if (p.gradient.sums != nullptr) {
+        add_whole(p.gradient.sums + offset, total);
       } else {
         add_split(static_cast<const uint16_t*>(p.gradient.high.data) + offset,
                   static_cast<const uint16_t*>(p.gradient.low.data) + offset, total);
@@ -167,11 +166,10 @@ __global__ void __launch_bounds__(kRowThreads) round_sums_kernel(const RoundPara
 }
 
 template <typename Element>
-void launch_round_sums(const Gradient& gradient, const float* sums, int dim, float scale,
-                       int64_t batch, int64_t heads, int64_t rows, int32_t members,
-                       cudaStream_t stream) {
+void launch_round_sums(const Gradient& gradient, int dim, float scale, int64_t batch, int64_t heads,
+                       int64_t rows, int32_t members, cudaStream_t stream) {
   const int64_t count = batch * heads * rows * (dim / 16);
-  const RoundParams params{gradient, sums, scale, count, heads, rows, dim, members};
+  const RoundParams params{gradient, scale, count, heads, rows, dim, members};
   const int64_t blocks = (count + kRowThreads - 1) / kRowThreads;
   round_sums_kernel<Element>
       <<<static_cast<int>(std::min<int64_t>(blocks, kRowBlocks * 4)), kRowThreads, 0, stream>>>(
