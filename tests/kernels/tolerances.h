@@ -37,11 +37,12 @@ inline Tolerances tolerances(DType dtype, double max_logit) {
   return allowed;
 }
 
-// On a GPU, where ex2.approx is off by up to 2^-22 of a weight, lg2.approx by up to 2^-22, and where
-// a log-sum-exp of about 8 goes from pass to pass in base 2, rounded four times on its way.
+// On a GPU, where ex2.approx is off by up to 2^-22 of a weight, lg2.approx by up to 2^-22, and
+// where a log-sum-exp, up to 8 or twice max_logit, goes from pass to pass in base 2, rounded four
+// times on its way.
 inline Tolerances gpu_tolerances(DType dtype, double max_logit) {
   Tolerances allowed = tolerances(dtype, max_logit);
-  allowed.lse += 2 * 0x1p-22 + 4 * 8 * 0x1p-24 * 0.69;
+  allowed.lse += 2 * 0x1p-22 + 4 * std::max(8.0, 2 * max_logit) * 0x1p-24 * 0.69;
   return allowed;
 }
 

@@ -158,9 +158,9 @@ struct Backward {
 
   // Whether whole sums, of dq and those that passes leave of dk and dv, would take too much.
   bool saves_memory() const {
-    const bool several = std::any_of(
-        transposed.groups.begin(), transposed.groups.end(),
-        [](const HeadGroup& group) { return group.pass_end - group.pass_begin > 1; });
+    const bool several =
+        std::any_of(transposed.groups.begin(), transposed.groups.end(),
+                    [](const HeadGroup& group) { return group.pass_end - group.pass_begin > 1; });
     const int64_t rows =
         shape.batch * (shape.heads * shape.q_len + 2 * shape.kv_heads * shape.k_len);
     return several && rows * dim * 4 > kMostSumsBytes;
@@ -217,7 +217,8 @@ struct Backward {
     params.other_len = static_cast<int32_t>(shape.k_len);
     params.d0 = gradient_of(args.dq, shape.qk_dim);
     Workspace sums;
-    if (work.several_passes) sums = allocate_sums(params.d0, shape.heads, shape.q_len, false, false);
+    if (work.several_passes)
+      sums = allocate_sums(params.d0, shape.heads, shape.q_len, false, false);
     pass.launch<Element>(BackwardMode::kQueries);
   }
 };

@@ -426,8 +426,8 @@ struct BackwardConsumer {
       const int32_t at = position(item.tile, r);
       if constexpr (!Config::kByKeys) {
         const int64_t head = item.batch * params.heads + item.head;
-        own[r] = at < 0 ? make_float2(INFINITY, 0)
-                        : __ldg(params.statistics + head * params.q_len + at);
+        own[r] =
+            at < 0 ? make_float2(INFINITY, 0) : __ldg(params.statistics + head * params.q_len + at);
       }
       if constexpr (Config::kAddsDq) {
         if (at < 0 || (earlier >> r & 1) == 0) continue;

@@ -459,7 +459,6 @@ struct Consumer {
         Softmax softmax;
         start(item, softmax);
         run_item(item.tile.tiles, item.tile.earlier != kNone, softmax);
-        // With two blocks a multiprocessor there is no register for it here.
         if constexpr (Config::kOverlaps) teller.tell(params.space.done, lane());
         finish(item, softmax);
       } else {
@@ -467,8 +466,9 @@ struct Consumer {
         teller.tell(params.space.done, lane());
       }
       if (item.tile.count > 0) {
-        if constexpr (!Config::kOverlaps) teller.tell(params.space.done, lane());
         teller.untold = item.batch * params.space.heads + item.head;
+        // With two blocks a multiprocessor there are no registers for it later.
+        if constexpr (!Config::kOverlaps) teller.tell(params.space.done, lane());
       }
       arrive(shared.items.empty[at.stage]);
     }

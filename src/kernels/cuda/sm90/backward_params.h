@@ -28,9 +28,9 @@ struct Rows16 {
 };
 
 // A gradient [batch, heads, rows, dim], and where rows that a later pass finishes (or all rows, if
-// `only_sums`) leave their sums [batch, heads of the items, rows, kDim], not scaled yet: kKeys whole
-// floats, which it starts from; the others, which shall take less memory, their high and their low
-// 16 bits, which they add at the end. The high ones may lie where the result will.
+// `only_sums`) leave their sums [batch, heads of the items, rows, kDim], not scaled yet: kKeys
+// whole floats, which it starts from; the others, which shall take less memory, their high and
+// their low 16 bits, which they add at the end. The high ones may lie where the result will.
 struct Gradient {
   Rows16 result;
   float* sums = nullptr;
@@ -65,8 +65,8 @@ constexpr int backward_others(int dim, BackwardMode mode) {
 template <typename Element>
 void launch_statistics(const BackwardArgs& args, RowStatistics* statistics, cudaStream_t stream);
 
-// gradient.result = scale · the sums of every `members` neighbouring heads, for `heads` heads: whole
-// ones, or where there are none their halves.
+// gradient.result = scale · the sums of every `members` neighbouring heads, for `heads` heads:
+// whole ones, or where there are none their halves.
 template <typename Element>
 void launch_round_sums(const Gradient& gradient, int dim, float scale, int64_t batch, int64_t heads,
                        int64_t rows, int32_t members, cudaStream_t stream);

@@ -184,7 +184,8 @@ __device__ inline uint32_t rows_in(const uint32_t* row_bits, int32_t rows, int32
 __device__ inline int32_t owner_position(const WorkTile& tile, const int32_t* offsets, int32_t e) {
   if (e >= tile.owner_count) return -1;
   const WorkSet& set = tile.owners;
-  const int32_t o = e / set.inner;
+  if (set.outer == 1) return set.first + e;
+  const int32_t o = set.inner == 1 ? e : e / set.inner;
   const int32_t offset = set.offsets >= 0 ? __ldg(offsets + set.offsets + o) : o * set.stride;
   return set.first + offset + (e - o * set.inner);
 }
