@@ -23,7 +23,7 @@ constexpr int64_t kMostSumsBytes = 700'000'000;
 int dim_of(const AttentionShape& s) { return s.qk_dim <= 64 && s.v_dim <= 64 ? 64 : 128; }
 
 // One launch over a plan: its work, its parameters, its workspace.
-struct Pass {
+struct Launch {
   const Context& context;
   const BackwardArgs& args;
   const UploadedWork& uploaded;
@@ -64,12 +64,12 @@ struct Pass {
   }
 
   template <typename Element>
-  void launch(BackwardMode mode) const {
+  void run(BackwardMode mode) const {
     const int grid = grid_of(params->space);
     if (dim_of(shape()) == 64) {
-      launch<Element, 64>(mode, grid);
+      run<Element, 64>(mode, grid);
     } else {
-      launch<Element, 128>(mode, grid);
+      run<Element, 128>(mode, grid);
     }
   }
 
@@ -80,7 +80,7 @@ struct Pass {
               maps);
   }
   template <typename Element, int kDim>
-  void launch(BackwardMode mode, int grid) const {
+  void run(BackwardMode mode, int grid) const {
     switch (mode) {
       case BackwardMode::kKeys:
         return launch_backward<Element, kDim, BackwardMode::kKeys>(*params, grid, stream);
@@ -173,12 +173,12 @@ struct Backward {
     const Work& work = uploaded.work;
     // Query heads of a key head that have different tiles: each gets sums of its own.
     const bool only_sums = work.members != heads_per_kv;
-    Pass pass{context, args, uploaded, stream};
-    BackwardParams& params = *pass.params;
-    pass.make_owner_maps(args.k, args.v, shape.k_len, shape.kv_heads);
-    pass.make_other_maps(args.q, args.dout, shape.q_len, shape.heads);
+    Launch launch{context, args, uploaded, stream};
+    BackwardParams& params = *launch.params;
+    launch.make_owner_maps(args.k, args.v, shape.k_len, shape.kv_heads);
+    launch.make_other_maps(args.q, args.dout, shape.q_len, shape.heads);
     const int64_t row_bytes = (shape.qk_dim + shape.v_dim) * 2 + 4 * dim;
-    pass.set_common(row_statistics(), work.members * shape.q_len * row_bytes);
+    launch.set_common(row_statistics(), work.members * shape.q_len * row_bytes);
     params.owner_len = static_cast<int32_t>(shape.k_len);
     params.other_len = static_cast<int32_t>(shape.q_len);
     params.dq_sums = dq_sums;
@@ -192,7 +192,7 @@ struct Backward {
       dk_sums = allocate_sums(params.d0, heads, shape.k_len, whole, only_sums);
       dv_sums = allocate_sums(params.d1, heads, shape.k_len, whole, only_sums);
     }
-    pass.launch<Element>(mode);
+    launch.run<Element>(mode);
     if (only_sums) {
       for (const auto& [gradient, scale] :
            {std::pair(params.d0, params.scale), std::pair(params.d1, 1.f)}) {
@@ -206,20 +206,20 @@ struct Backward {
     const auto on_device = cuda::upload(plan, stream);
     const UploadedWork& uploaded = uploaded_work(*on_device, plan, 1, stream);
     const Work& work = uploaded.work;
-    Pass pass{context, args, uploaded, stream};
-    BackwardParams& params = *pass.params;
-    pass.make_owner_maps(args.q, args.dout, shape.q_len, shape.heads);
-    pass.make_other_maps(args.k, args.v, shape.k_len, shape.kv_heads);
+    Launch launch{context, args, uploaded, stream};
+    BackwardParams& params = *launch.params;
+    launch.make_owner_maps(args.q, args.dout, shape.q_len, shape.heads);
+    launch.make_other_maps(args.k, args.v, shape.k_len, shape.kv_heads);
     const int64_t group = shape.heads / shape.kv_heads;
     const int64_t row_bytes = (shape.qk_dim + shape.v_dim) * 2;
-    pass.set_common(row_statistics(), shape.k_len * row_bytes / group);
+    launch.set_common(row_statistics(), shape.k_len * row_bytes / group);
     params.owner_len = static_cast<int32_t>(shape.q_len);
     params.other_len = static_cast<int32_t>(shape.k_len);
     params.d0 = gradient_of(args.dq, shape.qk_dim);
     Workspace sums;
     if (work.several_passes)
       sums = allocate_sums(params.d0, shape.heads, shape.q_len, false, false);
-    pass.launch<Element>(BackwardMode::kQueries);
+    launch.run<Element>(BackwardMode::kQueries);
   }
 };
 

@@ -59,11 +59,9 @@ ItemSpace item_space(const UploadedWork& uploaded, int64_t batch, int32_t sectio
 
 int32_t section_of(const Work& work, int64_t batch, int64_t bytes_of_head, int64_t bytes) {
   const int64_t heads = static_cast<int64_t>(work.heads.size());
-  int64_t longest = 0;
-  for (const WorkTile& tile : work.tiles) longest = std::max<int64_t>(longest, tile.tiles);
   // A multiprocessor's share of a section is twice the longest item.
   const int64_t of_head = std::max<int64_t>(1, work.tiles_of_others / heads);
-  const int64_t even = (2 * longest * multiprocessors() + of_head - 1) / of_head;
+  const int64_t even = (2 * int64_t{work.longest} * multiprocessors() + of_head - 1) / of_head;
   const int64_t least = std::max({int64_t{1}, bytes / bytes_of_head, even});
   // Sections of one size, so that none stands alone at the end either.
   const int64_t sections = std::max<int64_t>(1, heads * batch / least);

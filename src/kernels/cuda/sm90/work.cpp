@@ -249,6 +249,7 @@ Work make_work(const Plan& plan, int64_t heads_per_item) {
     group.first_tiles = builder.add_group(source);
     group.tiles = narrow(static_cast<int64_t>(work.tiles.size())) - group.tile_begin;
     for (int32_t t = group.tile_begin; t < group.tile_begin + group.tiles; ++t) {
+      work.longest = std::max(work.longest, work.tiles[static_cast<size_t>(t)].tiles);
       work.tiles_of_others += int64_t{work.tiles[static_cast<size_t>(t)].tiles} * group.heads;
     }
     work.items += group.heads * group.tiles;

@@ -92,6 +92,7 @@ struct Work {
   int32_t owner_rows = 128;     // 128 or 192: no tile has more owners
   int32_t other_rows = 128;     // 64 or 128: no tile has more others
   int64_t tiles_of_others = 0;  // of all heads
+  int32_t longest = 0;          // tiles of others of an item, at most
   bool several_passes = false;
   int64_t size_bytes() const;
 };
