@@ -1,0 +1,82 @@
+// How plans become the tables of the Hopper kernels: host code, no GPU needed.
+
+#include "kernels/cuda/sm90/work.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "lace/pattern.h"
+
+namespace lace::test {
+namespace {
+
+Plan plan_of(const char* text, int64_t heads, TileShape tile, bool transposed = false) {
+  return compile(Pattern::parse(text).bind(heads, 3000, 3000), tile, transposed);
+}
+
+TEST(Sm90Work, QueryHeadsOfOnePatternShareItems) {
+  const Plan dense = plan_of("dense", 8, {128, 128}, true);
+  const sm90::Work shared = sm90::make_work(dense, 4);
+  EXPECT_EQ(shared.members, 4);
+  EXPECT_EQ(shared.heads, (std::vector<int32_t>{0, 1}));
+  EXPECT_EQ(shared.items * 4, sm90::make_work(dense, 1).items);
+  const sm90::Work apart = sm90::make_work(plan_of("fixed(128, 32, 4)", 8, {128, 128}, true), 2);
+  EXPECT_EQ(apart.members, 1);
+  EXPECT_EQ(apart.heads.size(), 8u);
+}
+
+TEST(Sm90Work, FirstPassHasEveryRowOnce) {
+  for (const char* text : {"local(128) | strided(128)", "block(96) | summary(96, 8)",
+                           "bidirectional(local(100) | global(7))"}) {
+    SCOPED_TRACE(text);
+    const Plan plan = plan_of(text, 1, {192, 128});
+    const sm90::Work work = sm90::make_work(plan, 1);
+    int64_t fresh = 0;
+    for (const sm90::WorkTile& tile : work.tiles) {
+      if (tile.earlier == sm90::kNone) fresh += tile.owner_count;
+      EXPECT_LE(tile.owner_count, 192);
+      EXPECT_LE(tile.tiles, work.longest);
+    }
+    EXPECT_LE(fresh, 3000);
+    if (!work.several_passes) {
+      EXPECT_EQ(fresh, 3000);
+    }
+  }
+}
+
+// Flags say of 64 owners what the rows of bits say one by one.
+TEST(Sm90Work, FlagsTellOfMasks) {
+  for (const char* text : {"local(128) | strided(128)", "block(128)", "local(50) | sinks(3)"}) {
+    const Plan plan = plan_of(text, 1, {128, 64});
+    const sm90::Work work = sm90::make_work(plan, 1);
+    ASSERT_EQ(work.mask_flags.size(), plan.masks.size());
+    int dead = 0, full = 0;
+    for (size_t m = 0; m < plan.masks.size(); ++m) {
+      const Mask& mask = plan.masks[m];
+      for (int32_t group = 0; 64 * group < mask.owners; ++group) {
+        int64_t live = 0, rows = 0;
+        for (int32_t e = 64 * group; e < std::min(mask.owners, 64 * group + 64); ++e, ++rows) {
+          for (int32_t f = 0; f < mask.others; ++f) {
+            const size_t row = m * static_cast<size_t>(work.owner_rows) + static_cast<size_t>(e);
+            live += work.mask_rows[4 * row + static_cast<size_t>(f / 32)] >> (f % 32) & 1;
+          }
+        }
+        const uint32_t flags = work.mask_flags[m] >> group;
+        EXPECT_EQ((flags & sm90::kDeadRows) != 0, live == 0) << text << " mask " << m;
+        EXPECT_EQ((flags & sm90::kFullRows) != 0, live == rows * mask.others) << text;
+        dead += live == 0;
+        full += live == rows * mask.others;
+      }
+    }
+    EXPECT_GT(dead, 0) << text;
+    if (std::string(text) == "local(128) | strided(128)") {
+      EXPECT_GT(full, 0);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lace::test
