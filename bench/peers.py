@@ -33,199 +33,14 @@ import os
 import statistics
 import sys
 import time
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attention_rows import Row, keep, live_pairs, rows
+from contenders import CONTENDERS, lace_attention, make_contender, swap
 
 DIRECTIONS = ["forward", "both"]
-CONTENDERS = ["lace", "fa3", "cudnn", "fa2", "flex", "flex2"]
 started = time.monotonic()
-
-
-# ---- contenders: functions of q, k, v [batch, n, heads, head_dim] --------------------------------
-
-
-@dataclass
-class Contender:
-    run: object          # (q, k, v) -> out, or outs that are not joined
-    what: str
-    exact: bool = True   # computes the row's pattern
-
-
-def swap(x):
-    return x.transpose(1, 2)
-
-
-def lace_attention(row):
-    def run(q, k, v):
-        return swap(torch.ops.lace.attention(swap(q), swap(k), swap(v), row.pattern)[0])
-    return Contender(run, "torch.ops.lace.attention")
-
-
-class FlashAttention3(torch.autograd.Function):
-    @staticmethod
-    def forward(context, q, k, v, causal, left, right):
-        out, lse, *_ = torch.ops.flash_attn_3.fwd(
-            q, k, v, is_causal=causal, window_size_left=left, window_size_right=right,
-            num_splits=1)
-        context.save_for_backward(q, k, v, out, lse)
-        context.rest = (causal, left, right)
-        return out
-
-    @staticmethod
-    def backward(context, dout):
-        q, k, v, out, lse = context.saved_tensors
-        causal, left, right = context.rest
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        torch.ops.flash_attn_3.bwd(
-            dout, q, k, v, out, lse, dq, dk, dv, is_causal=causal, window_size_left=left,
-            window_size_right=right, deterministic=False)
-        return dq, dk, dv, None, None, None
-
-
-def flash3(q, k, v, causal=True, left=-1, right=-1):
-    return FlashAttention3.apply(q, k, v, causal, left, right)
-
-
-def sdpa(backend):
-    def run(q, k, v, causal=True):
-        grouped = dict(enable_gqa=True) if q.shape[2] != k.shape[2] else {}
-        with sdpa_kernel(backend):
-            return swap(F.scaled_dot_product_attention(swap(q), swap(k), swap(v),
-                                                       is_causal=causal, **grouped))
-    return run
-
-
-def flash2_window(q, k, v, left, right):
-    return torch.ops.aten._flash_attention_forward(
-        q, k, v, None, None, q.shape[1], k.shape[1], 0.0, right == 0, False,
-        window_size_left=left, window_size_right=right)[0]
-
-
-def strided_view(x, l):
-    batch, n, heads, dim = x.shape
-    return x.view(batch, n // l, l * heads, dim)
-
-
-def block_view(x, l):
-    batch, n, heads, dim = x.shape
-    return x.view(batch * (n // l), l, heads, dim)
-
-
-def dense_kernel(row, dense, window):
-    """A dense kernel on the row, by a view or its window (None where it has none)."""
-    l = row.l
-    on_stride = lambda q, k, v: dense(*[strided_view(x, l) for x in (q, k, v)]).view(q.shape)
-    if row.kind == "dense":
-        return Contender(lambda q, k, v: dense(q, k, v, causal=row.causal), "dense")
-    if row.kind == "strided":
-        return Contender(on_stride, "dense on the residue view")
-    if row.kind == "block":
-        return Contender(lambda q, k, v: dense(*[block_view(x, l) for x in (q, k, v)]).view(
-            q.shape), "dense on the block view")
-    if window is None:
-        return None
-    if row.kind == "local":
-        return Contender(lambda q, k, v: window(q, k, v, l - 1, 0), "window")
-    if row.kind == "merged":
-        return Contender(lambda q, k, v: (on_stride(q, k, v), window(q, k, v, l - 1, 0)),
-                         "residue view and window, not joined", exact=False)
-    if row.kind == "sinks":
-        return Contender(lambda q, k, v: window(q, k, v, l - 1, 0), "window without sinks",
-                         exact=False)
-    if row.kind == "longformer":
-        return Contender(lambda q, k, v: window(q, k, v, 256, 256),
-                         "window without global tokens", exact=False)
-    return None
-
-
-class Flex:
-    """FlexAttention, compiled once for this process."""
-    compiled = None
-
-    @classmethod
-    def load(cls):
-        if cls.compiled is None:
-            from torch.nn.attention import flex_attention
-            torch._dynamo.config.cache_size_limit = torch._dynamo.config.recompile_limit = 512
-            cls.module = flex_attention
-            cls.compiled = torch.compile(flex_attention.flex_attention, dynamic=False)
-            cls.join = torch.compile(join, dynamic=False)
-        return cls
-
-    @classmethod
-    def mask(cls, kept, heads, queries, keys):
-        return cls.module.create_block_mask(lambda b, h, i, j: kept(h, i, j), None, heads,
-                                            queries, keys, device="cuda", _compile=True)
-
-
-def join(out1, lse1, out2, lse2):
-    lse = torch.logaddexp(lse1, lse2)
-    return (out1 * torch.exp(lse1 - lse).unsqueeze(-1)
-            + out2 * torch.exp(lse2 - lse).unsqueeze(-1)).to(out1.dtype)
-
-
-def flex_attention(row):
-    flex = Flex.load()
-    per_head = row.kind in ("stripes", "bigbird")
-    mask = flex.mask(keep(row, row.n), row.heads if per_head else None, row.n, row.n)
-    grouped = row.heads != row.kv_heads
-    return Contender(lambda q, k, v: swap(flex.compiled(
-        swap(q), swap(k), swap(v), block_mask=mask, enable_gqa=grouped)), "FlexAttention")
-
-
-def flex_two_passes(row):
-    l, c, n = row.l, row.c, row.n
-    if row.kind not in ("fixed", "merged"):
-        return None
-    flex = Flex.load()
-
-    def attend(q, k, v, mask):
-        return flex.compiled(swap(q), swap(k), swap(v), block_mask=mask, return_lse=True)
-
-    if row.kind == "fixed":
-        blocks = flex.mask(lambda h, i, j: (i >= j) & (i // l == j // l), None, n, n)
-        columns = flex.mask(lambda h, i, j: j // c < i // l, None, n, n // l * c)
-
-        def gather(x):
-            batch, _, heads, dim = x.shape
-            return x.view(batch, n // l, l, heads, dim)[:, :, l - c:].reshape(
-                batch, n // l * c, heads, dim)
-
-        def run(q, k, v):
-            out1, lse1 = attend(q, k, v, blocks)
-            out2, lse2 = attend(q, gather(k), gather(v), columns)
-            return swap(flex.join(out1, lse1, out2, lse2))
-        return Contender(run, "FlexAttention on blocks and gathered summaries, joined")
-
-    window = flex.mask(lambda h, i, j: (i > j) & (i - j < l), None, n, n)  # without j = i
-    residues = flex.mask(lambda h, i, j: i >= j, None, n // l, n // l)
-
-    def run(q, k, v):
-        out1, lse1 = attend(q, k, v, window)
-        out2, lse2 = attend(*[strided_view(x, l) for x in (q, k, v)], residues)
-        out2 = swap(swap(out2).reshape(q.shape))
-        lse2 = swap(swap(lse2).reshape(q.shape[:3]))
-        return swap(flex.join(out1, lse1, out2, lse2))
-    return Contender(run, "FlexAttention on window and residue view, joined")
-
-
-def make_contender(name, row):
-    """The contender, or None where it cannot run the row."""
-    if name == "lace":
-        return lace_attention(row)
-    if name == "fa3":
-        window = lambda q, k, v, left, right: flash3(q, k, v, False, left, right)
-        return dense_kernel(row, flash3, window)
-    if name == "cudnn":
-        return dense_kernel(row, sdpa(SDPBackend.CUDNN_ATTENTION), None)
-    if name == "fa2":
-        return dense_kernel(row, sdpa(SDPBackend.FLASH_ATTENTION), flash2_window)
-    return flex_attention(row) if name == "flex" else flex_two_passes(row)
 
 
 # ---- timing --------------------------------------------------------------------------------------
@@ -547,7 +362,9 @@ def main():
               if not arguments.rows or any(text in row.name for text in arguments.rows)]
     report = {"benchmark": "attention_peers", "gpu": torch.cuda.get_device_name(),
               "torch": torch.__version__, "cudnn": torch.backends.cudnn.version(),
-              "arguments": sys.argv[1:], "date": time.strftime("%Y-%m-%d"),
+              # Files by their names: where they lie is the machine's own.
+              "arguments": [os.path.basename(a) for a in sys.argv[1:]],
+              "date": time.strftime("%Y-%m-%d"),
               "ceilings": ceilings(), "check": {}, "rows": [], "million": []}
 
     def save():
