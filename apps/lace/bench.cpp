@@ -2,7 +2,6 @@
 // its own.
 
 #include <algorithm>
-#include <cmath>
 #include <iostream>
 #include <memory>
 
@@ -84,9 +83,6 @@ std::vector<AttentionCase> table_cases(const BenchOptions& options) {
 }
 
 Json or_null(const std::optional<double>& value) { return value ? Json(*value) : Json(); }
-
-// One digit more than a reader needs, so that files stay small and readable.
-double rounded(double value) { return std::round(value * 1e4) / 1e4; }
 
 Json row_json(const AttentionResult& r) {
   const AttentionCase& c = r.attention_case;

@@ -83,19 +83,8 @@ at::Tensor libtorch_attention(const Inputs& in) {
   return at::scaled_dot_product_attention(in.q, in.k, in.v, {}, 0.0, /*is_causal=*/true);
 }
 
-// Operations of one run, counted on live pairs.
 double live_operations(const AttentionCase& c) {
-  const auto plan =
-      cached_plan(Pattern::parse(c.pattern), c.heads, c.seq_len, c.seq_len, {64, 64}, false);
-  double pairs = 0;
-  for (const HeadGroup& group : plan->groups) {
-    for (int32_t pass = group.pass_begin; pass < group.pass_end; ++pass) {
-      pairs +=
-          static_cast<double>(plan->passes[static_cast<size_t>(pass)].live_pairs * group.heads);
-    }
-  }
-  const double forward = 4.0 * static_cast<double>(c.head_dim) * pairs;
-  return c.direction == Direction::kForward ? forward : 3.5 * forward;
+  return cli::live_operations(c.pattern, c.heads, c.seq_len, c.head_dim, c.direction);
 }
 
 // Bytes of a line such as "VmHWM:  1234 kB" of /proc/self/status.
@@ -143,6 +132,21 @@ AttentionResult run_memory_row(const AttentionCase& c) {
 constexpr int64_t kPeakSteps = 4'000'000;
 
 }  // namespace
+
+double live_operations(const std::string& pattern, int64_t heads, int64_t seq_len, int64_t head_dim,
+                       Direction direction) {
+  const auto plan =
+      cached_plan(Pattern::parse(pattern), heads, seq_len, seq_len, {64, 64}, /*transposed=*/false);
+  double pairs = 0;
+  for (const HeadGroup& group : plan->groups) {
+    for (int32_t pass = group.pass_begin; pass < group.pass_end; ++pass) {
+      pairs +=
+          static_cast<double>(plan->passes[static_cast<size_t>(pass)].live_pairs * group.heads);
+    }
+  }
+  const double forward = 4.0 * static_cast<double>(head_dim) * pairs;
+  return direction == Direction::kForward ? forward : 3.5 * forward;
+}
 
 std::string name(Direction direction) {
   return direction == Direction::kForward ? "forward" : "forward+backward";

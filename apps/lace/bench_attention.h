@@ -16,6 +16,11 @@ enum class Direction { kForward, kForwardBackward };
 // "forward", "forward+backward"
 std::string name(Direction direction);
 
+// Operations of one attention, batch 1, counted on live pairs: 4 · head_dim a pair forward, 3.5
+// times that with backward.
+double live_operations(const std::string& pattern, int64_t heads, int64_t seq_len, int64_t head_dim,
+                       Direction direction);
+
 // What is timed: batch 1, q_len = k_len = seq_len, as many key heads as query heads.
 struct AttentionCase {
   std::string name;
@@ -37,8 +42,7 @@ struct AttentionResult {
   std::string kernel;
   double time_ms = 0;
   double spread_ms = 0;
-  double gflops_live = 0;  // 4 · head_dim operations a live pair forward, 3.5 times that with
-                           // backward, over the time
+  double gflops_live = 0;              // live_operations() over the time
   std::optional<double> peak_gflops;   // of the dtype's instructions, in the same rounds
   std::optional<double> peer_ms;       // libtorch, dense causal
   std::optional<double> dense_gflops;  // of lace's own dense causal attention, in the same rounds

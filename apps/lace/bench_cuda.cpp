@@ -26,7 +26,6 @@
 
 #include "bench_attention.h"
 #include "bench_cuda_cases.h"
-#include "plan/plan.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -135,21 +134,6 @@ std::vector<at::Tensor> call(const Attention& attend, Direction direction, const
   return results;
 }
 
-// Operations of one call, counted on live pairs.
-double live_operations(const CudaCase& c, Direction direction) {
-  const auto plan = cached_plan(Pattern::parse(c.pattern), c.heads, c.seq_len, c.seq_len,
-                                {128, 128}, /*transposed=*/false);
-  double pairs = 0;
-  for (const HeadGroup& group : plan->groups) {
-    for (int32_t pass = group.pass_begin; pass < group.pass_end; ++pass) {
-      pairs += static_cast<double>(plan->passes[static_cast<size_t>(pass)].live_pairs) *
-               static_cast<double>(group.heads);
-    }
-  }
-  const double forward = 4.0 * static_cast<double>(c.head_dim * c.batch) * pairs;
-  return direction == Direction::kForward ? forward : 3.5 * forward;
-}
-
 // ---- timing -------------------------------------------------------------------------------------
 
 // Milliseconds of a call on the GPU, by events: `calls` calls behind a wait of about a millisecond,
@@ -239,14 +223,13 @@ struct Row {
   std::string name() const { return attention_case.name + "-" + cli::name(direction); }
 };
 
-// One digit more than a reader needs.
-double rounded(double value) { return std::round(value * 1e4) / 1e4; }
-
 Json row_json(const Row& row, const std::string& kernel, const Ceilings& ceilings,
               const std::vector<Timed>& contenders) {
   const CudaCase& c = row.attention_case;
   const Timed& lace = contenders.front();
-  const double operations = live_operations(c, row.direction);
+  const double operations =
+      static_cast<double>(c.batch) *
+      live_operations(c.pattern, c.heads, c.seq_len, c.head_dim, row.direction);
   Json json = {
       {"name", row.name()},     {"pattern", c.pattern},   {"dtype", "bfloat16"},
       {"batch", c.batch},       {"seq_len", c.seq_len},   {"heads", c.heads},

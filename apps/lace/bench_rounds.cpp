@@ -91,4 +91,6 @@ double spread(std::vector<double> samples) {
   return quantile(samples, 0.75) - quantile(samples, 0.25);
 }
 
+double rounded(double value) { return std::round(value * 1e4) / 1e4; }
+
 }  // namespace lace::cli

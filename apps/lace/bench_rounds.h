@@ -44,5 +44,7 @@ RoundsReport run_rounds(
 double median(std::vector<double> samples);
 // The distance of the quartiles.
 double spread(std::vector<double> samples);
+// One digit more than a reader needs, so that files stay small and readable.
+double rounded(double value);
 
 }  // namespace lace::cli
