@@ -102,11 +102,7 @@ struct BackwardLoader {
       for (int32_t m = 0; m < params.members; ++m) {
         runs.each(slot.tile, [&](const WorkRun& run) { load_run(run, first_head + m, batch); });
       }
-      __syncwarp();
-      if (lane == 0) {
-        shared.items.issued[at.stage].arrive();
-        shared.items.empty[at.stage].arrive();
-      }
+      tell_issued(shared.items, at, lane);
     }
   }
 
@@ -126,15 +122,11 @@ struct BackwardLoader {
   __device__ void load_run(const WorkRun& run, int32_t head, int32_t batch) {
     const int32_t* offsets = params.space.work.offsets;
     const int32_t other_head = Config::kByKeys ? head : head / params.heads_per_kv;
-    int32_t cycle = 0;
+    MaskWalk masks;
     for (int32_t t = 0; t < run.tiles; ++t) {
       const int32_t shift = t * run.step;
       const int32_t limit = count_before(run.others, offsets, shift, params.other_len);
-      int32_t mask = run.mask_cycle == 0 ? -1 : run.mask_begin;
-      if (run.mask_cycle > 1) {
-        mask = __ldg(params.space.work.mask_ids + run.mask_begin + cycle);
-        if (++cycle == run.mask_cycle) cycle = 0;
-      }
+      const int32_t mask = masks.next(params.space.work, run);
       shared.empty[other.stage].wait(other.phase ^ 1);
       if (lane == 0) {
         OtherSlot<Config>& slot = shared.others[other.stage];
@@ -183,7 +175,11 @@ struct BackwardReader {
     const RowStatistics* source = params.statistics + static_cast<int64_t>(head) * params.q_len;
     int32_t elements[kOwn];  // positions in tile 0
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) elements[i] = element(run.others, lane + 32 * i);
+    for (int i = 0; i < kOwn; ++i) {
+      const int32_t e = lane + 32 * i;
+      const bool inside = e < run.others.inner * run.others.outer;
+      elements[i] = inside ? position_in(run.others, params.space.work.offsets, e) : -1;
+    }
     for (int32_t t = 0; t < run.tiles; ++t) {
       int32_t rows[kOwn];
       RowStatistics statistics[kOwn];
@@ -203,16 +199,6 @@ struct BackwardReader {
       shared.full[other.stage].arrive();
       other.next();
     }
-  }
-
-  // The position of element e, −1 past the end of the set.
-  __device__ int32_t element(const WorkSet& set, int32_t e) const {
-    if (set.outer == 1) return e < set.inner ? set.first + e : -1;
-    const int32_t o = e / set.inner;
-    if (o >= set.outer) return -1;
-    const int32_t offset =
-        set.offsets >= 0 ? __ldg(params.space.work.offsets + set.offsets + o) : o * set.stride;
-    return set.first + offset + e - o * set.inner;
   }
 };
 
@@ -287,8 +273,8 @@ struct BackwardConsumer {
     }
   }
 
-  // What mask_scores() applies, loaded early. Queries past the end need no mask: their statistics
-  // make their weights 0.
+  // Masks are loaded before the scores that they cut. Queries past the end need no mask: their
+  // statistics make their weights 0.
   __device__ bool load_masks(const OtherSlot<Config>& slot, int32_t owner_count,
                              RowMask<kOthers> (&masks)[2]) const {
     const int32_t limit = Config::kByKeys ? kOthers : slot.limit;
@@ -514,10 +500,8 @@ struct BackwardConsumer {
     }
     teller.tell(params.space.done, lane());
   }
-  // Who waits may be waited for.
   __device__ void wait_telling(Barrier& barrier, uint32_t phase) {
-    if (!barrier.test_wait(phase)) teller.tell(params.space.done, lane());
-    barrier.wait(phase);
+    teller.wait(barrier, phase, params.space.done, lane());
   }
 };
 

@@ -77,7 +77,7 @@ template <typename Config>
 struct Producer {
   const ForwardParams& params;
   ForwardShared<Config>& shared;
-  uint32_t q_smem, k_smem, v_smem;  // addresses
+  uint32_t q_smem;  // keys and values lie behind the queries
   int lane;
   Ring<Config::kQueryStages> query{};
   Ring<Config::kStages> key{};
@@ -100,37 +100,30 @@ struct Producer {
       query.next();
       const int32_t kv_head = head / params.heads_per_kv;
       runs.each(tile, [&](const WorkRun& run) { load_run(run, kv_head, batch); });
-      __syncwarp();
-      if (lane == 0) {
-        shared.items.issued[at.stage].arrive();
-        shared.items.empty[at.stage].arrive();
-      }
+      tell_issued(shared.items, at, lane);
     }
   }
 
   __device__ void load_run(const WorkRun& run, int32_t kv_head, int32_t batch) {
-    int32_t cycle = 0;
+    MaskWalk masks;
     for (int32_t t = 0; t < run.tiles; ++t) {
       const int32_t shift = t * run.step;
       const int32_t limit =
           count_before(run.others, params.space.work.offsets, shift, params.k_len);
-      int32_t mask = run.mask_cycle == 0 ? -1 : run.mask_begin;
-      if (run.mask_cycle > 1) {
-        mask = __ldg(params.space.work.mask_ids + run.mask_begin + cycle);
-        if (++cycle == run.mask_cycle) cycle = 0;
-      }
+      const int32_t mask = masks.next(params.space.work, run);
       uint32_t flags = 0;
       if (Config::kSkips && mask >= 0) flags = __ldg(params.space.work.mask_flags + mask);
       shared.k_empty[key.stage].wait(key.phase ^ 1);
       if (lane == 0)
         shared.keys[key.stage] = {mask < 0 ? -1 : mask * Config::kOwners, limit, flags};
       const LoadTarget k{params.k, &shared.k_full[key.stage],
-                         k_smem + key.stage * Config::kKeyBytes, kv_head, batch};
+                         q_smem + Config::kKeysAt + key.stage * Config::kKeyBytes, kv_head, batch};
       load_set<Config::kQkDim / 64, Config::kKeys>(k, run.others, params.space.work.offsets, shift,
                                                    limit, lane);
       shared.v_empty[key.stage].wait(key.phase ^ 1);
       const LoadTarget v{params.v, &shared.v_full[key.stage],
-                         v_smem + key.stage * Config::kValueBytes, kv_head, batch};
+                         q_smem + Config::kValuesAt + key.stage * Config::kValueBytes, kv_head,
+                         batch};
       load_set<Config::kVDim / 64, Config::kKeys>(v, run.others, params.space.work.offsets, shift,
                                                   limit, lane);
       key.next();
@@ -474,10 +467,8 @@ struct Consumer {
     }
     teller.tell(params.space.done, lane());
   }
-  // Who waits may be waited for.
   __device__ void wait_telling(Barrier& barrier, uint32_t phase) {
-    if (!barrier.test_wait(phase)) teller.tell(params.space.done, lane());
-    barrier.wait(phase);
+    teller.wait(barrier, phase, params.space.done, lane());
   }
 };
 
@@ -506,13 +497,11 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks)
   extern __shared__ uint8_t raw[];
   __shared__ alignas(16) uint8_t shared_bytes[sizeof(ForwardShared<Config>)];
   auto& shared = reinterpret_cast<ForwardShared<Config>&>(shared_bytes);
-  const uint32_t base = (cute::cast_smem_ptr_to_uint(raw) + 1023) / 1024 * 1024;
-  const uint32_t q_smem = base;
-  const uint32_t k_smem = q_smem + Config::kQueryStages * Config::kQueryBytes;
-  const uint32_t v_smem = k_smem + Config::kStages * Config::kKeyBytes;
+  const uint32_t start = cute::cast_smem_ptr_to_uint(raw);
+  const uint32_t q_smem = (start + 1023) / 1024 * 1024;
   if (threadIdx.x == 0) init_barriers<Config>(shared);
   // Rows of a tile that no load writes weigh 0, which must not meet a NaN.
-  uint8_t* values = raw + (v_smem - cute::cast_smem_ptr_to_uint(raw));
+  uint8_t* values = raw + (q_smem - start) + Config::kValuesAt;
   for (int i = threadIdx.x * 16; i < Config::kStages * Config::kValueBytes; i += 16 * blockDim.x) {
     *reinterpret_cast<uint4*>(values + i) = make_uint4(0, 0, 0, 0);
   }
@@ -523,9 +512,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks)
   if (warpgroup == 0) {
     cutlass::arch::warpgroup_reg_dealloc<Config::kProducerRegisters>();
     if (threadIdx.x < 32) {
-      Producer<Config> producer{params, shared, q_smem,
-                                k_smem, v_smem, static_cast<int>(threadIdx.x)};
-      producer.run();
+      Producer<Config>{params, shared, q_smem, static_cast<int>(threadIdx.x)}.run();
     } else if (threadIdx.x < 64) {
       find_items(params.space, shared.items, static_cast<int>(threadIdx.x % 32));
     }

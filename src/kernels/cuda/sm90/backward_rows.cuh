@@ -5,6 +5,7 @@
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/sm90/backward_params.h"
 #include "kernels/cuda/sm90/hopper.cuh"
+#include "kernels/cuda/sm90/sums.cuh"
 
 // What backward does row by row, before and after its products. Bound by memory.
 
@@ -108,25 +109,8 @@ struct RoundParams {
   int32_t dim, members;
 };
 
-// Adds 16 columns of a row in the order of backward_params.h.
-__device__ inline void add_whole(const float* sums, float (&total)[16]) {
-#pragma unroll
-  for (int c = 0; c < 4; ++c) {
-    const float4 x = __ldcs(reinterpret_cast<const float4*>(sums) + c);
-    total[2 * c] += x.x, total[2 * c + 1] += x.y;
-    total[8 + 2 * c] += x.z, total[8 + 2 * c + 1] += x.w;
-  }
-}
-__device__ inline void add_split(const uint16_t* high, const uint16_t* low, float (&total)[16]) {
-#pragma unroll
-  for (int c = 0; c < 4; ++c) {
-    const uint2 h = __ldcs(reinterpret_cast<const uint2*>(high) + c);
-    const uint2 l = __ldcs(reinterpret_cast<const uint2*>(low) + c);
-    total[2 * c] += __uint_as_float(__byte_perm(l.x, h.x, 0x5410));
-    total[2 * c + 1] += __uint_as_float(__byte_perm(l.x, h.x, 0x7632));
-    total[8 + 2 * c] += __uint_as_float(__byte_perm(l.y, h.y, 0x5410));
-    total[8 + 2 * c + 1] += __uint_as_float(__byte_perm(l.y, h.y, 0x7632));
-  }
+__device__ inline const uint2* halves_of(const Rows16& rows, int64_t offset) {
+  return reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(rows.data) + offset);
 }
 
 // A thread makes 16 columns of a row.
@@ -142,11 +126,14 @@ __global__ void __launch_bounds__(kRowThreads) round_sums_kernel(const RoundPara
     for (int32_t m = 0; m < p.members; ++m) {
       const int64_t head = (at.batch * p.heads + at.head) * p.members + m;
       const int64_t offset = (head * p.rows + at.row) * p.dim + part * 16;
-      if (p.gradient.sums != nullptr) {
-        add_whole(p.gradient.sums + offset, total);
-      } else {
-        add_split(static_cast<const uint16_t*>(p.gradient.high.data) + offset,
-                  static_cast<const uint16_t*>(p.gradient.low.data) + offset, total);
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {  // in the order of backward_params.h
+        const float4 x = p.gradient.sums != nullptr
+                             ? __ldcs(reinterpret_cast<const float4*>(p.gradient.sums + offset) + c)
+                             : join_halves(__ldcs(halves_of(p.gradient.high, offset) + c),
+                                           __ldcs(halves_of(p.gradient.low, offset) + c));
+        total[2 * c] += x.x, total[2 * c + 1] += x.y;
+        total[8 + 2 * c] += x.z, total[8 + 2 * c + 1] += x.w;
       }
     }
     uint32_t packed[8];

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/cuda/sm90/hopper.cuh"
+#include "kernels/cuda/sm90/load_set.cuh"
 #include "kernels/cuda/sm90/uploaded_work.h"
 
 // What the persistent kernels share: which item comes when, and how passes wait for each other.
@@ -82,6 +83,15 @@ struct ItemRing {
 };
 using ItemPosition = Ring<ItemRing::kStages>;
 
+// Tells the finder, when the loading warp has issued all loads of an item. All lanes call it.
+__device__ inline void tell_issued(ItemRing& ring, const ItemPosition& at, int lane) {
+  __syncwarp();
+  if (lane == 0) {
+    ring.issued[at.stage].arrive();
+    ring.empty[at.stage].arrive();
+  }
+}
+
 // Finds the items of this block, one after the other, and after the last one says so: the work of a
 // warp, all of whose lanes call it. Known beforehand, items are found well before they are needed;
 // taken from the counter, not before the loads of the one before are under way.
@@ -152,6 +162,19 @@ struct RunWalk {
   }
 };
 
+// The masks of a run's tiles, in turn.
+struct MaskWalk {
+  int32_t cycle = 0;
+
+  // The mask of the next tile, −1: none.
+  __device__ int32_t next(const WorkTables& work, const WorkRun& run) {
+    if (run.mask_cycle <= 1) return run.mask_cycle == 0 ? -1 : run.mask_begin;
+    const int32_t mask = __ldg(work.mask_ids + run.mask_begin + cycle);
+    if (++cycle == run.mask_cycle) cycle = 0;
+    return mask;
+  }
+};
+
 // Tells later passes of items finished. A warp tells of its item later than it stores, since the
 // stores take a while, but before it waits for anything that may wait for them.
 struct PassTeller {
@@ -162,6 +185,11 @@ struct PassTeller {
     __syncwarp();
     if (lane == 0) add_release(done + untold, 1);
     untold = -1;
+  }
+  // Waits for `barrier`. Who waits may be waited for.
+  __device__ void wait(Barrier& barrier, uint32_t phase, int32_t* done, int lane) {
+    if (!barrier.test_wait(phase)) tell(done, lane);
+    barrier.wait(phase);
   }
 };
 
@@ -182,12 +210,7 @@ __device__ inline uint32_t rows_in(const uint32_t* row_bits, int32_t rows, int32
 
 // The position of element e of the tile, −1 past its end.
 __device__ inline int32_t owner_position(const WorkTile& tile, const int32_t* offsets, int32_t e) {
-  if (e >= tile.owner_count) return -1;
-  const WorkSet& set = tile.owners;
-  if (set.outer == 1) return set.first + e;
-  const int32_t o = set.inner == 1 ? e : e / set.inner;
-  const int32_t offset = set.offsets >= 0 ? __ldg(offsets + set.offsets + o) : o * set.stride;
-  return set.first + offset + (e - o * set.inner);
+  return e < tile.owner_count ? position_in(tile.owners, offsets, e) : -1;
 }
 
 // Bits of the others that a row sees, of kOthers in a tile.

@@ -21,6 +21,14 @@ __device__ inline int32_t count_before(const WorkSet& set, const int32_t* offset
   return count;
 }
 
+// The position of element e of `set`.
+__device__ inline int32_t position_in(const WorkSet& set, const int32_t* offsets, int32_t e) {
+  if (set.outer == 1) return set.first + e;
+  const int32_t o = set.inner == 1 ? e : e / set.inner;
+  const int32_t offset = set.offsets >= 0 ? __ldg(offsets + set.offsets + o) : o * set.stride;
+  return set.first + offset + (e - o * set.inner);
+}
+
 // Where a tile goes: maps of the tensor, the barrier that counts its bytes, a tile in shared
 // memory, and the head.
 struct LoadTarget {

@@ -28,19 +28,24 @@ __device__ void store_sums(float* row, const float (&values)[kCount], int r, int
   }
 }
 
-// In two halves of 16 bits, which together are the floats.
+// Four sums of their halves of 16 bits.
+__device__ inline float4 join_halves(uint2 high, uint2 low) {
+  return make_float4(__uint_as_float(__byte_perm(low.x, high.x, 0x5410)),
+                     __uint_as_float(__byte_perm(low.x, high.x, 0x7632)),
+                     __uint_as_float(__byte_perm(low.y, high.y, 0x5410)),
+                     __uint_as_float(__byte_perm(low.y, high.y, 0x7632)));
+}
+
 template <int kCount>
 __device__ void add_halves(const void* high_row, const void* low_row, float (&values)[kCount],
                            int r, int lane) {
 #pragma unroll
   for (int m = 0; m < kCount / 8; ++m) {
     const int at = 4 * m + lane % 4;
-    const uint2 high = __ldcg(static_cast<const uint2*>(high_row) + at);
-    const uint2 low = __ldcg(static_cast<const uint2*>(low_row) + at);
-    values[8 * m + 2 * r] += __uint_as_float(__byte_perm(low.x, high.x, 0x5410));
-    values[8 * m + 2 * r + 1] += __uint_as_float(__byte_perm(low.x, high.x, 0x7632));
-    values[8 * m + 4 + 2 * r] += __uint_as_float(__byte_perm(low.y, high.y, 0x5410));
-    values[8 * m + 5 + 2 * r] += __uint_as_float(__byte_perm(low.y, high.y, 0x7632));
+    const float4 x = join_halves(__ldcg(static_cast<const uint2*>(high_row) + at),
+                                 __ldcg(static_cast<const uint2*>(low_row) + at));
+    values[8 * m + 2 * r] += x.x, values[8 * m + 2 * r + 1] += x.y;
+    values[8 * m + 4 + 2 * r] += x.z, values[8 * m + 5 + 2 * r] += x.w;
   }
 }
 
