@@ -16,7 +16,7 @@ namespace lace::sm90 {
 // first keys of the next items are loaded while one is computed.
 //
 // Within a consumer q kᵀ of a tile is issued before p v of the tile before, whose products run
-// while the softmax of the tile is computed.
+// while the softmax of the tile is computed. Tiles in which a consumer has no live pair it leaves out.
 template <typename ElementType, int kQkDimValue, int kVDimValue, ForwardTiling kTiling>
 struct ForwardConfig {
   using Element = ElementType;
@@ -26,8 +26,6 @@ struct ForwardConfig {
   static constexpr int kBlocks = forward_blocks(kTiling);
   // Where two blocks share a multiprocessor, they overlap.
   static constexpr bool kOverlaps = kBlocks == 1;
-  // Whether consumers leave out tiles in which they have no live pair: many, of few.
-  static constexpr bool kSkips = kTiling == ForwardTiling::kShort;
   static constexpr int kThreads = 128 * (1 + kConsumers);
   // A block starts with kStart registers a thread; some are moved from the producer to the
   // consumers, who would wait forever for more than there are.
@@ -58,7 +56,7 @@ struct ForwardConfig {
 struct KeySlot {
   int32_t mask;    // row of mask_rows, −1: none
   int32_t limit;   // keys that count
-  uint32_t flags;  // of the mask, kShort only
+  uint32_t flags;  // of the mask
 };
 
 template <typename Config>
@@ -112,7 +110,7 @@ struct Producer {
           count_before(run.others, params.space.work.offsets, shift, params.k_len);
       const int32_t mask = masks.next(params.space.work, run);
       uint32_t flags = 0;
-      if (Config::kSkips && mask >= 0) flags = __ldg(params.space.work.mask_flags + mask);
+      if (mask >= 0) flags = __ldg(params.space.work.mask_flags + mask);
       shared.k_empty[key.stage].wait(key.phase ^ 1);
       if (lane == 0)
         shared.keys[key.stage] = {mask < 0 ? -1 : mask * Config::kOwners, limit, flags};
@@ -252,79 +250,85 @@ struct Consumer {
 #pragma unroll
     for (int i = 0; i < Config::kVDim / 2; ++i) out[i] *= rescale[i / 2 % 2];
   }
-  // Queries are not read after the last tile of keys.
   __device__ void release_queries() {
     arrive(shared.q_empty[query.stage]);
     query.next();
   }
 
+  // Where a block is alone on its multiprocessor, consumers issue the products of a tile in turn, so
+  // that the softmax of one runs beside the products of the others.
+  __device__ void wait_turn() const {
+    if constexpr (Config::kOverlaps) cutlass::arch::NamedBarrier::sync(2 * 128, 1 + group);
+  }
+  __device__ void pass_turn() const {
+    const int next = group + 1 == Config::kConsumers ? 0 : group + 1;
+    if constexpr (Config::kOverlaps) cutlass::arch::NamedBarrier::arrive(2 * 128, 1 + next);
+  }
+
   // All tiles of keys of one item. joined: out and softmax start with what a pass before left.
   __device__ void run_item(int32_t tiles, bool joined, Softmax& softmax) {
-    if (tiles == 0) {
-      if (joined) begin(softmax);
-      return release_queries();
-    }
-    if constexpr (Config::kOverlaps) {
-      weigh(tiles == 1, joined, softmax);
-      for (int32_t t = 1; t < tiles; ++t) weigh_next(t + 1 == tiles, softmax);
-      add_values();
-    } else {
-      if (joined) begin(softmax);
-#pragma unroll 1
-      for (int32_t left = skip_dead(tiles); left > 0; left = skip_dead(left - 1)) {
-        weigh(false, false, softmax);
-        add_values();
+    int32_t left = skip_dead(tiles);
+    while (left > 0) {
+      weigh(joined, softmax);
+      joined = false;
+      --left;
+      if constexpr (Config::kOverlaps) {
+        for (; left > 0 && !next_is_dead(); --left) weigh_next(softmax);
       }
-      release_queries();
+      add_values();
+      left = skip_dead(left);
     }
+    if (joined) begin(softmax);
+    release_queries();
+  }
+  // Whether this consumer has no live pair in the tile that is next, which is waited for.
+  __device__ bool next_is_dead() {
+    shared.k_full[key.stage].wait(key.phase);
+    return (shared.keys[key.stage].flags >> group & kDeadRows) != 0;
   }
 
   // Leaves out the tiles to come in which this consumer has no live pair; returns how many of
   // `tiles` are left.
   __device__ int32_t skip_dead(int32_t tiles) {
 #pragma unroll 1
-    for (; tiles > 0; --tiles) {
-      shared.k_full[key.stage].wait(key.phase);
-      if ((shared.keys[key.stage].flags >> group & kDeadRows) == 0) break;
-      skip_tile();
-    }
+    for (; tiles > 0 && next_is_dead(); --tiles) skip_tile();
     return tiles;
   }
 
   // Scores of a tile become weights.
-  __device__ void weigh(bool last, bool joined, Softmax& softmax) {
+  __device__ void weigh(bool joined, Softmax& softmax) {
     float rescale[2];
-    shared.k_full[key.stage].wait(key.phase);
     const KeySlot slot = shared.keys[key.stage];
+    wait_turn();
     issue_scores();
+    pass_turn();
     RowMask<kKeys> masks[2];
     load_masks(slot, masks);
     cute::warpgroup_wait<0>();
     fence_registers(scores);
     arrive(shared.k_empty[key.stage]);
     if constexpr (Config::kOverlaps) key.next();
-    if (last) release_queries();
     mask_scores(slot, masks);
     if (joined) begin(softmax);
     softmax.step(scores, params.scale_log2, rescale);
-    if (joined || !Config::kOverlaps) rescale_out(rescale);
+    rescale_out(rescale);
     pack_weights();
   }
   // The same while the weights of the tile before meet their values.
-  __device__ void weigh_next(bool last, Softmax& softmax) {
+  __device__ void weigh_next(Softmax& softmax) {
     float rescale[2];
-    shared.k_full[key.stage].wait(key.phase);
     const KeySlot slot = shared.keys[key.stage];
     RowMask<kKeys> masks[2];
     load_masks(slot, masks);
+    wait_turn();
     issue_scores();
     shared.v_full[value.stage].wait(value.phase);
     issue_values();
+    pass_turn();
     cute::warpgroup_wait<1>();
     fence_registers(scores);
     arrive(shared.k_empty[key.stage]);
     key.next();
-    if (last) release_queries();
     mask_scores(slot, masks);
     softmax.step(scores, params.scale_log2, rescale);
     cute::warpgroup_wait<0>();
@@ -359,6 +363,8 @@ struct Consumer {
     for (int32_t t = 0; t < tiles; ++t) skip_tile();
   }
   __device__ void skip_tile() {
+    wait_turn();
+    pass_turn();
     shared.k_full[key.stage].wait(key.phase);
     arrive(shared.k_empty[key.stage]);
     if constexpr (Config::kOverlaps) key.next();
@@ -443,6 +449,7 @@ struct Consumer {
   }
 
   __device__ void run() {
+    if (group + 1 == Config::kConsumers) pass_turn();
     for (ItemPosition at;; at.next()) {
       wait_telling(shared.items.full[at.stage], at.phase);
       const ItemSlot& item = shared.items.slots[at.stage];
