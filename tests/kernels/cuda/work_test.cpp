@@ -47,14 +47,29 @@ TEST(Sm90Work, FirstPassHasEveryRowOnce) {
   }
 }
 
+TEST(Sm90Work, TellsWhereEveryOtherIsInOneTile) {
+  const auto sole = [](const char* text) -> bool {
+    return sm90::make_work(compile(Pattern::parse(text).bind(2, 3072, 3072), {128, 128}, true), 1)
+        .sole_others;
+  };
+  EXPECT_TRUE(sole("block(128)"));
+  EXPECT_TRUE(sole("strided(128)"));
+  EXPECT_FALSE(sole("block(256)"));
+  EXPECT_FALSE(sole("local(128)"));
+  EXPECT_FALSE(sole("local(128) | strided(128)"));
+  EXPECT_FALSE(sole("heads(1*block(128), 1*dense)"));
+}
+
 // Flags say of 64 owners what the rows of bits say one by one.
 TEST(Sm90Work, FlagsTellOfMasks) {
   for (const char* text : {"local(128) | strided(128)", "block(128)", "local(50) | sinks(3)"}) {
     const Plan plan = plan_of(text, 1, {128, 64});
     const sm90::Work work = sm90::make_work(plan, 1);
-    ASSERT_EQ(work.mask_flags.size(), plan.masks.size());
+    ASSERT_EQ(work.mask_ids.size(), plan.mask_ids.size());
     int dead = 0, full = 0;
-    for (size_t m = 0; m < plan.masks.size(); ++m) {
+    for (const int32_t named : work.mask_ids) {
+      if (named < 0) continue;
+      const size_t m = static_cast<size_t>(named & sm90::kMaskIndex);
       const Mask& mask = plan.masks[m];
       for (int32_t group = 0; 64 * group < mask.owners; ++group) {
         int64_t live = 0, rows = 0;
@@ -64,9 +79,8 @@ TEST(Sm90Work, FlagsTellOfMasks) {
             live += work.mask_rows[4 * row + static_cast<size_t>(f / 32)] >> (f % 32) & 1;
           }
         }
-        const uint32_t flags = work.mask_flags[m] >> group;
-        EXPECT_EQ((flags & sm90::kDeadRows) != 0, live == 0) << text << " mask " << m;
-        EXPECT_EQ((flags & sm90::kFullRows) != 0, live == rows * mask.others) << text;
+        EXPECT_EQ((named & sm90::kDeadRows << group) != 0, live == 0) << text << " mask " << m;
+        EXPECT_EQ((named & sm90::kFullRows << group) != 0, live == rows * mask.others) << text;
         dead += live == 0;
         full += live == rows * mask.others;
       }

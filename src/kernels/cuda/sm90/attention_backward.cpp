@@ -140,20 +140,27 @@ struct Backward {
   void run() {
     statistics = context.allocate(static_cast<size_t>(shape.batch * shape.heads * shape.q_len) *
                                   sizeof(RowStatistics));
-    launch_statistics<Element>(args, reinterpret_cast<RowStatistics*>(statistics.get()), stream);
-    if (context.deterministic || saves_memory()) {
-      run_keys(BackwardMode::kKeysAlone, nullptr);
-      run_queries();
-      return;
-    }
-    const int64_t count = shape.batch * shape.heads * shape.q_len * dim;
-    const Workspace sums = allocate_floats(count);
-    LACE_CUDA(cudaMemsetAsync(sums.get(), 0, static_cast<size_t>(count) * sizeof(float), stream));
     Gradient dq = gradient_of(args.dq, shape.qk_dim);
+    if (keys_work().sole_others) {
+      run_statistics(nullptr);
+      return run_keys(BackwardMode::kKeys, dq);
+    }
+    if (context.deterministic || saves_memory()) {
+      run_statistics(nullptr);
+      run_keys(BackwardMode::kKeysAlone, {});
+      return run_queries();
+    }
+    const Workspace sums = allocate_floats(shape.batch * shape.heads * shape.q_len * dim);
     dq.sums = reinterpret_cast<float*>(sums.get());
-    run_keys(BackwardMode::kKeys, dq.sums);
+    run_statistics(dq.sums);
+    run_keys(BackwardMode::kKeys, dq);
     launch_round_sums<Element>(dq, static_cast<int>(dim), static_cast<float>(args.scale),
                                shape.batch, shape.heads, shape.q_len, 1, stream);
+  }
+
+  void run_statistics(float* sums) const {
+    launch_statistics<Element>(args, reinterpret_cast<RowStatistics*>(statistics.get()), sums,
+                               static_cast<int>(dim), stream);
   }
 
   // Whether whole sums, of dq and those that passes leave of dk and dv, would take too much.
@@ -166,7 +173,13 @@ struct Backward {
     return several && rows * dim * 4 > kMostSumsBytes;
   }
 
-  void run_keys(BackwardMode mode, float* dq_sums) const {
+  const Work& keys_work() const {
+    return uploaded_work(*cuda::upload(transposed, stream), transposed,
+                         shape.heads / shape.kv_heads, stream)
+        .work;
+  }
+
+  void run_keys(BackwardMode mode, const Gradient& dq) const {
     const auto on_device = cuda::upload(transposed, stream);
     const int64_t heads_per_kv = shape.heads / shape.kv_heads;
     const UploadedWork& uploaded = uploaded_work(*on_device, transposed, heads_per_kv, stream);
@@ -181,7 +194,7 @@ struct Backward {
     launch.set_common(row_statistics(), work.members * shape.q_len * row_bytes);
     params.owner_len = static_cast<int32_t>(shape.k_len);
     params.other_len = static_cast<int32_t>(shape.q_len);
-    params.dq_sums = dq_sums;
+    params.dq = dq;
     params.d0 = gradient_of(args.dk, shape.qk_dim);
     params.d1 = gradient_of(args.dv, shape.v_dim);
     params.only_sums = only_sums;

@@ -10,13 +10,15 @@
 namespace lace::sm90 {
 
 // Backward: tiles of 128 owners stay on chip, tiles of others stream past. A block is a warpgroup
-// that produces (one warp finds items, one walks their runs and issues TMA loads, and where owners
-// are keys one reads the statistics of queries) and two that consume (64 owners each). Per tile and
-// consumer, with scores [64 owners][others]:
+// that produces and two that consume (64 owners each). Of those that produce, one warp finds items,
+// one walks their runs and issues TMA loads, where owners are keys one reads the statistics of
+// queries and copies what passes before left, and one tells other blocks of what is done. Per tile
+// and consumer, with scores [64 owners][others]:
 //   s = x0 y0ᵀ,  w = 2^(scale s − lse),  dw = x1 y1ᵀ,  ds = w (dw − delta)
 //   d0 += ds y0,  d1 += w y1      in registers, ds and w as operands in registers
 // Over the transposed plan owners are keys, x = k and v, y = q and dout, d = dk and dv, and
-//   dq += dsᵀ k                   ds of both consumers by way of shared memory, added in global
+//   dq += dsᵀ k                   ds of both consumers by way of shared memory, added in global;
+//                                 stored at once where no other tile has the query
 // Over the plan itself owners are queries, x = q and dout, y = k and v, d0 = dq: every sum has its
 // order, and scores are computed twice.
 template <typename ElementType, int kDimValue, BackwardMode kModeValue>
@@ -42,12 +44,17 @@ struct BackwardConfig {
   static constexpr int kScoreBytes = kAddsDq ? kOthers / 64 * kOwnerSliceBytes : 0;
   static constexpr int kTileBytes =
       2 * kOwnerStages * kOwnerBytes + 2 * kStages * kOtherBytes + kScoreBytes;
+  // What passes before left of d0 and d1: a stage holds 64 columns of all owners, of each consumer
+  // where one of the two tiles else is.
+  static constexpr int kSumStages = 2 * kSlices;
+  static constexpr uint32_t kSumRowBytes = 64 * 4;
+  static_assert(!kAddsDq || 64 * kSumRowBytes == kOtherBytes);
 };
 
 // What consumers know of a tile of others.
 template <typename Config>
 struct alignas(16) OtherSlot {
-  int32_t mask;   // row of mask_rows, −1: none
+  int32_t mask;
   int32_t limit;  // others that count
   int32_t head;   // of the queries
   // Where owners are keys, of the queries; their positions, −1: none.
@@ -91,30 +98,45 @@ struct BackwardLoader {
   __device__ void run() {
     const RunWalk runs{params.space.work, shared.runs[0], lane};
     for (ItemPosition at;; at.next()) {
-      shared.items.full[at.stage].wait(at.phase);
-      const ItemSlot& slot = shared.items.slots[at.stage];
+      shared.items.full[at.stage()].wait(at.phase());
+      const ItemSlot& slot = shared.items.slots[at.stage()];
       if (slot.live == 0) return;
       const int32_t first_head = slot.head * params.members, batch = slot.batch;
-      shared.owner_empty[owner.stage].wait(owner.phase ^ 1);
-      wait_for_passes(params.space, slot.tile.wait * Config::kConsumers * 4, slot.head, batch,
-                      lane);
+      shared.owner_empty[owner.stage()].wait(owner.phase() ^ 1);
+      const bool joins = slot.tile.earlier != kNone;
+      if (joins && !Config::kAddsDq) wait_for_passes(params.space, slot, lane);
       load_owners(slot.tile, first_head, batch);
       for (int32_t m = 0; m < params.members; ++m) {
         runs.each(slot.tile, [&](const WorkRun& run) { load_run(run, first_head + m, batch); });
       }
+      if (joins && Config::kAddsDq) leave_sums();
       tell_issued(shared.items, at, lane);
     }
   }
 
+  // The stages that the reading warp fills, without the loads of this one.
+  __device__ void leave_sums() {
+#pragma unroll 1
+    for (int s = 0; s < Config::kSumStages; ++s) {
+      shared.empty[other.stage()].wait(other.phase() ^ 1);
+      if (lane == 0) {
+        shared.full[other.stage()].arrive();
+        shared.full[other.stage()].arrive();
+      }
+      other.next();
+    }
+  }
+
   __device__ void load_owners(const WorkTile& tile, int32_t first_head, int32_t batch) {
-    Barrier* full = &shared.owner_full[owner.stage];
+    Barrier* full = &shared.owner_full[owner.stage()];
     const int32_t head = Config::kByKeys ? first_head / params.heads_per_kv : first_head;
-    const uint32_t offset = owner.stage * Config::kOwnerBytes;
+    const uint32_t offset = owner.stage() * Config::kOwnerBytes;
+    const BoxPlace place(tile.owners);
     load_set<Config::kSlices, Config::kOwners>({params.x0, full, tiles.x0 + offset, head, batch},
-                                               tile.owners, params.space.work.offsets, 0,
+                                               tile.owners, place, params.space.work.offsets, 0,
                                                tile.owner_count, lane);
     load_set<Config::kSlices, Config::kOwners>({params.x1, full, tiles.x1 + offset, head, batch},
-                                               tile.owners, params.space.work.offsets, 0,
+                                               tile.owners, place, params.space.work.offsets, 0,
                                                tile.owner_count, lane);
     owner.next();
   }
@@ -123,50 +145,56 @@ struct BackwardLoader {
     const int32_t* offsets = params.space.work.offsets;
     const int32_t other_head = Config::kByKeys ? head : head / params.heads_per_kv;
     MaskWalk masks;
+    BoxPlace place(run.others);
+    const BoxStep step(run);
     for (int32_t t = 0; t < run.tiles; ++t) {
       const int32_t shift = t * run.step;
       const int32_t limit = count_before(run.others, offsets, shift, params.other_len);
-      const int32_t mask = masks.next(params.space.work, run);
-      shared.empty[other.stage].wait(other.phase ^ 1);
+      const int32_t mask = masks.next(params.space.work, run, lane);
+      shared.empty[other.stage()].wait(other.phase() ^ 1);
       if (lane == 0) {
-        OtherSlot<Config>& slot = shared.others[other.stage];
-        slot.mask = mask < 0 ? -1 : mask * Config::kOwners;
+        OtherSlot<Config>& slot = shared.others[other.stage()];
+        slot.mask = mask;
         slot.limit = limit;
         slot.head = head;
       }
-      Barrier* full = &shared.full[other.stage];
-      const uint32_t offset = other.stage * Config::kOtherBytes;
+      Barrier* full = &shared.full[other.stage()];
+      const uint32_t offset = other.stage() * Config::kOtherBytes;
       load_set<Config::kSlices, Config::kOthers>(
-          {params.y0, full, tiles.y0 + offset, other_head, batch}, run.others, offsets, shift,
-          limit, lane);
+          {params.y0, full, tiles.y0 + offset, other_head, batch}, run.others, place, offsets,
+          shift, limit, lane);
       load_set<Config::kSlices, Config::kOthers>(
-          {params.y1, full, tiles.y1 + offset, other_head, batch}, run.others, offsets, shift,
-          limit, lane);
+          {params.y1, full, tiles.y1 + offset, other_head, batch}, run.others, place, offsets,
+          shift, limit, lane);
+      place.row += step.row, place.period += step.period;
       other.next();
     }
   }
 };
 
-// The warp that reads the statistics of the queries of each tile, before there is room for them.
+// The warp that reads the statistics of the queries of each tile, before there is room for them, and
+// copies what passes before left.
 template <typename Config>
 struct BackwardReader {
   static constexpr int kOwn = Config::kOthers / 32;  // queries of a lane: lane + 32 i
   const BackwardParams& params;
   BackwardShared<Config>& shared;
+  const BackwardTiles<Config>& tiles;
   int lane;
   Ring<Config::kStages> other{};
 
   __device__ void run() {
     const RunWalk runs{params.space.work, shared.runs[1], lane};
     for (ItemPosition at;; at.next()) {
-      shared.items.full[at.stage].wait(at.phase);
-      const ItemSlot& slot = shared.items.slots[at.stage];
+      shared.items.full[at.stage()].wait(at.phase());
+      const ItemSlot& slot = shared.items.slots[at.stage()];
       if (slot.live == 0) return;
       const int32_t first_head = slot.batch * params.heads + slot.head * params.members;
       for (int32_t m = 0; m < params.members; ++m) {
         runs.each(slot.tile, [&](const WorkRun& run) { read_run(run, first_head + m); });
       }
-      arrive_warp(shared.items.empty[at.stage], lane);
+      if (Config::kAddsDq && slot.tile.earlier != kNone) copy_sums(slot);
+      arrive_warp(shared.items.empty[at.stage()], lane);
     }
   }
 
@@ -189,17 +217,60 @@ struct BackwardReader {
         rows[i] = elements[i] < 0 || row >= params.q_len ? -1 : row;
         statistics[i] = rows[i] < 0 ? make_float2(INFINITY, 0) : __ldg(source + row);
       }
-      shared.empty[other.stage].wait(other.phase ^ 1);
-      OtherSlot<Config>& slot = shared.others[other.stage];
+      shared.empty[other.stage()].wait(other.phase() ^ 1);
+      OtherSlot<Config>& slot = shared.others[other.stage()];
 #pragma unroll
       for (int i = 0; i < kOwn; ++i) {
         slot.statistics[lane + 32 * i] = statistics[i];
         if constexpr (Config::kAddsDq) slot.rows[lane + 32 * i] = rows[i];
       }
-      shared.full[other.stage].arrive();
+      shared.full[other.stage()].arrive();
       other.next();
     }
   }
+
+  __device__ void copy_sums(const ItemSlot& item) {
+    wait_for_passes(params.space, item, lane);
+    const int64_t head = item.batch * params.space.heads + item.head;
+    int64_t rows[4];  // of the sums, of owners lane + 32 i; −1: none
+    int found = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int32_t e = lane + 32 * i;
+      const int32_t at = owner_position(item.tile, params.space.work.offsets, e);
+      const bool covered = at >= 0 && row_in(params.space.work.row_bits, item.tile.earlier,
+                                             item.tile.earlier_bits, e);
+      rows[i] = covered ? head * params.owner_len + at : -1;
+      found += __popc(__ballot_sync(~0u, covered));
+    }
+    const bool in_one = found == Config::kOwners && item.tile.owners.outer == 1 && kInOne;
+#pragma unroll 1
+    for (int s = 0; s < Config::kSumStages; ++s) {
+      const float* sums = s < Config::kSlices ? params.d0.sums : params.d1.sums;
+      sums += s % Config::kSlices * 64;
+      shared.empty[other.stage()].wait(other.phase() ^ 1);
+      Barrier& full = shared.full[other.stage()];
+      if (lane == 0) full.expect_transaction(found * Config::kSumRowBytes);
+      __syncwarp();
+      const uint32_t targets[2] = {tiles.y0 + other.stage() * Config::kOtherBytes,
+                                   tiles.y1 + other.stage() * Config::kOtherBytes};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float* source = sums + rows[i] * Config::kDim;
+        if (in_one) {
+          if (i % 2 == 0 && lane == 0) {
+            copy_bulk(targets[i / 2], source, Config::kOtherBytes, full);
+          }
+        } else if (rows[i] >= 0) {
+          copy_bulk(targets[i / 2] + (lane + 32 * (i % 2)) * Config::kSumRowBytes, source,
+                    Config::kSumRowBytes, full);
+        }
+      }
+      full.arrive();
+      other.next();
+    }
+  }
+  static constexpr bool kInOne = Config::kSlices == 1;  // rows of sums are one after the other
 };
 
 // ---- consumers
@@ -223,15 +294,14 @@ struct BackwardConsumer {
   uint32_t weights[kOthers / 4], ds[kOthers / 4];
   float d0[kDim / 2], d1[Config::kByKeys ? kDim / 2 : 1], dq[Config::kAddsDq ? 32 : 1];
   RowStatistics own[2];  // where owners are queries, of this thread's rows
-  PassTeller teller{};
 
   __device__ int lane() const { return thread % 32; }
   __device__ int row() const { return first_row(group, thread); }
 
   // product = x yᵀ
   __device__ void issue_product(float (&product)[kOthers / 2], uint32_t x, uint32_t y) {
-    x += owner.stage * Config::kOwnerBytes + group * 64 * 128;
-    y += other.stage * Config::kOtherBytes;
+    x += owner.stage() * Config::kOwnerBytes + group * 64 * 128;
+    y += other.stage() * Config::kOtherBytes;
     fence_registers(product);
     cute::warpgroup_arrive();
     multiply_transposed<Element, kOthers, kDim>(
@@ -242,7 +312,7 @@ struct BackwardConsumer {
   // sum += operand y
   __device__ void issue_sum(float (&sum)[kDim / 2], const uint32_t (&operand)[kOthers / 4],
                             uint32_t y) {
-    y += other.stage * Config::kOtherBytes;
+    y += other.stage() * Config::kOtherBytes;
     fence_registers(sum);
     cute::warpgroup_arrive();
     multiply_add<Element, kDim, kOthers>(sum, operand,
@@ -253,7 +323,7 @@ struct BackwardConsumer {
     const int query_slice = kSplitsQueries ? group : 0, column_slice = kSplitsQueries ? 0 : group;
     const uint32_t a = tiles.ds + query_slice * Config::kOwnerSliceBytes;
     const uint32_t b =
-        tiles.x0 + owner.stage * Config::kOwnerBytes + column_slice * Config::kOwnerSliceBytes;
+        tiles.x0 + owner.stage() * Config::kOwnerBytes + column_slice * Config::kOwnerSliceBytes;
     fence_registers(dq);
     cute::warpgroup_arrive();
     multiply_both_transposed<Element, Config::kOwners>(
@@ -283,7 +353,8 @@ struct BackwardConsumer {
     for (int r = 0; r < 2; ++r) {
       masks[r].fill(~0u);
       if (slot.mask >= 0) {
-        masks[r].load(params.space.work.mask_rows, slot.mask + row() + 8 * r);
+        masks[r].load(params.space.work.mask_rows,
+                      mask_row(slot.mask, Config::kOwners) + row() + 8 * r);
       }
       if (limit < kOthers) masks[r].cut(limit);
       if (row() + 8 * r >= owner_count) masks[r].fill(0);
@@ -334,7 +405,8 @@ struct BackwardConsumer {
   __device__ void add_dq(const OtherSlot<Config>& slot, int32_t batch) {
     const int first = kSplitsQueries ? row() : first_row(0, thread);
     const int column_slice = kSplitsQueries ? 0 : group;
-    float* base = params.dq_sums +
+    if (params.dq.sums == nullptr) return store_dq(slot, batch, first, column_slice * 64);
+    float* base = params.dq.sums +
                   static_cast<int64_t>(batch * params.heads + slot.head) * params.q_len * kDim +
                   column_slice * 64;
 #pragma unroll
@@ -343,13 +415,25 @@ struct BackwardConsumer {
       if (at >= 0) add_sums(base + static_cast<int64_t>(at) * kDim, dq, r, lane());
     }
   }
+  __device__ void store_dq(const OtherSlot<Config>& slot, int32_t batch, int first, int32_t column) {
+    const Rows16& result = params.dq.result;
+    Element* base = static_cast<Element*>(result.data) + batch * result.batch_stride +
+                    slot.head * result.head_stride + column;
+#pragma unroll
+    for (int i = 0; i < 32; ++i) dq[i] *= params.scale;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int32_t at = slot.rows[first + 8 * r];
+      store_row(dq, r, base + at * result.row_stride, params.dq.dim - column, at >= 0, lane());
+    }
+  }
 
   // All tiles of others of one item.
   __device__ void run_item(const WorkTile& tile, int32_t batch) {
     const int32_t count = tile.tiles * params.members;
     for (int32_t t = 0; t < count; ++t) {
-      shared.full[other.stage].wait(other.phase);
-      const OtherSlot<Config>& slot = shared.others[other.stage];
+      shared.full[other.stage()].wait(other.phase());
+      const OtherSlot<Config>& slot = shared.others[other.stage()];
       RowMask<kOthers> masks[2];
       const bool masked = load_masks(slot, tile.owner_count, masks);
       issue_product(s, tiles.x0, tiles.y0);
@@ -386,7 +470,7 @@ struct BackwardConsumer {
       cute::warpgroup_wait<0>();
       if constexpr (Config::kByKeys) fence_registers(d1);
       fence_registers(d0);
-      arrive_warp(shared.empty[other.stage], lane());
+      arrive_warp(shared.empty[other.stage()], lane());
       other.next();
     }
   }
@@ -398,7 +482,6 @@ struct BackwardConsumer {
     return owner_position(tile, params.space.work.offsets, row() + 8 * r);
   }
 
-  // Starts from nothing, or from whole sums.
   __device__ void start(const ItemSlot& item) {
 #pragma unroll
     for (int i = 0; i < kDim / 2; ++i) d0[i] = 0;
@@ -406,20 +489,40 @@ struct BackwardConsumer {
 #pragma unroll
       for (int i = 0; i < kDim / 2; ++i) d1[i] = 0;
     }
-    const uint32_t earlier = Config::kAddsDq ? earlier_rows(item.tile) : 0;
+    if constexpr (!Config::kByKeys) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int32_t at = position(item.tile, r);
-      if constexpr (!Config::kByKeys) {
+      for (int r = 0; r < 2; ++r) {
+        const int32_t at = position(item.tile, r);
         const int64_t head = item.batch * params.heads + item.head;
         own[r] =
             at < 0 ? make_float2(INFINITY, 0) : __ldg(params.statistics + head * params.q_len + at);
       }
-      if constexpr (Config::kAddsDq) {
-        if (at < 0 || (earlier >> r & 1) == 0) continue;
-        load_sums(params.d0.sums + sums_row(item, at), d0, r, lane());
-        load_sums(params.d1.sums + sums_row(item, at), d1, r, lane());
+    }
+  }
+  // Adds what passes before left, and leaves zeros, which later tiles that are not full may meet.
+  __device__ void join(const WorkTile& tile) {
+    const uint32_t covered = earlier_rows(tile);
+    const uint32_t source = (group == 0 ? tiles.y0 : tiles.y1) +
+                            row() % 64 * Config::kSumRowBytes + lane() % 4 * 16;
+#pragma unroll
+    for (int s = 0; s < Config::kSumStages; ++s) {
+      float* values = s < Config::kSlices ? d0 : d1;
+      shared.full[other.stage()].wait(other.phase());
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int r = i % 2, m = i / 2;
+        const uint32_t at = source + other.stage() * Config::kOtherBytes +
+                            8 * r * Config::kSumRowBytes + 64 * m;
+        if (covered >> r & 1) {
+          const float4 x = load_shared_4(at);
+          float* sum = &values[s % Config::kSlices * 32 + 8 * m + 2 * r];
+          sum[0] += x.x, sum[1] += x.y, sum[4] += x.z, sum[5] += x.w;
+        }
+        clear_shared_4(at);
       }
+      cutlass::arch::fence_view_async_shared();
+      arrive_warp(shared.empty[other.stage()], lane());
+      other.next();
     }
   }
   __device__ int64_t sums_row(const ItemSlot& item, int32_t position) const {
@@ -483,25 +586,20 @@ struct BackwardConsumer {
 
   __device__ void run() {
     for (ItemPosition at;; at.next()) {
-      wait_telling(shared.items.full[at.stage], at.phase);
-      const ItemSlot item = shared.items.slots[at.stage];
-      arrive_warp(shared.items.empty[at.stage], lane());
-      if (item.live == 0) break;
-      wait_telling(shared.owner_full[owner.stage], owner.phase);
+      shared.items.full[at.stage()].wait(at.phase());
+      const ItemSlot& item = shared.items.slots[at.stage()];
+      if (item.live == 0) return;
+      shared.owner_full[owner.stage()].wait(owner.phase());
       start(item);
       run_item(item.tile, item.batch);
-      arrive_warp(shared.owner_empty[owner.stage], lane());
+      arrive_warp(shared.owner_empty[owner.stage()], lane());
       owner.next();
-      teller.tell(params.space.done, lane());
-      finish(item);
-      if (item.tile.count > 0) {
-        teller.untold = item.batch * params.space.heads + item.head;
+      if constexpr (Config::kAddsDq) {
+        if (item.tile.earlier != kNone) join(item.tile);
       }
+      finish(item);
+      arrive_warp(shared.items.stored[at.stage()], lane());
     }
-    teller.tell(params.space.done, lane());
-  }
-  __device__ void wait_telling(Barrier& barrier, uint32_t phase) {
-    teller.wait(barrier, phase, params.space.done, lane());
   }
 };
 
@@ -517,7 +615,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const BackwardTiles<Config> tiles((start + 1023) / 1024 * 1024);
   if (threadIdx.x == 0) {
     constexpr int kConsumerWarps = 4 * Config::kConsumers;
-    shared.items.init(kConsumerWarps + (Config::kByKeys ? 2 : 1));
+    shared.items.init(Config::kByKeys ? 3 : 2, kConsumerWarps);
     for (int i = 0; i < Config::kOwnerStages; ++i) {
       shared.owner_full[i].init(2);
       shared.owner_empty[i].init(kConsumerWarps);
@@ -544,8 +642,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       BackwardLoader<Config>{params, shared, tiles, lane}.run();
     } else if (threadIdx.x < 64) {
       find_items(params.space, shared.items, lane);
-    } else if (Config::kByKeys && threadIdx.x < 96) {
-      BackwardReader<Config>{params, shared, lane}.run();
+    } else if (threadIdx.x >= 96) {
+      tell_passes(params.space, shared.items, lane);
+    } else if constexpr (Config::kByKeys) {
+      BackwardReader<Config>{params, shared, tiles, lane}.run();
     }
   } else {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();

@@ -7,16 +7,20 @@
 #include "kernels/cuda/sm90/hopper.cuh"
 #include "kernels/cuda/sm90/items.cuh"
 #include "kernels/cuda/sm90/load_set.cuh"
+#include "kernels/cuda/sm90/sums.cuh"
 
 namespace lace::sm90 {
 
-// One persistent launch does all passes of a plan. A block is a warpgroup that produces (one warp
-// finds items, that is (tile of owners, head, batch), in the order of work.h; one walks their runs
-// and issues TMA loads) and two or three that consume (64 rows of owners each). The queries and
-// first keys of the next items are loaded while one is computed.
+// One persistent launch does all passes of a plan. A block is a warpgroup that produces and two or
+// three that consume (64 rows of owners each). Of those that produce, one warp finds items, that is
+// (tile of owners, head, batch), in the order of work.h; one walks their runs and issues TMA loads;
+// one copies what passes before left; one tells other blocks of what is done. The queries and first
+// keys of the next items are loaded while one is computed.
 //
 // Within a consumer q kᵀ of a tile is issued before p v of the tile before, whose products run
-// while the softmax of the tile is computed. Tiles in which a consumer has no live pair it leaves out.
+// while the softmax of the tile is computed. Tiles in which a consumer has no live pair it leaves
+// out. After the tiles of keys comes what passes before left of the owners: that too passes through
+// stages of keys.
 template <typename ElementType, int kQkDimValue, int kVDimValue, ForwardTiling kTiling>
 struct ForwardConfig {
   using Element = ElementType;
@@ -49,14 +53,22 @@ struct ForwardConfig {
   // Where the tiles lie.
   static constexpr int kKeysAt = kQueryStages * kQueryBytes;
   static constexpr int kValuesAt = kKeysAt + kStages * kKeyBytes;
+  // What passes before left: rows in a stage of keys, stages of a tile of owners.
+  static constexpr int kPartialRowBytes = kVDim * 4;
+  static constexpr int kPartialRows = kKeyBytes / kPartialRowBytes;
+  static constexpr int kPartialStages = kOwners / kPartialRows;
+  static_assert(kPartialRows % 32 == 0 && kOwners % kPartialRows == 0);
   static constexpr int kTileBytes = kValuesAt + kStages * kValueBytes;
 };
 
 // What consumers know of a tile of keys.
 struct KeySlot {
-  int32_t mask;    // row of mask_rows, −1: none
-  int32_t limit;   // keys that count
-  uint32_t flags;  // of the mask
+  int32_t mask;
+  int32_t limit;  // keys that count
+
+  // What the mask says of the 64 rows of consumer `group`.
+  __device__ bool dead(int group) const { return mask >= 0 && (mask & kDeadRows << group) != 0; }
+  __device__ bool masks(int group) const { return mask >= 0 && (mask & kFullRows << group) == 0; }
 };
 
 template <typename Config>
@@ -66,6 +78,7 @@ struct ForwardShared {
   Barrier v_full[Config::kStages], v_empty[Config::kStages];
   ItemRing items;
   KeySlot keys[Config::kStages];
+  float partial_lse[Config::kStages][Config::kPartialRows];
   WorkRun run;  // the loading warp's own
 };
 
@@ -78,54 +91,130 @@ struct Producer {
   uint32_t q_smem;  // keys and values lie behind the queries
   int lane;
   Ring<Config::kQueryStages> query{};
-  Ring<Config::kStages> key{};
+  Ring<Config::kStages> key{}, value{};
 
   // Called by all lanes of one warp.
   __device__ void run() {
     const RunWalk runs{params.space.work, shared.run, lane};
     for (ItemPosition at;; at.next()) {
-      shared.items.full[at.stage].wait(at.phase);
-      const ItemSlot& slot = shared.items.slots[at.stage];
+      shared.items.full[at.stage()].wait(at.phase());
+      const ItemSlot& slot = shared.items.slots[at.stage()];
       if (slot.live == 0) return;
       const WorkTile& tile = slot.tile;
       const int32_t head = slot.head, batch = slot.batch;
-      shared.q_empty[query.stage].wait(query.phase ^ 1);
-      wait_for_passes(params.space, tile.wait * Config::kConsumers * 4, head, batch, lane);
-      const LoadTarget target{params.q, &shared.q_full[query.stage],
-                              q_smem + query.stage * Config::kQueryBytes, head, batch};
-      load_set<Config::kQkDim / 64, Config::kOwners>(target, tile.owners, params.space.work.offsets,
-                                                     0, tile.owner_count, lane);
+      shared.q_empty[query.stage()].wait(query.phase() ^ 1);
+      const LoadTarget target{params.q, &shared.q_full[query.stage()],
+                              q_smem + query.stage() * Config::kQueryBytes, head, batch};
+      load_set<Config::kQkDim / 64, Config::kOwners>(target, tile.owners, BoxPlace(tile.owners),
+                                                     params.space.work.offsets, 0,
+                                                     tile.owner_count, lane);
       query.next();
       const int32_t kv_head = head / params.heads_per_kv;
       runs.each(tile, [&](const WorkRun& run) { load_run(run, kv_head, batch); });
+      if (tile.earlier != kNone) follow(key, shared.k_empty, Config::kPartialStages, lane);
       tell_issued(shared.items, at, lane);
     }
   }
 
   __device__ void load_run(const WorkRun& run, int32_t kv_head, int32_t batch) {
     MaskWalk masks;
+    BoxPlace place(run.others);
+    const BoxStep step(run);
     for (int32_t t = 0; t < run.tiles; ++t) {
       const int32_t shift = t * run.step;
       const int32_t limit =
           count_before(run.others, params.space.work.offsets, shift, params.k_len);
-      const int32_t mask = masks.next(params.space.work, run);
-      uint32_t flags = 0;
-      if (mask >= 0) flags = __ldg(params.space.work.mask_flags + mask);
-      shared.k_empty[key.stage].wait(key.phase ^ 1);
+      const int32_t mask = masks.next(params.space.work, run, lane);
+      shared.k_empty[key.stage()].wait(key.phase() ^ 1);
       if (lane == 0)
-        shared.keys[key.stage] = {mask < 0 ? -1 : mask * Config::kOwners, limit, flags};
-      const LoadTarget k{params.k, &shared.k_full[key.stage],
-                         q_smem + Config::kKeysAt + key.stage * Config::kKeyBytes, kv_head, batch};
-      load_set<Config::kQkDim / 64, Config::kKeys>(k, run.others, params.space.work.offsets, shift,
-                                                   limit, lane);
-      shared.v_empty[key.stage].wait(key.phase ^ 1);
-      const LoadTarget v{params.v, &shared.v_full[key.stage],
-                         q_smem + Config::kValuesAt + key.stage * Config::kValueBytes, kv_head,
-                         batch};
-      load_set<Config::kVDim / 64, Config::kKeys>(v, run.others, params.space.work.offsets, shift,
-                                                  limit, lane);
+        shared.keys[key.stage()] = {mask, limit};
+      const LoadTarget k{params.k, &shared.k_full[key.stage()],
+                         q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes, kv_head, batch};
+      load_set<Config::kQkDim / 64, Config::kKeys>(k, run.others, place, params.space.work.offsets,
+                                                   shift, limit, lane);
       key.next();
+      shared.v_empty[value.stage()].wait(value.phase() ^ 1);
+      const LoadTarget v{params.v, &shared.v_full[value.stage()],
+                         q_smem + Config::kValuesAt + value.stage() * Config::kValueBytes, kv_head,
+                         batch};
+      load_set<Config::kVDim / 64, Config::kKeys>(v, run.others, place, params.space.work.offsets,
+                                                  shift, limit, lane);
+      value.next();
+      place.row += step.row, place.period += step.period;
     }
+  }
+};
+
+// The warp that copies what passes before left.
+template <typename Config>
+struct PartialLoader {
+  const ForwardParams& params;
+  ForwardShared<Config>& shared;
+  uint32_t q_smem;
+  int lane;
+  Ring<Config::kStages> key{};
+
+  __device__ void run() {
+    for (ItemPosition at;; at.next()) {
+      shared.items.full[at.stage()].wait(at.phase());
+      const ItemSlot& item = shared.items.slots[at.stage()];
+      if (item.live == 0) return;
+      if (params.space.joins) follow(key, shared.k_empty, item.tile.tiles, lane);
+      if (item.tile.earlier != kNone) join(item);
+      arrive_warp(shared.items.empty[at.stage()], lane);
+    }
+  }
+
+  __device__ void join(const ItemSlot& item) {
+    constexpr int kOwn = Config::kOwners / 32;  // rows of a lane: lane + 32 i
+    wait_for_passes(params.space, item, lane);
+    const int64_t first = static_cast<int64_t>(item.batch * params.space.heads + item.head) *
+                          params.q_len;
+    int32_t rows[kOwn];  // −1: none
+    float lse[kOwn];
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const int32_t e = lane + 32 * i;
+      rows[i] = owner_position(item.tile, params.space.work.offsets, e);
+      const bool covered = rows[i] >= 0 && row_in(params.space.work.row_bits, item.tile.earlier,
+                                                  item.tile.earlier_bits, e);
+      if (!covered) rows[i] = -1;
+      lse[i] = covered ? __ldcg(params.lse + first + rows[i]) : -INFINITY;
+    }
+    constexpr int kOfStage = Config::kPartialRows / 32;
+    const float* partial = params.partial + first * Config::kVDim;
+#pragma unroll
+    for (int i = 0; i < kOwn; i += kOfStage) {
+      copy<kOfStage>(partial, item.tile.owners.outer == 1, &rows[i], &lse[i]);
+    }
+  }
+
+  // A stage of rows.
+  template <int kCount>
+  __device__ void copy(const float* partial, bool in_a_row, const int32_t* rows, const float* lse) {
+    constexpr uint32_t kBytes = Config::kPartialRowBytes;
+    shared.k_empty[key.stage()].wait(key.phase() ^ 1);
+    Barrier& full = shared.k_full[key.stage()];
+    int found = 0;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      shared.partial_lse[key.stage()][lane + 32 * i] = lse[i];
+      found += __popc(__ballot_sync(~0u, rows[i] >= 0));
+    }
+    __syncwarp();
+    if (lane == 0) full.arrive_and_expect_tx(found * kBytes);
+    __syncwarp();
+    const uint32_t target = q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes;
+    const auto source = [&](int i) -> const float* { return partial + int64_t{rows[i]} * Config::kVDim; };
+    if (in_a_row && found == 32 * kCount) {
+      if (lane == 0) copy_bulk(target, source(0), Config::kKeyBytes, full);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        if (rows[i] >= 0) copy_bulk(target + (lane + 32 * i) * kBytes, source(i), kBytes, full);
+      }
+    }
+    key.next();
   }
 };
 
@@ -182,7 +271,6 @@ struct Consumer {
   float scores[kKeys / 2];
   uint32_t weights[kKeys / 4];
   float out[Config::kVDim / 2];
-  PassTeller teller{};
 
   __device__ int lane() const { return thread % 32; }
   // The first of this thread's two rows of the tile; the other is 8 further on.
@@ -190,18 +278,18 @@ struct Consumer {
 
   __device__ void arrive(Barrier& barrier) { arrive_warp(barrier, lane()); }
   __device__ void issue_scores() {
-    const uint32_t k = q_smem + Config::kKeysAt + key.stage * Config::kKeyBytes;
+    const uint32_t k = q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes;
     const uint64_t keys = tile_descriptor(k, Config::kSliceBytes);
     fence_registers(scores);
     cute::warpgroup_arrive();
-    const uint32_t q = q_smem + query.stage * Config::kQueryBytes + group * 64 * 128;
+    const uint32_t q = q_smem + query.stage() * Config::kQueryBytes + group * 64 * 128;
     multiply_transposed<Element, kKeys, Config::kQkDim>(
         scores, tile_descriptor(q, Config::kQuerySliceBytes), Config::kQuerySliceBytes, keys,
         Config::kSliceBytes);
     cute::warpgroup_commit_batch();
   }
   __device__ void issue_values() {
-    const uint32_t v = q_smem + Config::kValuesAt + values().stage * Config::kValueBytes;
+    const uint32_t v = q_smem + Config::kValuesAt + value.stage() * Config::kValueBytes;
     fence_registers(out);
     cute::warpgroup_arrive();
     multiply_add<Element, Config::kVDim, kKeys>(out, weights,
@@ -209,21 +297,19 @@ struct Consumer {
     cute::warpgroup_commit_batch();
   }
 
-  __device__ bool masks_rows(const KeySlot& slot) const {
-    return slot.mask >= 0 && (slot.flags >> group & kFullRows) == 0;
-  }
   // Loads what mask_scores() applies.
   __device__ void load_masks(const KeySlot& slot, RowMask<kKeys> (&masks)[2]) {
-    if (!masks_rows(slot)) {
+    if (!slot.masks(group)) {
       masks[0].fill(~0u);
       masks[1].fill(~0u);
       return;
     }
-    masks[0].load(params.space.work.mask_rows, slot.mask + row());
-    masks[1].load(params.space.work.mask_rows, slot.mask + row() + 8);
+    const int32_t first = mask_row(slot.mask, Config::kOwners) + row();
+    masks[0].load(params.space.work.mask_rows, first);
+    masks[1].load(params.space.work.mask_rows, first + 8);
   }
   __device__ void mask_scores(const KeySlot& slot, RowMask<kKeys> (&masks)[2]) {
-    if (!masks_rows(slot) && slot.limit >= kKeys) return;
+    if (!slot.masks(group) && slot.limit >= kKeys) return;
     if (slot.limit < kKeys) {
       masks[0].cut(slot.limit);
       masks[1].cut(slot.limit);
@@ -238,20 +324,12 @@ struct Consumer {
     }
   }
 
-  // After start(), as late as may be: its loads are on their way.
-  __device__ void begin(Softmax& softmax) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      softmax.max[r] *= params.inverse_scale_log2;
-      softmax.sum[r] = softmax.max[r] > -INFINITY && lane() % 4 == 0 ? 1 : 0;
-    }
-  }
   __device__ void rescale_out(const float (&rescale)[2]) {
 #pragma unroll
     for (int i = 0; i < Config::kVDim / 2; ++i) out[i] *= rescale[i / 2 % 2];
   }
   __device__ void release_queries() {
-    arrive(shared.q_empty[query.stage]);
+    arrive(shared.q_empty[query.stage()]);
     query.next();
   }
 
@@ -265,12 +343,13 @@ struct Consumer {
     if constexpr (Config::kOverlaps) cutlass::arch::NamedBarrier::arrive(2 * 128, 1 + next);
   }
 
-  // All tiles of keys of one item. joined: out and softmax start with what a pass before left.
-  __device__ void run_item(int32_t tiles, bool joined, Softmax& softmax) {
+  // All tiles of keys of one item.
+  __device__ void run_item(int32_t tiles, Softmax& softmax) {
+#pragma unroll
+    for (int i = 0; i < Config::kVDim / 2; ++i) out[i] = 0;
     int32_t left = skip_dead(tiles);
     while (left > 0) {
-      weigh(joined, softmax);
-      joined = false;
+      weigh(softmax);
       --left;
       if constexpr (Config::kOverlaps) {
         for (; left > 0 && !next_is_dead(); --left) weigh_next(softmax);
@@ -278,13 +357,12 @@ struct Consumer {
       add_values();
       left = skip_dead(left);
     }
-    if (joined) begin(softmax);
     release_queries();
   }
   // Whether this consumer has no live pair in the tile that is next, which is waited for.
   __device__ bool next_is_dead() {
-    shared.k_full[key.stage].wait(key.phase);
-    return (shared.keys[key.stage].flags >> group & kDeadRows) != 0;
+    shared.k_full[key.stage()].wait(key.phase());
+    return shared.keys[key.stage()].dead(group);
   }
 
   // Leaves out the tiles to come in which this consumer has no live pair; returns how many of
@@ -296,9 +374,9 @@ struct Consumer {
   }
 
   // Scores of a tile become weights.
-  __device__ void weigh(bool joined, Softmax& softmax) {
+  __device__ void weigh(Softmax& softmax) {
     float rescale[2];
-    const KeySlot slot = shared.keys[key.stage];
+    const KeySlot slot = shared.keys[key.stage()];
     wait_turn();
     issue_scores();
     pass_turn();
@@ -306,10 +384,9 @@ struct Consumer {
     load_masks(slot, masks);
     cute::warpgroup_wait<0>();
     fence_registers(scores);
-    arrive(shared.k_empty[key.stage]);
-    if constexpr (Config::kOverlaps) key.next();
+    arrive(shared.k_empty[key.stage()]);
+    key.next();
     mask_scores(slot, masks);
-    if (joined) begin(softmax);
     softmax.step(scores, params.scale_log2, rescale);
     rescale_out(rescale);
     pack_weights();
@@ -317,43 +394,34 @@ struct Consumer {
   // The same while the weights of the tile before meet their values.
   __device__ void weigh_next(Softmax& softmax) {
     float rescale[2];
-    const KeySlot slot = shared.keys[key.stage];
+    const KeySlot slot = shared.keys[key.stage()];
     RowMask<kKeys> masks[2];
     load_masks(slot, masks);
     wait_turn();
     issue_scores();
-    shared.v_full[value.stage].wait(value.phase);
+    shared.v_full[value.stage()].wait(value.phase());
     issue_values();
     pass_turn();
     cute::warpgroup_wait<1>();
     fence_registers(scores);
-    arrive(shared.k_empty[key.stage]);
+    arrive(shared.k_empty[key.stage()]);
     key.next();
     mask_scores(slot, masks);
     softmax.step(scores, params.scale_log2, rescale);
     cute::warpgroup_wait<0>();
     fence_registers(out);
-    arrive(shared.v_empty[value.stage]);
+    arrive(shared.v_empty[value.stage()]);
     value.next();
     rescale_out(rescale);
     pack_weights();
   }
   __device__ void add_values() {
-    Ring<Config::kStages>& at = values();
-    shared.v_full[at.stage].wait(at.phase);
+    shared.v_full[value.stage()].wait(value.phase());
     issue_values();
     cute::warpgroup_wait<0>();
     fence_registers(out);
-    arrive(shared.v_empty[at.stage]);
-    at.next();
-  }
-  // The tile of values that is next: of the same keys, unless they are a tile ahead.
-  __device__ Ring<Config::kStages>& values() {
-    if constexpr (Config::kOverlaps) {
-      return value;
-    } else {
-      return key;
-    }
+    arrive(shared.v_empty[value.stage()]);
+    value.next();
   }
 
   // An item with no rows for this warpgroup.
@@ -365,13 +433,12 @@ struct Consumer {
   __device__ void skip_tile() {
     wait_turn();
     pass_turn();
-    shared.k_full[key.stage].wait(key.phase);
-    arrive(shared.k_empty[key.stage]);
-    if constexpr (Config::kOverlaps) key.next();
-    Ring<Config::kStages>& at = values();
-    shared.v_full[at.stage].wait(at.phase);
-    arrive(shared.v_empty[at.stage]);
-    at.next();
+    shared.k_full[key.stage()].wait(key.phase());
+    arrive(shared.k_empty[key.stage()]);
+    key.next();
+    shared.v_full[value.stage()].wait(value.phase());
+    arrive(shared.v_empty[value.stage()]);
+    value.next();
   }
 
   __device__ uint32_t covered_rows(int32_t rows, int32_t bits) const {
@@ -385,40 +452,42 @@ struct Consumer {
            position;
   }
 
-  // Starts from nothing, or from what the passes before left: their result as that of one key whose
-  // score is their log-sum-exp, which begin() turns into softmax's terms.
-  __device__ void start(const ItemSlot& item, Softmax& softmax) {
-#pragma unroll
-    for (int i = 0; i < Config::kVDim / 2; ++i) out[i] = 0;
-    if (item.tile.earlier == kNone) return;
-    const uint32_t earlier = covered_rows(item.tile.earlier, item.tile.earlier_bits);
+  // Joins with what passes before left, as with the result of one key whose score is their
+  // log-sum-exp.
+  __device__ void join(const WorkTile& tile, Softmax& softmax) {
+    const int stage = (64 * group + thread / 32 * 16) / Config::kPartialRows;  // of this warp's rows
+#pragma unroll 1
+    for (int s = 0; s < Config::kPartialStages; ++s) {
+      shared.k_full[key.stage()].wait(key.phase());
+      if (s == stage) add_partial(covered_rows(tile.earlier, tile.earlier_bits), softmax);
+      arrive(shared.k_empty[key.stage()]);
+      key.next();
+    }
+  }
+  __device__ void add_partial(uint32_t covered, Softmax& softmax) {
+    const int first = row() % Config::kPartialRows;  // and 8 further on
+    const uint32_t source = q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes +
+                            first * Config::kPartialRowBytes + lane() % 4 * 16;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int32_t at = position(r, item.tile);
-      if (at < 0 || (earlier >> r & 1) == 0) continue;
-      const int64_t index = row_index(item, at);
-      const float* partial = params.partial + index * params.v_dim + lane() % 4 * 2;
+      if ((covered >> r & 1) == 0) continue;
+      const float lse = shared.partial_lse[key.stage()][first + 8 * r];
+      const float mine = softmax.max[r] * params.scale_log2;
+      const float high = fmaxf(mine, lse);
+      const float base = high == -INFINITY ? 0.f : high;
+      const float a = exp2_approx(mine - base), b = exp2_approx(lse - base);
+      softmax.max[r] = high * params.inverse_scale_log2;
+      softmax.sum[r] = softmax.sum[r] * a + (lane() % 4 == 0 ? b : 0.f);
 #pragma unroll
-      for (int j = 0; j < Config::kVDim / 8; ++j) {
-        if (8 * j >= params.v_dim) continue;
-        const float2 p = __ldcg(reinterpret_cast<const float2*>(partial + 8 * j));
-        out[4 * j + 2 * r] = p.x;
-        out[4 * j + 2 * r + 1] = p.y;
+      for (int m = 0; m < Config::kVDim / 16; ++m) {
+        const float4 x = load_shared_4(source + 8 * r * Config::kPartialRowBytes + 64 * m);
+        float* o = &out[8 * m + 2 * r];
+        o[0] = o[0] * a + x.x * b, o[1] = o[1] * a + x.y * b;
+        o[4] = o[4] * a + x.z * b, o[5] = o[5] * a + x.w * b;
       }
-      softmax.max[r] = __ldcg(params.lse + index);
     }
   }
 
-  __device__ void store_partial(int r, int64_t row_index) {
-    float* partial = params.partial + row_index * params.v_dim + lane() % 4 * 2;
-#pragma unroll
-    for (int j = 0; j < Config::kVDim / 8; ++j) {
-      if (8 * j < params.v_dim) {
-        __stcg(reinterpret_cast<float2*>(partial + 8 * j),
-               make_float2(out[4 * j + 2 * r], out[4 * j + 2 * r + 1]));
-      }
-    }
-  }
   // All lanes of a quad call it.
   __device__ void store_out(int r, const ItemSlot& item, int32_t position, bool store) {
     Element* target = static_cast<Element*>(params.out) + item.batch * params.out_batch_stride +
@@ -440,7 +509,9 @@ struct Consumer {
       const float lse2 = total > 0 ? softmax.max[r] * params.scale_log2 + log2f(total) : -INFINITY;
       const int32_t at = position(r, item.tile);
       const bool partial = later >> r & 1;
-      if (at >= 0 && partial) store_partial(r, row_index(item, at));
+      if (at >= 0 && partial) {
+        store_sums(params.partial + row_index(item, at) * Config::kVDim, out, r, lane());
+      }
       if (item.tile.later != kAll) store_out(r, item, at, at >= 0 && !partial);
       if (at >= 0 && lane() % 4 == 0) {
         __stcg(params.lse + row_index(item, at), partial ? lse2 : lse2 * 0.6931471805599453f);
@@ -451,40 +522,30 @@ struct Consumer {
   __device__ void run() {
     if (group + 1 == Config::kConsumers) pass_turn();
     for (ItemPosition at;; at.next()) {
-      wait_telling(shared.items.full[at.stage], at.phase);
-      const ItemSlot& item = shared.items.slots[at.stage];
-      if (item.live == 0) break;
-      wait_telling(shared.q_full[query.stage], query.phase);
-      if (group * 64 < item.tile.owner_count) {
-        Softmax softmax;
-        start(item, softmax);
-        run_item(item.tile.tiles, item.tile.earlier != kNone, softmax);
-        if constexpr (Config::kOverlaps) teller.tell(params.space.done, lane());
-        finish(item, softmax);
+      shared.items.full[at.stage()].wait(at.phase());
+      const ItemSlot& item = shared.items.slots[at.stage()];
+      if (item.live == 0) return;
+      shared.q_full[query.stage()].wait(query.phase());
+      const bool has_rows = group * 64 < item.tile.owner_count;
+      Softmax softmax;
+      if (has_rows) {
+        run_item(item.tile.tiles, softmax);
       } else {
         skip_item(item.tile.tiles);
-        teller.tell(params.space.done, lane());
       }
-      if (item.tile.count > 0) {
-        teller.untold = item.batch * params.space.heads + item.head;
-        // With two blocks a multiprocessor there are no registers for it later.
-        if constexpr (!Config::kOverlaps) teller.tell(params.space.done, lane());
-      }
-      arrive(shared.items.empty[at.stage]);
+      if (item.tile.earlier != kNone) join(item.tile, softmax);
+      if (has_rows) finish(item, softmax);
+      arrive(shared.items.stored[at.stage()]);
     }
-    teller.tell(params.space.done, lane());
-  }
-  __device__ void wait_telling(Barrier& barrier, uint32_t phase) {
-    teller.wait(barrier, phase, params.space.done, lane());
   }
 };
 
 // ---- kernel
 
 template <typename Config>
-__device__ void init_barriers(ForwardShared<Config>& shared) {
+__device__ void init_barriers(ForwardShared<Config>& shared, bool joins) {
   constexpr int kConsumerWarps = 4 * Config::kConsumers;
-  shared.items.init(kConsumerWarps + 1);
+  shared.items.init(3, kConsumerWarps);
   for (int i = 0; i < Config::kQueryStages; ++i) {
     shared.q_full[i].init(1);
     shared.q_empty[i].init(kConsumerWarps);
@@ -492,7 +553,7 @@ __device__ void init_barriers(ForwardShared<Config>& shared) {
   for (int i = 0; i < Config::kStages; ++i) {
     shared.k_full[i].init(1);
     shared.v_full[i].init(1);
-    shared.k_empty[i].init(kConsumerWarps);
+    shared.k_empty[i].init(kConsumerWarps + (joins ? 1 : 0));  // and who follows
     shared.v_empty[i].init(kConsumerWarps);
   }
   cutlass::arch::fence_barrier_init();
@@ -506,7 +567,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks)
   auto& shared = reinterpret_cast<ForwardShared<Config>&>(shared_bytes);
   const uint32_t start = cute::cast_smem_ptr_to_uint(raw);
   const uint32_t q_smem = (start + 1023) / 1024 * 1024;
-  if (threadIdx.x == 0) init_barriers<Config>(shared);
+  if (threadIdx.x == 0) init_barriers<Config>(shared, params.space.joins);
   // Rows of a tile that no load writes weigh 0, which must not meet a NaN.
   uint8_t* values = raw + (q_smem - start) + Config::kValuesAt;
   for (int i = threadIdx.x * 16; i < Config::kStages * Config::kValueBytes; i += 16 * blockDim.x) {
@@ -518,10 +579,15 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks)
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);
   if (warpgroup == 0) {
     cutlass::arch::warpgroup_reg_dealloc<Config::kProducerRegisters>();
+    const int lane = threadIdx.x % 32;
     if (threadIdx.x < 32) {
-      Producer<Config>{params, shared, q_smem, static_cast<int>(threadIdx.x)}.run();
+      Producer<Config>{params, shared, q_smem, lane}.run();
     } else if (threadIdx.x < 64) {
-      find_items(params.space, shared.items, static_cast<int>(threadIdx.x % 32));
+      find_items(params.space, shared.items, lane);
+    } else if (threadIdx.x < 96) {
+      PartialLoader<Config>{params, shared, q_smem, lane}.run();
+    } else {
+      tell_passes(params.space, shared.items, lane);
     }
   } else {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();

@@ -29,7 +29,7 @@ struct Rows16 {
 
 // A gradient [batch, heads, rows, dim], and where rows that a later pass finishes (or all rows, if
 // `only_sums`) leave their sums [batch, heads of the items, rows, kDim], not scaled yet: kKeys
-// whole floats, which it starts from; the others, which shall take less memory, their high and
+// whole floats; the others, which shall take less memory, their high and
 // their low 16 bits, which they add at the end. The high ones may lie where the result will.
 struct Gradient {
   Rows16 result;
@@ -43,8 +43,8 @@ struct BackwardParams {
   CUtensorMap x0[kMaps], x1[kMaps], y0[kMaps], y1[kMaps];
   ItemSpace space;
   const RowStatistics* statistics = nullptr;  // [batch, heads, q_len]
-  float* dq_sums = nullptr;  // kKeys: [batch, heads, q_len, kDim], added to; not scaled yet
-  Gradient d0, d1;           // of x0, and of x1 where owners are keys
+  Gradient dq;      // kKeys: sums of all rows, added to; without, each query is in one tile alone
+  Gradient d0, d1;  // of x0, and of x1 where owners are keys
   float scale = 0, scale_log2 = 0;
   int32_t heads = 0, heads_per_kv = 1;  // of queries
   int32_t members = 1;                  // query heads of an item
@@ -61,9 +61,10 @@ constexpr int backward_others(int dim, BackwardMode mode) {
   return dim == 64 || mode == BackwardMode::kQueries ? 128 : 64;
 }
 
-// statistics[row] of every query row.
+// statistics[row] of every query row; sums[row][0 … dim) = 0, if not null.
 template <typename Element>
-void launch_statistics(const BackwardArgs& args, RowStatistics* statistics, cudaStream_t stream);
+void launch_statistics(const BackwardArgs& args, RowStatistics* statistics, float* sums, int dim,
+                       cudaStream_t stream);
 
 // gradient.result = scale · the sums of every `members` neighbouring heads, for `heads` heads:
 // whole ones, or where there are none their halves.

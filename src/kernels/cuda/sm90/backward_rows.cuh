@@ -37,8 +37,9 @@ struct StatisticsParams {
   Tensor4 out, dout;
   const float* lse;
   RowStatistics* statistics;
+  float* sums;
   int64_t count, heads, rows;
-  int32_t dim;
+  int32_t dim, sums_dim;
 };
 
 // Eight lanes a row, 16 bytes each at a time; several rows at once, so that many loads are under
@@ -76,6 +77,16 @@ __global__ void __launch_bounds__(kRowThreads) statistics_kernel(const Statistic
         }
       }
     }
+    if (p.sums != nullptr) {
+#pragma unroll
+      for (int u = 0; u < kRowsAtOnce; ++u) {
+        const int64_t i = first + u * groups;
+        if (i >= p.count) continue;
+        for (int column = lane * 4; column < p.sums_dim; column += 32) {
+          *reinterpret_cast<float4*>(p.sums + i * p.sums_dim + column) = make_float4(0, 0, 0, 0);
+        }
+      }
+    }
     const uint32_t octet = 0xffu << (threadIdx.x % 32 / 8 * 8);
 #pragma unroll
     for (int u = 0; u < kRowsAtOnce; ++u) {
@@ -90,12 +101,13 @@ __global__ void __launch_bounds__(kRowThreads) statistics_kernel(const Statistic
 }
 
 template <typename Element>
-void launch_statistics(const BackwardArgs& args, RowStatistics* statistics, cudaStream_t stream) {
+void launch_statistics(const BackwardArgs& args, RowStatistics* statistics, float* sums, int dim,
+                       cudaStream_t stream) {
   const AttentionShape& s = args.shape;
   const int64_t count = s.batch * s.heads * s.q_len;
   const StatisticsParams params{
-      args.out, args.dout, static_cast<const float*>(args.lse), statistics, count,
-      s.heads,  s.q_len,   static_cast<int32_t>(s.v_dim)};
+      args.out, args.dout, static_cast<const float*>(args.lse), statistics, sums, count, s.heads,
+      s.q_len,  static_cast<int32_t>(s.v_dim), dim};
   const int64_t blocks = (count + kRowThreads / 8 - 1) / (kRowThreads / 8);
   statistics_kernel<Element>
       <<<static_cast<int>(std::min<int64_t>(blocks, kRowBlocks)), kRowThreads, 0, stream>>>(params);

@@ -141,6 +141,32 @@ __device__ uint32_t pack(float low, float high) {
   }
 }
 
+// Four floats of shared memory, at a multiple of 16 bytes.
+__device__ inline float4 load_shared_4(uint32_t address) {
+  float4 x;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "r"(address)
+               : "memory");
+  return x;
+}
+
+__device__ inline void clear_shared_4(uint32_t address) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %1, %1, %1};" ::"r"(address), "f"(0.f) : "memory");
+}
+
+// Copies `bytes`, a multiple of 16, from global to shared memory; `full` counts them.
+__device__ inline void copy_bulk(uint32_t target, const void* source, uint32_t bytes,
+                                 Barrier& full) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(target),
+      "l"(source), "r"(bytes), "r"(cute::cast_smem_ptr_to_uint(&full))
+      : "memory");
+}
+// Orders what others wrote to global memory before copies of it by this thread.
+__device__ inline void fence_copies() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+
 __device__ inline void store_16_bytes(void* target, const uint32_t (&v)[4]) {
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(v[0]), "r"(v[1]),
                "r"(v[2]), "r"(v[3])

@@ -8,15 +8,32 @@
 
 namespace lace::sm90 {
 
-// A position in a ring of stages.
+// A position in a ring of stages; the phase of a stage's barriers changes with every round.
 template <int kStages>
-struct Ring {
-  int stage = 0;
-  uint32_t phase = 0;
+class Ring {
+ public:
+  __device__ int stage() const { return kCounts ? at_ % kStages : at_; }
+  __device__ uint32_t phase() const { return kCounts ? at_ / kStages % 2 : phase_; }
   __device__ void next() {
-    if (++stage == kStages) stage = 0, phase ^= 1;
+    if (++at_ == kStages && !kCounts) at_ = 0, phase_ ^= 1;
   }
+
+ private:
+  static constexpr bool kCounts = (kStages & (kStages - 1)) == 0;  // one register, not two
+  uint32_t at_ = 0, phase_ = 0;
 };
+
+// Follows `count` stages that another warp fills. A barrier tells a phase only from the one before it:
+// so each is waited for, and takes one arrival of who follows too. Called by a whole warp.
+template <int kStages>
+__device__ void follow(Ring<kStages>& ring, Barrier (&empty)[kStages], int32_t count, int lane) {
+#pragma unroll 1
+  for (int32_t i = 0; i < count; ++i) {
+    empty[ring.stage()].wait(ring.phase() ^ 1);
+    if (lane == 0) empty[ring.stage()].arrive();
+    ring.next();
+  }
+}
 
 // Item `item`: a tile of owners, and for which head.
 struct Item {
@@ -70,13 +87,15 @@ struct ItemRing {
   ItemSlot slots[kStages];
   Barrier full[kStages];
   Barrier issued[kStages];  // all loads of the item are under way
+  Barrier stored[kStages];  // its results are stored
   Barrier empty[kStages];
 
-  // Called by one thread. readers: warps that arrive at `empty`.
-  __device__ void init(int readers) {
+  // Called by one thread. readers, consumers: warps that arrive at `empty` and at `stored`.
+  __device__ void init(int readers, int consumers) {
     for (int i = 0; i < kStages; ++i) {
       full[i].init(1);
       issued[i].init(1);
+      stored[i].init(consumers);
       empty[i].init(readers);
     }
   }
@@ -87,8 +106,8 @@ using ItemPosition = Ring<ItemRing::kStages>;
 __device__ inline void tell_issued(ItemRing& ring, const ItemPosition& at, int lane) {
   __syncwarp();
   if (lane == 0) {
-    ring.issued[at.stage].arrive();
-    ring.empty[at.stage].arrive();
+    ring.issued[at.stage()].arrive();
+    ring.empty[at.stage()].arrive();
   }
 }
 
@@ -99,14 +118,14 @@ __device__ inline void find_items(const ItemSpace& space, ItemRing& ring, int la
   ItemPosition at, issued;
   int32_t item = blockIdx.x;
   for (int32_t count = 0;; ++count) {
-    ring.empty[at.stage].wait(at.phase ^ 1);
+    ring.empty[at.stage()].wait(at.phase() ^ 1);
     if (count > 0 && space.by_counter) {
-      ring.issued[issued.stage].wait(issued.phase);
+      ring.issued[issued.stage()].wait(issued.phase());
       issued.next();
       if (lane == 0) item = gridDim.x + atomicAdd(space.next_item, 1);
       item = __shfl_sync(~0u, item, 0);
     }
-    ItemSlot& slot = ring.slots[at.stage];
+    ItemSlot& slot = ring.slots[at.stage()];
     const bool live = item < space.items;
     if (live) {
       const Item found = find_item(space, item);
@@ -116,23 +135,41 @@ __device__ inline void find_items(const ItemSpace& space, ItemRing& ring, int la
     }
     if (lane == 0) slot.live = live;
     __syncwarp();
-    if (lane == 0) ring.full[at.stage].arrive();
+    if (lane == 0) ring.full[at.stage()].arrive();
     if (!live) return;
     at.next();
     item += gridDim.x;
   }
 }
 
-// Waits until `warps` warps have left results of this head in the passes worked on before. Their
-// items were taken before this one, by blocks that wait for none after it. Called by a whole warp.
-__device__ inline void wait_for_passes(const ItemSpace& space, int32_t warps, int32_t head,
-                                       int32_t batch, int lane) {
-  if (warps == 0) return;
-  const int32_t* done = space.done + batch * space.heads + head;
+// Tells other blocks of items of passes that later ones join, once they are stored: the work of a
+// warp, all of whose lanes call it, so that those who store need not wait until it is done.
+__device__ inline void tell_passes(const ItemSpace& space, ItemRing& ring, int lane) {
+  for (ItemPosition at;; at.next()) {
+    ring.full[at.stage()].wait(at.phase());
+    const ItemSlot& slot = ring.slots[at.stage()];
+    if (slot.live == 0) return;
+    const int32_t counter = slot.batch * space.heads + slot.head;
+    const bool counts = slot.tile.count > 0;
+    ring.stored[at.stage()].wait(at.phase());
+    if (lane == 0) {
+      if (counts) add_release(space.done + counter, 1);
+      ring.empty[at.stage()].arrive();
+    }
+    __syncwarp();
+  }
+}
+
+// Waits until the passes worked on before have left all results of this item's head. Their items
+// were taken before this one, by blocks of which nothing before them waits for this one. What they
+// left may then be copied. Called by a whole warp.
+__device__ inline void wait_for_passes(const ItemSpace& space, const ItemSlot& item, int lane) {
+  const int32_t* done = space.done + item.batch * space.heads + item.head;
   if (lane == 0) {
-    while (load_acquire(done) < warps) __nanosleep(64);
+    while (load_acquire(done) < item.tile.wait) __nanosleep(64);
   }
   __syncwarp();
+  fence_copies();
 }
 
 // The runs of a tile, of which a warp copies the next one while it works on one.
@@ -162,36 +199,29 @@ struct RunWalk {
   }
 };
 
-// The masks of a run's tiles, in turn.
+// The masks of a run's tiles, in turn; lanes hold 32 of them.
 struct MaskWalk {
-  int32_t cycle = 0;
+  int32_t cycle = 0, held = 0;
+  bool begun = false;
 
-  // The mask of the next tile, −1: none.
-  __device__ int32_t next(const WorkTables& work, const WorkRun& run) {
+  // The mask of the next tile. All lanes call it.
+  __device__ int32_t next(const WorkTables& work, const WorkRun& run, int lane) {
     if (run.mask_cycle <= 1) return run.mask_cycle == 0 ? -1 : run.mask_begin;
-    const int32_t mask = __ldg(work.mask_ids + run.mask_begin + cycle);
+    if (cycle % 32 == 0 && (!begun || run.mask_cycle > 32)) {
+      begun = true;
+      if (cycle + lane < run.mask_cycle) {
+        held = __ldg(work.mask_ids + run.mask_begin + cycle + lane);
+      }
+    }
+    const int32_t mask = __shfl_sync(~0u, held, cycle % 32);
     if (++cycle == run.mask_cycle) cycle = 0;
     return mask;
   }
 };
-
-// Tells later passes of items finished. A warp tells of its item later than it stores, since the
-// stores take a while, but before it waits for anything that may wait for them.
-struct PassTeller {
-  int32_t untold = -1;  // counter of the item finished last
-
-  __device__ void tell(int32_t* done, int lane) {
-    if (untold < 0) return;
-    __syncwarp();
-    if (lane == 0) add_release(done + untold, 1);
-    untold = -1;
-  }
-  // Waits for `barrier`. Who waits may be waited for.
-  __device__ void wait(Barrier& barrier, uint32_t phase, int32_t* done, int lane) {
-    if (!barrier.test_wait(phase)) tell(done, lane);
-    barrier.wait(phase);
-  }
-};
+// The first of its rows in mask_rows, of `owners` each; −1: no mask.
+__device__ inline int32_t mask_row(int32_t mask, int owners) {
+  return mask < 0 ? -1 : (mask & kMaskIndex) * owners;
+}
 
 // ---- rows of a tile of owners, as the threads of an accumulator hold them
 
@@ -200,12 +230,13 @@ __device__ inline int first_row(int group, int thread) {
   return group * 64 + thread / 32 * 16 + thread % 32 / 4;
 }
 
-// Rows that another pass covers: bit r for row `row` + 8 r.
+// Whether another pass covers row `row`, and bit r whether it covers row `row` + 8 r.
+__device__ inline bool row_in(const uint32_t* row_bits, int32_t rows, int32_t bits, int row) {
+  return rows == kAll || (rows == kSome && (row_bits[bits + row / 32] >> (row % 32) & 1) != 0);
+}
 __device__ inline uint32_t rows_in(const uint32_t* row_bits, int32_t rows, int32_t bits, int row) {
   if (rows != kSome) return rows == kAll ? 3 : 0;
-  const uint32_t* words = row_bits + bits;
-  const uint32_t first = words[row / 32] >> (row % 32) & 1;
-  return first | (words[(row + 8) / 32] >> ((row + 8) % 32) & 1) << 1;
+  return row_in(row_bits, rows, bits, row) | row_in(row_bits, rows, bits, row + 8) << 1;
 }
 
 // The position of element e of the tile, −1 past its end.

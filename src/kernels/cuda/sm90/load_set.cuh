@@ -48,27 +48,43 @@ struct LoadTarget {
   }
 };
 
+// Where the box of a tile begins, if it is one: a row within the period, and the period.
+struct BoxPlace {
+  int32_t row, period;
+  __device__ explicit BoxPlace(const WorkSet& set) : row(set.first), period(0) {
+    if (set.map >= kNaturalMaps) {
+      period = set.first / set.stride;
+      row = set.first - period * set.stride;
+    }
+  }
+};
+// How it moves from tile to tile of a run.
+struct BoxStep {
+  int32_t row, period;
+  __device__ explicit BoxStep(const WorkRun& run) : row(run.step), period(0) {
+    if (run.others.map >= kNaturalMaps) row = 0, period = run.step / run.others.stride;
+  }
+};
+
 // Loads the first `count` elements of `set`, moved by `shift`, into kSlices slices of 64 columns;
-// what the tile holds past them is not defined, but finite where the tensor is. Called by all lanes
-// of a warp.
+// what the tile holds past them is not defined, but finite where the tensor is. place: of the moved
+// set. Called by all lanes of a warp.
 template <int kSlices, int kRows>
-__device__ void load_set(const LoadTarget& target, const WorkSet& set, const int32_t* offsets,
-                         int32_t shift, int32_t count, int lane) {
+__device__ void load_set(const LoadTarget& target, const WorkSet& set, const BoxPlace& place,
+                         const int32_t* offsets, int32_t shift, int32_t count, int lane) {
   constexpr uint32_t kSliceBytes = kRows * 128;
-  const int32_t first = set.first + shift;
   bool one_box = set.map >= 0;
-  int32_t row = first, period = 0;
   if (set.map >= kNaturalMaps) {
-    period = first / set.stride;
-    row = first - period * set.stride;
-    one_box = period + (count + set.inner - 1) / set.inner <= set.rows_full;
+    const int32_t all = set.inner * set.outer;
+    const int32_t periods = count == all ? set.outer : (count + set.inner - 1) / set.inner;
+    one_box = place.period + periods <= set.rows_full;
   }
   if (one_box) {
     if (lane == 0) {
       target.full->arrive_and_expect_tx(set.box_rows * 128 * kSlices);
 #pragma unroll
       for (int s = 0; s < kSlices; ++s) {
-        target.load(set.map, target.smem + s * kSliceBytes, s * 64, row, period);
+        target.load(set.map, target.smem + s * kSliceBytes, s * 64, place.row, place.period);
       }
     }
     return;
@@ -79,7 +95,7 @@ __device__ void load_set(const LoadTarget& target, const WorkSet& set, const int
   for (int32_t o = lane; o * set.inner < count; o += 32) {
     const int32_t offset = set.offsets >= 0 ? __ldg(offsets + set.offsets + o) : o * set.stride;
     int32_t element = o * set.inner;
-    int32_t position = first + offset;
+    int32_t position = set.first + shift + offset;
     int32_t left = min(set.inner, count - element);
     while (left > 0) {
       const int32_t map = max(1, __clz(left) - 24);

@@ -30,7 +30,6 @@ const UploadedWork& uploaded_work(const cuda::UploadedPlan& uploaded, const Plan
     packer.add(made.work.runs, &made.tables.runs);
     packer.add(made.work.mask_ids, &made.tables.mask_ids);
     packer.add(made.work.mask_rows, &made.tables.mask_rows);
-    packer.add(made.work.mask_flags, &made.tables.mask_flags);
     packer.add(made.work.offsets, &made.tables.offsets);
     packer.add(made.work.row_bits, &made.tables.row_bits);
     made.tables.group_count = static_cast<int32_t>(made.work.groups.size());
@@ -53,6 +52,7 @@ ItemSpace item_space(const UploadedWork& uploaded, int64_t batch, int32_t sectio
   space.heads = static_cast<int32_t>(work.heads.size());
   space.items = static_cast<int32_t>(work.items * batch);
   space.section = section;
+  space.joins = work.several_passes;
   space.by_counter = work.tiles_of_others > kLongItem * work.items;
   return space;
 }

@@ -15,7 +15,6 @@ struct WorkTables {
   const WorkRun* runs = nullptr;
   const int32_t* mask_ids = nullptr;
   const uint32_t* mask_rows = nullptr;
-  const uint32_t* mask_flags = nullptr;
   const int32_t* offsets = nullptr;
   const uint32_t* row_bits = nullptr;
   int32_t group_count = 0;
@@ -25,11 +24,12 @@ struct WorkTables {
 struct ItemSpace {
   WorkTables work;
   int32_t* next_item = nullptr;
-  int32_t* done = nullptr;  // [batch, heads]: warps that finished an item others may wait for
+  int32_t* done = nullptr;  // [batch, heads]: items finished that others may wait for
   int32_t batch = 0, heads = 0;
   int32_t items = 0;
   int32_t section = 1;  // heads that are worked on together, so that what they share stays in L2
   bool by_counter = false;  // blocks take items from next_item; else every gridDim-th
+  bool joins = false;       // passes join what others left
 };
 
 // The work of a plan on one GPU.

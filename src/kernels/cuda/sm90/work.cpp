@@ -56,7 +56,7 @@ WorkRun make_run(const Plan& plan, const Run& run, Work& work) {
   out.mask_begin = run.mask_begin;
   out.mask_cycle = run.mask_cycle;
   if (run.mask_cycle == 1) {
-    out.mask_begin = plan.mask_ids[static_cast<size_t>(run.mask_begin)];
+    out.mask_begin = work.mask_ids[static_cast<size_t>(run.mask_begin)];
     if (out.mask_begin < 0) out.mask_cycle = 0;
   }
   return out;
@@ -130,8 +130,9 @@ struct GroupBuilder {
                      [](const WorkTile& a, const WorkTile& b) { return a.tiles > b.tiles; });
   }
 
-  // The passes of a group. Those of a few rows that see everything are worked on first, since they
-  // take longest: which pass of a row comes first is free.
+  // The passes of a group; which pass of a row comes first is free. Those of a few rows that see
+  // everything are worked on first, since they take longest, and those of rows in a row last: they
+  // find what others left in one piece.
   // Returns how many tiles come before the last pass.
   int32_t add_group(const HeadGroup& group) {
     std::vector<const Pass*> passes;
@@ -140,6 +141,8 @@ struct GroupBuilder {
     }
     std::stable_partition(passes.begin(), passes.end(),
                           [](const Pass* pass) { return pass->order == RowOrder::kGlobalRows; });
+    std::stable_partition(passes.begin(), passes.end(),
+                          [](const Pass* pass) { return pass->order != RowOrder::kNatural; });
     const bool several = passes.size() > 1;
     work.several_passes |= several;
     int32_t wait = 0;
@@ -171,8 +174,8 @@ void add_mask(const Mask& mask, int32_t owner_rows, std::vector<uint32_t>& out) 
 }
 
 // Its owners by 64.
-uint32_t flags_of(const Mask& mask) {
-  uint32_t flags = 0;
+int32_t flags_of(const Mask& mask) {
+  int32_t flags = 0;
   for (int32_t group = 0; 64 * group < kOwnerRows; ++group) {
     const int32_t end = std::min(mask.owners, 64 * group + 64);
     bool dead = true, full = 64 * group < end;
@@ -190,6 +193,20 @@ uint32_t flags_of(const Mask& mask) {
   return flags;
 }
 
+void add_masks(const Plan& plan, Work& work) {
+  LACE_CHECK(plan.masks.size() <= static_cast<size_t>(kMaskIndex),
+             "[attention] cuda_sm90 runs plans of up to ", kMaskIndex, " different masks, got ",
+             plan.masks.size());
+  std::vector<int32_t> flags;
+  for (const Mask& mask : plan.masks) {
+    add_mask(mask, work.owner_rows, work.mask_rows);
+    flags.push_back(flags_of(mask));
+  }
+  for (const int32_t id : plan.mask_ids) {
+    work.mask_ids.push_back(id < 0 ? -1 : id | flags[static_cast<size_t>(id)]);
+  }
+}
+
 int64_t work_of(const Plan& plan, const HeadGroup& group) {
   int64_t most = 0;
   for (int32_t p = group.pass_begin; p < group.pass_end; ++p) {
@@ -201,6 +218,36 @@ int64_t work_of(const Plan& plan, const HeadGroup& group) {
 template <typename T>
 int64_t bytes(const std::vector<T>& v) {
   return static_cast<int64_t>(v.size() * sizeof(T));
+}
+
+// Whether the tiles of each group have every position of others once.
+bool has_sole_others(const Plan& plan) {
+  std::vector<int64_t> found;
+  for (const HeadGroup& group : plan.groups) {
+    std::vector<bool> seen(static_cast<size_t>(plan.other_len), false);
+    int64_t count = 0;
+    for (int32_t p = group.pass_begin; p < group.pass_end; ++p) {
+      const Pass& pass = plan.passes[static_cast<size_t>(p)];
+      for (int32_t t = pass.tile_begin; t < pass.tile_end; ++t) {
+        const OwnerTile& tile = plan.tiles[static_cast<size_t>(t)];
+        for (int32_t r = tile.run_begin; r < tile.run_end; ++r) {
+          const Run& run = plan.runs[static_cast<size_t>(r)];
+          for (int32_t i = 0; i < run.tiles; ++i) {
+            IndexSet set = run.others;
+            set.first += i * run.step;
+            positions(plan, set, plan.other_len, found);
+            for (const int64_t position : found) {
+              if (seen[static_cast<size_t>(position)]) return false;
+              seen[static_cast<size_t>(position)] = true;
+            }
+            count += static_cast<int64_t>(found.size());
+          }
+        }
+      }
+    }
+    if (count < plan.other_len) return false;
+  }
+  return true;
 }
 
 // Whether every `members` neighbouring heads are of one group.
@@ -215,7 +262,7 @@ bool are_alike(const Plan& plan, int64_t members) {
 
 int64_t Work::size_bytes() const {
   return bytes(groups) + bytes(heads) + bytes(tiles) + bytes(runs) + bytes(mask_ids) +
-         bytes(mask_rows) + bytes(mask_flags) + bytes(offsets) + bytes(row_bits);
+         bytes(mask_rows) + bytes(offsets) + bytes(row_bits);
 }
 
 Work make_work(const Plan& plan, int64_t heads_per_item) {
@@ -226,6 +273,7 @@ Work make_work(const Plan& plan, int64_t heads_per_item) {
   work.owner_rows = plan.tile.owners <= 128 ? 128 : kOwnerRows;
   work.other_rows = plan.tile.others <= 64 ? 64 : kOtherRows;
   if (are_alike(plan, heads_per_item)) work.members = narrow(heads_per_item);
+  add_masks(plan, work);
   for (const Run& run : plan.runs) work.runs.push_back(make_run(plan, run, work));
   GroupBuilder builder{plan, work, {}, {}, {}};
   std::vector<int32_t> order(plan.groups.size());
@@ -255,11 +303,7 @@ Work make_work(const Plan& plan, int64_t heads_per_item) {
     work.items += group.heads * group.tiles;
     work.groups.push_back(group);
   }
-  work.mask_ids = plan.mask_ids;
-  for (const Mask& mask : plan.masks) {
-    add_mask(mask, work.owner_rows, work.mask_rows);
-    work.mask_flags.push_back(flags_of(mask));
-  }
+  work.sole_others = has_sole_others(plan);
   for (const int64_t offset : plan.offsets) work.offsets.push_back(narrow(offset));
   return work;
 }

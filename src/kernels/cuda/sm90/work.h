@@ -34,7 +34,7 @@ struct WorkSet {
   int32_t map = -1, rows_full = 0, box_rows = 0;
 };
 
-// As Run, but mask_cycle 1 means that mask_begin is the mask of every tile.
+// As Run, but mask_cycle 1 means that mask_begin is the mask of every tile, with its flags.
 struct WorkRun {
   WorkSet others;
   int32_t step = 0, tiles = 0, mask_begin = 0, mask_cycle = 0;
@@ -62,8 +62,9 @@ inline constexpr int kTileWords = sizeof(WorkTile) / 4;
 inline constexpr int kRunWords = sizeof(WorkRun) / 4;
 static_assert(kTileWords == 32);
 
-// Of 64 owners of a mask: no pair is live, or all are.
-inline constexpr uint32_t kDeadRows = 1, kFullRows = 1 << 8;
+// A mask is named by its index and what is known of its owners by 64: kDeadRows << group if no pair
+// is live, kFullRows << group if all are. −1: no mask.
+inline constexpr int32_t kMaskIndex = (1 << 24) - 1, kDeadRows = 1 << 24, kFullRows = 1 << 27;
 
 // Tiles [tile_begin, tile_begin + tiles) are worked on for `heads` heads, the first `first_tiles`
 // of a head well before the others, which may wait for them: all passes but the last.
@@ -78,9 +79,8 @@ struct Work {
   std::vector<int32_t> heads;        // of the groups; each once
   std::vector<WorkTile> tiles;       // in the order of work: by pass, most work first
   std::vector<WorkRun> runs;         // as in the plan
-  std::vector<int32_t> mask_ids;     // as in the plan
+  std::vector<int32_t> mask_ids;     // as in the plan, with flags
   std::vector<uint32_t> mask_rows;   // [mask][owner_rows][4]: bit f % 32 of word f / 32
-  std::vector<uint32_t> mask_flags;  // [mask]: kDeadRows, kFullRows, each << group of 64 owners
   std::vector<int32_t> offsets;      // as in the plan
   std::vector<uint32_t> row_bits;
   std::vector<BoxShape> owner_boxes;  // map kNaturalMaps + index; at most kPeriodMaps
@@ -94,6 +94,7 @@ struct Work {
   int64_t tiles_of_others = 0;  // of all heads
   int32_t longest = 0;          // tiles of others of an item, at most
   bool several_passes = false;
+  bool sole_others = false;  // every position of others is in one tile, of one pass, alone
   int64_t size_bytes() const;
 };
 
