@@ -69,6 +69,35 @@ TEST_F(CudaAttention, AgreesWithFloat64OnTheCpu) {
   }
 }
 
+// So many items that every block works on several, of all passes: against float32 on the GPU.
+TEST_F(CudaAttention, BlocksThatWorkOnManyItemsAgree) {
+  const int64_t heads = 24, rows = 3000;
+  const at::Tensor i = at::arange(rows, at::kCUDA).unsqueeze(1), j = at::arange(rows, at::kCUDA);
+  const std::vector<std::pair<const char*, at::Tensor>> patterns = {
+      {"local(64) | strided(64)", (i >= j) & ((i - j < 64) | ((i - j) % 64 == 0))},
+      {"strided(64)", (i >= j) & ((i - j) % 64 == 0)},
+      {"bidirectional(local(50) | global(2))", ((i - j).abs() <= 25) | (i < 2) | (j < 2)}};
+  for (const auto& [text, live] : patterns) {
+    for (const int64_t dim : {64, 128}) {
+      SCOPED_TRACE(testing::Message() << text << ", head_dim " << dim);
+      std::vector<at::Tensor> inputs, wide;
+      for (int x = 0; x < 3; ++x) {
+        inputs.push_back(random(heads, rows, dim).requires_grad_());
+        wide.push_back(inputs.back().detach().to(at::kFloat).requires_grad_());
+      }
+      const at::Tensor out = attention(inputs[0], inputs[1], inputs[2], Pattern::parse(text));
+      const at::Tensor scores = at::matmul(wide[0], wide[1].transpose(2, 3)) / std::sqrt(dim);
+      const at::Tensor weights = at::softmax(scores.masked_fill(~live, -INFINITY), -1);
+      const at::Tensor want = at::matmul(weights, wide[2]);
+      const at::Tensor dout = at::randn_like(out);
+      const auto grads = torch::autograd::grad({out}, inputs, {dout});
+      const auto wanted = torch::autograd::grad({want}, wide, {dout.to(at::kFloat)});
+      EXPECT_LT(relative_error(out, want), 5e-3);
+      for (size_t x = 0; x < 3; ++x) EXPECT_LT(relative_error(grads[x], wanted[x]), 1e-2) << x;
+    }
+  }
+}
+
 TEST_F(CudaAttention, RowsWithoutKeysAreZero) {
   // Head 0: the first 12 queries have no key. Head 1: all but a few of the first 64.
   const Pattern pattern =

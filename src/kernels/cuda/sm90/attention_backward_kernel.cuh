@@ -145,11 +145,11 @@ struct BackwardLoader {
     const int32_t* offsets = params.space.work.offsets;
     const int32_t other_head = Config::kByKeys ? head : head / params.heads_per_kv;
     MaskWalk masks;
-    BoxPlace place(run.others);
-    const BoxStep step(run);
+    TileWalk walk(run);
     for (int32_t t = 0; t < run.tiles; ++t) {
-      const int32_t shift = t * run.step;
-      const int32_t limit = count_before(run.others, offsets, shift, params.other_len);
+      const bool whole = walk.is_whole(run.others, params.other_len);
+      const int32_t limit = whole ? run.others.inner * run.others.outer
+                                  : count_before(run.others, offsets, walk.shift, params.other_len);
       const int32_t mask = masks.next(params.space.work, run, lane);
       shared.empty[other.stage()].wait(other.phase() ^ 1);
       if (lane == 0) {
@@ -158,16 +158,20 @@ struct BackwardLoader {
         slot.limit = limit;
         slot.head = head;
       }
-      Barrier* full = &shared.full[other.stage()];
-      const uint32_t offset = other.stage() * Config::kOtherBytes;
-      load_set<Config::kSlices, Config::kOthers>(
-          {params.y0, full, tiles.y0 + offset, other_head, batch}, run.others, place, offsets,
-          shift, limit, lane);
-      load_set<Config::kSlices, Config::kOthers>(
-          {params.y1, full, tiles.y1 + offset, other_head, batch}, run.others, place, offsets,
-          shift, limit, lane);
-      place.row += step.row, place.period += step.period;
+      const auto load = [&](const CUtensorMap* maps, uint32_t tile) {
+        const LoadTarget target{maps, &shared.full[other.stage()],
+                                tile + other.stage() * Config::kOtherBytes, other_head, batch};
+        if (whole) {
+          load_box<Config::kSlices, Config::kOthers, false>(target, run.others, walk.place, lane);
+        } else {
+          load_set<Config::kSlices, Config::kOthers>(target, run.others, walk.place, offsets,
+                                                     walk.shift, limit, lane);
+        }
+      };
+      load(params.y0, tiles.y0);
+      load(params.y1, tiles.y1);
       other.next();
+      walk.next(run.step);
     }
   }
 };
@@ -194,7 +198,7 @@ struct BackwardReader {
         runs.each(slot.tile, [&](const WorkRun& run) { read_run(run, first_head + m); });
       }
       if (Config::kAddsDq && slot.tile.earlier != kNone) copy_sums(slot);
-      arrive_warp(shared.items.empty[at.stage()], lane);
+      arrive_lanes(shared.items.empty[at.stage()]);
     }
   }
 
@@ -470,7 +474,7 @@ struct BackwardConsumer {
       cute::warpgroup_wait<0>();
       if constexpr (Config::kByKeys) fence_registers(d1);
       fence_registers(d0);
-      arrive_warp(shared.empty[other.stage()], lane());
+      arrive_lanes(shared.empty[other.stage()]);
       other.next();
     }
   }
@@ -521,7 +525,7 @@ struct BackwardConsumer {
         clear_shared_4(at);
       }
       cutlass::arch::fence_view_async_shared();
-      arrive_warp(shared.empty[other.stage()], lane());
+      arrive_lanes(shared.empty[other.stage()]);
       other.next();
     }
   }
@@ -598,7 +602,7 @@ struct BackwardConsumer {
         if (item.tile.earlier != kNone) join(item.tile);
       }
       finish(item);
-      arrive_warp(shared.items.stored[at.stage()], lane());
+      arrive_lanes(shared.items.stored[at.stage()]);
     }
   }
 };
@@ -622,7 +626,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     }
     for (int i = 0; i < Config::kStages; ++i) {
       shared.full[i].init(2 + (Config::kByKeys ? 32 : 0));  // two loads; what each lane reads
-      shared.empty[i].init(kConsumerWarps);
+      shared.empty[i].init(32 * kConsumerWarps);
     }
     cutlass::arch::fence_barrier_init();
   }

@@ -118,29 +118,35 @@ struct Producer {
 
   __device__ void load_run(const WorkRun& run, int32_t kv_head, int32_t batch) {
     MaskWalk masks;
-    BoxPlace place(run.others);
-    const BoxStep step(run);
+    TileWalk walk(run);
+    const int32_t* offsets = params.space.work.offsets;
     for (int32_t t = 0; t < run.tiles; ++t) {
-      const int32_t shift = t * run.step;
-      const int32_t limit =
-          count_before(run.others, params.space.work.offsets, shift, params.k_len);
+      const bool whole = walk.is_whole(run.others, params.k_len);
+      const int32_t limit = whole ? run.others.inner * run.others.outer
+                                  : count_before(run.others, offsets, walk.shift, params.k_len);
       const int32_t mask = masks.next(params.space.work, run, lane);
+      const auto load = [&]<int kSlices>(const LoadTarget& target, auto all) {
+        if (whole) {
+          load_box<kSlices, Config::kKeys, all()>(target, run.others, walk.place, lane);
+        } else {
+          load_set<kSlices, Config::kKeys, all()>(target, run.others, walk.place, offsets,
+                                                  walk.shift, limit, lane);
+        }
+      };
       shared.k_empty[key.stage()].wait(key.phase() ^ 1);
-      if (lane == 0)
-        shared.keys[key.stage()] = {mask, limit};
-      const LoadTarget k{params.k, &shared.k_full[key.stage()],
-                         q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes, kv_head, batch};
-      load_set<Config::kQkDim / 64, Config::kKeys>(k, run.others, place, params.space.work.offsets,
-                                                   shift, limit, lane);
+      if (lane == 0) shared.keys[key.stage()] = {mask, limit};
+      load.template operator()<Config::kQkDim / 64>(
+          {params.k, &shared.k_full[key.stage()],
+           q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes, kv_head, batch},
+          std::true_type());
       key.next();
       shared.v_empty[value.stage()].wait(value.phase() ^ 1);
-      const LoadTarget v{params.v, &shared.v_full[value.stage()],
-                         q_smem + Config::kValuesAt + value.stage() * Config::kValueBytes, kv_head,
-                         batch};
-      load_set<Config::kVDim / 64, Config::kKeys>(v, run.others, place, params.space.work.offsets,
-                                                  shift, limit, lane);
+      load.template operator()<Config::kVDim / 64>(
+          {params.v, &shared.v_full[value.stage()],
+           q_smem + Config::kValuesAt + value.stage() * Config::kValueBytes, kv_head, batch},
+          std::false_type());
       value.next();
-      place.row += step.row, place.period += step.period;
+      walk.next(run.step);
     }
   }
 };
@@ -161,7 +167,7 @@ struct PartialLoader {
       if (item.live == 0) return;
       if (params.space.joins) follow(key, shared.k_empty, item.tile.tiles, lane);
       if (item.tile.earlier != kNone) join(item);
-      arrive_warp(shared.items.empty[at.stage()], lane);
+      arrive_lanes(shared.items.empty[at.stage()]);
     }
   }
 
@@ -202,7 +208,7 @@ struct PartialLoader {
       found += __popc(__ballot_sync(~0u, rows[i] >= 0));
     }
     __syncwarp();
-    if (lane == 0) full.arrive_and_expect_tx(found * kBytes);
+    if (lane == 0) full.arrive_and_expect_tx(found * kBytes); else full.arrive();
     __syncwarp();
     const uint32_t target = q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes;
     const auto source = [&](int i) -> const float* { return partial + int64_t{rows[i]} * Config::kVDim; };
@@ -384,7 +390,7 @@ struct Consumer {
     load_masks(slot, masks);
     cute::warpgroup_wait<0>();
     fence_registers(scores);
-    arrive(shared.k_empty[key.stage()]);
+    arrive_lanes(shared.k_empty[key.stage()]);
     key.next();
     mask_scores(slot, masks);
     softmax.step(scores, params.scale_log2, rescale);
@@ -404,7 +410,7 @@ struct Consumer {
     pass_turn();
     cute::warpgroup_wait<1>();
     fence_registers(scores);
-    arrive(shared.k_empty[key.stage()]);
+    arrive_lanes(shared.k_empty[key.stage()]);
     key.next();
     mask_scores(slot, masks);
     softmax.step(scores, params.scale_log2, rescale);
@@ -416,7 +422,9 @@ struct Consumer {
     pack_weights();
   }
   __device__ void add_values() {
-    shared.v_full[value.stage()].wait(value.phase());
+    // Not wait(), with which ptxas 13.0 finds too few registers for kShort and serialises products.
+    while (!shared.v_full[value.stage()].test_wait(value.phase())) {
+    }
     issue_values();
     cute::warpgroup_wait<0>();
     fence_registers(out);
@@ -434,7 +442,7 @@ struct Consumer {
     wait_turn();
     pass_turn();
     shared.k_full[key.stage()].wait(key.phase());
-    arrive(shared.k_empty[key.stage()]);
+    arrive_lanes(shared.k_empty[key.stage()]);
     key.next();
     shared.v_full[value.stage()].wait(value.phase());
     arrive(shared.v_empty[value.stage()]);
@@ -460,7 +468,7 @@ struct Consumer {
     for (int s = 0; s < Config::kPartialStages; ++s) {
       shared.k_full[key.stage()].wait(key.phase());
       if (s == stage) add_partial(covered_rows(tile.earlier, tile.earlier_bits), softmax);
-      arrive(shared.k_empty[key.stage()]);
+      arrive_lanes(shared.k_empty[key.stage()]);
       key.next();
     }
   }
@@ -535,7 +543,7 @@ struct Consumer {
       }
       if (item.tile.earlier != kNone) join(item.tile, softmax);
       if (has_rows) finish(item, softmax);
-      arrive(shared.items.stored[at.stage()]);
+      arrive_lanes(shared.items.stored[at.stage()]);
     }
   }
 };
@@ -551,9 +559,9 @@ __device__ void init_barriers(ForwardShared<Config>& shared, bool joins) {
     shared.q_empty[i].init(kConsumerWarps);
   }
   for (int i = 0; i < Config::kStages; ++i) {
-    shared.k_full[i].init(1);
+    shared.k_full[i].init(32);
     shared.v_full[i].init(1);
-    shared.k_empty[i].init(kConsumerWarps + (joins ? 1 : 0));  // and who follows
+    shared.k_empty[i].init(32 * (kConsumerWarps + (joins ? 1 : 0)));  // and who follows
     shared.v_empty[i].init(kConsumerWarps);
   }
   cutlass::arch::fence_barrier_init();

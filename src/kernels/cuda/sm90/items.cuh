@@ -30,7 +30,7 @@ __device__ void follow(Ring<kStages>& ring, Barrier (&empty)[kStages], int32_t c
 #pragma unroll 1
   for (int32_t i = 0; i < count; ++i) {
     empty[ring.stage()].wait(ring.phase() ^ 1);
-    if (lane == 0) empty[ring.stage()].arrive();
+    empty[ring.stage()].arrive();
     ring.next();
   }
 }
@@ -93,10 +93,10 @@ struct ItemRing {
   // Called by one thread. readers, consumers: warps that arrive at `empty` and at `stored`.
   __device__ void init(int readers, int consumers) {
     for (int i = 0; i < kStages; ++i) {
-      full[i].init(1);
+      full[i].init(32);
       issued[i].init(1);
-      stored[i].init(consumers);
-      empty[i].init(readers);
+      stored[i].init(32 * consumers);
+      empty[i].init(32 * readers);
     }
   }
 };
@@ -107,8 +107,8 @@ __device__ inline void tell_issued(ItemRing& ring, const ItemPosition& at, int l
   __syncwarp();
   if (lane == 0) {
     ring.issued[at.stage()].arrive();
-    ring.empty[at.stage()].arrive();
   }
+  ring.empty[at.stage()].arrive();
 }
 
 // Finds the items of this block, one after the other, and after the last one says so: the work of a
@@ -134,8 +134,7 @@ __device__ inline void find_items(const ItemSpace& space, ItemRing& ring, int la
       if (lane == 0) slot.batch = found.batch, slot.head = found.head;
     }
     if (lane == 0) slot.live = live;
-    __syncwarp();
-    if (lane == 0) ring.full[at.stage()].arrive();
+    ring.full[at.stage()].arrive();
     if (!live) return;
     at.next();
     item += gridDim.x;
@@ -152,11 +151,8 @@ __device__ inline void tell_passes(const ItemSpace& space, ItemRing& ring, int l
     const int32_t counter = slot.batch * space.heads + slot.head;
     const bool counts = slot.tile.count > 0;
     ring.stored[at.stage()].wait(at.phase());
-    if (lane == 0) {
-      if (counts) add_release(space.done + counter, 1);
-      ring.empty[at.stage()].arrive();
-    }
-    __syncwarp();
+    if (counts && lane == 0) add_release(space.done + counter, 1);
+    ring.empty[at.stage()].arrive();
   }
 }
 
@@ -294,6 +290,7 @@ __device__ void apply_masks(float (&scores)[kCount], const RowMask<2 * kCount> (
   }
 }
 
+__device__ inline void arrive_lanes(Barrier& barrier) { barrier.arrive(); }
 // Called by a whole warp, for one barrier arrival of it.
 __device__ inline void arrive_warp(Barrier& barrier, int lane) {
   __syncwarp();

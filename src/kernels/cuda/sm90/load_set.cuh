@@ -58,38 +58,62 @@ struct BoxPlace {
     }
   }
 };
-// How it moves from tile to tile of a run.
-struct BoxStep {
-  int32_t row, period;
-  __device__ explicit BoxStep(const WorkRun& run) : row(run.step), period(0) {
-    if (run.others.map >= kNaturalMaps) row = 0, period = run.step / run.others.stride;
+
+// The tiles of a run in turn.
+struct TileWalk {
+  BoxPlace place;
+  BoxPlace step;     // from tile to tile
+  int32_t edge;      // what follows the tile's last element
+  int32_t shift = 0;  // from the first tile
+  __device__ explicit TileWalk(const WorkRun& run)
+      : place(run.others),
+        step(run.others),
+        edge(run.others.first + (run.others.outer - 1) * run.others.stride + run.others.inner) {
+    const bool periods = run.others.map >= kNaturalMaps;
+    step.period = periods ? run.step / run.others.stride : 0;
+    step.row = periods ? 0 : run.step;
+  }
+  // Whether it is one box with all its elements, in a sequence of `length`.
+  __device__ bool is_whole(const WorkSet& set, int32_t length) const {
+    return edge <= length && place.period + set.outer <= set.rows_full;
+  }
+  __device__ void next(int32_t by) {
+    place.row += step.row, place.period += step.period, edge += by, shift += by;
   }
 };
 
+// Issues one box into kSlices slices of 64 columns. Called by all lanes of a warp: each arrives at
+// the barrier if kAll, else one.
+template <int kSlices, int kRows, bool kAll>
+__device__ void load_box(const LoadTarget& target, const WorkSet& set, const BoxPlace& place,
+                         int lane) {
+  if (lane == 0) {
+    target.full->arrive_and_expect_tx(set.box_rows * 128 * kSlices);
+#pragma unroll
+    for (int s = 0; s < kSlices; ++s) {
+      target.load(set.map, target.smem + s * kRows * 128, s * 64, place.row, place.period);
+    }
+  } else if (kAll) {
+    target.full->arrive();
+  }
+}
+
 // Loads the first `count` elements of `set`, moved by `shift`, into kSlices slices of 64 columns;
 // what the tile holds past them is not defined, but finite where the tensor is. place: of the moved
-// set. Called by all lanes of a warp.
-template <int kSlices, int kRows>
+// set. Called by all lanes of a warp, as load_box().
+template <int kSlices, int kRows, bool kAll = false>
 __device__ void load_set(const LoadTarget& target, const WorkSet& set, const BoxPlace& place,
                          const int32_t* offsets, int32_t shift, int32_t count, int lane) {
   constexpr uint32_t kSliceBytes = kRows * 128;
-  bool one_box = set.map >= 0;
-  if (set.map >= kNaturalMaps) {
-    const int32_t all = set.inner * set.outer;
-    const int32_t periods = count == all ? set.outer : (count + set.inner - 1) / set.inner;
-    one_box = place.period + periods <= set.rows_full;
+  const int32_t periods = set.outer == 1 ? 1 : (count + set.inner - 1) / set.inner;
+  if (place.period + periods <= set.rows_full) {
+    return load_box<kSlices, kRows, kAll>(target, set, place, lane);
   }
-  if (one_box) {
-    if (lane == 0) {
-      target.full->arrive_and_expect_tx(set.box_rows * 128 * kSlices);
-#pragma unroll
-      for (int s = 0; s < kSlices; ++s) {
-        target.load(set.map, target.smem + s * kSliceBytes, s * 64, place.row, place.period);
-      }
-    }
-    return;
+  if (lane == 0) {
+    target.full->arrive_and_expect_tx(count * 128 * kSlices);
+  } else if (kAll) {
+    target.full->arrive();
   }
-  if (lane == 0) target.full->arrive_and_expect_tx(count * 128 * kSlices);
   __syncwarp();
   // Stretch by stretch, each in boxes of the powers of two that it is made of.
   for (int32_t o = lane; o * set.inner < count; o += 32) {

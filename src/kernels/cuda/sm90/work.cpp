@@ -23,6 +23,7 @@ WorkSet make_set(const IndexSet& set, int64_t step, int64_t length, int32_t tile
   if (set.outer == 1) {
     out.map = 0;
     out.box_rows = tile_rows;
+    out.rows_full = 1;
     return out;
   }
   const int64_t period = set.outer_stride;

@@ -27,8 +27,9 @@ struct BoxShape {
 };
 
 // An IndexSet with the map that reads it in one box. map −1: stretch by stretch.
-// Of a period map, rows_full is how many whole periods the sequence holds: a box may not touch the
-// cut one after them, which would run past the tensor; such tiles are read stretch by stretch.
+// rows_full is how many whole periods the sequence holds, 1 if it is not by periods, 0 without a map:
+// a box may not touch the cut one after them, which would run past the tensor; such tiles are read
+// stretch by stretch.
 struct WorkSet {
   int32_t first = 0, stride = 0, inner = 0, outer = 0, offsets = -1;
   int32_t map = -1, rows_full = 0, box_rows = 0;
