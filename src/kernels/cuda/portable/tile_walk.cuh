@@ -165,14 +165,16 @@ __device__ void store_pair(T* to, float low, float high, bool aligned) {
   }
 }
 
-// The tile of owners of this block: blockIdx.x-th of the pass of `head`, or null if it has none.
+// The tile of owners of this block, the `index`-th of the pass of `head`, or null if it has none.
+// Where owners are queries, from the last on: if causal, those see most keys, and blocks that start
+// late should end soon.
 inline __device__ const OwnerTile* tile_of_block(const DevicePlan& plan, int head, int pass,
-                                                 int index) {
+                                                 int index, bool from_last) {
   const HeadGroup group = plan.groups[plan.head_group[head]];
   if (group.pass_begin + pass >= group.pass_end) return nullptr;
   const Pass& which = plan.passes[group.pass_begin + pass];
-  const int tile = which.tile_begin + index;
-  return tile < which.tile_end ? plan.tiles + tile : nullptr;
+  if (index >= which.tile_end - which.tile_begin) return nullptr;
+  return plan.tiles + (from_last ? which.tile_end - 1 - index : which.tile_begin + index);
 }
 
 }  // namespace lace::cuda::portable

@@ -52,6 +52,16 @@ __global__ void __launch_bounds__(kRowThreads) statistics_kernel(const Statistic
   const int64_t groups = int64_t{gridDim.x} * (kRowThreads / 8);
   for (int64_t first = blockIdx.x * int64_t{kRowThreads / 8} + threadIdx.x / 8; first < p.count;
        first += groups * kRowsAtOnce) {
+    if (p.sums != nullptr) {
+#pragma unroll
+      for (int u = 0; u < kRowsAtOnce; ++u) {
+        const int64_t i = first + u * groups;
+        if (i >= p.count) continue;
+        for (int column = lane * 4; column < p.sums_dim; column += 32) {
+          *reinterpret_cast<float4*>(p.sums + i * p.sums_dim + column) = make_float4(0, 0, 0, 0);
+        }
+      }
+    }
     float sums[kRowsAtOnce] = {};
     for (int column = lane * 8; column < p.dim; column += 64) {
       uint4 a[kRowsAtOnce], b[kRowsAtOnce];
@@ -74,16 +84,6 @@ __global__ void __launch_bounds__(kRowThreads) statistics_kernel(const Statistic
         for (int j = 0; j < 4; ++j) {
           const float2 x = unpack<Element>(as[j]), y = unpack<Element>(bs[j]);
           sums[u] += x.x * y.x + x.y * y.y;
-        }
-      }
-    }
-    if (p.sums != nullptr) {
-#pragma unroll
-      for (int u = 0; u < kRowsAtOnce; ++u) {
-        const int64_t i = first + u * groups;
-        if (i >= p.count) continue;
-        for (int column = lane * 4; column < p.sums_dim; column += 32) {
-          *reinterpret_cast<float4*>(p.sums + i * p.sums_dim + column) = make_float4(0, 0, 0, 0);
         }
       }
     }
