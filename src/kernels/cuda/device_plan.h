@@ -19,9 +19,10 @@
 namespace lace::cuda {
 
 // Bit (owner e, other f) is
-// DevicePlan::words[word_begin + f · words_per_other + e / 64] >> (e % 64).
+// DevicePlan::words[word_begin + e · words_per_owner + f / 64] >> (f % 64): by owners, since a thread
+// wants all others of its two.
 struct DeviceMask {
-  int32_t owners, others, words_per_other, word_begin;
+  int32_t owners, others, words_per_owner, word_begin;
 };
 
 // A Plan's arrays on one GPU. Pointers are device pointers, valid while the UploadedPlan lives.

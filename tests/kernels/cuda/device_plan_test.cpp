@@ -45,9 +45,18 @@ TEST_F(DevicePlans, AreTheSameArrays) {
   const auto masks = read(uploaded->view().masks, plan.masks.size());
   ASSERT_FALSE(masks.empty());
   for (size_t i = 0; i < masks.size(); i++) {
-    const auto words =
-        read(uploaded->view().words + masks[i].word_begin, plan.masks[i].words.size());
-    EXPECT_EQ(words, plan.masks[i].words);
+    const Mask& mask = plan.masks[i];
+    const auto words = read(uploaded->view().words + masks[i].word_begin,
+                            static_cast<size_t>(mask.owners * masks[i].words_per_owner));
+    for (int32_t e = 0; e < mask.owners; e++) {
+      for (int32_t f = 0; f < mask.others; f++) {
+        const uint64_t of_other =
+            mask.words[static_cast<size_t>(f * mask.words_per_other + e / 64)] >> (e % 64) & 1;
+        const uint64_t of_owner =
+            words[static_cast<size_t>(e * masks[i].words_per_owner + f / 64)] >> (f % 64) & 1;
+        ASSERT_EQ(of_owner, of_other) << "mask " << i << ", owner " << e << ", other " << f;
+      }
+    }
   }
   EXPECT_EQ(read(uploaded->view().offsets, plan.offsets.size()), plan.offsets);
   EXPECT_EQ(read(uploaded->view().mask_ids, plan.mask_ids.size()), plan.mask_ids);

@@ -53,6 +53,14 @@ int tile_count(const Plan& plan, int pass) {
   return tiles;
 }
 
+// Sets which tiles a launch for pass `launch.pass` works on.
+template <typename Launch>
+void set_tiles(const Plan& plan, Launch& launch) {
+  if (plan.groups.size() != 1) return;
+  const Pass& pass = plan.passes[static_cast<size_t>(plan.groups[0].pass_begin + launch.pass)];
+  launch.tile_begin = pass.tile_begin, launch.tile_end = pass.tile_end;
+}
+
 void check_tile(const Plan& plan, int32_t most) {
   LACE_CHECK(plan.tile.owners <= most, "[attention] cuda_portable takes tiles of at most ", most,
              " owners, got ", plan.tile.owners);
@@ -89,6 +97,7 @@ struct GradientRun {
         launch.pass = pass;
         launch.first = member == 0 && pass == 0;
         launch.last = member == members - 1 && pass == passes - 1;
+        set_tiles(plan, launch);
         start(launch, tile_count(plan, pass), static_cast<cudaStream_t>(context.stream));
       }
     }
@@ -140,6 +149,7 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   }
   for (launch.pass = 0; launch.pass < passes; launch.pass++) {
     launch.last_pass = launch.pass == passes - 1;
+    set_tiles(plan, launch);
     launchers(shape).forward(launch, tile_count(plan, launch.pass), stream);
   }
 }

@@ -28,6 +28,7 @@ struct ForwardLaunch {
   DevicePlan plan;
   AttentionShape shape;
   int pass = 0;
+  int32_t tile_begin = -1, tile_end = -1;  // of the pass, if all heads are of one group
   bool last_pass = false;
   bool negative = false;  // logits are negated first
   float scale = 0;        // |scale| · log2(e), > 0
@@ -49,6 +50,7 @@ struct BackwardLaunch {
   DevicePlan plan;
   AttentionShape shape;
   int pass = 0;
+  int32_t tile_begin = -1, tile_end = -1;  // of the pass, if all heads are of one group
   int member = -1;
   bool first = false, last = false;  // of the launches that add to the same gradients
   int stages = 1;                    // chunks of y0, y1 in shared memory

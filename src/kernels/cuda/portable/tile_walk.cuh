@@ -17,6 +17,8 @@ struct WalkMemory {
   struct Step {
     int32_t run, run_end, tile, begin;
     int32_t mask;  // −1: every pair is live
+    // Of the run.
+    int32_t tiles, move, count, mask_begin, mask_cycle;
   };
   int32_t owners[kOwners];             // positions, −1 for none
   int32_t others[kWalkSlots][kChunk];  // positions of a chunk, −1 for none, which come last
@@ -49,7 +51,7 @@ class TileWalk {
     for (int e = static_cast<int>(threadIdx.x); e < kOwners; e += static_cast<int>(blockDim.x)) {
       memory_.owners[e] = position_of(plan_, tile.owners, tile.owners.first, e, owner_len);
     }
-    if (threadIdx.x == 0) memory_.steps[before] = {tile.run_begin, tile.run_end, 0, -kChunk, -1};
+    if (threadIdx.x == 0) memory_.steps[before] = {tile.run_begin, tile.run_end, 0, -kChunk, -1, 0, 0, 0, 0, 0};
   }
 
   // Writes the chunk after slot `from` into slot `to`.
@@ -58,7 +60,15 @@ class TileWalk {
     if (e >= kChunk) return;
     auto step = memory_.steps[from];
     int32_t position = -1;
-    if (step.run < step.run_end) {
+    if (step.tile + 1 < step.tiles && step.count <= kChunk) {
+      // The next tile of the run in one chunk: the same elements, moved.
+      ++step.tile;
+      const int32_t before = memory_.others[from][e];
+      if (before >= 0 && before + step.move < other_len_) position = before + step.move;
+      if (step.mask_cycle > 1) {
+        step.mask = plan_.mask_ids[step.mask_begin + step.tile % step.mask_cycle];
+      }
+    } else if (step.run < step.run_end) {
       const Run* run = plan_.runs + step.run;
       step.begin += kChunk;
       if (step.begin >= run->others.inner * run->others.outer) {
@@ -72,6 +82,11 @@ class TileWalk {
       if (step.run < step.run_end) {
         const int64_t first = run->others.first + step.tile * run->step;
         position = position_of(plan_, run->others, first, step.begin + e, other_len_);
+        step.tiles = run->tiles;
+        step.move = static_cast<int32_t>(run->step);
+        step.count = run->others.inner * run->others.outer;
+        step.mask_begin = run->mask_begin;
+        step.mask_cycle = run->mask_cycle;
         step.mask = run->mask_cycle == 0
                         ? -1
                         : plan_.mask_ids[run->mask_begin + step.tile % run->mask_cycle];
@@ -93,28 +108,32 @@ class TileWalk {
   // this thread, in the order of an accumulator (j: which 8 columns, t: which of the four).
   template <int kColumnTiles, typename Dead>
   __device__ void for_dead(int slot, int row, int lane, const Dead& dead) const {
-    const auto& step = memory_.steps[slot];
-    DeviceMask mask{0, 0, 0, 0};
-    if (step.mask >= 0) mask = plan_.masks[step.mask];
-    const int word = row >> 6;  // of row + 8 too
+    const int column = 2 * (lane & 3);
+    const uint64_t live[2] = {live_others(slot, row) >> column,
+                              live_others(slot, row + 8) >> column};
+    const bool cut = memory_.others[slot][kChunk - 1] < 0;
 #pragma unroll
     for (int j = 0; j < kColumnTiles; j++) {
 #pragma unroll
       for (int side = 0; side < 2; side++) {
-        const int column = 8 * j + 2 * (lane & 3) + side;
-        uint64_t bits = memory_.others[slot][column] >= 0 ? ~uint64_t{0} : 0;
-        if (step.mask >= 0 && bits != 0) {
-          const int f = step.begin + column;
-          const bool inside = f < mask.others && word < mask.words_per_other;
-          bits = inside ? plan_.words[mask.word_begin + f * mask.words_per_other + word] : 0;
-        }
-        if ((bits >> (row & 63) & 1) == 0) dead(j, side);
-        if ((bits >> ((row + 8) & 63) & 1) == 0) dead(j, 2 + side);
+        const bool none = cut && memory_.others[slot][8 * j + column + side] < 0;
+        if (none || (live[0] >> (8 * j + side) & 1) == 0) dead(j, side);
+        if (none || (live[1] >> (8 * j + side) & 1) == 0) dead(j, 2 + side);
       }
     }
   }
 
  private:
+  // Bits of the chunk's others that the mask lets owner `row` see.
+  __device__ uint64_t live_others(int slot, int row) const {
+    const auto& step = memory_.steps[slot];
+    if (step.mask < 0) return ~uint64_t{0};
+    const DeviceMask mask = plan_.masks[step.mask];
+    if (row >= mask.owners || step.begin >= mask.others) return 0;
+    return plan_.words[mask.word_begin + row * mask.words_per_owner + step.begin / 64] >>
+           (step.begin % 64);
+  }
+
   Memory& memory_;
   const DevicePlan& plan_;
   int64_t other_len_;
@@ -165,16 +184,22 @@ __device__ void store_pair(T* to, float low, float high, bool aligned) {
   }
 }
 
-// The tile of owners of this block, the `index`-th of the pass of `head`, or null if it has none.
-// Where owners are queries, from the last on: if causal, those see most keys, and blocks that start
-// late should end soon.
-inline __device__ const OwnerTile* tile_of_block(const DevicePlan& plan, int head, int pass,
-                                                 int index, bool from_last) {
-  const HeadGroup group = plan.groups[plan.head_group[head]];
-  if (group.pass_begin + pass >= group.pass_end) return nullptr;
-  const Pass& which = plan.passes[group.pass_begin + pass];
-  if (index >= which.tile_end - which.tile_begin) return nullptr;
-  return plan.tiles + (from_last ? which.tile_end - 1 - index : which.tile_begin + index);
+// The tile of owners of this block, the `index`-th of the launch's pass of `head`, or null if it has
+// none. Where owners are queries, from the last on: if causal, those see most keys, and blocks that
+// start late should end soon.
+template <typename Launch>
+__device__ const OwnerTile* tile_of_block(const Launch& launch, int head, int index,
+                                          bool from_last) {
+  const DevicePlan& plan = launch.plan;
+  int32_t begin = launch.tile_begin, end = launch.tile_end;
+  if (begin < 0) {
+    const HeadGroup group = plan.groups[plan.head_group[head]];
+    if (group.pass_begin + launch.pass >= group.pass_end) return nullptr;
+    const Pass& which = plan.passes[group.pass_begin + launch.pass];
+    begin = which.tile_begin, end = which.tile_end;
+  }
+  if (index >= end - begin) return nullptr;
+  return plan.tiles + (from_last ? end - 1 - index : begin + index);
 }
 
 }  // namespace lace::cuda::portable
