@@ -20,6 +20,9 @@ constexpr int64_t kSectionBytes = 32 << 20;
 // Up to which whole sums of dq, dk and dv are kept.
 constexpr int64_t kMostSumsBytes = 700'000'000;
 
+// Tiles of others of an item, on average, up to which dq is computed on its own.
+constexpr int64_t kShortItem = 2;
+
 int dim_of(const AttentionShape& s) { return s.qk_dim <= 64 && s.v_dim <= 64 ? 64 : 128; }
 
 // One launch over a plan: its work, its parameters, its workspace.
@@ -145,7 +148,7 @@ struct Backward {
       run_statistics(nullptr);
       return run_keys(BackwardMode::kKeys, dq);
     }
-    if (context.deterministic || saves_memory()) {
+    if (context.deterministic || saves_memory() || is_short(keys_work())) {
       run_statistics(nullptr);
       run_keys(BackwardMode::kKeysAlone, {});
       return run_queries();
@@ -161,6 +164,12 @@ struct Backward {
   void run_statistics(float* sums) const {
     launch_statistics<Element>(args, reinterpret_cast<RowStatistics*>(statistics.get()), sums,
                                static_cast<int>(dim), stream);
+  }
+
+  // Whether items are so short that clearing, adding and rounding sums of dq takes longer than
+  // computing the scores twice.
+  bool is_short(const Work& work) const {
+    return dim == 64 && !work.several_passes && work.tiles_of_others <= kShortItem * work.items;
   }
 
   // Whether whole sums, of dq and those that passes leave of dk and dv, would take too much.
