@@ -20,6 +20,7 @@ NAMES = {"lace": "lace", "fa3": "FlashAttention-3", "cudnn": "cuDNN", "fa2": "Fl
 COLOURS = {"lace": "#0b6e4f", "fa3": "#6c7a89", "cudnn": "#95a5b5", "fa2": "#bcc6cf",
            "flex": "#d9a441", "flex2": "#b97a1e"}
 WIDTH, LEFT, RIGHT, TOP, BAR, GAP = 860, 262, 96, 96, 13, 16
+TITLE = 26  # the height of a row's two lines of text
 LIMIT = 2.0  # bars beyond so many times dense are cut, and say so
 
 
@@ -104,9 +105,10 @@ def draw(rows, gpu, direction):
         if subtitle(row) != layer:
             layer = subtitle(row)
             body.append(lambda y=y, layer=layer: svg.text(16, y + 2, layer, 11, colour="#777"))
-            y += 14
+            y += 18
         found = times(row)
         names = [name for name in used if name in found]
+        y += max(0, TITLE - len(names) * BAR) / 2
         middle = y + len(names) * BAR / 2 + 4
         body.append(lambda middle=middle, row=row: (
             svg.text(LEFT - 10, middle - 5, title(row), 12, "end", weight="600"),
@@ -125,7 +127,7 @@ def draw(rows, gpu, direction):
                          f"{ms:#.3g} ms".replace(". ", " ") + cut, 10, "end",
                          "#222" if name in ("cudnn", "fa2") else "#fff")))
             y += BAR
-        y += GAP
+        y += GAP + max(0, TITLE - len(names) * BAR) / 2
     for step in range(int(LIMIT) + 1):
         svg.line(LEFT + step * scale, TOP - 16, y - GAP + 4, "#ccc",
                  "" if step else ' stroke-width="1.5"')
