@@ -30,6 +30,12 @@ std::string refusal(const Kernel& kernel, const AttentionShape& shape) {
   return reason.empty() ? kernel.unsupported(shape) : reason;
 }
 
+// The kernel that LACE_KERNEL names, or null.
+const char* forced_name() {
+  const char* name = std::getenv("LACE_KERNEL");
+  return name != nullptr && *name != '\0' ? name : nullptr;
+}
+
 }  // namespace
 
 const Kernel& find_kernel(std::string_view name) {
@@ -40,8 +46,7 @@ const Kernel& find_kernel(std::string_view name) {
 }
 
 const Kernel& select_kernel(const AttentionShape& shape) {
-  const char* forced = std::getenv("LACE_KERNEL");
-  if (forced != nullptr && *forced != '\0') {
+  if (const char* forced = forced_name()) {
     const Kernel& kernel = find_kernel(forced);
     const std::string reason = refusal(kernel, shape);
     LACE_CHECK(reason.empty(), "[attention] LACE_KERNEL=", forced, " cannot run: ", reason);
@@ -54,6 +59,18 @@ const Kernel& select_kernel(const AttentionShape& shape) {
     reasons += concat("\n  ", kernel.name, ": ", reason);
   }
   throw Error("[attention] no kernel can compute this:" + reasons);
+}
+
+std::string passed_over(const AttentionShape& shape) {
+  std::string reasons;
+  if (forced_name() != nullptr) return reasons;
+  for (const Kernel& kernel : kernels()) {
+    if (kernel.device != shape.device || !kernel.unavailable().empty()) continue;
+    const std::string reason = kernel.unsupported(shape);
+    if (reason.empty()) break;
+    reasons += concat(reasons.empty() ? "" : "\n", kernel.name, ": ", reason);
+  }
+  return reasons;
 }
 
 bool is_aligned(const Tensor4& tensor, DType dtype, int64_t batch, int64_t heads, int64_t rows) {

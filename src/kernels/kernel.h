@@ -96,6 +96,10 @@ std::span<const Kernel> kernels();
 // or if none can.
 const Kernel& select_kernel(const AttentionShape& shape);
 
+// Why better kernels of its device that this machine could run do not compute `shape`: a line each,
+// "name: reason"; empty if select_kernel() takes the best one, or the one that LACE_KERNEL names.
+std::string passed_over(const AttentionShape& shape);
+
 // The kernel of that name. Throws lace::Error listing all names if there is none.
 const Kernel& find_kernel(std::string_view name);
 

@@ -5,6 +5,7 @@
 
 #include "kernels/kernel.h"
 #include "ops/attention_arguments.h"
+#include "ops/report_kernel.h"
 #include "ops/torch_context.h"
 #include "plan/plan.h"
 
@@ -57,6 +58,7 @@ std::pair<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const a
   const AttentionShape& shape = arguments.shape;
   const c10::DeviceGuard device(q.device());
   const Kernel& kernel = select_kernel(shape);
+  report_kernel(shape, kernel);
   const auto plan = forward_plan(kernel, shape, pattern);
   at::Tensor out = empty_result(q, shape.batch, shape.heads, shape.q_len, shape.v_dim);
   at::Tensor lse =

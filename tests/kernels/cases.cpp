@@ -79,6 +79,19 @@ void add_dims(std::vector<Case>& cases) {
                        .v_dim = v_dim});
     }
   }
+  // Several passes, and queries that are each in one tile alone, where head_dims differ.
+  for (const auto& [qk_dim, v_dim] : {std::pair<int64_t, int64_t>{64, 128}, {128, 64}}) {
+    for (const char* pattern : {"local(20) | strided(20)", "strided(20)"}) {
+      for (const DType dtype : kDTypes) {
+        cases.push_back({.pattern = pattern,
+                         .dtype = dtype,
+                         .q_len = 130,
+                         .k_len = 130,
+                         .qk_dim = qk_dim,
+                         .v_dim = v_dim});
+      }
+    }
+  }
 }
 
 void add_lengths(std::vector<Case>& cases) {
@@ -128,6 +141,13 @@ void add_special(std::vector<Case>& cases) {
                      .dtype = dtype,
                      .heads = 8,
                      .kv_heads = 2,
+                     .q_len = 140,
+                     .k_len = 140});
+    // The same, each query in one tile alone.
+    cases.push_back({.pattern = "heads(1*strided(7), 1*strided(9))",
+                     .dtype = dtype,
+                     .heads = 2,
+                     .kv_heads = 1,
                      .q_len = 140,
                      .k_len = 140});
     // Long enough for runs of many tiles.

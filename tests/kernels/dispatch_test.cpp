@@ -50,6 +50,15 @@ TEST(Dispatch, PicksTheFirstThatCan) {
   EXPECT_EQ(select_kernel(shape_of(DType::kFloat32, 12)).name, "reference");
 }
 
+TEST(Dispatch, TellsWhichBetterOnesWerePassedOver) {
+  EXPECT_EQ(passed_over(shape_of(DType::kFloat32, 16)), "");
+  const std::string reasons = passed_over(shape_of(DType::kFloat64, 16));
+  EXPECT_NE(reasons.find("cpu_portable: "), std::string::npos) << reasons;
+  EXPECT_EQ(reasons.find("reference"), std::string::npos) << reasons;
+  const ForcedKernel forced("reference");
+  EXPECT_EQ(passed_over(shape_of(DType::kFloat64, 16)), "");
+}
+
 TEST(Dispatch, ForcesByName) {
   for (const Kernel& kernel : kernels()) {
     if (kernel.device != Device::kCpu || !kernel.unavailable().empty()) continue;

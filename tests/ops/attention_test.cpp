@@ -130,6 +130,23 @@ struct ForcedKernel {
   ~ForcedKernel() { unsetenv("LACE_KERNEL"); }
 };
 
+TEST(Attention, SaysWhatRunsIfVerbose) {
+  const at::Tensor q = at::randn({1, 2, 41, 16});
+  const auto told = [&] {
+    testing::internal::CaptureStderr();
+    attention(q, q, q, dense());
+    return testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(told(), "");
+  setenv("LACE_VERBOSE", "1", 1);
+  EXPECT_EQ(told(),
+            "lace: attention on cpu, float32, batch 1, heads 2/2, seq_len 41/41, head_dim "
+            "16/16: " +
+                attention_kernel(q, q, q) + "\n");
+  EXPECT_EQ(told(), "") << "once for a shape";
+  unsetenv("LACE_VERBOSE");
+}
+
 TEST(Attention, RunsTheKernelThatItNames) {
   const at::Tensor q = random_leaf({1, 2, 40, 16}, at::kFloat);
   const at::Tensor q64 = q.detach().to(at::kDouble).requires_grad_();

@@ -66,6 +66,7 @@ DeviceMask add_mask(const Mask& mask, std::vector<uint64_t>& words) {
   const DeviceMask added{mask.owners, mask.others, (mask.others + 63) / 64,
                          static_cast<int32_t>(words.size())};
   words.resize(words.size() + static_cast<size_t>(mask.owners * added.words_per_owner));
+  LACE_CHECK(words.size() <= INT32_MAX, "[attention] the masks of this plan are too large");
   for (int32_t f = 0; f < mask.others; ++f) {
     for (int32_t e = 0; e < mask.owners; ++e) {
       const uint64_t word = mask.words[static_cast<size_t>(f * mask.words_per_other + e / 64)];
@@ -145,7 +146,6 @@ UploadedPlan::UploadedPlan(const Plan& plan, cudaStream_t stream) {
   for (const Mask& mask : plan.masks) {
     masks.push_back(add_mask(mask, words));
   }
-  LACE_CHECK(words.size() <= INT32_MAX, "[attention] the masks of this plan are too large");
   DevicePacker packer;
   packer.add(plan.tiles, &view_.tiles);
   packer.add(plan.runs, &view_.runs);

@@ -19,8 +19,8 @@
 namespace lace::cuda {
 
 // Bit (owner e, other f) is
-// DevicePlan::words[word_begin + e · words_per_owner + f / 64] >> (f % 64): by owners, since a thread
-// wants all others of its two.
+// DevicePlan::words[word_begin + e · words_per_owner + f / 64] >> (f % 64): by owners, since a
+// thread wants all others of its two.
 struct DeviceMask {
   int32_t owners, others, words_per_owner, word_begin;
 };

@@ -47,8 +47,7 @@ __global__ void __launch_bounds__(BackwardConfig<kKeys, kDim0, kDim1>::kThreads)
   const int kv_head = head / ratio;
   const int owner_head = kKeys ? kv_head : head, other_head = kKeys ? head : kv_head;
   const int part = static_cast<int>(blockIdx.x) % kParts;
-  const OwnerTile* tile =
-      tile_of_block(launch, head, static_cast<int>(blockIdx.x) / kParts, !kKeys);
+  const OwnerTile* tile = tile_of_block(launch, head, static_cast<int>(blockIdx.x) / kParts);
   if (tile == nullptr) return;
 
   extern __shared__ __align__(128) unsigned char smem[];

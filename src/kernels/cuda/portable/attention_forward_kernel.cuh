@@ -28,8 +28,7 @@ __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads)
   constexpr int kRowTiles = Config::kRowTiles, kOwners = Config::kOwners, kChunk = Config::kChunk;
   constexpr int kColumnTiles = kChunk / 8;
   const int head = static_cast<int>(blockIdx.y), batch = static_cast<int>(blockIdx.z);
-  const OwnerTile* tile =
-      tile_of_block(launch, head, static_cast<int>(blockIdx.x), true);
+  const OwnerTile* tile = tile_of_block(launch, head, static_cast<int>(blockIdx.x));
   if (tile == nullptr) return;
 
   extern __shared__ __align__(128) unsigned char smem[];

@@ -15,10 +15,10 @@ constexpr int kWalkSlots = 3;
 template <int kOwners, int kChunk>
 struct WalkMemory {
   struct Step {
-    int32_t run, run_end, tile, begin;
-    int32_t mask;  // −1: every pair is live
+    int32_t run = 0, run_end = 0, tile = 0, begin = 0;
+    int32_t mask = -1;  // −1: every pair is live
     // Of the run.
-    int32_t tiles, move, count, mask_begin, mask_cycle;
+    int32_t tiles = 0, move = 0, count = 0, mask_begin = 0, mask_cycle = 0;
   };
   int32_t owners[kOwners];             // positions, −1 for none
   int32_t others[kWalkSlots][kChunk];  // positions of a chunk, −1 for none, which come last
@@ -51,7 +51,7 @@ class TileWalk {
     for (int e = static_cast<int>(threadIdx.x); e < kOwners; e += static_cast<int>(blockDim.x)) {
       memory_.owners[e] = position_of(plan_, tile.owners, tile.owners.first, e, owner_len);
     }
-    if (threadIdx.x == 0) memory_.steps[before] = {tile.run_begin, tile.run_end, 0, -kChunk, -1, 0, 0, 0, 0, 0};
+    if (threadIdx.x == 0) memory_.steps[before] = {tile.run_begin, tile.run_end, 0, -kChunk};
   }
 
   // Writes the chunk after slot `from` into slot `to`.
@@ -184,12 +184,10 @@ __device__ void store_pair(T* to, float low, float high, bool aligned) {
   }
 }
 
-// The tile of owners of this block, the `index`-th of the launch's pass of `head`, or null if it has
-// none. Where owners are queries, from the last on: if causal, those see most keys, and blocks that
-// start late should end soon.
+// The tile of owners of this block, the `index`-th of the launch's pass of `head`, or null if it
+// has none.
 template <typename Launch>
-__device__ const OwnerTile* tile_of_block(const Launch& launch, int head, int index,
-                                          bool from_last) {
+__device__ const OwnerTile* tile_of_block(const Launch& launch, int head, int index) {
   const DevicePlan& plan = launch.plan;
   int32_t begin = launch.tile_begin, end = launch.tile_end;
   if (begin < 0) {
@@ -198,8 +196,7 @@ __device__ const OwnerTile* tile_of_block(const Launch& launch, int head, int in
     const Pass& which = plan.passes[group.pass_begin + launch.pass];
     begin = which.tile_begin, end = which.tile_end;
   }
-  if (index >= end - begin) return nullptr;
-  return plan.tiles + (from_last ? end - 1 - index : begin + index);
+  return index < end - begin ? plan.tiles + begin + index : nullptr;
 }
 
 }  // namespace lace::cuda::portable

@@ -20,7 +20,7 @@ constexpr int64_t kSectionBytes = 32 << 20;
 // Up to which whole sums of dq, dk and dv are kept.
 constexpr int64_t kMostSumsBytes = 700'000'000;
 
-// Tiles of others of an item, on average, up to which dq is computed on its own.
+// Tiles of others that one query head's item has on average, up to which dq is computed on its own.
 constexpr int64_t kShortItem = 2;
 
 int dim_of(const AttentionShape& s) { return s.qk_dim <= 64 && s.v_dim <= 64 ? 64 : 128; }
@@ -144,19 +144,22 @@ struct Backward {
     statistics = context.allocate(static_cast<size_t>(shape.batch * shape.heads * shape.q_len) *
                                   sizeof(RowStatistics));
     Gradient dq = gradient_of(args.dq, shape.qk_dim);
-    if (keys_work().sole_others) {
+    const auto on_device = cuda::upload(transposed, stream);
+    const UploadedWork& keys =
+        uploaded_work(*on_device, transposed, shape.heads / shape.kv_heads, stream);
+    if (keys.work.sole_others) {
       run_statistics(nullptr);
-      return run_keys(BackwardMode::kKeys, dq);
+      return run_keys(keys, BackwardMode::kKeys, dq);
     }
-    if (context.deterministic || saves_memory() || is_short(keys_work())) {
+    if (context.deterministic || saves_memory() || is_short(keys.work)) {
       run_statistics(nullptr);
-      run_keys(BackwardMode::kKeysAlone, {});
+      run_keys(keys, BackwardMode::kKeysAlone, {});
       return run_queries();
     }
     const Workspace sums = allocate_floats(shape.batch * shape.heads * shape.q_len * dim);
     dq.sums = reinterpret_cast<float*>(sums.get());
     run_statistics(dq.sums);
-    run_keys(BackwardMode::kKeys, dq);
+    run_keys(keys, BackwardMode::kKeys, dq);
     launch_round_sums<Element>(dq, static_cast<int>(dim), static_cast<float>(args.scale),
                                shape.batch, shape.heads, shape.q_len, 1, stream);
   }
@@ -169,7 +172,8 @@ struct Backward {
   // Whether items are so short that clearing, adding and rounding sums of dq takes longer than
   // computing the scores twice.
   bool is_short(const Work& work) const {
-    return dim == 64 && !work.several_passes && work.tiles_of_others <= kShortItem * work.items;
+    return dim == 64 && shape.q_len == shape.k_len && !work.several_passes &&
+           work.tiles_of_others <= kShortItem * work.items;
   }
 
   // Whether whole sums, of dq and those that passes leave of dk and dv, would take too much.
@@ -182,16 +186,8 @@ struct Backward {
     return several && rows * dim * 4 > kMostSumsBytes;
   }
 
-  const Work& keys_work() const {
-    return uploaded_work(*cuda::upload(transposed, stream), transposed,
-                         shape.heads / shape.kv_heads, stream)
-        .work;
-  }
-
-  void run_keys(BackwardMode mode, const Gradient& dq) const {
-    const auto on_device = cuda::upload(transposed, stream);
+  void run_keys(const UploadedWork& uploaded, BackwardMode mode, const Gradient& dq) const {
     const int64_t heads_per_kv = shape.heads / shape.kv_heads;
-    const UploadedWork& uploaded = uploaded_work(*on_device, transposed, heads_per_kv, stream);
     const Work& work = uploaded.work;
     // Query heads of a key head that have different tiles: each gets sums of its own.
     const bool only_sums = work.members != heads_per_kv;

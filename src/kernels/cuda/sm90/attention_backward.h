@@ -8,9 +8,10 @@ namespace lace::sm90 {
 // Products of bf16 or fp16 in fp32, every gradient rounded once.
 // Workspace: 8 bytes a query row; float32 [batch, heads, q_len, dim] for dq, dim being 64 or 128;
 // for plans of several passes as much a key row for dk and for dv as well (and for each query head
-// where those of a key head have patterns of their own). Where that would be more than 700 MB for a
-// plan of several passes, and where context.deterministic, dq is computed on its own instead, its
-// sums ordered; passes then leave sums of which only half needs workspace.
+// where those of a key head have patterns of their own). No sums of dq are needed where every query
+// is in one tile of the transposed plan alone. Else, where context.deterministic, where a plan of
+// several passes would take more than 700 MB, and where items are short, dq is computed on its own,
+// its sums ordered; passes then leave sums of which only half needs workspace.
 
 // The tiles that transposed plans are compiled for.
 TileShape backward_tile(const AttentionShape& shape);

@@ -112,8 +112,9 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   const int64_t batch_heads = s.batch * s.heads;
   const size_t counter_bytes = (counter_count(work, s.batch) * 4 + 255) / 256 * 256;
   const size_t partial_bytes =
-      work.several_passes ? static_cast<size_t>(batch_heads * s.q_len * (s.v_dim <= 64 ? 64 : 128)) * 4
-                          : 0;
+      work.several_passes
+          ? static_cast<size_t>(batch_heads * s.q_len * (s.v_dim <= 64 ? 64 : 128)) * 4
+          : 0;
   const Workspace workspace = context.allocate(counter_bytes + partial_bytes);
   auto* counters = reinterpret_cast<int32_t*>(workspace.get());
 

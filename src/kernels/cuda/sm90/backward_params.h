@@ -29,8 +29,8 @@ struct Rows16 {
 
 // A gradient [batch, heads, rows, dim], and where rows that a later pass finishes (or all rows, if
 // `only_sums`) leave their sums [batch, heads of the items, rows, kDim], not scaled yet: kKeys
-// whole floats; the others, which shall take less memory, their high and
-// their low 16 bits, which they add at the end. The high ones may lie where the result will.
+// whole floats; the others, which shall take less memory, their high and their low 16 bits, which
+// they add at the end. The high ones may lie where the result will.
 struct Gradient {
   Rows16 result;
   float* sums = nullptr;

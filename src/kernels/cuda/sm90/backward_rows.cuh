@@ -106,8 +106,8 @@ void launch_statistics(const BackwardArgs& args, RowStatistics* statistics, floa
   const AttentionShape& s = args.shape;
   const int64_t count = s.batch * s.heads * s.q_len;
   const StatisticsParams params{
-      args.out, args.dout, static_cast<const float*>(args.lse), statistics, sums, count, s.heads,
-      s.q_len,  static_cast<int32_t>(s.v_dim), dim};
+      args.out, args.dout, static_cast<const float*>(args.lse), statistics, sums, count,
+      s.heads,  s.q_len,   static_cast<int32_t>(s.v_dim),       dim};
   const int64_t blocks = (count + kRowThreads / 8 - 1) / (kRowThreads / 8);
   statistics_kernel<Element>
       <<<static_cast<int>(std::min<int64_t>(blocks, kRowBlocks)), kRowThreads, 0, stream>>>(params);

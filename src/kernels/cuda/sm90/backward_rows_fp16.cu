@@ -5,7 +5,7 @@
 namespace lace::sm90 {
 
 template void launch_statistics<__half>(const BackwardArgs&, RowStatistics*, float*, int,
-                                               cudaStream_t);
+                                        cudaStream_t);
 template void launch_round_sums<__half>(const Gradient&, int, float, int64_t, int64_t, int64_t,
                                         int32_t, cudaStream_t);
 

@@ -13,7 +13,8 @@ struct ForwardParams {
   ItemSpace space;
   void* out = nullptr;   // [batch, heads, q_len, v_dim]
   float* lse = nullptr;  // [batch, heads, q_len]; between passes that of the keys so far, in base 2
-  float* partial = nullptr;  // [batch, heads, q_len, kVDim] (sums.cuh): rows that a later pass joins
+  float* partial =
+      nullptr;  // [batch, heads, q_len, kVDim] (sums.cuh): rows that a later pass joins
   int64_t out_batch_stride = 0, out_head_stride = 0, out_row_stride = 0;
   float scale_log2 = 0, inverse_scale_log2 = 0;
   int32_t heads_per_kv = 1;

@@ -23,10 +23,10 @@ class Ring {
   uint32_t at_ = 0, phase_ = 0;
 };
 
-// Follows `count` stages that another warp fills. A barrier tells a phase only from the one before it:
-// so each is waited for, and takes one arrival of who follows too. Called by a whole warp.
+// Follows `count` stages that another warp fills. A barrier tells a phase only from the one before
+// it: so each is waited for, and takes arrivals of who follows too. Called by a whole warp.
 template <int kStages>
-__device__ void follow(Ring<kStages>& ring, Barrier (&empty)[kStages], int32_t count, int lane) {
+__device__ void follow(Ring<kStages>& ring, Barrier (&empty)[kStages], int32_t count) {
 #pragma unroll 1
   for (int32_t i = 0; i < count; ++i) {
     empty[ring.stage()].wait(ring.phase() ^ 1);
@@ -214,9 +214,9 @@ struct MaskWalk {
     return mask;
   }
 };
-// The first of its rows in mask_rows, of `owners` each; −1: no mask.
+// The first of a mask's rows in mask_rows, of `owners` each.
 __device__ inline int32_t mask_row(int32_t mask, int owners) {
-  return mask < 0 ? -1 : (mask & kMaskIndex) * owners;
+  return (mask & kMaskIndex) * owners;
 }
 
 // ---- rows of a tile of owners, as the threads of an accumulator hold them
@@ -290,8 +290,7 @@ __device__ void apply_masks(float (&scores)[kCount], const RowMask<2 * kCount> (
   }
 }
 
-__device__ inline void arrive_lanes(Barrier& barrier) { barrier.arrive(); }
-// Called by a whole warp, for one barrier arrival of it.
+// One arrival of a whole warp, all of whose lanes call it.
 __device__ inline void arrive_warp(Barrier& barrier, int lane) {
   __syncwarp();
   if (lane == 0) barrier.arrive();

@@ -62,8 +62,8 @@ struct BoxPlace {
 // The tiles of a run in turn.
 struct TileWalk {
   BoxPlace place;
-  BoxPlace step;     // from tile to tile
-  int32_t edge;      // what follows the tile's last element
+  BoxPlace step;      // from tile to tile
+  int32_t edge;       // what follows the tile's last element
   int32_t shift = 0;  // from the first tile
   __device__ explicit TileWalk(const WorkRun& run)
       : place(run.others),

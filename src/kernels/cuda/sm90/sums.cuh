@@ -9,16 +9,6 @@
 namespace lace::sm90 {
 
 template <int kCount>
-__device__ void load_sums(const float* row, float (&values)[kCount], int r, int lane) {
-#pragma unroll
-  for (int m = 0; m < kCount / 8; ++m) {
-    const float4 x = __ldcg(reinterpret_cast<const float4*>(row + 16 * m) + lane % 4);
-    values[8 * m + 2 * r] = x.x, values[8 * m + 2 * r + 1] = x.y;
-    values[8 * m + 4 + 2 * r] = x.z, values[8 * m + 5 + 2 * r] = x.w;
-  }
-}
-
-template <int kCount>
 __device__ void store_sums(float* row, const float (&values)[kCount], int r, int lane) {
 #pragma unroll
   for (int m = 0; m < kCount / 8; ++m) {

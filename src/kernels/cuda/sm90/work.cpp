@@ -195,9 +195,10 @@ int32_t flags_of(const Mask& mask) {
 }
 
 void add_masks(const Plan& plan, Work& work) {
-  LACE_CHECK(plan.masks.size() <= static_cast<size_t>(kMaskIndex),
-             "[attention] cuda_sm90 runs plans of up to ", kMaskIndex, " different masks, got ",
-             plan.masks.size());
+  const size_t most =
+      std::min<size_t>(kMaskIndex, (1 << 29) / static_cast<size_t>(work.owner_rows));
+  LACE_CHECK(plan.masks.size() <= most, "[attention] cuda_sm90 runs plans of up to ", most,
+             " different masks, got ", plan.masks.size());
   std::vector<int32_t> flags;
   for (const Mask& mask : plan.masks) {
     add_mask(mask, work.owner_rows, work.mask_rows);

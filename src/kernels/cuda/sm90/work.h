@@ -27,9 +27,9 @@ struct BoxShape {
 };
 
 // An IndexSet with the map that reads it in one box. map −1: stretch by stretch.
-// rows_full is how many whole periods the sequence holds, 1 if it is not by periods, 0 without a map:
-// a box may not touch the cut one after them, which would run past the tensor; such tiles are read
-// stretch by stretch.
+// rows_full is how many whole periods the sequence holds, 1 if it is not by periods, 0 without a
+// map: a box may not touch the cut one after them, which would run past the tensor; such tiles are
+// read stretch by stretch.
 struct WorkSet {
   int32_t first = 0, stride = 0, inner = 0, outer = 0, offsets = -1;
   int32_t map = -1, rows_full = 0, box_rows = 0;
@@ -76,13 +76,13 @@ struct WorkGroup {
 };
 
 struct Work {
-  std::vector<WorkGroup> groups;     // most work first
-  std::vector<int32_t> heads;        // of the groups; each once
-  std::vector<WorkTile> tiles;       // in the order of work: by pass, most work first
-  std::vector<WorkRun> runs;         // as in the plan
-  std::vector<int32_t> mask_ids;     // as in the plan, with flags
-  std::vector<uint32_t> mask_rows;   // [mask][owner_rows][4]: bit f % 32 of word f / 32
-  std::vector<int32_t> offsets;      // as in the plan
+  std::vector<WorkGroup> groups;    // most work first
+  std::vector<int32_t> heads;       // of the groups; each once
+  std::vector<WorkTile> tiles;      // in the order of work: by pass, most work first
+  std::vector<WorkRun> runs;        // as in the plan
+  std::vector<int32_t> mask_ids;    // as in the plan, with flags
+  std::vector<uint32_t> mask_rows;  // [mask][owner_rows][4]: bit f % 32 of word f / 32
+  std::vector<int32_t> offsets;     // as in the plan
   std::vector<uint32_t> row_bits;
   std::vector<BoxShape> owner_boxes;  // map kNaturalMaps + index; at most kPeriodMaps
   std::vector<BoxShape> other_boxes;

@@ -1,0 +1,270 @@
+#pragma once
+
+#include "kernels/cuda/sm90/backward_params.h"
+#include "kernels/cuda/sm90/hopper.cuh"
+#include "kernels/cuda/sm90/items.cuh"
+#include "kernels/cuda/sm90/load_set.cuh"
+
+namespace lace::sm90 {
+
+// A block of the backward kernels: its tiles, its shared memory, and the warps that load.
+
+template <typename ElementType, int kDimValue, BackwardMode kModeValue>
+struct BackwardConfig {
+  using Element = ElementType;
+  static constexpr BackwardMode kMode = kModeValue;
+  static constexpr bool kByKeys = kMode != BackwardMode::kQueries;
+  static constexpr bool kAddsDq = kMode == BackwardMode::kKeys;
+  static constexpr int kDim = kDimValue, kSlices = kDim / 64;
+  static constexpr int kOwners = 128, kOthers = backward_others(kDim, kMode);
+  static constexpr int kConsumers = 2;
+  static constexpr int kThreads = 128 * (1 + kConsumers);
+  // A block starts with 168 registers a thread; some are moved from the producer to the consumers,
+  // who would wait forever for more than there are.
+  static constexpr int kProducerRegisters = 56, kConsumerRegisters = 224;
+  static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= 168 * (1 + kConsumers));
+  static constexpr int kOwnerStages = kDim == 64 ? 2 : 1;
+  static constexpr int kStages = kDim == 128 && !kByKeys ? 2 : 3;
+  static constexpr int kOwnerSliceBytes = kOwners * 128, kOtherSliceBytes = kOthers * 128;
+  static constexpr int kOwnerBytes = kSlices * kOwnerSliceBytes;
+  static constexpr int kOtherBytes = kSlices * kOtherSliceBytes;
+  // ds [kOthers / 64][kOwners][64]
+  static constexpr int kScoreBytes = kAddsDq ? kOthers / 64 * kOwnerSliceBytes : 0;
+  static constexpr int kTileBytes =
+      2 * kOwnerStages * kOwnerBytes + 2 * kStages * kOtherBytes + kScoreBytes;
+  // What passes before left of d0 and d1: a stage holds 64 columns of all owners, of each consumer
+  // where one of the two tiles else is.
+  static constexpr int kSumStages = 2 * kSlices;
+  static constexpr uint32_t kSumRowBytes = 64 * 4;
+  static_assert(!kAddsDq || 64 * kSumRowBytes == kOtherBytes);
+};
+
+// What consumers know of a tile of others.
+template <typename Config>
+struct alignas(16) OtherSlot {
+  int32_t mask;
+  int32_t limit;  // others that count
+  int32_t head;   // of the queries
+  // Where owners are keys, of the queries; their positions, −1: none.
+  alignas(16) RowStatistics statistics[Config::kByKeys ? Config::kOthers : 1];
+  int32_t rows[Config::kAddsDq ? Config::kOthers : 1];
+};
+
+template <typename Config>
+struct BackwardShared {
+  Barrier owner_full[Config::kOwnerStages], owner_empty[Config::kOwnerStages];
+  Barrier full[Config::kStages], empty[Config::kStages];
+  ItemRing items;
+  OtherSlot<Config> others[Config::kStages];
+  WorkRun runs[2];  // the loading warps' own
+};
+
+// Addresses of the tiles in shared memory.
+template <typename Config>
+struct BackwardTiles {
+  uint32_t x0, x1, y0, y1, ds;
+  __device__ explicit BackwardTiles(uint32_t base)
+      : x0(base),
+        x1(x0 + Config::kOwnerStages * Config::kOwnerBytes),
+        y0(x1 + Config::kOwnerStages * Config::kOwnerBytes),
+        y1(y0 + Config::kStages * Config::kOtherBytes),
+        ds(y1 + Config::kStages * Config::kOtherBytes) {}
+};
+
+// The warp that loads tiles.
+template <typename Config>
+struct BackwardLoader {
+  const BackwardParams& params;
+  BackwardShared<Config>& shared;
+  const BackwardTiles<Config>& tiles;
+  int lane;
+  Ring<Config::kOwnerStages> owner{};
+  Ring<Config::kStages> other{};
+
+  __device__ void run() {
+    const RunWalk runs{params.space.work, shared.runs[0], lane};
+    for (ItemPosition at;; at.next()) {
+      shared.items.full[at.stage()].wait(at.phase());
+      const ItemSlot& slot = shared.items.slots[at.stage()];
+      if (slot.live == 0) return;
+      const int32_t first_head = slot.head * params.members, batch = slot.batch;
+      shared.owner_empty[owner.stage()].wait(owner.phase() ^ 1);
+      const bool joins = slot.tile.earlier != kNone;
+      if (joins && !Config::kAddsDq) wait_for_passes(params.space, slot, lane);
+      load_owners(slot.tile, first_head, batch);
+      for (int32_t m = 0; m < params.members; ++m) {
+        runs.each(slot.tile, [&](const WorkRun& run) { load_run(run, first_head + m, batch); });
+      }
+      if constexpr (Config::kAddsDq) {
+        if (joins) leave_sums();
+      }
+      tell_issued(shared.items, at, lane);
+    }
+  }
+
+  // The stages that the reading warp fills, without the loads of this one.
+  __device__ void leave_sums() {
+#pragma unroll 1
+    for (int s = 0; s < Config::kSumStages; ++s) {
+      shared.empty[other.stage()].wait(other.phase() ^ 1);
+      if (lane == 0) {
+        shared.full[other.stage()].arrive();
+        shared.full[other.stage()].arrive();
+      }
+      other.next();
+    }
+  }
+
+  __device__ void load_owners(const WorkTile& tile, int32_t first_head, int32_t batch) {
+    Barrier* full = &shared.owner_full[owner.stage()];
+    const int32_t head = Config::kByKeys ? first_head / params.heads_per_kv : first_head;
+    const uint32_t offset = owner.stage() * Config::kOwnerBytes;
+    const BoxPlace place(tile.owners);
+    load_set<Config::kSlices, Config::kOwners>({params.x0, full, tiles.x0 + offset, head, batch},
+                                               tile.owners, place, params.space.work.offsets, 0,
+                                               tile.owner_count, lane);
+    load_set<Config::kSlices, Config::kOwners>({params.x1, full, tiles.x1 + offset, head, batch},
+                                               tile.owners, place, params.space.work.offsets, 0,
+                                               tile.owner_count, lane);
+    owner.next();
+  }
+
+  __device__ void load_run(const WorkRun& run, int32_t head, int32_t batch) {
+    const int32_t* offsets = params.space.work.offsets;
+    const int32_t other_head = Config::kByKeys ? head : head / params.heads_per_kv;
+    MaskWalk masks;
+    TileWalk walk(run);
+    for (int32_t t = 0; t < run.tiles; ++t) {
+      const bool whole = walk.is_whole(run.others, params.other_len);
+      const int32_t limit = whole ? run.others.inner * run.others.outer
+                                  : count_before(run.others, offsets, walk.shift, params.other_len);
+      const int32_t mask = masks.next(params.space.work, run, lane);
+      shared.empty[other.stage()].wait(other.phase() ^ 1);
+      if (lane == 0) {
+        OtherSlot<Config>& slot = shared.others[other.stage()];
+        slot.mask = mask;
+        slot.limit = limit;
+        slot.head = head;
+      }
+      const auto load = [&](const CUtensorMap* maps, uint32_t tile) {
+        const LoadTarget target{maps, &shared.full[other.stage()],
+                                tile + other.stage() * Config::kOtherBytes, other_head, batch};
+        if (whole) {
+          load_box<Config::kSlices, Config::kOthers, false>(target, run.others, walk.place, lane);
+        } else {
+          load_set<Config::kSlices, Config::kOthers>(target, run.others, walk.place, offsets,
+                                                     walk.shift, limit, lane);
+        }
+      };
+      load(params.y0, tiles.y0);
+      load(params.y1, tiles.y1);
+      other.next();
+      walk.next(run.step);
+    }
+  }
+};
+
+// The warp that reads the statistics of the queries of each tile, before there is room for them,
+// and for kKeys copies what passes before left.
+template <typename Config>
+struct BackwardReader {
+  static constexpr int kOwn = Config::kOthers / 32;  // queries of a lane: lane + 32 i
+  const BackwardParams& params;
+  BackwardShared<Config>& shared;
+  const BackwardTiles<Config>& tiles;
+  int lane;
+  Ring<Config::kStages> other{};
+
+  __device__ void run() {
+    const RunWalk runs{params.space.work, shared.runs[1], lane};
+    for (ItemPosition at;; at.next()) {
+      shared.items.full[at.stage()].wait(at.phase());
+      const ItemSlot& slot = shared.items.slots[at.stage()];
+      if (slot.live == 0) return;
+      const int32_t first_head = slot.batch * params.heads + slot.head * params.members;
+      for (int32_t m = 0; m < params.members; ++m) {
+        runs.each(slot.tile, [&](const WorkRun& run) { read_run(run, first_head + m); });
+      }
+      if constexpr (Config::kAddsDq) {
+        if (slot.tile.earlier != kNone) copy_sums(slot);
+      }
+      shared.items.empty[at.stage()].arrive();
+    }
+  }
+
+  // head: of all heads of the batch
+  __device__ void read_run(const WorkRun& run, int32_t head) {
+    const RowStatistics* source = params.statistics + static_cast<int64_t>(head) * params.q_len;
+    int32_t elements[kOwn];  // positions in tile 0
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const int32_t e = lane + 32 * i;
+      const bool inside = e < run.others.inner * run.others.outer;
+      elements[i] = inside ? position_in(run.others, params.space.work.offsets, e) : -1;
+    }
+    for (int32_t t = 0; t < run.tiles; ++t) {
+      int32_t rows[kOwn];
+      RowStatistics statistics[kOwn];
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) {
+        const int32_t row = elements[i] + t * run.step;
+        rows[i] = elements[i] < 0 || row >= params.q_len ? -1 : row;
+        statistics[i] = rows[i] < 0 ? make_float2(INFINITY, 0) : __ldg(source + row);
+      }
+      shared.empty[other.stage()].wait(other.phase() ^ 1);
+      OtherSlot<Config>& slot = shared.others[other.stage()];
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) {
+        slot.statistics[lane + 32 * i] = statistics[i];
+        if constexpr (Config::kAddsDq) slot.rows[lane + 32 * i] = rows[i];
+      }
+      shared.full[other.stage()].arrive();
+      other.next();
+    }
+  }
+
+  __device__ void copy_sums(const ItemSlot& item) {
+    wait_for_passes(params.space, item, lane);
+    const int64_t head = item.batch * params.space.heads + item.head;
+    int64_t rows[4];  // of the sums, of owners lane + 32 i; −1: none
+    int found = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int32_t e = lane + 32 * i;
+      const int32_t at = owner_position(item.tile, params.space.work.offsets, e);
+      const bool covered = at >= 0 && row_in(params.space.work.row_bits, item.tile.earlier,
+                                             item.tile.earlier_bits, e);
+      rows[i] = covered ? head * params.owner_len + at : -1;
+      found += __popc(__ballot_sync(~0u, covered));
+    }
+    const bool in_one =
+        found == Config::kOwners && item.tile.owners.outer == 1 && Config::kSlices == 1;
+#pragma unroll 1
+    for (int s = 0; s < Config::kSumStages; ++s) {
+      const float* sums = s < Config::kSlices ? params.d0.sums : params.d1.sums;
+      sums += s % Config::kSlices * 64;
+      shared.empty[other.stage()].wait(other.phase() ^ 1);
+      Barrier& full = shared.full[other.stage()];
+      if (lane == 0) full.expect_transaction(found * Config::kSumRowBytes);
+      __syncwarp();
+      const uint32_t targets[2] = {tiles.y0 + other.stage() * Config::kOtherBytes,
+                                   tiles.y1 + other.stage() * Config::kOtherBytes};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float* source = sums + rows[i] * Config::kDim;
+        if (in_one) {
+          if (i % 2 == 0 && lane == 0) {
+            copy_bulk(targets[i / 2], source, Config::kOtherBytes, full);
+          }
+        } else if (rows[i] >= 0) {
+          copy_bulk(targets[i / 2] + (lane + 32 * (i % 2)) * Config::kSumRowBytes, source,
+                    Config::kSumRowBytes, full);
+        }
+      }
+      full.arrive();
+      other.next();
+    }
+  }
+};
+
+}  // namespace lace::sm90

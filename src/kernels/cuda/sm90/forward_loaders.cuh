@@ -1,0 +1,219 @@
+#pragma once
+
+#include "kernels/cuda/sm90/forward_params.h"
+#include "kernels/cuda/sm90/hopper.cuh"
+#include "kernels/cuda/sm90/items.cuh"
+#include "kernels/cuda/sm90/load_set.cuh"
+
+namespace lace::sm90 {
+
+// A block of the forward kernel: its tiles, its shared memory, and the warps that load.
+
+template <typename ElementType, int kQkDimValue, int kVDimValue, ForwardTiling kTiling>
+struct ForwardConfig {
+  using Element = ElementType;
+  static constexpr int kQkDim = kQkDimValue, kVDim = kVDimValue;
+  static constexpr int kConsumers = kTiling == ForwardTiling::kWide ? 3 : 2;
+  static constexpr int kKeys = kTiling == ForwardTiling::kShort ? 64 : 128;
+  static constexpr int kBlocks = forward_blocks(kTiling);
+  // Where two blocks share a multiprocessor, they overlap.
+  static constexpr bool kOverlaps = kBlocks == 1;
+  static constexpr int kThreads = 128 * (1 + kConsumers);
+  // A block starts with kStart registers a thread; some are moved from the producer to the
+  // consumers, who would wait forever for more than there are.
+  static constexpr int kStart = 65536 / kBlocks / kThreads / 8 * 8;
+  static constexpr int kProducerRegisters = kTiling == ForwardTiling::kStandard ? 56 : 32;
+  static constexpr int kConsumerRegisters = kTiling == ForwardTiling::kStandard ? 224
+                                            : kTiling == ForwardTiling::kWide   ? 160
+                                                                                : 104;
+  static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= kStart * (1 + kConsumers));
+  static constexpr int kOwners = 64 * kConsumers;
+  static constexpr int kQueryStages = 2;
+  static constexpr int kStages = kTiling == ForwardTiling::kShort ? 4
+                                 : kQkDim + kVDim <= 128          ? 5
+                                 : kQkDim + kVDim <= 192          ? 3
+                                                                  : 2;
+  static constexpr int kQuerySliceBytes = kOwners * 128;
+  static constexpr int kSliceBytes = kKeys * 128;
+  static constexpr int kQueryBytes = kQkDim / 64 * kQuerySliceBytes;
+  static constexpr int kKeyBytes = kQkDim / 64 * kSliceBytes;
+  static constexpr int kValueBytes = kVDim / 64 * kSliceBytes;
+  // Where the tiles lie.
+  static constexpr int kKeysAt = kQueryStages * kQueryBytes;
+  static constexpr int kValuesAt = kKeysAt + kStages * kKeyBytes;
+  // What passes before left: rows in a stage of keys, stages of a tile of owners.
+  static constexpr int kPartialRowBytes = kVDim * 4;
+  static constexpr int kPartialRows = kKeyBytes / kPartialRowBytes;
+  static constexpr int kPartialStages = kOwners / kPartialRows;
+  static_assert(kPartialRows % 32 == 0 && kOwners % kPartialRows == 0);
+  static constexpr int kTileBytes = kValuesAt + kStages * kValueBytes;
+};
+
+// What consumers know of a tile of keys.
+struct KeySlot {
+  int32_t mask;
+  int32_t limit;  // keys that count
+
+  // What the mask says of the 64 rows of consumer `group`.
+  __device__ bool dead(int group) const { return mask >= 0 && (mask & kDeadRows << group) != 0; }
+  __device__ bool masks(int group) const { return mask >= 0 && (mask & kFullRows << group) == 0; }
+};
+
+template <typename Config>
+struct ForwardShared {
+  Barrier q_full[Config::kQueryStages], q_empty[Config::kQueryStages];
+  Barrier k_full[Config::kStages], k_empty[Config::kStages];
+  Barrier v_full[Config::kStages], v_empty[Config::kStages];
+  ItemRing items;
+  KeySlot keys[Config::kStages];
+  float partial_lse[Config::kStages][Config::kPartialRows];
+  WorkRun run;  // the loading warp's own
+};
+
+template <typename Config>
+struct Producer {
+  const ForwardParams& params;
+  ForwardShared<Config>& shared;
+  uint32_t q_smem;  // keys and values lie behind the queries
+  int lane;
+  Ring<Config::kQueryStages> query{};
+  Ring<Config::kStages> key{}, value{};
+
+  // Called by all lanes of one warp.
+  __device__ void run() {
+    const RunWalk runs{params.space.work, shared.run, lane};
+    for (ItemPosition at;; at.next()) {
+      shared.items.full[at.stage()].wait(at.phase());
+      const ItemSlot& slot = shared.items.slots[at.stage()];
+      if (slot.live == 0) return;
+      const WorkTile& tile = slot.tile;
+      const int32_t head = slot.head, batch = slot.batch;
+      shared.q_empty[query.stage()].wait(query.phase() ^ 1);
+      const LoadTarget target{params.q, &shared.q_full[query.stage()],
+                              q_smem + query.stage() * Config::kQueryBytes, head, batch};
+      load_set<Config::kQkDim / 64, Config::kOwners>(target, tile.owners, BoxPlace(tile.owners),
+                                                     params.space.work.offsets, 0, tile.owner_count,
+                                                     lane);
+      query.next();
+      const int32_t kv_head = head / params.heads_per_kv;
+      runs.each(tile, [&](const WorkRun& run) { load_run(run, kv_head, batch); });
+      if (tile.earlier != kNone) follow(key, shared.k_empty, Config::kPartialStages);
+      tell_issued(shared.items, at, lane);
+    }
+  }
+
+  __device__ void load_run(const WorkRun& run, int32_t kv_head, int32_t batch) {
+    MaskWalk masks;
+    TileWalk walk(run);
+    const int32_t* offsets = params.space.work.offsets;
+    for (int32_t t = 0; t < run.tiles; ++t) {
+      const bool whole = walk.is_whole(run.others, params.k_len);
+      const int32_t limit = whole ? run.others.inner * run.others.outer
+                                  : count_before(run.others, offsets, walk.shift, params.k_len);
+      const int32_t mask = masks.next(params.space.work, run, lane);
+      const auto load = [&]<int kSlices>(const LoadTarget& target, auto all) {
+        if (whole) {
+          load_box<kSlices, Config::kKeys, all()>(target, run.others, walk.place, lane);
+        } else {
+          load_set<kSlices, Config::kKeys, all()>(target, run.others, walk.place, offsets,
+                                                  walk.shift, limit, lane);
+        }
+      };
+      shared.k_empty[key.stage()].wait(key.phase() ^ 1);
+      if (lane == 0) shared.keys[key.stage()] = {mask, limit};
+      load.template operator()<Config::kQkDim / 64>(
+          {params.k, &shared.k_full[key.stage()],
+           q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes, kv_head, batch},
+          std::true_type());
+      key.next();
+      shared.v_empty[value.stage()].wait(value.phase() ^ 1);
+      load.template operator()<Config::kVDim / 64>(
+          {params.v, &shared.v_full[value.stage()],
+           q_smem + Config::kValuesAt + value.stage() * Config::kValueBytes, kv_head, batch},
+          std::false_type());
+      value.next();
+      walk.next(run.step);
+    }
+  }
+};
+
+// The warp that copies what passes before left.
+template <typename Config>
+struct PartialLoader {
+  const ForwardParams& params;
+  ForwardShared<Config>& shared;
+  uint32_t q_smem;
+  int lane;
+  Ring<Config::kStages> key{};
+
+  __device__ void run() {
+    for (ItemPosition at;; at.next()) {
+      shared.items.full[at.stage()].wait(at.phase());
+      const ItemSlot& item = shared.items.slots[at.stage()];
+      if (item.live == 0) return;
+      if (params.space.joins) follow(key, shared.k_empty, item.tile.tiles);
+      if (item.tile.earlier != kNone) join(item);
+      shared.items.empty[at.stage()].arrive();
+    }
+  }
+
+  __device__ void join(const ItemSlot& item) {
+    constexpr int kOwn = Config::kOwners / 32;  // rows of a lane: lane + 32 i
+    wait_for_passes(params.space, item, lane);
+    const int64_t first =
+        static_cast<int64_t>(item.batch * params.space.heads + item.head) * params.q_len;
+    int32_t rows[kOwn];  // −1: none
+    float lse[kOwn];
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const int32_t e = lane + 32 * i;
+      rows[i] = owner_position(item.tile, params.space.work.offsets, e);
+      const bool covered = rows[i] >= 0 && row_in(params.space.work.row_bits, item.tile.earlier,
+                                                  item.tile.earlier_bits, e);
+      if (!covered) rows[i] = -1;
+      lse[i] = covered ? __ldcg(params.lse + first + rows[i]) : -INFINITY;
+    }
+    constexpr int kOfStage = Config::kPartialRows / 32;
+    const float* partial = params.partial + first * Config::kVDim;
+#pragma unroll
+    for (int i = 0; i < kOwn; i += kOfStage) {
+      copy<kOfStage>(partial, item.tile.owners.outer == 1, &rows[i], &lse[i]);
+    }
+  }
+
+  // A stage of rows.
+  template <int kCount>
+  __device__ void copy(const float* partial, bool in_a_row, const int32_t* rows, const float* lse) {
+    constexpr uint32_t kBytes = Config::kPartialRowBytes;
+    shared.k_empty[key.stage()].wait(key.phase() ^ 1);
+    Barrier& full = shared.k_full[key.stage()];
+    int found = 0;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      shared.partial_lse[key.stage()][lane + 32 * i] = lse[i];
+      found += __popc(__ballot_sync(~0u, rows[i] >= 0));
+    }
+    __syncwarp();
+    if (lane == 0) {
+      full.arrive_and_expect_tx(found * kBytes);
+    } else {
+      full.arrive();
+    }
+    __syncwarp();
+    const uint32_t target = q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes;
+    const auto source = [&](int i) -> const float* {
+      return partial + int64_t{rows[i]} * Config::kVDim;
+    };
+    if (in_a_row && found == 32 * kCount) {
+      if (lane == 0) copy_bulk(target, source(0), Config::kKeyBytes, full);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        if (rows[i] >= 0) copy_bulk(target + (lane + 32 * i) * kBytes, source(i), kBytes, full);
+      }
+    }
+    key.next();
+  }
+};
+
+}  // namespace lace::sm90
