@@ -389,6 +389,8 @@ def main():
             break
         contenders = {}
         for name in arguments.contenders:
+            if name.startswith("flex"):
+                progress(f"{row.name} masks of {name}")
             try:
                 contender = make_contender(name, row)
             except Exception as error:
