@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <iostream>
+#include <map>
 #include <memory>
 
 #include <nlohmann/json.hpp>
@@ -75,6 +76,19 @@ Json describe() {
   return json;
 }
 
+// Each kernel that is selected, or reason why none is, with what for.
+std::map<std::string, std::string> by_kernel(const Json& json) {
+  std::map<std::string, std::string> found;
+  for (const auto& [key, suffix] : {std::pair("selected", ""), {"selected_cuda", " (GPU)"}}) {
+    if (!json.contains(key)) continue;
+    for (const auto& [dtype, kernel] : json[key].items()) {
+      std::string& dtypes = found[kernel.get<std::string>()];
+      dtypes += concat(dtypes.empty() ? "" : ", ", dtype, suffix);
+    }
+  }
+  return found;
+}
+
 void print(const Json& json) {
   auto line = [](const std::string& key, const std::string& value) {
     std::cout << colored(key, Color::kBold) << std::string(12 - key.size(), ' ') << value << "\n";
@@ -102,20 +116,13 @@ void print(const Json& json) {
                    ? colored("yes", Color::kGreen)
                    : colored("no: " + kernel["reason"].get<std::string>(), Color::kYellow)});
   }
-  std::cout << table.to_string() << "\nattention with head_dim 64 runs";
-  std::string separator = " ";
-  for (const auto& [dtype, kernel] : json["selected"].items()) {
-    std::cout << separator << kernel.get<std::string>() << " on " << dtype;
-    separator = ", ";
+  std::cout << table.to_string() << "\n";
+  const std::string forced = json["forced"].is_null()
+                                 ? ""
+                                 : concat(" (LACE_KERNEL=", json["forced"].get<std::string>(), ")");
+  for (const auto& [kernel, dtypes] : by_kernel(json)) {
+    std::cout << "attention, head_dim 64, " << dtypes << ": " << kernel << forced << "\n";
   }
-  if (json.contains("selected_cuda")) {
-    for (const auto& [dtype, kernel] : json["selected_cuda"].items()) {
-      std::cout << separator << kernel.get<std::string>() << " on " << dtype << " (GPU)";
-    }
-  }
-  std::cout << (json["forced"].is_null()
-                    ? "\n"
-                    : " (LACE_KERNEL=" + json["forced"].get<std::string>() + ")\n");
 }
 
 void add_info(CLI::App& app) {
