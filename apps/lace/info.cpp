@@ -24,8 +24,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// The kernel that attention with this dtype runs, or why there is none.
-std::string selected(Device device, DType dtype) {
+// The kernel that attention with this dtype runs; null, and json["error"] says why, if none does.
+Json selected(Device device, DType dtype, Json& json) {
   AttentionShape shape;
   shape.device = device;
   shape.dtype = dtype;
@@ -36,7 +36,8 @@ std::string selected(Device device, DType dtype) {
   try {
     return std::string(select_kernel(shape).name);
   } catch (const Error& error) {
-    return error.what();
+    json["error"] = error.what();
+    return {};
   }
 }
 
@@ -58,8 +59,8 @@ Json describe() {
                     {"available", reason.empty()},
                     {"reason", reason}});
   }
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat64}) {
-    json["selected"][std::string(name(dtype))] = selected(Device::kCpu, dtype);
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64}) {
+    json["selected"][std::string(name(dtype))] = selected(Device::kCpu, dtype, json);
   }
   json["gpus"] = Json::array();
   for (const ops::Gpu& gpu : ops::gpus()) {
@@ -68,7 +69,7 @@ Json describe() {
   }
   if (!json["gpus"].empty()) {
     for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
-      json["selected_cuda"][std::string(name(dtype))] = selected(Device::kCuda, dtype);
+      json["selected_cuda"][std::string(name(dtype))] = selected(Device::kCuda, dtype, json);
     }
   }
   const char* forced = std::getenv("LACE_KERNEL");
@@ -76,13 +77,13 @@ Json describe() {
   return json;
 }
 
-// Each kernel that is selected, or reason why none is, with what for.
+// Each kernel that is selected, or the reason why none is, with what for.
 std::map<std::string, std::string> by_kernel(const Json& json) {
   std::map<std::string, std::string> found;
   for (const auto& [key, suffix] : {std::pair("selected", ""), {"selected_cuda", " (GPU)"}}) {
     if (!json.contains(key)) continue;
     for (const auto& [dtype, kernel] : json[key].items()) {
-      std::string& dtypes = found[kernel.get<std::string>()];
+      std::string& dtypes = found[(kernel.is_null() ? json["error"] : kernel).get<std::string>()];
       dtypes += concat(dtypes.empty() ? "" : ", ", dtype, suffix);
     }
   }

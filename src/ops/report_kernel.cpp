@@ -31,12 +31,10 @@ bool is_verbose() {
 }  // namespace
 
 void report_kernel(const AttentionShape& shape, const Kernel& kernel) {
-  if (shape.device == Device::kCuda) {
-    const std::string reasons = passed_over(shape);
-    if (!reasons.empty() && is_first(reasons)) {
-      TORCH_WARN("lace: attention runs ", kernel.name,
-                 ", since faster kernels of this GPU cannot: ", reasons);
-    }
+  const std::string reasons = passed_over(shape);
+  if (!reasons.empty() && is_first(reasons)) {
+    TORCH_WARN("lace: attention runs ", kernel.name, ", since faster kernels here cannot:\n",
+               reasons);
   }
   if (!is_verbose()) return;
   const std::string line =
