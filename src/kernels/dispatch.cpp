@@ -20,20 +20,18 @@ std::string kernel_names() {
   return names;
 }
 
-// Why `kernel` cannot compute `shape` here, or empty.
-std::string refusal(const Kernel& kernel, const AttentionShape& shape) {
+// Why `kernel` cannot compute `shape` here; no reason if it can.
+struct Refusal {
+  std::string reason;
+  bool is_of_shape = false;  // the kernel could run here, on tensors there
+};
+Refusal refuse(const Kernel& kernel, const AttentionShape& shape) {
   if (kernel.device != shape.device) {
-    return concat("it runs on ", device_name(kernel.device), ", the tensors are on ",
-                  device_name(shape.device));
+    return {concat("it runs on ", device_name(kernel.device), ", the tensors are on ",
+                   device_name(shape.device))};
   }
-  const std::string reason = kernel.unavailable();
-  return reason.empty() ? kernel.unsupported(shape) : reason;
-}
-
-// The kernel that LACE_KERNEL names, or null.
-const char* forced_name() {
-  const char* name = std::getenv("LACE_KERNEL");
-  return name != nullptr && *name != '\0' ? name : nullptr;
+  if (const std::string reason = kernel.unavailable(); !reason.empty()) return {reason};
+  return {kernel.unsupported(shape), true};
 }
 
 }  // namespace
@@ -45,32 +43,25 @@ const Kernel& find_kernel(std::string_view name) {
   throw Error(concat("[kernel] there is no kernel named '", name, "'; there are ", kernel_names()));
 }
 
-const Kernel& select_kernel(const AttentionShape& shape) {
-  if (const char* forced = forced_name()) {
+const Kernel& select_kernel(const AttentionShape& shape, std::string* passed_over) {
+  if (passed_over != nullptr) passed_over->clear();
+  const char* forced = std::getenv("LACE_KERNEL");
+  if (forced != nullptr && *forced != '\0') {
     const Kernel& kernel = find_kernel(forced);
-    const std::string reason = refusal(kernel, shape);
-    LACE_CHECK(reason.empty(), "[attention] LACE_KERNEL=", forced, " cannot run: ", reason);
+    const Refusal refusal = refuse(kernel, shape);
+    LACE_CHECK(refusal.reason.empty(), "[attention] LACE_KERNEL=", forced,
+               " cannot run: ", refusal.reason);
     return kernel;
   }
   std::string reasons;
   for (const Kernel& kernel : kernels()) {
-    const std::string reason = refusal(kernel, shape);
-    if (reason.empty()) return kernel;
-    reasons += concat("\n  ", kernel.name, ": ", reason);
+    const Refusal refusal = refuse(kernel, shape);
+    if (refusal.reason.empty()) return kernel;
+    const std::string line = concat("\n  ", kernel.name, ": ", refusal.reason);
+    if (refusal.is_of_shape && passed_over != nullptr) *passed_over += line;
+    reasons += line;
   }
   throw Error("[attention] no kernel can compute this:" + reasons);
-}
-
-std::string passed_over(const AttentionShape& shape) {
-  std::string reasons;
-  if (forced_name() != nullptr) return reasons;
-  for (const Kernel& kernel : kernels()) {
-    if (kernel.device != shape.device || !kernel.unavailable().empty()) continue;
-    const std::string reason = kernel.unsupported(shape);
-    if (reason.empty()) break;
-    reasons += concat(reasons.empty() ? "" : "\n", kernel.name, ": ", reason);
-  }
-  return reasons;
 }
 
 bool is_aligned(const Tensor4& tensor, DType dtype, int64_t batch, int64_t heads, int64_t rows) {

@@ -94,11 +94,9 @@ std::span<const Kernel> kernels();
 // The first kernel of shape.device that is available and supports `shape`, or the one that the
 // environment variable LACE_KERNEL names. Throws lace::Error with the reason if that one cannot run
 // or if none can.
-const Kernel& select_kernel(const AttentionShape& shape);
-
-// Why better kernels of its device that this machine could run do not compute `shape`: a line each,
-// "name: reason"; empty if select_kernel() takes the best one, or the one that LACE_KERNEL names.
-std::string passed_over(const AttentionShape& shape);
+// passed_over, if not null: why better kernels of the device that this machine could run do not
+// compute `shape`, a line "\n  name: reason" each; empty if LACE_KERNEL names the kernel.
+const Kernel& select_kernel(const AttentionShape& shape, std::string* passed_over = nullptr);
 
 // The kernel of that name. Throws lace::Error listing all names if there is none.
 const Kernel& find_kernel(std::string_view name);

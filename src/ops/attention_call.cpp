@@ -57,8 +57,9 @@ std::pair<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const a
   const AttentionArguments arguments = check_attention("attention", q, k, v, options.scale);
   const AttentionShape& shape = arguments.shape;
   const c10::DeviceGuard device(q.device());
-  const Kernel& kernel = select_kernel(shape);
-  report_kernel(shape, kernel);
+  std::string passed_over;
+  const Kernel& kernel = select_kernel(shape, &passed_over);
+  report_kernel(shape, kernel, passed_over);
   const auto plan = forward_plan(kernel, shape, pattern);
   at::Tensor out = empty_result(q, shape.batch, shape.heads, shape.q_len, shape.v_dim);
   at::Tensor lse =

@@ -30,11 +30,11 @@ bool is_verbose() {
 
 }  // namespace
 
-void report_kernel(const AttentionShape& shape, const Kernel& kernel) {
-  const std::string reasons = passed_over(shape);
-  if (!reasons.empty() && is_first(reasons)) {
-    TORCH_WARN("lace: attention runs ", kernel.name, ", since faster kernels here cannot:\n",
-               reasons);
+void report_kernel(const AttentionShape& shape, const Kernel& kernel,
+                   const std::string& passed_over) {
+  if (!passed_over.empty() && is_first(passed_over)) {
+    TORCH_WARN("lace: attention runs ", kernel.name,
+               ", since faster kernels here cannot:", passed_over);
   }
   if (!is_verbose()) return;
   const std::string line =

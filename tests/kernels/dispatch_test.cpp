@@ -51,6 +51,11 @@ TEST(Dispatch, PicksTheFirstThatCan) {
 }
 
 TEST(Dispatch, TellsWhichBetterOnesWerePassedOver) {
+  const auto passed_over = [](const AttentionShape& shape) -> std::string {
+    std::string reasons = "of before";
+    select_kernel(shape, &reasons);
+    return reasons;
+  };
   EXPECT_EQ(passed_over(shape_of(DType::kFloat32, 16)), "");
   const std::string reasons = passed_over(shape_of(DType::kFloat64, 16));
   EXPECT_NE(reasons.find("cpu_portable: "), std::string::npos) << reasons;

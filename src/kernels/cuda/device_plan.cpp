@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/mask_bits.h"
 
 namespace lace::cuda {
 namespace {
@@ -59,22 +60,6 @@ void keep_with_graph(const std::shared_ptr<const UploadedPlan>& plan, cudaStream
   LACE_CUDA(cudaUserObjectCreate(&object, kept.get(), release, 1, cudaUserObjectNoDestructorSync));
   kept.release();
   LACE_CUDA(cudaGraphRetainUserObject(graph, object, 1, cudaGraphUserObjectMove));
-}
-
-// Adds the bits of `mask`, by owners, to `words`.
-DeviceMask add_mask(const Mask& mask, std::vector<uint64_t>& words) {
-  const DeviceMask added{mask.owners, mask.others, (mask.others + 63) / 64,
-                         static_cast<int32_t>(words.size())};
-  words.resize(words.size() + static_cast<size_t>(mask.owners * added.words_per_owner));
-  LACE_CHECK(words.size() <= INT32_MAX, "[attention] the masks of this plan are too large");
-  for (int32_t f = 0; f < mask.others; ++f) {
-    for (int32_t e = 0; e < mask.owners; ++e) {
-      const uint64_t word = mask.words[static_cast<size_t>(f * mask.words_per_other + e / 64)];
-      const int32_t at = added.word_begin + e * added.words_per_owner + f / 64;
-      words[static_cast<size_t>(at)] |= (word >> (e % 64) & 1) << (f % 64);
-    }
-  }
-  return added;
 }
 
 // A plan on each GPU that has it.
@@ -144,7 +129,11 @@ UploadedPlan::UploadedPlan(const Plan& plan, cudaStream_t stream) {
   std::vector<DeviceMask> masks;
   std::vector<uint64_t> words;
   for (const Mask& mask : plan.masks) {
-    masks.push_back(add_mask(mask, words));
+    const MaskBits bits = bits_by_owner(mask);
+    masks.push_back(
+        {mask.owners, mask.others, bits.words_per_owner, static_cast<int32_t>(words.size())});
+    words.insert(words.end(), bits.words.begin(), bits.words.end());
+    LACE_CHECK(words.size() <= INT32_MAX, "[attention] the masks of this plan are too large");
   }
   DevicePacker packer;
   packer.add(plan.tiles, &view_.tiles);

@@ -18,9 +18,7 @@
 
 namespace lace::cuda {
 
-// Bit (owner e, other f) is
-// DevicePlan::words[word_begin + e · words_per_owner + f / 64] >> (f % 64): by owners, since a
-// thread wants all others of its two.
+// A mask as mask_bits.h has it, from DevicePlan::words[word_begin] on.
 struct DeviceMask {
   int32_t owners, others, words_per_owner, word_begin;
 };

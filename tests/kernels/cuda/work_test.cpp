@@ -60,34 +60,41 @@ TEST(Sm90Work, TellsWhereEveryOtherIsInOneTile) {
   EXPECT_FALSE(sole("heads(1*block(128), 1*dense)"));
 }
 
-// Flags say of 64 owners what the rows of bits say one by one.
+// Rows of bits are those of the plan's masks, and flags say of 64 owners what they say one by one.
 TEST(Sm90Work, FlagsTellOfMasks) {
-  for (const char* text : {"local(128) | strided(128)", "block(128)", "local(50) | sinks(3)"}) {
-    const Plan plan = plan_of(text, 1, {128, 64});
-    const sm90::Work work = sm90::make_work(plan, 1);
-    ASSERT_EQ(work.mask_ids.size(), plan.mask_ids.size());
-    int dead = 0, full = 0;
-    for (const int32_t named : work.mask_ids) {
-      if (named < 0) continue;
-      const size_t m = static_cast<size_t>(named & sm90::kMaskIndex);
-      const Mask& mask = plan.masks[m];
-      for (int32_t group = 0; 64 * group < mask.owners; ++group) {
-        int64_t live = 0, rows = 0;
-        for (int32_t e = 64 * group; e < std::min(mask.owners, 64 * group + 64); ++e, ++rows) {
-          for (int32_t f = 0; f < mask.others; ++f) {
-            const size_t row = m * static_cast<size_t>(work.owner_rows) + static_cast<size_t>(e);
-            live += work.mask_rows[4 * row + static_cast<size_t>(f / 32)] >> (f % 32) & 1;
+  for (const TileShape tile : {TileShape{128, 64}, {128, 128}, {192, 128}}) {
+    for (const char* text : {"local(128) | strided(128)", "block(128)", "local(50) | sinks(3)"}) {
+      const Plan plan = plan_of(text, 1, tile);
+      const sm90::Work work = sm90::make_work(plan, 1);
+      ASSERT_EQ(work.mask_ids.size(), plan.mask_ids.size());
+      int dead = 0, full = 0;
+      for (const int32_t named : work.mask_ids) {
+        if (named < 0) continue;
+        const size_t m = static_cast<size_t>(named & sm90::kMaskIndex);
+        const Mask& mask = plan.masks[m];
+        for (int32_t group = 0; 64 * group < mask.owners; ++group) {
+          int64_t live = 0, rows = 0;
+          for (int32_t e = 64 * group; e < std::min(mask.owners, 64 * group + 64); ++e, ++rows) {
+            for (int32_t f = 0; f < mask.others; ++f) {
+              const size_t row = m * static_cast<size_t>(work.owner_rows) + static_cast<size_t>(e);
+              const uint32_t bit =
+                  work.mask_rows[4 * row + static_cast<size_t>(f / 32)] >> (f % 32) & 1;
+              const size_t word = static_cast<size_t>(f * mask.words_per_other + e / 64);
+              ASSERT_EQ(bit, mask.words[word] >> (e % 64) & 1) << text << " mask " << m;
+              live += bit;
+            }
           }
+          EXPECT_EQ((named & sm90::kDeadRows << group) != 0, live == 0) << text << " mask " << m;
+          EXPECT_EQ((named & sm90::kFullRows << group) != 0, live == rows * mask.others) << text;
+          dead += live == 0;
+          full += live == rows * mask.others;
         }
-        EXPECT_EQ((named & sm90::kDeadRows << group) != 0, live == 0) << text << " mask " << m;
-        EXPECT_EQ((named & sm90::kFullRows << group) != 0, live == rows * mask.others) << text;
-        dead += live == 0;
-        full += live == rows * mask.others;
       }
-    }
-    EXPECT_GT(dead, 0) << text;
-    if (std::string(text) == "local(128) | strided(128)") {
-      EXPECT_GT(full, 0);
+      if (tile.others > 64) continue;
+      EXPECT_GT(dead, 0) << text;
+      if (std::string(text) == "local(128) | strided(128)") {
+        EXPECT_GT(full, 0);
+      }
     }
   }
 }

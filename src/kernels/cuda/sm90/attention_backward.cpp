@@ -1,6 +1,5 @@
 #include "kernels/cuda/sm90/attention_backward.h"
 
-#include <algorithm>
 #include <memory>
 #include <numbers>
 
@@ -151,7 +150,7 @@ struct Backward {
       run_statistics(nullptr);
       return run_keys(keys, BackwardMode::kKeys, dq);
     }
-    if (context.deterministic || saves_memory() || is_short(keys.work)) {
+    if (context.deterministic || saves_memory(keys.work) || is_short(keys.work)) {
       run_statistics(nullptr);
       run_keys(keys, BackwardMode::kKeysAlone, {});
       return run_queries();
@@ -177,13 +176,10 @@ struct Backward {
   }
 
   // Whether whole sums, of dq and those that passes leave of dk and dv, would take too much.
-  bool saves_memory() const {
-    const bool several =
-        std::any_of(transposed.groups.begin(), transposed.groups.end(),
-                    [](const HeadGroup& group) { return group.pass_end - group.pass_begin > 1; });
+  bool saves_memory(const Work& work) const {
     const int64_t rows =
         shape.batch * (shape.heads * shape.q_len + 2 * shape.kv_heads * shape.k_len);
-    return several && rows * dim * 4 > kMostSumsBytes;
+    return work.several_passes && rows * dim * 4 > kMostSumsBytes;
   }
 
   void run_keys(const UploadedWork& uploaded, BackwardMode mode, const Gradient& dq) const {

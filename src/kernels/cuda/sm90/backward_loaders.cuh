@@ -147,14 +147,10 @@ struct BackwardLoader {
         slot.head = head;
       }
       const auto load = [&](const CUtensorMap* maps, uint32_t tile) {
-        const LoadTarget target{maps, &shared.full[other.stage()],
-                                tile + other.stage() * Config::kOtherBytes, other_head, batch};
-        if (whole) {
-          load_box<Config::kSlices, Config::kOthers, false>(target, run.others, walk.place, lane);
-        } else {
-          load_set<Config::kSlices, Config::kOthers>(target, run.others, walk.place, offsets,
-                                                     walk.shift, limit, lane);
-        }
+        load_tile<Config::kSlices, Config::kOthers>(
+            {maps, &shared.full[other.stage()], tile + other.stage() * Config::kOtherBytes,
+             other_head, batch},
+            run, walk, whole, offsets, limit, lane);
       };
       load(params.y0, tiles.y0);
       load(params.y1, tiles.y1);

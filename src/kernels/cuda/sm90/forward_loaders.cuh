@@ -111,26 +111,18 @@ struct Producer {
       const int32_t limit = whole ? run.others.inner * run.others.outer
                                   : count_before(run.others, offsets, walk.shift, params.k_len);
       const int32_t mask = masks.next(params.space.work, run, lane);
-      const auto load = [&]<int kSlices>(const LoadTarget& target, auto all) {
-        if (whole) {
-          load_box<kSlices, Config::kKeys, all()>(target, run.others, walk.place, lane);
-        } else {
-          load_set<kSlices, Config::kKeys, all()>(target, run.others, walk.place, offsets,
-                                                  walk.shift, limit, lane);
-        }
-      };
       shared.k_empty[key.stage()].wait(key.phase() ^ 1);
       if (lane == 0) shared.keys[key.stage()] = {mask, limit};
-      load.template operator()<Config::kQkDim / 64>(
+      load_tile<Config::kQkDim / 64, Config::kKeys, true>(
           {params.k, &shared.k_full[key.stage()],
            q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes, kv_head, batch},
-          std::true_type());
+          run, walk, whole, offsets, limit, lane);
       key.next();
       shared.v_empty[value.stage()].wait(value.phase() ^ 1);
-      load.template operator()<Config::kVDim / 64>(
+      load_tile<Config::kVDim / 64, Config::kKeys>(
           {params.v, &shared.v_full[value.stage()],
            q_smem + Config::kValuesAt + value.stage() * Config::kValueBytes, kv_head, batch},
-          std::false_type());
+          run, walk, whole, offsets, limit, lane);
       value.next();
       walk.next(run.step);
     }
@@ -194,11 +186,7 @@ struct PartialLoader {
       found += __popc(__ballot_sync(~0u, rows[i] >= 0));
     }
     __syncwarp();
-    if (lane == 0) {
-      full.arrive_and_expect_tx(found * kBytes);
-    } else {
-      full.arrive();
-    }
+    arrive_expecting<true>(full, found * kBytes, lane);
     __syncwarp();
     const uint32_t target = q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes;
     const auto source = [&](int i) -> const float* {

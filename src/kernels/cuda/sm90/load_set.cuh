@@ -82,19 +82,27 @@ struct TileWalk {
   }
 };
 
+// Lane 0 of a warp tells `full` of `bytes` to come and arrives; all others arrive too if kAll.
+template <bool kAll>
+__device__ void arrive_expecting(Barrier& full, uint32_t bytes, int lane) {
+  if (lane == 0) {
+    full.arrive_and_expect_tx(bytes);
+  } else if (kAll) {
+    full.arrive();
+  }
+}
+
 // Issues one box into kSlices slices of 64 columns. Called by all lanes of a warp: each arrives at
 // the barrier if kAll, else one.
 template <int kSlices, int kRows, bool kAll>
 __device__ void load_box(const LoadTarget& target, const WorkSet& set, const BoxPlace& place,
                          int lane) {
+  arrive_expecting<kAll>(*target.full, set.box_rows * 128 * kSlices, lane);
   if (lane == 0) {
-    target.full->arrive_and_expect_tx(set.box_rows * 128 * kSlices);
 #pragma unroll
     for (int s = 0; s < kSlices; ++s) {
       target.load(set.map, target.smem + s * kRows * 128, s * 64, place.row, place.period);
     }
-  } else if (kAll) {
-    target.full->arrive();
   }
 }
 
@@ -109,11 +117,7 @@ __device__ void load_set(const LoadTarget& target, const WorkSet& set, const Box
   if (place.period + periods <= set.rows_full) {
     return load_box<kSlices, kRows, kAll>(target, set, place, lane);
   }
-  if (lane == 0) {
-    target.full->arrive_and_expect_tx(count * 128 * kSlices);
-  } else if (kAll) {
-    target.full->arrive();
-  }
+  arrive_expecting<kAll>(*target.full, count * 128 * kSlices, lane);
   __syncwarp();
   // Stretch by stretch, each in boxes of the powers of two that it is made of.
   for (int32_t o = lane; o * set.inner < count; o += 32) {
@@ -130,6 +134,18 @@ __device__ void load_set(const LoadTarget& target, const WorkSet& set, const Box
       }
       element += rows, position += rows, left -= rows;
     }
+  }
+}
+
+// The tile of `run` that `walk` is at, of which `count` elements count.
+template <int kSlices, int kRows, bool kAll = false>
+__device__ void load_tile(const LoadTarget& target, const WorkRun& run, const TileWalk& walk,
+                          bool whole, const int32_t* offsets, int32_t count, int lane) {
+  if (whole) {
+    load_box<kSlices, kRows, kAll>(target, run.others, walk.place, lane);
+  } else {
+    load_set<kSlices, kRows, kAll>(target, run.others, walk.place, offsets, walk.shift, count,
+                                   lane);
   }
 }
 

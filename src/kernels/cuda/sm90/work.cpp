@@ -1,9 +1,12 @@
 #include "kernels/cuda/sm90/work.h"
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 
 #include "lace/error.h"
+
+#include "kernels/cuda/mask_bits.h"
 
 namespace lace::sm90 {
 namespace {
@@ -161,35 +164,28 @@ struct GroupBuilder {
   }
 };
 
-// Bits over owners for each other become bits over others for each owner.
-void add_mask(const Mask& mask, int32_t owner_rows, std::vector<uint32_t>& out) {
-  const size_t begin = out.size();
-  out.resize(begin + static_cast<size_t>(owner_rows) * 4);
-  for (int32_t f = 0; f < std::min(mask.others, kOtherRows); ++f) {
-    for (int32_t e = 0; e < std::min(mask.owners, owner_rows); ++e) {
-      const uint64_t word = mask.words[static_cast<size_t>(f * mask.words_per_other + e / 64)];
-      if (((word >> (e % 64)) & 1) == 0) continue;
-      out[begin + static_cast<size_t>(e * 4 + f / 32)] |= 1u << (f % 32);
+// Adds the bits of `mask` to work.mask_rows; its flags.
+int32_t add_mask(const Mask& mask, Work& work) {
+  const cuda::MaskBits bits = cuda::bits_by_owner(mask);
+  const size_t begin = work.mask_rows.size();
+  work.mask_rows.resize(begin + static_cast<size_t>(work.owner_rows) * 4);
+  constexpr int32_t kGroups = kOwnerRows / 64;
+  int64_t live[kGroups] = {};
+  for (int32_t e = 0; e < std::min(mask.owners, work.owner_rows); ++e) {
+    for (int32_t w = 0; w < std::min(bits.words_per_owner, kOtherRows / 64); ++w) {
+      const uint64_t word = bits.words[static_cast<size_t>(e * bits.words_per_owner + w)];
+      const size_t at = begin + static_cast<size_t>(4 * e + 2 * w);
+      work.mask_rows[at] = static_cast<uint32_t>(word);
+      work.mask_rows[at + 1] = static_cast<uint32_t>(word >> 32);
+      live[e / 64] += std::popcount(word);
     }
   }
-}
-
-// Its owners by 64.
-int32_t flags_of(const Mask& mask) {
   int32_t flags = 0;
-  for (int32_t group = 0; 64 * group < kOwnerRows; ++group) {
-    const int32_t end = std::min(mask.owners, 64 * group + 64);
-    bool dead = true, full = 64 * group < end;
-    for (int32_t f = 0; f < std::min(mask.others, kOtherRows); ++f) {
-      for (int32_t e = 64 * group; e < end; ++e) {
-        const uint64_t word = mask.words[static_cast<size_t>(f * mask.words_per_other + e / 64)];
-        const bool live = (word >> (e % 64) & 1) != 0;
-        dead &= !live;
-        full &= live;
-      }
-    }
-    if (dead) flags |= kDeadRows << group;
-    if (full) flags |= kFullRows << group;
+  for (int32_t group = 0; group < kGroups; ++group) {
+    const int64_t owners = std::clamp(mask.owners - 64 * group, 0, 64);
+    const int64_t pairs = owners * std::min(mask.others, kOtherRows);
+    if (live[group] == 0) flags |= kDeadRows << group;
+    if (owners > 0 && live[group] == pairs) flags |= kFullRows << group;
   }
   return flags;
 }
@@ -200,10 +196,7 @@ void add_masks(const Plan& plan, Work& work) {
   LACE_CHECK(plan.masks.size() <= most, "[attention] cuda_sm90 runs plans of up to ", most,
              " different masks, got ", plan.masks.size());
   std::vector<int32_t> flags;
-  for (const Mask& mask : plan.masks) {
-    add_mask(mask, work.owner_rows, work.mask_rows);
-    flags.push_back(flags_of(mask));
-  }
+  for (const Mask& mask : plan.masks) flags.push_back(add_mask(mask, work));
   for (const int32_t id : plan.mask_ids) {
     work.mask_ids.push_back(id < 0 ? -1 : id | flags[static_cast<size_t>(id)]);
   }
