@@ -115,14 +115,12 @@ class Flex:
     @classmethod
     def load(cls):
         if cls.compiled is None:
-            import torch._functorch.config
-            import torch._inductor.config
+            from torch._inductor.codecache import torch_key
             from torch.nn.attention import flex_attention
             torch._dynamo.config.cache_size_limit = torch._dynamo.config.recompile_limit = 512
-            # The key of these caches hashes all of torch's files, which takes minutes on a machine that
-            # reads them for the first time.
-            torch._inductor.config.fx_graph_cache = False
-            torch._functorch.config.enable_autograd_cache = False
+            # The key of the compiler's caches, else a hash of all of torch's files, which takes minutes
+            # on a machine that reads them for the first time.
+            torch_key.set(torch.__version__.encode())
             cls.module = flex_attention
             cls.compiled = torch.compile(flex_attention.flex_attention, dynamic=False)
             cls.join = torch.compile(join, dynamic=False)

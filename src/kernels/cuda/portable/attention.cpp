@@ -11,7 +11,13 @@ namespace lace::cuda::portable {
 namespace {
 
 constexpr int64_t kMaxDim = 256;
-constexpr int64_t kMaxGrid = 65535;
+
+// How much of the tensors of some heads a section may keep in L2.
+constexpr int64_t kSectionBytes = 20 << 20;
+
+// Others that an owner has on average, up to which dq is computed on its own: clearing, adding and
+// rounding sums would take longer than computing the scores twice.
+constexpr int64_t kFewOthers = 256;
 
 bool is_large(const AttentionShape& shape) { return shape.qk_dim > 128 || shape.v_dim > 128; }
 
@@ -27,12 +33,11 @@ bool is_aligned(const Tensor4& tensor, int64_t bytes) {
          tensor.row_stride % elements == 0;
 }
 
-Rows rows_of(const Tensor4& tensor, int64_t alignment) {
+Rows rows_of(const Tensor4& tensor) {
+  const bool near = std::abs(tensor.row_stride) < int64_t{1} << 30;
   return {tensor.data, tensor.batch_stride, tensor.head_stride, tensor.row_stride,
-          is_aligned(tensor, alignment)};
+          near && is_aligned(tensor, 16)};
 }
-Rows input(const Tensor4& tensor) { return rows_of(tensor, 16); }
-Rows output(const Tensor4& tensor) { return rows_of(tensor, 4); }
 
 int pass_count(const Plan& plan) {
   int passes = 0;
@@ -42,23 +47,70 @@ int pass_count(const Plan& plan) {
   return passes;
 }
 
-// The most tiles of owners that a group has in its pass `pass`.
-int tile_count(const Plan& plan, int pass) {
-  int tiles = 0;
-  for (const HeadGroup& group : plan.groups) {
-    if (group.pass_begin + pass >= group.pass_end) continue;
-    const Pass& which = plan.passes[static_cast<size_t>(group.pass_begin + pass)];
-    tiles = std::max(tiles, which.tile_end - which.tile_begin);
-  }
-  return tiles;
+// The pass `index` of a group, or null.
+const Pass* find_pass(const Plan& plan, const HeadGroup& group, int index) {
+  return index < group.pass_end - group.pass_begin
+             ? &plan.passes[static_cast<size_t>(group.pass_begin + index)]
+             : nullptr;
 }
 
-// Sets which tiles a launch for pass `launch.pass` works on.
+// Pairs that the first tile of a pass computes; the passes put most work first.
+int64_t pairs_of_first_tile(const Plan& plan, const Pass& pass) {
+  if (pass.tile_begin == pass.tile_end) return 0;
+  const OwnerTile& tile = plan.tiles[static_cast<size_t>(pass.tile_begin)];
+  int64_t others = 0;
+  for (int32_t r = tile.run_begin; r < tile.run_end; r++) {
+    const Run& run = plan.runs[static_cast<size_t>(r)];
+    others += run.tiles * run.others.size();
+  }
+  return others * tile.owners.size();
+}
+
+int multiprocessors() {
+  int device = 0, count = 0;
+  LACE_CUDA(cudaGetDevice(&device));
+  LACE_CUDA(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
+// Sets what a launch for pass `launch.pass` works on, for `heads` heads of which each reads
+// `bytes_of_head` while its tiles are worked on.
+// A section is so large that a multiprocessor's share of it is more than twice its longest item,
+// and all are of one size: else a long item stands alone at the end.
 template <typename Launch>
-void set_tiles(const Plan& plan, Launch& launch) {
-  if (plan.groups.size() != 1) return;
-  const Pass& pass = plan.passes[static_cast<size_t>(plan.groups[0].pass_begin + launch.pass)];
-  launch.tile_begin = pass.tile_begin, launch.tile_end = pass.tile_end;
+void set_items(const Plan& plan, int64_t heads, int64_t bytes_of_head, Launch& launch) {
+  int tiles = 0;
+  int64_t longest = 0, pairs = 0;
+  for (const HeadGroup& group : plan.groups) {
+    const Pass* pass = find_pass(plan, group, launch.pass);
+    if (pass == nullptr) continue;
+    tiles = std::max(tiles, pass->tile_end - pass->tile_begin);
+    longest = std::max(longest, pairs_of_first_tile(plan, *pass));
+    pairs += group.heads * pass->computed_pairs;
+  }
+  const int64_t pairs_of_head = std::max<int64_t>(pairs / plan.heads, 1);
+  const int64_t all = heads * launch.shape.batch;
+  const int64_t least = 4 * longest * multiprocessors() / pairs_of_head + 1;
+  const int64_t section =
+      std::clamp(kSectionBytes / std::max<int64_t>(bytes_of_head, 1), std::min(least, all), all);
+  const int64_t sections = (all + section - 1) / section;
+  launch.space = {tiles, static_cast<int>(heads), static_cast<int>(launch.shape.batch),
+                  static_cast<int>((all + sections - 1) / sections)};
+  if (plan.groups.size() == 1) {
+    const Pass* pass = find_pass(plan, plan.groups[0], launch.pass);
+    launch.tile_begin = pass->tile_begin, launch.tile_end = pass->tile_end;
+  }
+}
+
+// Others that are computed for an owner, on average.
+int64_t others_of_owner(const Plan& plan) {
+  int64_t pairs = 0;
+  for (const HeadGroup& group : plan.groups) {
+    for (int32_t p = group.pass_begin; p < group.pass_end; p++) {
+      pairs += group.heads * plan.passes[static_cast<size_t>(p)].computed_pairs;
+    }
+  }
+  return pairs / (plan.heads * plan.owner_len);
 }
 
 void check_tile(const Plan& plan, int32_t most) {
@@ -75,32 +127,101 @@ Workspace allocate_floats(const Context& context, int64_t count) {
   return context.allocate(static_cast<size_t>(count) * sizeof(float));
 }
 
-// d0 (and d1) of every query head in turn, or of every group of key heads.
+// d0 (and d1) of every query head, or of every key head from all its query heads, which one launch
+// does if they have the same tiles.
 struct GradientRun {
   const Context& context;
   const Plan& plan;
   BackwardLaunch launch;
-  void (*start)(BackwardLaunch, int tiles, cudaStream_t);
+  void (*start)(BackwardLaunch, cudaStream_t);
+  int64_t heads, bytes_of_head;
 
   void run(int members, int64_t floats0, int64_t floats1) {
     const int passes = pass_count(plan);
+    launch.members = plan.groups.size() == 1 ? members : 1;
+    const int launches = members / launch.members * passes;
     Workspace partial0, partial1;
-    if (members * passes > 1) {
+    if (launches > 1) {
       partial0 = allocate_floats(context, floats0);
       partial1 = allocate_floats(context, floats1);
       launch.partial0 = pointer<float>(partial0);
       launch.partial1 = pointer<float>(partial1);
     }
-    for (int member = 0; member < members; member++) {
-      for (int pass = 0; pass < passes; pass++) {
-        launch.member = member;
-        launch.pass = pass;
-        launch.first = member == 0 && pass == 0;
-        launch.last = member == members - 1 && pass == passes - 1;
-        set_tiles(plan, launch);
-        start(launch, tile_count(plan, pass), static_cast<cudaStream_t>(context.stream));
+    for (launch.member = 0; launch.member < members; launch.member += launch.members) {
+      for (launch.pass = 0; launch.pass < passes; launch.pass++) {
+        launch.first = launch.member == 0 && launch.pass == 0;
+        launch.last = launch.member + launch.members == members && launch.pass == passes - 1;
+        set_items(plan, heads, bytes_of_head, launch);
+        start(launch, static_cast<cudaStream_t>(context.stream));
       }
     }
+  }
+};
+
+struct Backward {
+  const Context& context;
+  const Plan& plan;
+  const Plan& transposed;
+  const BackwardArgs& args;
+  const AttentionShape& shape = args.shape;
+  const Launchers& run = launchers(args.shape);
+  cudaStream_t stream = static_cast<cudaStream_t>(context.stream);
+  int64_t rows = shape.batch * shape.heads * shape.q_len;
+  int64_t ratio = shape.heads / shape.kv_heads;
+  int64_t row_bytes = 2 * (shape.qk_dim + shape.v_dim);
+  BackwardLaunch launch{};
+
+  void compute() {
+    const Workspace statistics =
+        context.allocate(static_cast<size_t>(rows) * sizeof(RowStatistics));
+    launch.shape = shape;
+    launch.scale = static_cast<float>(args.scale);
+    launch.scale_log2 = static_cast<float>(args.scale * std::numbers::log2e);
+    launch.statistics = pointer<RowStatistics>(statistics);
+    const int64_t width = run.sums_width(shape);
+    const bool few = pass_count(transposed) == 1 && others_of_owner(transposed) <= kFewOthers;
+    const bool alone = context.deterministic || width == 0 || few;
+    Workspace sums;
+    if (!alone) {
+      sums = allocate_floats(context, rows * width);
+      launch.dq_sums = pointer<float>(sums);
+    }
+    run.statistics(launch, rows_of(args.out), rows_of(args.dout),
+                   static_cast<const float*>(args.lse), pointer<RowStatistics>(statistics), stream);
+    compute_keys(alone ? run.backward_keys_alone : run.backward_keys);
+    if (alone) {
+      compute_queries();
+    } else {
+      run.round(launch, rows_of(args.dq), stream);
+    }
+  }
+
+  void compute_keys(void (*start)(BackwardLaunch, cudaStream_t)) {
+    const auto uploaded = upload(transposed, stream);
+    launch.plan = uploaded->view();
+    launch.x0 = rows_of(args.k);
+    launch.x1 = rows_of(args.v);
+    launch.y0 = rows_of(args.q);
+    launch.y1 = rows_of(args.dout);
+    launch.d0 = rows_of(args.dk);
+    launch.d1 = rows_of(args.dv);
+    const int64_t kv_rows = shape.batch * shape.kv_heads * shape.k_len;
+    const int64_t bytes = shape.q_len * ratio * (row_bytes + 4 * shape.qk_dim);
+    GradientRun{context, transposed, launch, start, shape.kv_heads, bytes}.run(
+        static_cast<int>(ratio), kv_rows * shape.qk_dim, kv_rows * shape.v_dim);
+  }
+
+  void compute_queries() {
+    const auto uploaded = upload(plan, stream);
+    launch.plan = uploaded->view();
+    launch.x0 = rows_of(args.q);
+    launch.x1 = rows_of(args.dout);
+    launch.y0 = rows_of(args.k);
+    launch.y1 = rows_of(args.v);
+    launch.d0 = rows_of(args.dq);
+    GradientRun{context,     plan, launch, run.backward_queries,
+                shape.heads, shape.k_len * row_bytes / ratio}
+        .run(1, rows * shape.qk_dim, 0);
   }
 };
 
@@ -114,8 +235,6 @@ std::string unsupported(const AttentionShape& shape) {
     if (dim % 8 != 0) return concat("head_dim ", dim, " is not a multiple of 8");
     if (dim > kMaxDim) return concat("head_dim ", dim, " is more than ", kMaxDim);
   }
-  if (shape.heads > kMaxGrid) return concat("more than ", kMaxGrid, " heads, got ", shape.heads);
-  if (shape.batch > kMaxGrid) return concat("more than ", kMaxGrid, " batch, got ", shape.batch);
   if (shape.k_len > INT32_MAX / 2) return concat("seq_len ", shape.k_len, " is too long");
   return "";
 }
@@ -136,10 +255,10 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   launch.negative = args.scale < 0;
   // Far below what any logit shows, and no 0 · ∞ for the dead pairs.
   launch.scale = static_cast<float>(std::max(std::fabs(args.scale), 1e-30)) * kLog2E;
-  launch.q = input(args.q);
-  launch.k = input(args.k);
-  launch.v = input(args.v);
-  launch.out = output(args.out);
+  launch.q = rows_of(args.q);
+  launch.k = rows_of(args.k);
+  launch.v = rows_of(args.v);
+  launch.out = rows_of(args.out);
   launch.lse = static_cast<float*>(args.lse);
   const int passes = pass_count(plan);
   Workspace partial;
@@ -149,8 +268,10 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   }
   for (launch.pass = 0; launch.pass < passes; launch.pass++) {
     launch.last_pass = launch.pass == passes - 1;
-    set_tiles(plan, launch);
-    launchers(shape).forward(launch, tile_count(plan, launch.pass), stream);
+    set_items(plan, shape.heads,
+              shape.k_len * 2 * (shape.qk_dim + shape.v_dim) * shape.kv_heads / shape.heads,
+              launch);
+    launchers(shape).forward(launch, stream);
   }
 }
 
@@ -158,40 +279,7 @@ void backward(const Context& context, const Plan& plan, const Plan& transposed,
               const BackwardArgs& args) {
   check_tile(plan, tiles(args.shape).forward.owners);
   check_tile(transposed, tiles(args.shape).transposed.owners);
-  const AttentionShape& shape = args.shape;
-  const auto stream = static_cast<cudaStream_t>(context.stream);
-  const auto uploaded = upload(plan, stream);
-  const auto uploaded_transposed = upload(transposed, stream);
-  const int64_t rows = shape.batch * shape.heads * shape.q_len;
-  const int64_t kv_rows = shape.batch * shape.kv_heads * shape.k_len;
-  const Workspace statistics = context.allocate(static_cast<size_t>(rows) * sizeof(RowStatistics));
-  BackwardLaunch launch;
-  launch.shape = shape;
-  launch.scale = static_cast<float>(args.scale);
-  launch.scale_log2 = static_cast<float>(args.scale * std::numbers::log2e);
-  launch.statistics = pointer<RowStatistics>(statistics);
-  launchers(shape).statistics(launch, input(args.out), input(args.dout),
-                              static_cast<const float*>(args.lse),
-                              pointer<RowStatistics>(statistics), stream);
-  launch.plan = uploaded_transposed->view();
-  launch.x0 = input(args.k);
-  launch.x1 = input(args.v);
-  launch.y0 = input(args.q);
-  launch.y1 = input(args.dout);
-  launch.d0 = output(args.dk);
-  launch.d1 = output(args.dv);
-  GradientRun{context, transposed, launch, launchers(shape).backward_keys}.run(
-      static_cast<int>(shape.heads / shape.kv_heads), kv_rows * shape.qk_dim,
-      kv_rows * shape.v_dim);
-  launch.plan = uploaded->view();
-  launch.x0 = input(args.q);
-  launch.x1 = input(args.dout);
-  launch.y0 = input(args.k);
-  launch.y1 = input(args.v);
-  launch.d0 = output(args.dq);
-  launch.d1 = {};
-  GradientRun{context, plan, launch, launchers(shape).backward_queries}.run(1, rows * shape.qk_dim,
-                                                                            0);
+  Backward{context, plan, transposed, args}.compute();
 }
 
 }  // namespace lace::cuda::portable

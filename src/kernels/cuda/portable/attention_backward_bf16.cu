@@ -1,8 +1,11 @@
 #include "kernels/cuda/portable/launchers.cuh"
 
 namespace lace::cuda::portable {
-template void launch_backward<__nv_bfloat16, true>(BackwardLaunch, int, cudaStream_t);
-template void launch_backward<__nv_bfloat16, false>(BackwardLaunch, int, cudaStream_t);
-template void launch_statistics<__nv_bfloat16>(const BackwardLaunch&, const Rows&, const Rows&,
-                                               const float*, RowStatistics*, cudaStream_t);
+template void launch_backward<__nv_bfloat16, BackwardMode::kKeys>(BackwardLaunch, cudaStream_t);
+template void launch_backward<__nv_bfloat16, BackwardMode::kKeysAlone>(BackwardLaunch, cudaStream_t);
+template void launch_backward<__nv_bfloat16, BackwardMode::kQueries>(BackwardLaunch, cudaStream_t);
+template void launch_statistics<__nv_bfloat16>(const BackwardLaunch&, const Rows&, const Rows&, const float*,
+                                    RowStatistics*, cudaStream_t);
+template void launch_round<__nv_bfloat16>(const BackwardLaunch&, const Rows&, cudaStream_t);
+template int sums_width<__nv_bfloat16>(const AttentionShape&);
 }  // namespace lace::cuda::portable

@@ -7,238 +7,365 @@
 
 namespace lace::cuda::portable {
 
-// Both halves of backward are one loop over a plan: owners x0, x1 stay in shared memory while
-// others y0, y1 stream past, and with
+// Every half of backward is one loop over a plan: owners x0, x1 stay in shared memory while others
+// y0, y1 stream past, and with
 //   P  = exp(scale · x0 y0ᵀ − lse),  dS = P ∘ (x1 y1ᵀ − delta)
-// the sums  d1 += P y1  (keys only) and  d0 += dS y0  stay in registers: nothing is added
-// atomically, and a run repeats bit for bit. Logits are computed twice, 7 products instead of 5.
-// A warp has 16 owners. Past head_dim 128 the columns of d0 and d1 are split over kParts blocks.
-template <bool kKeys, int kDim0, int kDim1>
+// the sums  d1 += P y1  (where owners are keys) and  d0 += dS y0  stay in registers. kKeys also adds
+// dSᵀ x0 to sums of dq in global memory, atomically: five products. kKeysAlone and kQueries add
+// nothing atomically, and a run repeats bit for bit, but scores are computed twice: seven products.
+// A warp has 16 · kRowTiles owners and takes kColumns others at a time. Past head_dim 128 the columns
+// of d0 and d1 are split over kParts blocks, and there is no kKeys.
+template <BackwardMode kMode, int kDim0, int kDim1>
 struct BackwardConfig {
+  static constexpr bool kOwnersAreKeys = kMode != BackwardMode::kQueries;
+  static constexpr bool kAddsDq = kMode == BackwardMode::kKeys;
   static constexpr bool kLarge = kDim0 > 128 || kDim1 > 128;
-  static constexpr int kParts = kLarge && kKeys ? 2 : 1;
-  static constexpr int kWarps = kLarge ? 4 : 8;
+  static constexpr bool kSmall = kDim0 <= 64 && kDim1 <= 64;
+  static constexpr int kParts = kLarge && kOwnersAreKeys ? 2 : 1;
+  static constexpr int kRowTiles = kSmall ? 2 : 1;
+  static constexpr int kWarps = kLarge || kSmall ? 4 : 8;
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kOwners = 16 * kWarps;
+  static constexpr int kBlocks = !kSmall ? 1 : kOwnersAreKeys ? 2 : 3;  // a multiprocessor
+  static constexpr int kOwners = 16 * kRowTiles * kWarps;
   static constexpr int kChunk = kLarge ? 32 : 64;
+  static constexpr int kColumns = kSmall ? 32 : kChunk;
   static constexpr int kOwnerBytes = 2 * kOwners * (kDim0 + kDim1);
   static constexpr int kStageBytes = 2 * kChunk * (kDim0 + kDim1);
+  static constexpr int kChangesBytes = kAddsDq ? 2 * kOwners * kChunk : 0;
   struct Memory {
     WalkMemory<kOwners, kChunk> walk;
     RowStatistics statistics[2][kChunk];  // of the others, where owners are keys
   };
   static constexpr int smem_bytes(int stages) {
-    return kOwnerBytes + stages * kStageBytes + static_cast<int>(sizeof(Memory));
+    return kOwnerBytes + kChangesBytes + stages * kStageBytes + static_cast<int>(sizeof(Memory));
   }
+  static_assert(!(kLarge && kAddsDq));
 };
 
-template <typename T, bool kKeys, int kDim0, int kDim1>
-__global__ void __launch_bounds__(BackwardConfig<kKeys, kDim0, kDim1>::kThreads)
+// dq of a chunk's queries: the columns of `changes` times the rows of `keys`, added to `sums` of a
+// head. Warps share the 64 queries and the columns of dq.
+template <typename T, int kWarps, int kOwners, int kDim>
+__device__ void add_dq(SmemTile<64> changes, SmemTile<kDim> keys, const int32_t* queries,
+                       float* sums, int lane) {
+  constexpr int kColumns = kDim / (kWarps / 2);
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int first = warp % 2 * 32, column = warp / 2 * kColumns;
+  float dq[2][kColumns / 8][4] = {};
+#pragma unroll
+  for (int i = 0; i < kOwners / 16; i++) {
+    uint32_t a[2][1][4];
+#pragma unroll
+    for (int r = 0; r < 2; r++) changes.left_inner(a[r][0], 16 * i, first / 8 + 2 * r, lane);
+    add_weighted<T>(dq, a, keys, 16 * i, column / 8, lane);
+  }
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int32_t row = queries[first + 16 * r + 8 * half + lane / 4];
+      if (row < 0) continue;
+      float* to = sums + static_cast<int64_t>(row) * kDim + column + 4 * (lane & 3);
+#pragma unroll
+      for (int m = 0; m < kColumns / 16; m++) {
+        add_global(to + 16 * m, {dq[r][2 * m][2 * half], dq[r][2 * m][2 * half + 1],
+                                 dq[r][2 * m + 1][2 * half], dq[r][2 * m + 1][2 * half + 1]});
+      }
+    }
+  }
+}
+
+template <typename T, BackwardMode kMode, int kDim0, int kDim1>
+__global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
+                                  BackwardConfig<kMode, kDim0, kDim1>::kBlocks)
     backward_kernel(const __grid_constant__ BackwardLaunch launch) {
-  using Config = BackwardConfig<kKeys, kDim0, kDim1>;
+  using Config = BackwardConfig<kMode, kDim0, kDim1>;
+  constexpr bool kKeys = Config::kOwnersAreKeys;
   constexpr int kOwners = Config::kOwners, kChunk = Config::kChunk, kThreads = Config::kThreads;
-  constexpr int kColumnTiles = kChunk / 8, kParts = Config::kParts;
-  constexpr int kSumTiles0 = kDim0 / kParts / 8, kSumTiles1 = kKeys ? kDim1 / kParts / 8 : 1;
+  constexpr int kRowTiles = Config::kRowTiles, kColumns = Config::kColumns;
+  constexpr int kColumnTiles = kColumns / 8, kParts = Config::kParts;
+  constexpr int kSumDim0 = kDim0 / kParts, kSumDim1 = kKeys ? kDim1 / kParts : 16;
   const AttentionShape& shape = launch.shape;
   const int ratio = static_cast<int>(shape.heads / shape.kv_heads);
-  const int batch = static_cast<int>(blockIdx.z);
-  const int head =
-      kKeys ? static_cast<int>(blockIdx.y) * ratio + launch.member : static_cast<int>(blockIdx.y);
-  const int kv_head = head / ratio;
-  const int owner_head = kKeys ? kv_head : head, other_head = kKeys ? head : kv_head;
-  const int part = static_cast<int>(blockIdx.x) % kParts;
-  const OwnerTile* tile = tile_of_block(launch, head, static_cast<int>(blockIdx.x) / kParts);
+  const auto [batch, owner_head, index, part] = task_of_block(launch.space, kParts);
+  const int first_head = kKeys ? owner_head * ratio + launch.member : owner_head;
+  const OwnerTile* tile = find_tile(launch, first_head, index);
   if (tile == nullptr) return;
 
   extern __shared__ __align__(128) unsigned char smem[];
   const SmemTile<kDim0> x0_tile{smem_address(smem)};
   const SmemTile<kDim1> x1_tile{x0_tile.base + 2 * kOwners * kDim0};
-  const uint32_t stages_base = x0_tile.base + Config::kOwnerBytes;
+  const SmemTile<64> changes_tile{x0_tile.base + Config::kOwnerBytes};
+  const uint32_t stages_base = changes_tile.base + Config::kChangesBytes;
   auto& memory = *reinterpret_cast<typename Config::Memory*>(smem + Config::kOwnerBytes +
+                                                             Config::kChangesBytes +
                                                              launch.stages * Config::kStageBytes);
   const int64_t owner_len = kKeys ? shape.k_len : shape.q_len;
   TileWalk<kOwners, kChunk> walk(memory.walk, launch.plan, kKeys ? shape.q_len : shape.k_len);
 
   const int dim0 = static_cast<int>(shape.qk_dim), dim1 = static_cast<int>(shape.v_dim);
-  const T* y0 = launch.y0.template head<T>(batch, other_head);
-  const T* y1 = launch.y1.template head<T>(batch, other_head);
-  const RowStatistics* statistics = launch.statistics + (batch * shape.heads + head) * shape.q_len;
   const int lane = static_cast<int>(threadIdx.x) & 31;
-  const int first_row = static_cast<int>(threadIdx.x) / 32 * 16;
-  const auto load_chunk = [&](int slot, int stage) {
-    const int32_t* positions = memory.walk.others[slot];
-    const uint32_t base = stages_base + stage * Config::kStageBytes;
-    load_rows<kDim0, kChunk, kThreads>(SmemTile<kDim0>{base}, positions, y0, launch.y0.row_stride,
-                                       dim0, launch.y0.aligned);
-    load_rows<kDim1, kChunk, kThreads>(SmemTile<kDim1>{base + 2 * kChunk * kDim0}, positions, y1,
-                                       launch.y1.row_stride, dim1, launch.y1.aligned);
-    if (kKeys && threadIdx.x < kChunk) {
-      const int32_t row = positions[threadIdx.x];
-      memory.statistics[stage][threadIdx.x] =
-          row >= 0 ? statistics[row] : RowStatistics{INFINITY, 0};
-    }
-  };
+  const int first_row = static_cast<int>(threadIdx.x) / 32 * 16 * kRowTiles;
 
-  walk.begin(*tile, owner_len, 2);
-  __syncthreads();
-  walk.advance(2, 0);
-  __syncthreads();
-  walk.advance(0, 1);
-  load_rows<kDim0, kOwners, kThreads>(x0_tile, memory.walk.owners,
-                                      launch.x0.template head<T>(batch, owner_head),
-                                      launch.x0.row_stride, dim0, launch.x0.aligned);
-  load_rows<kDim1, kOwners, kThreads>(x1_tile, memory.walk.owners,
-                                      launch.x1.template head<T>(batch, owner_head),
-                                      launch.x1.row_stride, dim1, launch.x1.aligned);
-  if (walk.valid(0)) load_chunk(0, 0);
-  RowStatistics own[2] = {{INFINITY, 0}, {INFINITY, 0}};
-  if (!kKeys) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int32_t row = memory.walk.owners[first_row + 8 * half + lane / 4];
-      if (row >= 0) own[half] = statistics[row];
-    }
-  }
+  float sum0[kRowTiles][kSumDim0 / 8][4] = {};
+  float sum1[kRowTiles][kSumDim1 / 8][4] = {};
+  for (int member = 0; member < launch.members; member++) {
+    const int head = first_head + member;
+    const int other_head = kKeys ? head : head / ratio;
+    const T* y0 = launch.y0.template head<T>(batch, other_head);
+    const T* y1 = launch.y1.template head<T>(batch, other_head);
+    const int64_t query_rows = (batch * shape.heads + head) * shape.q_len;
+    const RowStatistics* statistics = launch.statistics + query_rows;
+    const auto load_chunk = [&](int slot, int stage) {
+      const int32_t* positions = memory.walk.others[slot];
+      const uint32_t base = stages_base + stage * Config::kStageBytes;
+      load_rows<kDim0, kChunk, kThreads>(SmemTile<kDim0>{base}, positions, y0, launch.y0, dim0);
+      load_rows<kDim1, kChunk, kThreads>(SmemTile<kDim1>{base + 2 * kChunk * kDim0}, positions, y1,
+                                         launch.y1, dim1);
+      if (kKeys && threadIdx.x < kChunk) {
+        const int32_t row = positions[threadIdx.x];
+        copy_async_8(smem_address(&memory.statistics[stage][threadIdx.x]),
+                     statistics + max(row, 0), row >= 0);
+      }
+    };
 
-  float sum0[kSumTiles0][4] = {};
-  float sum1[kSumTiles1][4] = {};
-  int slot = 0;
-  for (int step = 0; walk.valid(slot); step++) {
-    const int next = slot == 2 ? 0 : slot + 1;
-    const int stage = launch.stages == 2 ? step & 1 : 0;
-    wait_copies();
+    if (member > 0) __syncthreads();
+    walk.begin(*tile, owner_len, 2);
     __syncthreads();
-    if (launch.stages == 2 && walk.valid(next)) load_chunk(next, stage ^ 1);
-    walk.advance(next, next == 2 ? 0 : next + 1);
-    const SmemTile<kDim0> y0_tile{stages_base + stage * Config::kStageBytes};
-    const SmemTile<kDim1> y1_tile{y0_tile.base + 2 * kChunk * kDim0};
-
-    float p[kColumnTiles][4] = {};
-#pragma unroll
-    for (int d = 0; d < kDim0 / 16; d++) {
-      uint32_t a[4], b[4];
-      x0_tile.left(a, first_row, 2 * d, lane);
-#pragma unroll
-      for (int j = 0; j < kColumnTiles / 2; j++) {
-        y0_tile.right(b, 16 * j, 2 * d, lane);
-        multiply<T>(p[2 * j], a, b[0], b[1]);
-        multiply<T>(p[2 * j + 1], a, b[2], b[3]);
-      }
+    walk.advance(2, 0);
+    __syncthreads();
+    walk.advance(0, 1);
+    if (member == 0) {
+      load_rows<kDim0, kOwners, kThreads>(x0_tile, memory.walk.owners,
+                                          launch.x0.template head<T>(batch, owner_head), launch.x0,
+                                          dim0);
+      load_rows<kDim1, kOwners, kThreads>(x1_tile, memory.walk.owners,
+                                          launch.x1.template head<T>(batch, owner_head), launch.x1,
+                                          dim1);
     }
-    float ds[kColumnTiles][4] = {};
+    if (walk.valid(0)) load_chunk(0, 0);
+    RowStatistics own[kRowTiles][2] = {};
+    if (!kKeys) {
 #pragma unroll
-    for (int d = 0; d < kDim1 / 16; d++) {
-      uint32_t a[4], b[4];
-      x1_tile.left(a, first_row, 2 * d, lane);
+      for (int r = 0; r < kRowTiles; r++) {
 #pragma unroll
-      for (int j = 0; j < kColumnTiles / 2; j++) {
-        y1_tile.right(b, 16 * j, 2 * d, lane);
-        multiply<T>(ds[2 * j], a, b[0], b[1]);
-        multiply<T>(ds[2 * j + 1], a, b[2], b[3]);
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < kColumnTiles; j++) {
-#pragma unroll
-      for (int t = 0; t < 4; t++) {
-        const RowStatistics of =
-            kKeys ? memory.statistics[stage][8 * j + 2 * (lane & 3) + (t & 1)] : own[t >> 1];
-        p[j][t] = exp2f(fmaf(p[j][t], launch.scale_log2, -of.lse));
-        ds[j][t] -= of.delta;
-      }
-    }
-    if (walk.partial(slot)) {
-      walk.template for_dead<kColumnTiles>(slot, first_row + lane / 4, lane,
-                                           [&](int j, int t) { p[j][t] = 0; });
-    }
-    // Left operands of 16 columns each.
-    uint32_t weights[kColumnTiles / 2][4], changes[kColumnTiles / 2][4];
-#pragma unroll
-    for (int j = 0; j < kColumnTiles; j++) {
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const float low = p[j][2 * half], high = p[j][2 * half + 1];
-        const int index = 2 * (j & 1) + half;
-        weights[j / 2][index] = pack<T>(low, high);
-        changes[j / 2][index] = pack<T>(low * ds[j][2 * half], high * ds[j][2 * half + 1]);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kChunk / 16; i++) {
-      uint32_t b[4];
-      if (kKeys) {
-#pragma unroll
-        for (int j = 0; j < kSumTiles1 / 2; j++) {
-          y1_tile.right_inner(b, 16 * i, part * kSumTiles1 + 2 * j, lane);
-          multiply<T>(sum1[2 * j], weights[i], b[0], b[1]);
-          multiply<T>(sum1[2 * j + 1], weights[i], b[2], b[3]);
+        for (int half = 0; half < 2; half++) {
+          const int32_t row = memory.walk.owners[first_row + 16 * r + 8 * half + lane / 4];
+          if (row >= 0) own[r][half] = statistics[row];
         }
       }
-#pragma unroll
-      for (int j = 0; j < kSumTiles0 / 2; j++) {
-        y0_tile.right_inner(b, 16 * i, part * kSumTiles0 + 2 * j, lane);
-        multiply<T>(sum0[2 * j], changes[i], b[0], b[1]);
-        multiply<T>(sum0[2 * j + 1], changes[i], b[2], b[3]);
-      }
     }
-    if (launch.stages == 1) {
+
+    int slot = 0;
+    for (int step = 0; walk.valid(slot); step++) {
+      const int next = slot == 2 ? 0 : slot + 1;
+      const int stage = launch.stages == 2 ? step & 1 : 0;
+      wait_copies();
       __syncthreads();
-      if (walk.valid(next)) load_chunk(next, 0);
+      if (launch.stages == 2 && walk.valid(next)) load_chunk(next, stage ^ 1);
+      walk.advance(next, next == 2 ? 0 : next + 1);
+      const SmemTile<kDim0> y0_tile{stages_base + stage * Config::kStageBytes};
+      const SmemTile<kDim1> y1_tile{y0_tile.base + 2 * kChunk * kDim0};
+
+#pragma unroll 1
+      for (int first = 0; first < kChunk; first += kColumns) {
+        const Live live =
+            walk.template live_pairs<16 * kRowTiles, kColumns>(slot, first_row, first, lane);
+        if (live == Live::kNone) {
+          if (Config::kAddsDq) {
+#pragma unroll
+            for (int r = 0; r < kRowTiles; r++) {
+#pragma unroll
+              for (int j = 0; j < kColumnTiles; j++) {
+                const int row = first_row + 16 * r + lane / 4;
+                changes_tile.store_pair(row, first / 8 + j, lane, 0);
+                changes_tile.store_pair(row + 8, first / 8 + j, lane, 0);
+              }
+            }
+          }
+          continue;
+        }
+        const auto statistics_of = [&](int r, int j, int t) {
+          return kKeys ? memory.statistics[stage][first + 8 * j + 2 * (lane & 3) + (t & 1)]
+                       : own[r][t >> 1];
+        };
+        float p[kRowTiles][kColumnTiles][4] = {};
+        add_scores<T>(p, x0_tile, first_row, y0_tile, first, lane);
+#pragma unroll
+        for (int r = 0; r < kRowTiles; r++) {
+#pragma unroll
+          for (int j = 0; j < kColumnTiles; j++) {
+#pragma unroll
+            for (int t = 0; t < 4; t++) {
+              p[r][j][t] =
+                  exp2f(fmaf(p[r][j][t], launch.scale_log2, -statistics_of(r, j, t).lse));
+            }
+          }
+          if (live == Live::kSome) {
+            walk.template for_dead<kColumnTiles>(slot, first_row + 16 * r + lane / 4, first, lane,
+                                                 [&](int j, int t) { p[r][j][t] = 0; });
+          }
+        }
+        uint32_t packed[kRowTiles][kColumnTiles / 2][4];
+        if constexpr (kKeys) {
+          pack_left<T>(packed, p);
+          add_weighted<T>(sum1, packed, y1_tile, first, part * kSumDim1 / 8, lane);
+        }
+        float ds[kRowTiles][kColumnTiles][4] = {};
+        add_scores<T>(ds, x1_tile, first_row, y1_tile, first, lane);
+#pragma unroll
+        for (int r = 0; r < kRowTiles; r++) {
+#pragma unroll
+          for (int j = 0; j < kColumnTiles; j++) {
+#pragma unroll
+            for (int t = 0; t < 4; t++) {
+              ds[r][j][t] = p[r][j][t] * (ds[r][j][t] - statistics_of(r, j, t).delta);
+            }
+          }
+        }
+        pack_left<T>(packed, ds);
+        if (Config::kAddsDq) {
+#pragma unroll
+          for (int r = 0; r < kRowTiles; r++) {
+#pragma unroll
+            for (int j = 0; j < kColumnTiles; j++) {
+              const int row = first_row + 16 * r + lane / 4, index = first / 8 + j;
+              changes_tile.store_pair(row, index, lane, packed[r][j / 2][2 * (j & 1)]);
+              changes_tile.store_pair(row + 8, index, lane, packed[r][j / 2][2 * (j & 1) + 1]);
+            }
+          }
+        }
+        add_weighted<T>(sum0, packed, y0_tile, first, part * kSumDim0 / 8, lane);
+      }
+      if constexpr (Config::kAddsDq) {
+        __syncthreads();
+        add_dq<T, Config::kWarps, kOwners>(changes_tile, x0_tile, memory.walk.others[slot],
+                                           launch.dq_sums + query_rows * kDim0, lane);
+      }
+      if (launch.stages == 1) {
+        __syncthreads();
+        if (walk.valid(next)) load_chunk(next, 0);
+      }
+      slot = next;
     }
-    slot = next;
   }
 
+  // Gradients leave through the owners' tiles, which nobody reads any more.
   const int64_t owner_heads = kKeys ? shape.kv_heads : shape.heads;
   const int64_t head_rows = (batch * owner_heads + owner_head) * owner_len;
-  const auto write = [&](const auto& sum, int tiles, int dim, float scale, const Rows& to,
-                         float* partial) {
-    T* result = to.template head<T>(batch, owner_head);
+  const auto write = [&]<int kSumDim>(const auto& sum, SmemTile<kSumDim> tile, int dim, float scale,
+                                      const Rows& to, float* partial) {
+    const int begin = part * kSumDim;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int32_t row = memory.walk.owners[first_row + 8 * half + lane / 4];
-      if (row < 0) continue;
+    for (int r = 0; r < kRowTiles; r++) {
 #pragma unroll
-      for (int j = 0; j < static_cast<int>(sizeof(sum) / sizeof(sum[0])); j++) {
-        const int column = 8 * (part * tiles + j) + 2 * (lane & 3);
-        if (column >= dim) continue;
-        float low = sum[j][2 * half] * scale, high = sum[j][2 * half + 1] * scale;
-        float* before = partial + (head_rows + row) * dim + column;
-        if (!launch.first) {
-          low += before[0];
-          high += before[1];
+      for (int half = 0; half < 2; half++) {
+        const int in_tile = first_row + 16 * r + 8 * half + lane / 4;
+        const int32_t row = memory.walk.owners[in_tile];
+#pragma unroll
+        for (int j = 0; j < kSumDim / 8; j++) {
+          const int column = begin + 8 * j + 2 * (lane & 3);
+          float low = sum[r][j][2 * half] * scale, high = sum[r][j][2 * half + 1] * scale;
+          if (row >= 0 && column < dim && !(launch.first && launch.last)) {
+            auto* before = reinterpret_cast<float2*>(partial + (head_rows + row) * dim + column);
+            if (!launch.first) {
+              low += before->x;
+              high += before->y;
+            }
+            if (!launch.last) *before = {low, high};
+          }
+          tile.store_pair(in_tile, j, lane, pack<T>(low, high));
         }
-        if (!launch.last) {
-          before[0] = low;
-          before[1] = high;
-        }
-        store_pair(result + row * to.row_stride + column, low, high, to.aligned);
       }
     }
+    __syncthreads();
+    store_rows<kSumDim, kOwners, kThreads>(
+        tile, memory.walk.owners, to.template head<T>(batch, owner_head) + begin, to, dim - begin);
   };
-  write(sum0, kSumTiles0, dim0, launch.scale, launch.d0, launch.partial0);
-  if constexpr (kKeys) write(sum1, kSumTiles1, dim1, 1.0f, launch.d1, launch.partial1);
+  wait_copies();
+  __syncthreads();
+  write(sum0, SmemTile<kSumDim0>{x0_tile.base}, dim0, launch.scale, launch.d0, launch.partial0);
+  if constexpr (kKeys) {
+    write(sum1, SmemTile<kSumDim1>{x1_tile.base}, dim1, 1.0f, launch.d1, launch.partial1);
+  }
 }
 
-// statistics of every query, a warp each
+constexpr int kRowThreads = 256;
+
+template <typename T>
+__device__ float2 unpack(uint32_t pair);
+template <>
+inline __device__ float2 unpack<__nv_bfloat16>(uint32_t pair) {
+  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
+}
+template <>
+inline __device__ float2 unpack<__half>(uint32_t pair) {
+  return __half22float2(reinterpret_cast<const __half2&>(pair));
+}
+
+// Statistics of every query, eight lanes each, which also clear its `width` sums of dq, if any.
 template <typename T>
 __global__ void statistics_kernel(AttentionShape shape, Rows out, Rows dout, const float* lse,
-                                  RowStatistics* statistics) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * 8 + threadIdx.x / 32;
+                                  RowStatistics* statistics, float* sums, int width) {
+  const int64_t row = (int64_t{blockIdx.x} * kRowThreads + threadIdx.x) / 8;
   if (row >= shape.batch * shape.heads * shape.q_len) return;
+  const int lane = static_cast<int>(threadIdx.x) % 8;
   const int64_t head = row / shape.q_len, position = row % shape.q_len;
   const auto batch = static_cast<int>(head / shape.heads);
   const auto of_batch = static_cast<int>(head % shape.heads);
   const T* a = out.head<T>(batch, of_batch) + position * out.row_stride;
   const T* b = dout.head<T>(batch, of_batch) + position * dout.row_stride;
-  float sum = 0;
-  for (int d = static_cast<int>(threadIdx.x) % 32; d < shape.v_dim; d += 32) {
-    sum = fmaf(to_float(a[d]), to_float(b[d]), sum);
+  if (sums != nullptr) {
+    for (int column = 4 * lane; column < width; column += 32) {
+      *reinterpret_cast<float4*>(sums + row * width + column) = {0, 0, 0, 0};
+    }
   }
+  const auto load = [](const T* from, bool aligned) {
+    return aligned ? __ldg(reinterpret_cast<const uint4*>(from)) : load_elements(from);
+  };
+  float sum = 0;
+  for (int d = 8 * lane; d < shape.v_dim; d += 64) {
+    const uint4 x = load(a + d, out.aligned), y = load(b + d, dout.aligned);
+    const uint32_t xs[4] = {x.x, x.y, x.z, x.w}, ys[4] = {y.x, y.y, y.z, y.w};
 #pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
-  if (threadIdx.x % 32 == 0) {
+    for (int w = 0; w < 4; w++) {
+      const float2 u = unpack<T>(xs[w]), v = unpack<T>(ys[w]);
+      sum = fmaf(u.x, v.x, fmaf(u.y, v.y, sum));
+    }
+  }
+  const uint32_t octet = 0xffu << (threadIdx.x % 32 / 8 * 8);
+#pragma unroll
+  for (int lanes = 4; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(octet, sum, lanes);
+  if (lane == 0) {
     const float value = lse[row];
     statistics[row] = {value == -INFINITY ? INFINITY : value * kLog2E, sum};
+  }
+}
+
+// dq of its sums, 16 columns a thread.
+template <typename T>
+__global__ void round_kernel(AttentionShape shape, const float* sums, int width, float scale,
+                             Rows dq) {
+  const int parts = static_cast<int>((shape.qk_dim + 15) / 16);
+  const int64_t thread = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
+  const int64_t row = thread / parts;
+  if (row >= shape.batch * shape.heads * shape.q_len) return;
+  const int first = static_cast<int>(thread % parts) * 16;
+  const int64_t head = row / shape.q_len, position = row % shape.q_len;
+  T* to = dq.head<T>(static_cast<int>(head / shape.heads), static_cast<int>(head % shape.heads)) +
+          position * dq.row_stride + first;
+  const auto* from = reinterpret_cast<const float4*>(sums + row * width + first);
+  uint32_t pairs[8];
+#pragma unroll
+  for (int c = 0; c < 4; c++) {
+    const float4 x = __ldcs(from + c);
+    pairs[c] = pack<T>(x.x * scale, x.y * scale);
+    pairs[4 + c] = pack<T>(x.z * scale, x.w * scale);
+  }
+#pragma unroll
+  for (int eight = 0; eight < 2; eight++) {
+    if (first + 8 * eight >= shape.qk_dim) break;
+    store_elements(to + 8 * eight, {pairs[4 * eight], pairs[4 * eight + 1], pairs[4 * eight + 2],
+                                    pairs[4 * eight + 3]}, dq.aligned);
   }
 }
 

@@ -1,5 +1,5 @@
 #include "kernels/cuda/portable/launchers.cuh"
 
 namespace lace::cuda::portable {
-template void launch_forward<__nv_bfloat16>(const ForwardLaunch&, int, cudaStream_t);
+template void launch_forward<__nv_bfloat16>(const ForwardLaunch&, cudaStream_t);
 }

@@ -15,7 +15,7 @@ constexpr float kLog2E = 1.4426950408889634f;
 struct Rows {
   void* data = nullptr;
   int64_t batch_stride = 0, head_stride = 0, row_stride = 0;
-  bool aligned = false;  // inputs: every row to 16 bytes; outputs: to 4
+  bool aligned = false;  // every row to 16 bytes, and 2 · row_stride < 2³¹
 
   template <typename T>
   __host__ __device__ T* head(int batch_index, int head_index) const {
@@ -23,10 +23,17 @@ struct Rows {
   }
 };
 
+// The items of a launch: `tiles` for each head of each batch element, in sections of neighbouring
+// heads (tile_walk.cuh, task_of_block).
+struct BlockSpace {
+  int tiles = 0, heads = 0, batch = 0, section = 0;
+};
+
 // One launch computes pass `pass` of every head's group that has it.
 struct ForwardLaunch {
   DevicePlan plan;
   AttentionShape shape;
+  BlockSpace space;
   int pass = 0;
   int32_t tile_begin = -1, tile_end = -1;  // of the pass, if all heads are of one group
   bool last_pass = false;
@@ -42,16 +49,20 @@ struct RowStatistics {
   float lse, delta;
 };
 
-// One launch computes pass `pass` for the query heads kv · ratio + member.
-// keys: owners are keys; x0 = k, x1 = v, y0 = q, y1 = dout, d0 = dk, d1 = dv.
-// else: owners are queries; x0 = q, x1 = dout, y0 = k, y1 = v, d0 = dq; member is −1 and every
-// query head is computed.
+// How a launch computes gradients (attention_backward_kernel.cuh).
+enum class BackwardMode { kKeys, kKeysAlone, kQueries };
+
+// One launch computes pass `pass`.
+// kKeys, kKeysAlone: owners are keys; x0 = k, x1 = v, y0 = q, y1 = dout, d0 = dk, d1 = dv, of the
+// query heads kv · ratio + [member, member + members), which have the same tiles.
+// kQueries: owners are queries; x0 = q, x1 = dout, y0 = k, y1 = v, d0 = dq; one member.
 struct BackwardLaunch {
   DevicePlan plan;
   AttentionShape shape;
+  BlockSpace space;
   int pass = 0;
   int32_t tile_begin = -1, tile_end = -1;  // of the pass, if all heads are of one group
-  int member = -1;
+  int member = 0, members = 1;
   bool first = false, last = false;  // of the launches that add to the same gradients
   int stages = 1;                    // chunks of y0, y1 in shared memory
   float scale = 0, scale_log2 = 0;
@@ -59,16 +70,22 @@ struct BackwardLaunch {
   const RowStatistics* statistics = nullptr;  // [batch, heads, q_len]
   float *partial0 = nullptr,
         *partial1 = nullptr;  // d0, d1 so far, contiguous; null with one launch
+  float* dq_sums = nullptr;   // kKeys: dq / scale, [batch, heads, q_len, sums_width]: of 16
+                              // columns, 8 h + 2 c + b stands at 4 c + 2 h + b
 };
 
 // The kernels of one dtype, chosen by head_dim: the smallest that has room for (qk_dim, v_dim).
-// Blocks of the grid: `tiles` in x, heads in y, batch in z.
 struct Launchers {
-  void (*forward)(const ForwardLaunch&, int tiles, cudaStream_t);
+  void (*forward)(const ForwardLaunch&, cudaStream_t);
+  // Also clears launch.dq_sums, where it is not null.
   void (*statistics)(const BackwardLaunch&, const Rows& out, const Rows& dout, const float* lse,
                      RowStatistics* statistics, cudaStream_t);
-  void (*backward_keys)(BackwardLaunch, int tiles, cudaStream_t);
-  void (*backward_queries)(BackwardLaunch, int tiles, cudaStream_t);
+  void (*backward_keys)(BackwardLaunch, cudaStream_t);
+  void (*backward_keys_alone)(BackwardLaunch, cudaStream_t);
+  void (*backward_queries)(BackwardLaunch, cudaStream_t);
+  void (*round)(const BackwardLaunch&, const Rows& dq, cudaStream_t);  // dq from launch.dq_sums
+  // Columns of dq's sums, or 0 if the current GPU has not room enough for kKeys.
+  int (*sums_width)(const AttentionShape&);
 };
 extern const Launchers kBFloat16Launchers, kFloat16Launchers;
 

@@ -5,31 +5,30 @@
 
 namespace lace::cuda::portable {
 
+// Instantiated in attention_{forward,backward}_{bf16,fp16}.cu.
 template <typename T>
-void launch_forward(const ForwardLaunch&, int, cudaStream_t);
-template <typename T, bool kKeys>
-void launch_backward(BackwardLaunch, int, cudaStream_t);
+void launch_forward(const ForwardLaunch&, cudaStream_t);
 template <typename T>
 void launch_statistics(const BackwardLaunch&, const Rows&, const Rows&, const float*,
                        RowStatistics*, cudaStream_t);
+template <typename T, BackwardMode kMode>
+void launch_backward(BackwardLaunch, cudaStream_t);
+template <typename T>
+void launch_round(const BackwardLaunch&, const Rows&, cudaStream_t);
+template <typename T>
+int sums_width(const AttentionShape&);
 
-// Instantiated in attention_{forward,backward}_{bf16,fp16}.cu.
-extern template void launch_forward<__nv_bfloat16>(const ForwardLaunch&, int, cudaStream_t);
-extern template void launch_forward<__half>(const ForwardLaunch&, int, cudaStream_t);
-extern template void launch_backward<__nv_bfloat16, true>(BackwardLaunch, int, cudaStream_t);
-extern template void launch_backward<__nv_bfloat16, false>(BackwardLaunch, int, cudaStream_t);
-extern template void launch_backward<__half, true>(BackwardLaunch, int, cudaStream_t);
-extern template void launch_backward<__half, false>(BackwardLaunch, int, cudaStream_t);
-extern template void launch_statistics<__nv_bfloat16>(const BackwardLaunch&, const Rows&,
-                                                      const Rows&, const float*, RowStatistics*,
-                                                      cudaStream_t);
-extern template void launch_statistics<__half>(const BackwardLaunch&, const Rows&, const Rows&,
-                                               const float*, RowStatistics*, cudaStream_t);
-
-const Launchers kBFloat16Launchers = {
-    launch_forward<__nv_bfloat16>, launch_statistics<__nv_bfloat16>,
-    launch_backward<__nv_bfloat16, true>, launch_backward<__nv_bfloat16, false>};
-const Launchers kFloat16Launchers = {launch_forward<__half>, launch_statistics<__half>,
-                                     launch_backward<__half, true>, launch_backward<__half, false>};
+template <typename T>
+constexpr Launchers launchers_of() {
+  return {launch_forward<T>,
+          launch_statistics<T>,
+          launch_backward<T, BackwardMode::kKeys>,
+          launch_backward<T, BackwardMode::kKeysAlone>,
+          launch_backward<T, BackwardMode::kQueries>,
+          launch_round<T>,
+          sums_width<T>};
+}
+const Launchers kBFloat16Launchers = launchers_of<__nv_bfloat16>();
+const Launchers kFloat16Launchers = launchers_of<__half>();
 
 }  // namespace lace::cuda::portable

@@ -20,47 +20,80 @@ void dispatch_dims(const AttentionShape& shape, const Function& function) {
 }
 
 template <typename Kernel, typename Launch>
-void start(Kernel* kernel, dim3 grid, int threads, int smem_bytes, const Launch& launch,
+void start(Kernel* kernel, int parts, int threads, int smem_bytes, const Launch& launch,
            cudaStream_t stream) {
+  const BlockSpace& space = launch.space;
+  const int64_t blocks = int64_t{space.tiles} * space.heads * space.batch * parts;
+  LACE_CHECK(blocks <= INT32_MAX, "[attention] more than 2^31 tiles of all heads: ", blocks);
   LACE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem_bytes));
-  kernel<<<grid, static_cast<unsigned>(threads), static_cast<size_t>(smem_bytes), stream>>>(launch);
+  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads),
+           static_cast<size_t>(smem_bytes), stream>>>(launch);
   LACE_CUDA(cudaGetLastError());
 }
 
-inline dim3 grid_of(int64_t tiles, int64_t heads, int64_t batch) {
-  return {static_cast<unsigned>(tiles), static_cast<unsigned>(heads), static_cast<unsigned>(batch)};
+template <typename T>
+void launch_forward(const ForwardLaunch& launch, cudaStream_t stream) {
+  dispatch_dims(launch.shape, [&]<int kQkDim, int kVDim>() {
+    using Config = ForwardConfig<kQkDim, kVDim>;
+    start(forward_kernel<T, kQkDim, kVDim>, 1, Config::kThreads, Config::kSmemBytes, launch,
+          stream);
+  });
+}
+
+// What a block of the current GPU may have.
+inline int smem_limit() {
+  int device = 0, limit = 0;
+  LACE_CUDA(cudaGetDevice(&device));
+  LACE_CUDA(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return limit;
+}
+
+template <typename T, BackwardMode kMode>
+void launch_backward(BackwardLaunch launch, cudaStream_t stream) {
+  dispatch_dims(launch.shape, [&]<int kDim0, int kDim1>() {
+    if constexpr (kMode == BackwardMode::kKeys && (kDim0 > 128 || kDim1 > 128)) {
+      LACE_CHECK(false, "[attention] no such kernel");
+    } else {
+      using Config = BackwardConfig<kMode, kDim0, kDim1>;
+      launch.stages = Config::smem_bytes(2) <= smem_limit() ? 2 : 1;
+      start(backward_kernel<T, kMode, kDim0, kDim1>, Config::kParts, Config::kThreads,
+            Config::smem_bytes(launch.stages), launch, stream);
+    }
+  });
 }
 
 template <typename T>
-void launch_forward(const ForwardLaunch& launch, int tiles, cudaStream_t stream) {
-  dispatch_dims(launch.shape, [&]<int kQkDim, int kVDim>() {
-    using Config = ForwardConfig<kQkDim, kVDim>;
-    start(forward_kernel<T, kQkDim, kVDim>, grid_of(tiles, launch.shape.heads, launch.shape.batch),
-          Config::kThreads, Config::kSmemBytes, launch, stream);
+int sums_width(const AttentionShape& shape) {
+  int width = 0;
+  dispatch_dims(shape, [&]<int kDim0, int kDim1>() {
+    if constexpr (kDim0 <= 128 && kDim1 <= 128) {
+      using Config = BackwardConfig<BackwardMode::kKeys, kDim0, kDim1>;
+      if (Config::smem_bytes(1) <= smem_limit()) width = kDim0;
+    }
   });
+  return width;
 }
 
-template <typename T, bool kKeys>
-void launch_backward(BackwardLaunch launch, int tiles, cudaStream_t stream) {
-  int device = 0, smem_limit = 0;
-  LACE_CUDA(cudaGetDevice(&device));
-  LACE_CUDA(cudaDeviceGetAttribute(&smem_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  dispatch_dims(launch.shape, [&]<int kDim0, int kDim1>() {
-    using Config = BackwardConfig<kKeys, kDim0, kDim1>;
-    launch.stages = Config::smem_bytes(2) <= smem_limit ? 2 : 1;
-    const int64_t heads = kKeys ? launch.shape.kv_heads : launch.shape.heads;
-    start(backward_kernel<T, kKeys, kDim0, kDim1>,
-          grid_of(static_cast<int64_t>(tiles) * Config::kParts, heads, launch.shape.batch),
-          Config::kThreads, Config::smem_bytes(launch.stages), launch, stream);
-  });
+inline unsigned row_blocks(int64_t threads) {
+  return static_cast<unsigned>((threads + kRowThreads - 1) / kRowThreads);
 }
 
 template <typename T>
 void launch_statistics(const BackwardLaunch& launch, const Rows& out, const Rows& dout,
                        const float* lse, RowStatistics* statistics, cudaStream_t stream) {
-  const int64_t rows = launch.shape.batch * launch.shape.heads * launch.shape.q_len;
-  statistics_kernel<T><<<static_cast<unsigned>((rows + 7) / 8), 256, 0, stream>>>(
-      launch.shape, out, dout, lse, statistics);
+  const AttentionShape& shape = launch.shape;
+  const int width = launch.dq_sums != nullptr ? sums_width<T>(shape) : 0;
+  statistics_kernel<T><<<row_blocks(shape.batch * shape.heads * shape.q_len * 8), kRowThreads, 0,
+                         stream>>>(shape, out, dout, lse, statistics, launch.dq_sums, width);
+  LACE_CUDA(cudaGetLastError());
+}
+
+template <typename T>
+void launch_round(const BackwardLaunch& launch, const Rows& dq, cudaStream_t stream) {
+  const AttentionShape& shape = launch.shape;
+  const int64_t parts = (shape.qk_dim + 15) / 16;
+  round_kernel<T><<<row_blocks(shape.batch * shape.heads * shape.q_len * parts), kRowThreads, 0,
+                    stream>>>(shape, launch.dq_sums, sums_width<T>(shape), launch.scale, dq);
   LACE_CUDA(cudaGetLastError());
 }
 

@@ -81,7 +81,26 @@ inline __device__ void copy_async(uint32_t to, const void* from, bool valid) {
                "r"(valid ? 16 : 0)
                : "memory");
 }
+// 8 bytes likewise.
+inline __device__ void copy_async_8(uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from),
+               "r"(valid ? 8 : 0)
+               : "memory");
+}
 inline __device__ void wait_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+inline __device__ void add_global(float* to, const float4& x) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("red.global.add.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(to), "f"(x.x), "f"(x.y),
+               "f"(x.z), "f"(x.w)
+               : "memory");
+#else
+  atomicAdd(to, x.x);
+  atomicAdd(to + 1, x.y);
+  atomicAdd(to + 2, x.z);
+  atomicAdd(to + 3, x.w);
+#endif
+}
 
 // A tile of rows of kDim elements in shared memory, its 16-byte granules swizzled so that the eight
 // rows of a matrix lie in different banks.
@@ -103,11 +122,95 @@ struct SmemTile {
   __device__ void right(uint32_t (&out)[4], int row, int index, int lane) const {
     load_matrices(out, granule(row + (lane & 7) + ((lane >> 4) << 3), index + ((lane >> 3) & 1)));
   }
+  // Columns [8 · index, 8 · index + 16) as 16 rows of a left operand, over the 16 rows from `row` on.
+  __device__ void left_inner(uint32_t (&out)[4], int row, int index, int lane) const {
+    load_matrices_transposed(
+        out, granule(row + (lane & 7) + ((lane >> 4) << 3), index + ((lane >> 3) & 1)));
+  }
   // Rows [row, row + 16) as the inner dimension of a right operand of the 16 columns from
   // 8 · index on.
   __device__ void right_inner(uint32_t (&out)[4], int row, int index, int lane) const {
     load_matrices_transposed(out, granule(row + (lane & 15), index + (lane >> 4)));
   }
+  __device__ void store(int row, int index, const uint4& words) const {
+    asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(granule(row, index)), "r"(words.x),
+                 "r"(words.y), "r"(words.z), "r"(words.w)
+                 : "memory");
+  }
+  __device__ uint4 load(int row, int index) const {
+    uint4 words;
+    asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+                 : "r"(granule(row, index))
+                 : "memory");
+    return words;
+  }
+  // Columns 8 · index + 2 · (lane % 4) and the next of a row.
+  __device__ void store_pair(int row, int index, int lane, uint32_t pair) const {
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(granule(row, index) + 4 * (lane & 3)), "r"(pair)
+                 : "memory");
+  }
 };
+
+// sums[r][j] += the 16 rows of `left` from row + 16 r on times the 8 rows of `right` from
+// column + 8 j on, over all kDim elements.
+template <typename T, int kRowTiles, int kColumnTiles, int kDim>
+__device__ void add_scores(float (&sums)[kRowTiles][kColumnTiles][4], SmemTile<kDim> left, int row,
+                           SmemTile<kDim> right, int column, int lane) {
+#pragma unroll
+  for (int d = 0; d < kDim / 16; d++) {
+    uint32_t a[kRowTiles][4];
+#pragma unroll
+    for (int r = 0; r < kRowTiles; r++) left.left(a[r], row + 16 * r, 2 * d, lane);
+#pragma unroll
+    for (int j = 0; j < kColumnTiles / 2; j++) {
+      uint32_t b[4];
+      right.right(b, column + 16 * j, 2 * d, lane);
+#pragma unroll
+      for (int r = 0; r < kRowTiles; r++) {
+        multiply<T>(sums[r][2 * j], a[r], b[0], b[1]);
+        multiply<T>(sums[r][2 * j + 1], a[r], b[2], b[3]);
+      }
+    }
+  }
+}
+
+// Accumulators as left operands of 16 columns each.
+template <typename T, int kRowTiles, int kColumnTiles>
+__device__ void pack_left(uint32_t (&out)[kRowTiles][kColumnTiles / 2][4],
+                          const float (&values)[kRowTiles][kColumnTiles][4]) {
+#pragma unroll
+  for (int r = 0; r < kRowTiles; r++) {
+#pragma unroll
+    for (int j = 0; j < kColumnTiles; j++) {
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        out[r][j / 2][2 * (j & 1) + half] =
+            pack<T>(values[r][j][2 * half], values[r][j][2 * half + 1]);
+      }
+    }
+  }
+}
+
+// sums[r][j] += weights[r] times the 16 · kInner rows of `right` from `row` on, columns
+// 8 · (index + j).
+template <typename T, int kRowTiles, int kInner, int kColumnTiles, int kDim>
+__device__ void add_weighted(float (&sums)[kRowTiles][kColumnTiles][4],
+                             const uint32_t (&weights)[kRowTiles][kInner][4], SmemTile<kDim> right,
+                             int row, int index, int lane) {
+#pragma unroll
+  for (int i = 0; i < kInner; i++) {
+#pragma unroll
+    for (int j = 0; j < kColumnTiles / 2; j++) {
+      uint32_t b[4];
+      right.right_inner(b, row + 16 * i, index + 2 * j, lane);
+#pragma unroll
+      for (int r = 0; r < kRowTiles; r++) {
+        multiply<T>(sums[r][2 * j], weights[r][i], b[0], b[1]);
+        multiply<T>(sums[r][2 * j + 1], weights[r][i], b[2], b[3]);
+      }
+    }
+  }
+}
 
 }  // namespace lace::cuda::portable

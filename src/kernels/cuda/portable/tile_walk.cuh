@@ -3,25 +3,28 @@
 #include <cstdint>
 
 #include "kernels/cuda/device_plan.h"
+#include "kernels/cuda/portable/launch.h"
 #include "kernels/cuda/portable/mma.cuh"
 
 namespace lace::cuda::portable {
 
-// Walks a tile of owners' runs in chunks of at most kChunk others, whose positions it puts into
-// shared memory.
+// Walks a tile of owners' runs in chunks of at most kChunk others, whose positions and masks it puts
+// into shared memory.
 
 constexpr int kWalkSlots = 3;
 
 template <int kOwners, int kChunk>
 struct WalkMemory {
-  struct Step {
+  struct alignas(16) Step {
     int32_t run = 0, run_end = 0, tile = 0, begin = 0;
     int32_t mask = -1;  // −1: every pair is live
     // Of the run.
     int32_t tiles = 0, move = 0, count = 0, mask_begin = 0, mask_cycle = 0;
   };
-  int32_t owners[kOwners];             // positions, −1 for none
-  int32_t others[kWalkSlots][kChunk];  // positions of a chunk, −1 for none, which come last
+  uint64_t words[kWalkSlots][kOwners];  // of the mask, from 64 ⌊begin / 64⌋ on
+  int32_t owners[kOwners];              // positions, −1 for none
+  int32_t others[kWalkSlots][kChunk];   // positions of a chunk, −1 for none, which come last
+  uint32_t inside[kWalkSlots][kChunk / 32];  // bits: there is a position
   Step steps[kWalkSlots];
 };
 
@@ -39,12 +42,15 @@ inline __device__ int32_t position_of(const DevicePlan& plan, const IndexSet& se
   return position < length ? static_cast<int32_t>(position) : -1;
 }
 
+// Which pairs of some owners and others are live.
+enum class Live { kNone, kSome, kAll };
+
 template <int kOwners, int kChunk>
 class TileWalk {
  public:
   using Memory = WalkMemory<kOwners, kChunk>;
   __device__ TileWalk(Memory& memory, const DevicePlan& plan, int64_t other_len)
-      : memory_(memory), plan_(plan), other_len_(other_len) {}
+      : memory_(memory), plan_(plan), other_len_(static_cast<int32_t>(other_len)) {}
 
   // Writes the owners' positions and a step before the first into the slot `before`.
   __device__ void begin(const OwnerTile& tile, int64_t owner_len, int before) {
@@ -54,19 +60,20 @@ class TileWalk {
     if (threadIdx.x == 0) memory_.steps[before] = {tile.run_begin, tile.run_end, 0, -kChunk};
   }
 
-  // Writes the chunk after slot `from` into slot `to`.
+  // Writes the chunk after slot `from` into slot `to`; its mask arrives with the next wait_copies().
   __device__ void advance(int from, int to) {
     const int e = static_cast<int>(threadIdx.x);
-    if (e >= kChunk) return;
     auto step = memory_.steps[from];
     int32_t position = -1;
     if (step.tile + 1 < step.tiles && step.count <= kChunk) {
       // The next tile of the run in one chunk: the same elements, moved.
       ++step.tile;
-      const int32_t before = memory_.others[from][e];
-      if (before >= 0 && before + step.move < other_len_) position = before + step.move;
+      if (e < kChunk) {
+        const int32_t before = memory_.others[from][e];
+        if (before >= 0 && before + step.move < other_len_) position = before + step.move;
+      }
       if (step.mask_cycle > 1) {
-        step.mask = plan_.mask_ids[step.mask_begin + step.tile % step.mask_cycle];
+        step.mask = __ldg(plan_.mask_ids + step.mask_begin + step.tile % step.mask_cycle);
       }
     } else if (step.run < step.run_end) {
       const Run* run = plan_.runs + step.run;
@@ -81,7 +88,9 @@ class TileWalk {
       }
       if (step.run < step.run_end) {
         const int64_t first = run->others.first + step.tile * run->step;
-        position = position_of(plan_, run->others, first, step.begin + e, other_len_);
+        if (e < kChunk) {
+          position = position_of(plan_, run->others, first, step.begin + e, other_len_);
+        }
         step.tiles = run->tiles;
         step.move = static_cast<int32_t>(run->step);
         step.count = run->others.inner * run->others.outer;
@@ -89,105 +98,187 @@ class TileWalk {
         step.mask_cycle = run->mask_cycle;
         step.mask = run->mask_cycle == 0
                         ? -1
-                        : plan_.mask_ids[run->mask_begin + step.tile % run->mask_cycle];
+                        : __ldg(plan_.mask_ids + run->mask_begin + step.tile % run->mask_cycle);
       }
     }
-    memory_.others[to][e] = position;
+    if (e < kChunk) {
+      memory_.others[to][e] = position;
+      const uint32_t inside = __ballot_sync(~0u, position >= 0);
+      if (e % 32 == 0) memory_.inside[to][e / 32] = inside;
+    }
     if (e == 0) memory_.steps[to] = step;
+    if (step.mask >= 0 && step.run < step.run_end && e < kOwners) {
+      const int4 mask = __ldg(reinterpret_cast<const int4*>(plan_.masks + step.mask));
+      const int32_t owners = mask.x, words_per_owner = mask.z, word_begin = mask.w;
+      const bool has = e < owners && step.begin / 64 < words_per_owner;
+      const uint64_t* word = plan_.words + word_begin;
+      if (has) word += e * words_per_owner + step.begin / 64;
+      copy_async_8(smem_address(&memory_.words[to][e]), word, has);
+    }
   }
 
   __device__ bool valid(int slot) const {
     return memory_.steps[slot].run < memory_.steps[slot].run_end;
   }
-  // Whether some pair of the chunk may be dead.
-  __device__ bool partial(int slot) const {
-    return memory_.steps[slot].mask >= 0 || memory_.others[slot][kChunk - 1] < 0;
+
+  // Bit f: owner `row` and the chunk's other f are a live pair.
+  __device__ uint64_t live_others(int slot, int row) const {
+    uint64_t bits = memory_.inside[slot][0];
+    if constexpr (kChunk > 32) bits |= static_cast<uint64_t>(memory_.inside[slot][1]) << 32;
+    const auto& step = memory_.steps[slot];
+    if (step.mask >= 0) bits &= memory_.words[slot][row] >> (step.begin % 64);
+    return memory_.owners[row] < 0 ? 0 : bits;
   }
 
-  // dead(j, t) for each dead pair of 8 · kColumnTiles others and the owners `row`, `row + 8` of
-  // this thread, in the order of an accumulator (j: which 8 columns, t: which of the four).
+  // Which pairs of the kRows owners from `row` on and the kColumns others from `first` on are live;
+  // by all lanes of a warp at once.
+  template <int kRows, int kColumns>
+  __device__ Live live_pairs(int slot, int row, int first, int lane) const {
+    const bool all = memory_.steps[slot].mask < 0 &&
+                     memory_.inside[slot][kChunk / 32 - 1] == ~0u &&
+                     memory_.owners[kOwners - 1] >= 0;
+    if (all) return Live::kAll;
+    constexpr uint64_t kOnes = ~uint64_t{0} >> (64 - kColumns);
+    const uint64_t bits = live_others(slot, row + lane % kRows) >> first & kOnes;
+    if (!__any_sync(~0u, bits != 0)) return Live::kNone;
+    return __all_sync(~0u, bits == kOnes) ? Live::kAll : Live::kSome;
+  }
+
+  // dead(j, t) for each dead pair of the owners `row`, `row + 8` of this thread and the
+  // 8 · kColumnTiles others from `first` on, in the order of an accumulator (j: which 8 columns, t:
+  // which of the four).
   template <int kColumnTiles, typename Dead>
-  __device__ void for_dead(int slot, int row, int lane, const Dead& dead) const {
-    const int column = 2 * (lane & 3);
-    const uint64_t live[2] = {live_others(slot, row) >> column,
-                              live_others(slot, row + 8) >> column};
-    const bool cut = memory_.others[slot][kChunk - 1] < 0;
+  __device__ void for_dead(int slot, int row, int first, int lane, const Dead& dead) const {
+    const int shift = first + 2 * (lane & 3);
 #pragma unroll
-    for (int j = 0; j < kColumnTiles; j++) {
+    for (int half = 0; half < 2; half++) {
+      const uint64_t live = live_others(slot, row + 8 * half) >> shift;
+      const uint32_t words[2] = {static_cast<uint32_t>(live), static_cast<uint32_t>(live >> 32)};
 #pragma unroll
-      for (int side = 0; side < 2; side++) {
-        const bool none = cut && memory_.others[slot][8 * j + column + side] < 0;
-        if (none || (live[0] >> (8 * j + side) & 1) == 0) dead(j, side);
-        if (none || (live[1] >> (8 * j + side) & 1) == 0) dead(j, 2 + side);
+      for (int j = 0; j < kColumnTiles; j++) {
+#pragma unroll
+        for (int side = 0; side < 2; side++) {
+          const int bit = 8 * j + side;
+          if ((words[bit / 32] & 1u << bit % 32) == 0) dead(j, 2 * half + side);
+        }
       }
     }
   }
 
  private:
-  // Bits of the chunk's others that the mask lets owner `row` see.
-  __device__ uint64_t live_others(int slot, int row) const {
-    const auto& step = memory_.steps[slot];
-    if (step.mask < 0) return ~uint64_t{0};
-    const DeviceMask mask = plan_.masks[step.mask];
-    if (row >= mask.owners || step.begin >= mask.others) return 0;
-    return plan_.words[mask.word_begin + row * mask.words_per_owner + step.begin / 64] >>
-           (step.begin % 64);
-  }
-
   Memory& memory_;
   const DevicePlan& plan_;
-  int64_t other_len_;
+  int32_t other_len_;
 };
 
-// Rows [0, kRows) of a head, at `positions`, into a tile; elements at or past `dim` and rows
-// without a position become zeros. Asynchronous where `aligned` (base and strides are multiples of
-// 16 bytes); dim is a multiple of 8.
+// One instruction, where nvcc would multiply 64 bits.
+inline __device__ int64_t multiply_wide(int32_t a, int32_t b) {
+  int64_t product;
+  asm("mul.wide.s32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+  return product;
+}
+
+// Eight elements, from anywhere.
+template <typename T>
+__device__ uint4 load_elements(const T* from) {
+  const auto* bits = reinterpret_cast<const uint16_t*>(from);
+  uint32_t words[4];
+#pragma unroll
+  for (int w = 0; w < 4; w++) words[w] = bits[2 * w] | static_cast<uint32_t>(bits[2 * w + 1]) << 16;
+  return {words[0], words[1], words[2], words[3]};
+}
+
+template <typename T>
+__device__ void store_elements(T* to, const uint4& words, bool aligned) {
+  if (aligned) {
+    *reinterpret_cast<uint4*>(to) = words;
+    return;
+  }
+  const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
+  auto* bits = reinterpret_cast<uint16_t*>(to);
+#pragma unroll
+  for (int w = 0; w < 4; w++) {
+    bits[2 * w] = static_cast<uint16_t>(pairs[w]);
+    bits[2 * w + 1] = static_cast<uint16_t>(pairs[w] >> 16);
+  }
+}
+
+// The granules of a tile that one thread copies: of the same column, kStep rows apart.
+template <int kDim, int kThreads>
+struct GranulesOfThread {
+  static constexpr int kStep = kThreads / (kDim / 8);
+  int index = static_cast<int>(threadIdx.x) % (kDim / 8);
+  int first = static_cast<int>(threadIdx.x) / (kDim / 8);
+};
+
+// Rows [0, kRows) of a head, at `positions`, into a tile; elements at or past `dim`, a multiple of 8,
+// and rows without a position become zeros. Asynchronous where rows.aligned.
 template <int kDim, int kRows, int kThreads, typename T>
 __device__ void load_rows(SmemTile<kDim> tile, const int32_t* positions, const T* head,
-                          int64_t row_stride, int dim, bool aligned) {
-  constexpr int kGranules = kDim / 8;
-  const int thread = static_cast<int>(threadIdx.x);
-  const int index = thread % kGranules;
-  const bool inside = index * 8 < dim;
+                          const Rows& rows, int dim) {
+  using Granules = GranulesOfThread<kDim, kThreads>;
+  const Granules mine;
+  const T* column = head + 8 * mine.index;
+  const bool inside = 8 * mine.index < dim;
+  if (rows.aligned) {
+    const auto stride = static_cast<int32_t>(2 * rows.row_stride);
 #pragma unroll
-  for (int row = thread / kGranules; row < kRows; row += kThreads / kGranules) {
-    const int32_t position = positions[row];
-    const bool valid = inside && position >= 0;
-    const T* from = valid ? head + position * row_stride + index * 8 : head;
-    const uint32_t to = tile.granule(row, index);
-    if (aligned) {
-      copy_async(to, from, valid);
-    } else {
-      uint32_t words[4] = {0, 0, 0, 0};
-      if (valid) {
-        const auto* bits = reinterpret_cast<const uint16_t*>(from);
-#pragma unroll
-        for (int w = 0; w < 4; w++) {
-          words[w] = bits[2 * w] | static_cast<uint32_t>(bits[2 * w + 1]) << 16;
-        }
-      }
-      asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(words[0]), "r"(words[1]),
-                   "r"(words[2]), "r"(words[3])
-                   : "memory");
+    for (int i = 0; i < kRows / Granules::kStep; i++) {
+      const int row = mine.first + i * Granules::kStep;
+      const int32_t position = positions[row];
+      const bool valid = inside && position >= 0;
+      const int64_t offset = multiply_wide(max(position, 0), stride);
+      copy_async(tile.granule(row, mine.index), reinterpret_cast<const char*>(column) + offset,
+                 valid);
+    }
+  } else {
+#pragma unroll 1
+    for (int row = mine.first; row < kRows; row += Granules::kStep) {
+      const int32_t position = positions[row];
+      uint4 words = {};
+      if (inside && position >= 0) words = load_elements(column + position * rows.row_stride);
+      tile.store(row, mine.index, words);
     }
   }
 }
 
-// Two neighbouring elements.
-template <typename T>
-__device__ void store_pair(T* to, float low, float high, bool aligned) {
-  if (aligned) {
-    *reinterpret_cast<uint32_t*>(to) = pack<T>(low, high);
-  } else {
-    to[0] = from_float<T>(low);
-    to[1] = from_float<T>(high);
+// The reverse of load_rows: what lies outside is left out.
+template <int kDim, int kRows, int kThreads, typename T>
+__device__ void store_rows(SmemTile<kDim> tile, const int32_t* positions, T* head, const Rows& rows,
+                           int dim) {
+  using Granules = GranulesOfThread<kDim, kThreads>;
+  const Granules mine;
+  if (8 * mine.index >= dim) return;
+#pragma unroll 4
+  for (int row = mine.first; row < kRows; row += Granules::kStep) {
+    const int32_t position = positions[row];
+    if (position < 0) continue;
+    const uint4 words = tile.load(row, mine.index);
+    T* to = head + position * rows.row_stride + 8 * mine.index;
+    store_elements(to, words, rows.aligned);
   }
 }
 
-// The tile of owners of this block, the `index`-th of the launch's pass of `head`, or null if it
-// has none.
+// What a block works on: tile `index` of a head, of which `part`.
+struct BlockTask {
+  int batch, head, index, part;
+};
+
+// Blocks take the heads of a section in turn for each tile, so that neighbours work on tiles of the
+// same length.
+inline __device__ BlockTask task_of_block(const BlockSpace& space, int parts) {
+  const int block = static_cast<int>(blockIdx.x) / parts;
+  const int section = block / (space.section * space.tiles);
+  const int first = section * space.section;
+  const int here = min(space.section, space.batch * space.heads - first);
+  const int rest = block - first * space.tiles;
+  const int index = rest / here, head = first + rest - index * here;
+  return {head / space.heads, head % space.heads, index, static_cast<int>(blockIdx.x) % parts};
+}
+
+// Tile `index` of the launch's pass of query head `head`, or null if it has none.
 template <typename Launch>
-__device__ const OwnerTile* tile_of_block(const Launch& launch, int head, int index) {
+__device__ const OwnerTile* find_tile(const Launch& launch, int head, int index) {
   const DevicePlan& plan = launch.plan;
   int32_t begin = launch.tile_begin, end = launch.tile_end;
   if (begin < 0) {
