@@ -115,21 +115,36 @@ class Flex:
     @classmethod
     def load(cls):
         if cls.compiled is None:
-            from torch._inductor.codecache import torch_key
             from torch.nn.attention import flex_attention
             torch._dynamo.config.cache_size_limit = torch._dynamo.config.recompile_limit = 512
-            # The key of the compiler's caches, else a hash of all of torch's files, which takes minutes
-            # on a machine that reads them for the first time.
-            torch_key.set(torch.__version__.encode())
             cls.module = flex_attention
             cls.compiled = torch.compile(flex_attention.flex_attention, dynamic=False)
             cls.join = torch.compile(join, dynamic=False)
         return cls
 
     @classmethod
-    def mask(cls, kept, heads, queries, keys):
-        return cls.module.create_block_mask(lambda b, h, i, j: kept(h, i, j), None, heads,
-                                            queries, keys, device="cuda", _compile=True)
+    def mask(cls, kept, heads, queries, keys, device="cuda"):
+        """The BlockMask of kept(head, query, key), rows by rows: create_block_mask has the whole mask
+        in memory at once, or compiles a kernel that takes Triton minutes."""
+        size, rows = 128, 1024
+        head = torch.arange(heads or 1, device=device).view(-1, 1, 1)
+        key = torch.arange(keys, device=device)
+        counts = []
+        for first in range(0, queries, rows):
+            query = torch.arange(first, min(first + rows, queries), device=device).view(-1, 1)
+            mask = kept(head, query, key).expand(len(head), len(query), keys)
+            mask = F.pad(mask, (0, -keys % size, 0, -len(query) % size))
+            blocks = mask.view(len(head), mask.shape[1] // size, size, mask.shape[2] // size, size)
+            counts.append(blocks.sum((2, 4)))
+        counts = torch.cat(counts, 1).unsqueeze(0)  # live pairs of each block
+
+        def ordered(chosen):
+            return (chosen.sum(-1, dtype=torch.int32),
+                    chosen.int().argsort(dim=-1, descending=True, stable=True).int())
+        full = counts == size * size
+        return cls.module.BlockMask.from_kv_blocks(
+            *ordered((counts > 0) & ~full), *ordered(full), BLOCK_SIZE=size,
+            mask_mod=lambda b, h, i, j: kept(h, i, j), seq_lengths=(queries, keys))
 
 
 def join(out1, lse1, out2, lse2):
