@@ -8,8 +8,8 @@ namespace lace::sm90 {
 
 // One persistent launch does all passes of a plan. A block is a warpgroup that produces and two or
 // three that consume (64 rows of owners each). Of those that produce, one warp finds items, that is
-// (tile of owners, head, batch), in the order of work.h; one walks their runs and issues TMA loads;
-// one copies what passes before left; one tells other blocks of what is done. The queries and first
+// (tile of owners, head, batch), in the order of work.h, and loads their queries; one walks their
+// runs and loads keys and values; one copies what passes before left; one tells other blocks of what is done. The queries and first
 // keys of the next items are loaded while one is computed.
 //
 // Within a consumer q kᵀ of a tile is issued before p v of the tile before, whose products run
@@ -60,6 +60,7 @@ template <typename Config>
 struct Consumer {
   using Element = typename Config::Element;
   static constexpr int kKeys = Config::kKeys;
+  static constexpr int kStoreBarrier = 1 + Config::kConsumers;  // and those of the next groups
   const ForwardParams& params;
   ForwardShared<Config>& shared;
   uint32_t q_smem;  // keys and values lie behind the queries
@@ -156,7 +157,6 @@ struct Consumer {
       add_values();
       left = skip_dead(left);
     }
-    release_queries();
   }
   // Whether this consumer has no live pair in the tile that is next, which is waited for.
   __device__ bool next_is_dead() {
@@ -245,9 +245,6 @@ struct Consumer {
   __device__ uint32_t covered_rows(int32_t rows, int32_t bits) const {
     return rows_in(params.space.work.row_bits, rows, bits, row());
   }
-  __device__ int32_t position(int r, const WorkTile& tile) const {
-    return owner_position(tile, params.space.work.offsets, row() + 8 * r);
-  }
   __device__ int64_t row_index(const ItemSlot& item, int32_t position) const {
     return static_cast<int64_t>(item.batch * params.space.heads + item.head) * params.q_len +
            position;
@@ -290,34 +287,103 @@ struct Consumer {
     }
   }
 
-  // All lanes of a quad call it.
-  __device__ void store_out(int r, const ItemSlot& item, int32_t position, bool store) {
-    Element* target = static_cast<Element*>(params.out) + item.batch * params.out_batch_stride +
-                      item.head * params.out_head_stride + position * params.out_row_stride;
-    store_row(out, r, target, params.v_dim, store, lane());
+  // Rows that no later pass joins, through the rows of the queries, whose products are done: so a
+  // warp writes whole rows.
+  __device__ void store_out(const ItemSlot& item, const OwnerRows& owners) {
+    const int first = group * 64 + thread / 32 * 16;  // of this warp's rows
+    const uint32_t rows = q_smem + query.stage() * Config::kQueryBytes + first * 128;
+    cutlass::arch::NamedBarrier::sync(128, kStoreBarrier + group);
+    Element* head = static_cast<Element*>(params.out) + item.batch * params.out_batch_stride +
+                    item.head * params.out_head_stride;
+#pragma unroll
+    for (int s = 0; s < Config::kVDim / 64; ++s) {
+      if (s > 0) __syncwarp();
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+        const float* o = &out[32 * s + 8 * m];
+        const uint32_t v[4] = {pack<Element>(o[0], o[1]), pack<Element>(o[2], o[3]),
+                               pack<Element>(o[4], o[5]), pack<Element>(o[6], o[7])};
+        const int row = lane() % 16, chunk = 2 * m + lane() / 16;
+        store_matrices(rows + row * 128 + ((chunk ^ (row % 8)) * 16), v);
+      }
+      __syncwarp();
+      const int column = 64 * s + lane() % 8 * 8;
+      const auto load = [&](int i) {  // 16 bytes of each fourth row
+        const int row = lane() / 8 + 4 * i;
+        return load_shared_4(rows + row * 128 + ((lane() % 8 ^ (row % 8)) * 16));
+      };
+      const int e = first + lane() / 8;
+      if (owners.even && item.tile.later == kNone) {
+        float4 x[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) x[i] = load(i);
+        if (s + 1 == Config::kVDim / 64) release_rows();
+        const int64_t step = 4 * owners.step * params.out_row_stride;
+        Element* target = head + (owners.first + e * owners.step) * params.out_row_stride + column;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (e + 4 * i < owners.count && column < params.v_dim) {
+            store_16_bytes(target + i * step, x[i]);
+          }
+        }
+      } else {
+#pragma unroll 1
+        for (int i = 0; i < 4; ++i) {
+          const float4 x = load(i);
+          const int32_t at = owners.position(params.space.work.offsets, e + 4 * i);
+          const bool later = row_in(params.space.work.row_bits, item.tile.later,
+                                    item.tile.later_bits, e + 4 * i);
+          if (at >= 0 && !later && column < params.v_dim) {
+            store_16_bytes(head + at * params.out_row_stride + column, x);
+          }
+        }
+        if (s + 1 == Config::kVDim / 64) release_rows();
+      }
+    }
+  }
+  // The queries whose rows this warp wrote to.
+  __device__ void release_rows() {
+    cutlass::arch::fence_view_async_shared();  // others are loaded there
+    release_queries();
   }
 
   __device__ void finish(const ItemSlot& item, const Softmax& softmax) {
-    const uint32_t later = covered_rows(item.tile.later, item.tile.later_bits);
+    const OwnerRows owners(item.tile);
+    float total[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) total[r] = quad_sum(softmax.sum[r]);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float total = quad_sum(softmax.sum[r]);
-      const float inverse = total > 0 ? 1 / total : 0;
+      const float inverse = total[r] > 0 ? 1 / total[r] : 0;
 #pragma unroll
       for (int j = 0; j < Config::kVDim / 8; ++j) {
         out[4 * j + 2 * r] *= inverse;
         out[4 * j + 2 * r + 1] *= inverse;
       }
-      const float lse2 = total > 0 ? softmax.max[r] * params.scale_log2 + log2f(total) : -INFINITY;
-      const int32_t at = position(r, item.tile);
-      const bool partial = later >> r & 1;
-      if (at >= 0 && partial) {
-        store_sums(params.partial + row_index(item, at) * Config::kVDim, out, r, lane());
+    }
+    if (item.tile.later != kAll) {
+      store_out(item, owners);
+    } else {
+      release_queries();
+    }
+
+    const uint32_t later = covered_rows(item.tile.later, item.tile.later_bits);
+    const int64_t first = row_index(item, 0);
+    if (item.tile.later != kNone) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int32_t at = owners.position(params.space.work.offsets, row() + 8 * r);
+        if (at < 0 || (later >> r & 1) == 0) continue;
+        store_sums(params.partial + (first + at) * Config::kVDim, out, r, lane());
       }
-      if (item.tile.later != kAll) store_out(r, item, at, at >= 0 && !partial);
-      if (at >= 0 && lane() % 4 == 0) {
-        __stcg(params.lse + row_index(item, at), partial ? lse2 : lse2 * 0.6931471805599453f);
-      }
+    }
+    // Of a quad, one lane writes the log-sum-exp of one row, one of the other.
+    const int r = lane() & 1;
+    const float sum = r == 0 ? total[0] : total[1], max = r == 0 ? softmax.max[0] : softmax.max[1];
+    const float lse2 = sum > 0 ? max * params.scale_log2 + log2f(sum) : -INFINITY;
+    const int32_t at = owners.position(params.space.work.offsets, row() + 8 * r);
+    if (at >= 0 && (lane() & 2) == 0) {
+      __stcg(params.lse + first + at, later >> r & 1 ? lse2 : lse2 * 0.6931471805599453f);
     }
   }
 
@@ -383,9 +449,9 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks)
     cutlass::arch::warpgroup_reg_dealloc<Config::kProducerRegisters>();
     const int lane = threadIdx.x % 32;
     if (threadIdx.x < 32) {
-      Producer<Config>{params, shared, q_smem, lane}.run();
+      KeyLoader<Config>{params, shared, q_smem, lane}.run();
     } else if (threadIdx.x < 64) {
-      find_items(params.space, shared.items, lane);
+      ItemFinder<Config>{params, shared, q_smem, lane}.run();
     } else if (threadIdx.x < 96) {
       PartialLoader<Config>{params, shared, q_smem, lane}.run();
     } else {

@@ -70,13 +70,36 @@ struct ForwardShared {
   WorkRun run;  // the loading warp's own
 };
 
+// The warp that finds items and loads their queries.
 template <typename Config>
-struct Producer {
+struct ItemFinder {
+  const ForwardParams& params;
+  ForwardShared<Config>& shared;
+  uint32_t q_smem;
+  int lane;
+  Ring<Config::kQueryStages> query{};
+
+  // Called by all lanes of one warp.
+  __device__ void run() {
+    find_items(params.space, shared.items, lane, [&](const ItemSlot& item) {
+      shared.q_empty[query.stage()].wait(query.phase() ^ 1);
+      const LoadTarget target{params.q, &shared.q_full[query.stage()],
+                              q_smem + query.stage() * Config::kQueryBytes, item.head, item.batch};
+      load_set<Config::kQkDim / 64, Config::kOwners>(
+          target, item.tile.owners, BoxPlace(item.tile.owners), params.space.work.offsets, 0,
+          item.tile.owner_count, lane);
+      query.next();
+    });
+  }
+};
+
+// The warp that loads keys and values.
+template <typename Config>
+struct KeyLoader {
   const ForwardParams& params;
   ForwardShared<Config>& shared;
   uint32_t q_smem;  // keys and values lie behind the queries
   int lane;
-  Ring<Config::kQueryStages> query{};
   Ring<Config::kStages> key{}, value{};
 
   // Called by all lanes of one warp.
@@ -87,15 +110,7 @@ struct Producer {
       const ItemSlot& slot = shared.items.slots[at.stage()];
       if (slot.live == 0) return;
       const WorkTile& tile = slot.tile;
-      const int32_t head = slot.head, batch = slot.batch;
-      shared.q_empty[query.stage()].wait(query.phase() ^ 1);
-      const LoadTarget target{params.q, &shared.q_full[query.stage()],
-                              q_smem + query.stage() * Config::kQueryBytes, head, batch};
-      load_set<Config::kQkDim / 64, Config::kOwners>(target, tile.owners, BoxPlace(tile.owners),
-                                                     params.space.work.offsets, 0, tile.owner_count,
-                                                     lane);
-      query.next();
-      const int32_t kv_head = head / params.heads_per_kv;
+      const int32_t kv_head = slot.head / params.heads_per_kv, batch = slot.batch;
       runs.each(tile, [&](const WorkRun& run) { load_run(run, kv_head, batch); });
       if (tile.earlier != kNone) follow(key, shared.k_empty, Config::kPartialStages);
       tell_issued(shared.items, at, lane);

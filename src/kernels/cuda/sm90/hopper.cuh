@@ -173,6 +173,12 @@ __device__ inline void store_16_bytes(void* target, const uint32_t (&v)[4]) {
                : "memory");
 }
 
+__device__ inline void store_16_bytes(void* target, const float4& v) {
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(target), "f"(v.x), "f"(v.y),
+               "f"(v.z), "f"(v.w)
+               : "memory");
+}
+
 // Over the four lanes that share the rows of an accumulator.
 __device__ inline float quad_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));

@@ -113,8 +113,11 @@ __device__ inline void tell_issued(ItemRing& ring, const ItemPosition& at, int l
 
 // Finds the items of this block, one after the other, and after the last one says so: the work of a
 // warp, all of whose lanes call it. Known beforehand, items are found well before they are needed;
-// taken from the counter, not before the loads of the one before are under way.
-__device__ inline void find_items(const ItemSpace& space, ItemRing& ring, int lane) {
+// taken from the counter, not before the loads of the one before are under way. load_owners(slot)
+// loads what the item keeps on chip.
+template <typename LoadOwners>
+__device__ void find_items(const ItemSpace& space, ItemRing& ring, int lane,
+                           const LoadOwners& load_owners) {
   ItemPosition at, issued;
   int32_t item = blockIdx.x;
   for (int32_t count = 0;; ++count) {
@@ -136,6 +139,8 @@ __device__ inline void find_items(const ItemSpace& space, ItemRing& ring, int la
     if (lane == 0) slot.live = live;
     ring.full[at.stage()].arrive();
     if (!live) return;
+    __syncwarp();
+    load_owners(slot);
     at.next();
     item += gridDim.x;
   }
@@ -239,6 +244,23 @@ __device__ inline uint32_t rows_in(const uint32_t* row_bits, int32_t rows, int32
 __device__ inline int32_t owner_position(const WorkTile& tile, const int32_t* offsets, int32_t e) {
   return e < tile.owner_count ? position_in(tile.owners, offsets, e) : -1;
 }
+
+// The same for many elements: first + e · step where they are evenly spaced.
+struct OwnerRows {
+  const WorkTile& tile;
+  int32_t count, first, step;
+  bool even;
+  __device__ explicit OwnerRows(const WorkTile& of)
+      : tile(of),
+        count(of.owner_count),
+        first(of.owners.first),
+        step(of.owners.outer == 1 ? 1 : of.owners.stride),
+        even(of.owners.outer == 1 || (of.owners.inner == 1 && of.owners.offsets < 0)) {}
+  __device__ int32_t position(const int32_t* offsets, int32_t e) const {
+    if (e >= count) return -1;
+    return even ? first + e * step : position_in(tile.owners, offsets, e);
+  }
+};
 
 // Bits of the others that a row sees, of kOthers in a tile.
 template <int kOthers>
