@@ -136,15 +136,12 @@ UploadedPlan::UploadedPlan(const Plan& plan, cudaStream_t stream) {
     LACE_CHECK(words.size() <= INT32_MAX, "[attention] the masks of this plan are too large");
   }
   DevicePacker packer;
-  packer.add(plan.tiles, &view_.tiles);
   packer.add(plan.runs, &view_.runs);
   packer.add(plan.mask_ids, &view_.mask_ids);
   packer.add(masks, &view_.masks);
   packer.add(words, &view_.words);
   packer.add(plan.offsets, &view_.offsets);
   packer.add(plan.head_group, &view_.head_group);
-  packer.add(plan.groups, &view_.groups);
-  packer.add(plan.passes, &view_.passes);
   memory_ = std::make_unique<DeviceMemory>(packer, stream);
 }
 

@@ -25,15 +25,12 @@ struct DeviceMask {
 
 // A Plan's arrays on one GPU. Pointers are device pointers, valid while the UploadedPlan lives.
 struct DevicePlan {
-  const OwnerTile* tiles = nullptr;
   const Run* runs = nullptr;
   const int32_t* mask_ids = nullptr;
   const DeviceMask* masks = nullptr;
   const uint64_t* words = nullptr;
   const int64_t* offsets = nullptr;
   const int32_t* head_group = nullptr;
-  const HeadGroup* groups = nullptr;
-  const Pass* passes = nullptr;
 };
 
 // Collects arrays that shall lie in one device allocation.

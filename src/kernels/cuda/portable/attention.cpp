@@ -39,31 +39,40 @@ Rows rows_of(const Tensor4& tensor) {
           near && is_aligned(tensor, 16)};
 }
 
-int pass_count(const Plan& plan) {
-  int passes = 0;
-  for (const HeadGroup& group : plan.groups) {
-    passes = std::max(passes, group.pass_end - group.pass_begin);
-  }
-  return passes;
-}
+// The passes of a plan on one GPU.
+struct UploadedOrder {
+  PassOrder order;
+  std::vector<PassTile> tiles;
+  OrderTables tables;
+  int32_t most_tiles = 0;  // of a group
+  int64_t longest = 0;     // tiles of others of an item, at most
+  int64_t of_head = 0;     // tiles of others of all items of a head, on average
+};
 
-// The pass `index` of a group, or null.
-const Pass* find_pass(const Plan& plan, const HeadGroup& group, int index) {
-  return index < group.pass_end - group.pass_begin
-             ? &plan.passes[static_cast<size_t>(group.pass_begin + index)]
-             : nullptr;
-}
-
-// Pairs that the first tile of a pass computes; the passes put most work first.
-int64_t pairs_of_first_tile(const Plan& plan, const Pass& pass) {
-  if (pass.tile_begin == pass.tile_end) return 0;
-  const OwnerTile& tile = plan.tiles[static_cast<size_t>(pass.tile_begin)];
-  int64_t others = 0;
-  for (int32_t r = tile.run_begin; r < tile.run_end; r++) {
-    const Run& run = plan.runs[static_cast<size_t>(r)];
-    others += run.tiles * run.others.size();
-  }
-  return others * tile.owners.size();
+const UploadedOrder& uploaded_order(const UploadedPlan& uploaded, const Plan& plan,
+                                    cudaStream_t stream) {
+  const auto make = [&](UploadedOrder& made, DevicePacker& packer) {
+    made.order = order_passes(plan);
+    for (const OrderedTile& tile : made.order.tiles) {
+      made.tiles.push_back({plan.tiles[static_cast<size_t>(tile.tile)], tile});
+    }
+    if (plan.groups.size() == 1) made.tables.only = made.order.groups[0];
+    packer.add(made.tiles, &made.tables.tiles);
+    packer.add(made.order.groups, &made.tables.groups);
+    packer.add(made.order.row_bits, &made.tables.row_bits);
+    int64_t others = 0;
+    for (size_t g = 0; g < plan.groups.size(); g++) {
+      const PassOrder::Group& group = made.order.groups[g];
+      made.most_tiles = std::max(made.most_tiles, group.end - group.begin);
+      for (int32_t t = group.begin; t < group.end; t++) {
+        const int64_t of_tile = made.order.tiles[static_cast<size_t>(t)].others;
+        made.longest = std::max(made.longest, of_tile);
+        others += of_tile * plan.groups[g].heads;
+      }
+    }
+    made.of_head = others / plan.heads;
+  };
+  return uploaded.table<UploadedOrder>(0, stream, make);
 }
 
 int multiprocessors() {
@@ -73,34 +82,44 @@ int multiprocessors() {
   return count;
 }
 
-// Sets what a launch for pass `launch.pass` works on, for `heads` heads of which each reads
-// `bytes_of_head` while its tiles are worked on.
-// A section is so large that a multiprocessor's share of it is more than twice its longest item,
-// and all are of one size: else a long item stands alone at the end.
-template <typename Launch>
-void set_items(const Plan& plan, int64_t heads, int64_t bytes_of_head, Launch& launch) {
-  int tiles = 0;
-  int64_t longest = 0, pairs = 0;
-  for (const HeadGroup& group : plan.groups) {
-    const Pass* pass = find_pass(plan, group, launch.pass);
-    if (pass == nullptr) continue;
-    tiles = std::max(tiles, pass->tile_end - pass->tile_begin);
-    longest = std::max(longest, pairs_of_first_tile(plan, *pass));
-    pairs += group.heads * pass->computed_pairs;
+// A plan on the GPU and what launches over it need.
+struct PlanOnDevice {
+  std::shared_ptr<const UploadedPlan> uploaded;
+  const UploadedOrder& order;
+  PlanOnDevice(const Plan& plan, cudaStream_t stream)
+      : uploaded(upload(plan, stream)), order(uploaded_order(*uploaded, plan, stream)) {}
+
+  bool several_passes() const { return order.order.several_passes; }
+
+  // The items of a launch for `heads` heads of each batch element, each of which reads
+  // `bytes_of_head` while its tiles are worked on. `counters` is what they count in.
+  // A section is so large that a multiprocessor's share of it is more than four times its longest
+  // item, and all are of one size: else a long item stands alone at the end.
+  ItemSpace items(const Context& context, int64_t batch, int64_t heads, int64_t bytes_of_head,
+                  Workspace& counters) const {
+    const int64_t all = heads * batch;
+    const int64_t least =
+        4 * order.longest * multiprocessors() / std::max<int64_t>(order.of_head, 1) + 1;
+    const int64_t section =
+        std::clamp(kSectionBytes / std::max<int64_t>(bytes_of_head, 1), std::min(least, all), all);
+    const int64_t sections = (all + section - 1) / section;
+    ItemSpace space;
+    space.order = order.tables;
+    space.tiles = order.most_tiles;
+    space.heads = static_cast<int>(heads);
+    space.batch = static_cast<int>(batch);
+    space.section = static_cast<int>((all + sections - 1) / sections);
+    if (several_passes()) {
+      const size_t bytes = static_cast<size_t>(1 + all) * sizeof(int32_t);
+      counters = context.allocate(bytes);
+      LACE_CUDA(cudaMemsetAsync(counters.get(), 0, bytes,
+                                static_cast<cudaStream_t>(context.stream)));
+      space.next_item = reinterpret_cast<int32_t*>(counters.get());
+      space.done = space.next_item + 1;
+    }
+    return space;
   }
-  const int64_t pairs_of_head = std::max<int64_t>(pairs / plan.heads, 1);
-  const int64_t all = heads * launch.shape.batch;
-  const int64_t least = 4 * longest * multiprocessors() / pairs_of_head + 1;
-  const int64_t section =
-      std::clamp(kSectionBytes / std::max<int64_t>(bytes_of_head, 1), std::min(least, all), all);
-  const int64_t sections = (all + section - 1) / section;
-  launch.space = {tiles, static_cast<int>(heads), static_cast<int>(launch.shape.batch),
-                  static_cast<int>((all + sections - 1) / sections)};
-  if (plan.groups.size() == 1) {
-    const Pass* pass = find_pass(plan, plan.groups[0], launch.pass);
-    launch.tile_begin = pass->tile_begin, launch.tile_end = pass->tile_end;
-  }
-}
+};
 
 // Others that are computed for an owner, on average.
 int64_t others_of_owner(const Plan& plan) {
@@ -132,28 +151,28 @@ Workspace allocate_floats(const Context& context, int64_t count) {
 struct GradientRun {
   const Context& context;
   const Plan& plan;
+  const PlanOnDevice& on_device;
   BackwardLaunch launch;
   void (*start)(BackwardLaunch, cudaStream_t);
   int64_t heads, bytes_of_head;
 
   void run(int members, int64_t floats0, int64_t floats1) {
-    const int passes = pass_count(plan);
+    launch.plan = on_device.uploaded->view();
     launch.members = plan.groups.size() == 1 ? members : 1;
-    const int launches = members / launch.members * passes;
     Workspace partial0, partial1;
-    if (launches > 1) {
+    if (members > launch.members || on_device.several_passes()) {
       partial0 = allocate_floats(context, floats0);
       partial1 = allocate_floats(context, floats1);
       launch.partial0 = pointer<float>(partial0);
       launch.partial1 = pointer<float>(partial1);
     }
     for (launch.member = 0; launch.member < members; launch.member += launch.members) {
-      for (launch.pass = 0; launch.pass < passes; launch.pass++) {
-        launch.first = launch.member == 0 && launch.pass == 0;
-        launch.last = launch.member + launch.members == members && launch.pass == passes - 1;
-        set_items(plan, heads, bytes_of_head, launch);
-        start(launch, static_cast<cudaStream_t>(context.stream));
-      }
+      launch.first = launch.member == 0;
+      launch.last = launch.member + launch.members == members;
+      Workspace counters;
+      launch.space =
+          on_device.items(context, launch.shape.batch, heads, bytes_of_head, counters);
+      start(launch, static_cast<cudaStream_t>(context.stream));
     }
   }
 };
@@ -179,7 +198,8 @@ struct Backward {
     launch.scale_log2 = static_cast<float>(args.scale * std::numbers::log2e);
     launch.statistics = pointer<RowStatistics>(statistics);
     const int64_t width = run.sums_width(shape);
-    const bool few = pass_count(transposed) == 1 && others_of_owner(transposed) <= kFewOthers;
+    const PlanOnDevice keys(transposed, stream);
+    const bool few = !keys.several_passes() && others_of_owner(transposed) <= kFewOthers;
     const bool alone = context.deterministic || width == 0 || few;
     Workspace sums;
     if (!alone) {
@@ -188,7 +208,7 @@ struct Backward {
     }
     run.statistics(launch, rows_of(args.out), rows_of(args.dout),
                    static_cast<const float*>(args.lse), pointer<RowStatistics>(statistics), stream);
-    compute_keys(alone ? run.backward_keys_alone : run.backward_keys);
+    compute_keys(keys, alone ? run.backward_keys_alone : run.backward_keys);
     if (alone) {
       compute_queries();
     } else {
@@ -196,9 +216,7 @@ struct Backward {
     }
   }
 
-  void compute_keys(void (*start)(BackwardLaunch, cudaStream_t)) {
-    const auto uploaded = upload(transposed, stream);
-    launch.plan = uploaded->view();
+  void compute_keys(const PlanOnDevice& on_device, void (*start)(BackwardLaunch, cudaStream_t)) {
     launch.x0 = rows_of(args.k);
     launch.x1 = rows_of(args.v);
     launch.y0 = rows_of(args.q);
@@ -207,21 +225,20 @@ struct Backward {
     launch.d1 = rows_of(args.dv);
     const int64_t kv_rows = shape.batch * shape.kv_heads * shape.k_len;
     const int64_t bytes = shape.q_len * ratio * (row_bytes + 4 * shape.qk_dim);
-    GradientRun{context, transposed, launch, start, shape.kv_heads, bytes}.run(
+    GradientRun{context, transposed, on_device, launch, start, shape.kv_heads, bytes}.run(
         static_cast<int>(ratio), kv_rows * shape.qk_dim, kv_rows * shape.v_dim);
   }
 
   void compute_queries() {
-    const auto uploaded = upload(plan, stream);
-    launch.plan = uploaded->view();
+    const PlanOnDevice on_device(plan, stream);
     launch.x0 = rows_of(args.q);
     launch.x1 = rows_of(args.dout);
     launch.y0 = rows_of(args.k);
     launch.y1 = rows_of(args.v);
     launch.d0 = rows_of(args.dq);
-    GradientRun{context,     plan, launch, run.backward_queries,
-                shape.heads, shape.k_len * row_bytes / ratio}
-        .run(1, rows * shape.qk_dim, 0);
+    const int64_t bytes = shape.k_len * row_bytes / ratio;
+    GradientRun{context, plan, on_device, launch, run.backward_queries, shape.heads, bytes}.run(
+        1, rows * shape.qk_dim, 0);
   }
 };
 
@@ -248,9 +265,9 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   check_tile(plan, tiles(args.shape).forward.owners);
   const AttentionShape& shape = args.shape;
   const auto stream = static_cast<cudaStream_t>(context.stream);
-  const auto uploaded = upload(plan, stream);
+  const PlanOnDevice on_device(plan, stream);
   ForwardLaunch launch;
-  launch.plan = uploaded->view();
+  launch.plan = on_device.uploaded->view();
   launch.shape = shape;
   launch.negative = args.scale < 0;
   // Far below what any logit shows, and no 0 · ∞ for the dead pairs.
@@ -260,19 +277,15 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   launch.v = rows_of(args.v);
   launch.out = rows_of(args.out);
   launch.lse = static_cast<float*>(args.lse);
-  const int passes = pass_count(plan);
-  Workspace partial;
-  if (passes > 1) {
+  Workspace partial, counters;
+  if (on_device.several_passes()) {
     partial = allocate_floats(context, shape.batch * shape.heads * shape.q_len * shape.v_dim);
     launch.partial = pointer<float>(partial);
   }
-  for (launch.pass = 0; launch.pass < passes; launch.pass++) {
-    launch.last_pass = launch.pass == passes - 1;
-    set_items(plan, shape.heads,
-              shape.k_len * 2 * (shape.qk_dim + shape.v_dim) * shape.kv_heads / shape.heads,
-              launch);
-    launchers(shape).forward(launch, stream);
-  }
+  const int64_t bytes =
+      shape.k_len * 2 * (shape.qk_dim + shape.v_dim) * shape.kv_heads / shape.heads;
+  launch.space = on_device.items(context, shape.batch, shape.heads, bytes, counters);
+  launchers(shape).forward(launch, stream);
 }
 
 void backward(const Context& context, const Plan& plan, const Plan& transposed,

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "kernels/cuda/portable/launch.h"
+#include "kernels/cuda/portable/items.cuh"
 #include "kernels/cuda/portable/tile_walk.cuh"
 
 namespace lace::cuda::portable {
@@ -28,18 +28,20 @@ struct BackwardConfig {
   static constexpr int kBlocks = !kSmall ? 1 : kOwnersAreKeys ? 2 : 3;  // a multiprocessor
   static constexpr int kOwners = 16 * kRowTiles * kWarps;
   static constexpr int kChunk = kLarge ? 32 : 64;
-  static constexpr int kColumns = kSmall ? 32 : kChunk;
+  static constexpr int kColumns = 32;
   static constexpr int kOwnerBytes = 2 * kOwners * (kDim0 + kDim1);
   static constexpr int kStageBytes = 2 * kChunk * (kDim0 + kDim1);
   static constexpr int kChangesBytes = kAddsDq ? 2 * kOwners * kChunk : 0;
   struct Memory {
-    WalkMemory<kOwners, kChunk> walk;
+    WalkMemory<kOwners, kChunk, kSmall || kLarge> walk;
     RowStatistics statistics[2][kChunk];  // of the others, where owners are keys
   };
   static constexpr int smem_bytes(int stages) {
     return kOwnerBytes + kChangesBytes + stages * kStageBytes + static_cast<int>(sizeof(Memory));
   }
   static_assert(!(kLarge && kAddsDq));
+  // GPUs that have less than 100 KiB for a block run all but kKeys.
+  static_assert(kAddsDq || smem_bytes(1) + 128 <= 99 * 1024);
 };
 
 // dq of a chunk's queries: the columns of `changes` times the rows of `keys`, added to `sums` of a
@@ -86,10 +88,11 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
   constexpr int kSumDim0 = kDim0 / kParts, kSumDim1 = kKeys ? kDim1 / kParts : 16;
   const AttentionShape& shape = launch.shape;
   const int ratio = static_cast<int>(shape.heads / shape.kv_heads);
-  const auto [batch, owner_head, index, part] = task_of_block(launch.space, kParts);
-  const int first_head = kKeys ? owner_head * ratio + launch.member : owner_head;
-  const OwnerTile* tile = find_tile(launch, first_head, index);
-  if (tile == nullptr) return;
+  const auto query_head = [&](int head) { return kKeys ? head * ratio + launch.member : head; };
+  const BlockTask task = task_of_block(launch.space, launch.plan, kParts, query_head);
+  if (task.tile == nullptr) return;
+  const int batch = task.batch, owner_head = task.head, part = task.part;
+  const int first_head = query_head(owner_head);
 
   extern __shared__ __align__(128) unsigned char smem[];
   const SmemTile<kDim0> x0_tile{smem_address(smem)};
@@ -100,7 +103,7 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
                                                              Config::kChangesBytes +
                                                              launch.stages * Config::kStageBytes);
   const int64_t owner_len = kKeys ? shape.k_len : shape.q_len;
-  TileWalk<kOwners, kChunk> walk(memory.walk, launch.plan, kKeys ? shape.q_len : shape.k_len);
+  TileWalk walk(memory.walk, launch.plan, kKeys ? shape.q_len : shape.k_len);
 
   const int dim0 = static_cast<int>(shape.qk_dim), dim1 = static_cast<int>(shape.v_dim);
   const int lane = static_cast<int>(threadIdx.x) & 31;
@@ -129,7 +132,7 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
     };
 
     if (member > 0) __syncthreads();
-    walk.begin(*tile, owner_len, 2);
+    walk.begin(task.tile->owner, owner_len, 2);
     __syncthreads();
     walk.advance(2, 0);
     __syncthreads();
@@ -261,32 +264,39 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
       for (int half = 0; half < 2; half++) {
         const int in_tile = first_row + 16 * r + 8 * half + lane / 4;
         const int32_t row = memory.walk.owners[in_tile];
+        const bool earlier =
+            row >= 0 && (!launch.first || has_earlier(launch.space, task, in_tile));
+        const bool later =
+            row >= 0 && (!launch.last || has_later(launch.space, task, in_tile));
 #pragma unroll
         for (int j = 0; j < kSumDim / 8; j++) {
           const int column = begin + 8 * j + 2 * (lane & 3);
           float low = sum[r][j][2 * half] * scale, high = sum[r][j][2 * half + 1] * scale;
-          if (row >= 0 && column < dim && !(launch.first && launch.last)) {
-            auto* before = reinterpret_cast<float2*>(partial + (head_rows + row) * dim + column);
-            if (!launch.first) {
-              low += before->x;
-              high += before->y;
-            }
-            if (!launch.last) *before = {low, high};
+          auto* before = reinterpret_cast<float2*>(partial + (head_rows + row) * dim + column);
+          if (earlier && column < dim) {
+            const float2 pair = __ldcg(before);
+            low += pair.x;
+            high += pair.y;
           }
+          if (later && column < dim) *before = {low, high};
           tile.store_pair(in_tile, j, lane, pack<T>(low, high));
         }
       }
     }
     __syncthreads();
+    // A later pass or launch stores the rows that it finishes once more.
+    if (!launch.last || task.tile->order.later == kAll) return;
     store_rows<kSumDim, kOwners, kThreads>(
         tile, memory.walk.owners, to.template head<T>(batch, owner_head) + begin, to, dim - begin);
   };
   wait_copies();
+  wait_for_passes(launch.space, task, kParts);
   __syncthreads();
   write(sum0, SmemTile<kSumDim0>{x0_tile.base}, dim0, launch.scale, launch.d0, launch.partial0);
   if constexpr (kKeys) {
     write(sum1, SmemTile<kSumDim1>{x1_tile.base}, dim1, 1.0f, launch.d1, launch.partial1);
   }
+  tell_done(launch.space, task);
 }
 
 constexpr int kRowThreads = 256;

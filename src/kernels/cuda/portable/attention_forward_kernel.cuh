@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "kernels/cuda/portable/launch.h"
+#include "kernels/cuda/portable/items.cuh"
 #include "kernels/cuda/portable/tile_walk.cuh"
 
 namespace lace::cuda::portable {
@@ -76,16 +76,17 @@ __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
   using Config = ForwardConfig<kQkDim, kVDim>;
   constexpr int kRowTiles = Config::kRowTiles, kOwners = Config::kOwners, kChunk = Config::kChunk;
   constexpr int kThreads = Config::kThreads, kColumnTiles = kChunk / 8;
-  const auto [batch, head, index, part] = task_of_block(launch.space, 1);
-  const OwnerTile* tile = find_tile(launch, head, index);
-  if (tile == nullptr) return;
+  const BlockTask task =
+      task_of_block(launch.space, launch.plan, 1, [](int head) { return head; });
+  if (task.tile == nullptr) return;
+  const int batch = task.batch, head = task.head;
 
   extern __shared__ __align__(128) unsigned char smem[];
   const SmemTile<kQkDim> q_tile{smem_address(smem)};
   const SmemTile<kQkDim> k_tile{q_tile.base + 2 * kOwners * kQkDim};
   const SmemTile<kVDim> v_tile{k_tile.base + 2 * kChunk * kQkDim};
   auto& memory = *reinterpret_cast<WalkMemory<kOwners, kChunk>*>(smem + Config::kTileBytes);
-  TileWalk<kOwners, kChunk> walk(memory, launch.plan, launch.shape.k_len);
+  TileWalk walk(memory, launch.plan, launch.shape.k_len);
 
   const int kv_head = head / static_cast<int>(launch.shape.heads / launch.shape.kv_heads);
   const T* k = launch.k.head<T>(batch, kv_head);
@@ -96,7 +97,7 @@ __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
   const int first_row = static_cast<int>(threadIdx.x) / 32 * 16 * kRowTiles;
   const int64_t head_rows = (batch * launch.shape.heads + head) * launch.shape.q_len;
 
-  walk.begin(*tile, launch.shape.q_len, 2);
+  walk.begin(task.tile->owner, launch.shape.q_len, 2);
   __syncthreads();
   walk.advance(2, 0);
   load_rows<kQkDim, kOwners, kThreads>(q_tile, memory.owners, launch.q.head<T>(batch, head),
@@ -114,22 +115,6 @@ __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
     for (int half = 0; half < 2; half++) {
       softmax.row_max[r][half] = -INFINITY;
       softmax.row_sum[r][half] = 0;
-      if (launch.pass == 0) continue;
-      // Goes on from what the passes before left.
-      const int32_t row = memory.owners[first_row + 16 * r + 8 * half + lane / 4];
-      if (row < 0) continue;
-      softmax.row_max[r][half] = launch.lse[head_rows + row] * kLog2E;
-      if (softmax.row_max[r][half] == -INFINITY) continue;
-      softmax.row_sum[r][half] = (lane & 3) == 0 ? 1 : 0;
-      const float* partial = launch.partial + (head_rows + row) * v_dim;
-#pragma unroll
-      for (int j = 0; j < kVDim / 8; j++) {
-        const int column = 8 * j + 2 * (lane & 3);
-        if (column >= v_dim) continue;
-        const float2 pair = *reinterpret_cast<const float2*>(partial + column);
-        out[r][j][2 * half] = pair.x;
-        out[r][j][2 * half + 1] = pair.y;
-      }
     }
   }
 
@@ -171,19 +156,42 @@ __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
     add_weighted<T>(out, weights, v_tile, 0, 0, lane);
   }
 
-  const SmemTile<kVDim> out_tile{q_tile.base};
   wait_copies();
+  wait_for_passes(launch.space, task, 1);
+  const SmemTile<kVDim> out_tile{q_tile.base};
   __syncthreads();  // the tiles are read
 #pragma unroll
   for (int r = 0; r < kRowTiles; r++) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
+      const int in_tile = first_row + 16 * r + 8 * half + lane / 4;
+      const int32_t row = memory.owners[in_tile];
+      float* partial = launch.partial + (head_rows + row) * v_dim;
+      if (row >= 0 && has_earlier(launch.space, task, in_tile)) {
+        // What passes before left is joined like one key, whose logit is their log-sum-exp.
+        const float lse = __ldcg(launch.lse + head_rows + row) * kLog2E;
+        const float top = fmaxf(softmax.row_max[r][half], lse);
+        const float origin = top == -INFINITY ? 0 : top;
+        const float factor = exp2f(softmax.row_max[r][half] - origin);
+        const float weight = exp2f(lse - origin);
+        softmax.row_max[r][half] = top;
+        softmax.row_sum[r][half] =
+            softmax.row_sum[r][half] * factor + ((lane & 3) == 0 ? weight : 0);
+#pragma unroll
+        for (int j = 0; j < kVDim / 8; j++) {
+          const int column = 8 * j + 2 * (lane & 3);
+          if (column >= v_dim) continue;
+          const float2 pair = __ldcg(reinterpret_cast<const float2*>(partial + column));
+          out[r][j][2 * half] = out[r][j][2 * half] * factor + pair.x * weight;
+          out[r][j][2 * half + 1] = out[r][j][2 * half + 1] * factor + pair.y * weight;
+        }
+      }
+      __syncwarp();  // the rows of a quad are together again
       float sum = softmax.row_sum[r][half];
       sum += __shfl_xor_sync(~0u, sum, 1);
       sum += __shfl_xor_sync(~0u, sum, 2);
-      const int in_tile = first_row + 16 * r + 8 * half + lane / 4;
-      const int32_t row = memory.owners[in_tile];
       const float factor = sum > 0 ? 1 / sum : 0;
+      const bool later = row >= 0 && has_later(launch.space, task, in_tile);
       if (row >= 0 && (lane & 3) == 0) {
         launch.lse[head_rows + row] =
             sum > 0 ? (softmax.row_max[r][half] + log2f(sum)) / kLog2E : -INFINITY;
@@ -193,16 +201,17 @@ __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
         const float low = out[r][j][2 * half] * factor, high = out[r][j][2 * half + 1] * factor;
         out_tile.store_pair(in_tile, j, lane, pack<T>(low, high));
         const int column = 8 * j + 2 * (lane & 3);
-        if (!launch.last_pass && row >= 0 && column < v_dim) {
-          *reinterpret_cast<float2*>(launch.partial + (head_rows + row) * v_dim + column) = {low,
-                                                                                             high};
-        }
+        if (later && column < v_dim) *reinterpret_cast<float2*>(partial + column) = {low, high};
       }
     }
   }
   __syncthreads();
-  store_rows<kVDim, kOwners, kThreads>(out_tile, memory.owners, launch.out.head<T>(batch, head),
-                                       launch.out, v_dim);
+  // A later pass stores the rows that it finishes once more.
+  if (task.tile->order.later != kAll) {
+    store_rows<kVDim, kOwners, kThreads>(out_tile, memory.owners, launch.out.head<T>(batch, head),
+                                         launch.out, v_dim);
+  }
+  tell_done(launch.space, task);
 }
 
 }  // namespace lace::cuda::portable

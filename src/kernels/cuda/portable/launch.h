@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include "kernels/cuda/device_plan.h"
+#include "kernels/cuda/pass_order.h"
 #include "kernels/kernel.h"
 
 namespace lace::cuda::portable {
@@ -23,20 +24,34 @@ struct Rows {
   }
 };
 
-// The items of a launch: `tiles` for each head of each batch element, in sections of neighbouring
-// heads (tile_walk.cuh, task_of_block).
-struct BlockSpace {
-  int tiles = 0, heads = 0, batch = 0, section = 0;
+// A tile with its place in the order of passes.
+struct PassTile {
+  OwnerTile owner;
+  OrderedTile order;
 };
 
-// One launch computes pass `pass` of every head's group that has it.
+// Device pointers to the arrays of a PassOrder.
+struct OrderTables {
+  const PassTile* tiles = nullptr;
+  const PassOrder::Group* groups = nullptr;
+  const uint32_t* row_bits = nullptr;
+  PassOrder::Group only;  // the group, if there is one
+};
+
+// The items of a launch, which does all passes: up to `tiles` for each head of each batch element,
+// in sections of neighbouring heads (task_of_block in items.cuh).
+struct ItemSpace {
+  OrderTables order;
+  int tiles = 0, heads = 0, batch = 0, section = 0;
+  // Where a pass joins what others left, else null: blocks take items in order from next_item, and
+  // done [batch, heads] counts those that later passes wait for. All 0 at the start.
+  int32_t *next_item = nullptr, *done = nullptr;
+};
+
 struct ForwardLaunch {
   DevicePlan plan;
   AttentionShape shape;
-  BlockSpace space;
-  int pass = 0;
-  int32_t tile_begin = -1, tile_end = -1;  // of the pass, if all heads are of one group
-  bool last_pass = false;
+  ItemSpace space;
   bool negative = false;  // logits are negated first
   float scale = 0;        // |scale| · log2(e), > 0
   Rows q, k, v, out;
@@ -52,16 +67,13 @@ struct RowStatistics {
 // How a launch computes gradients (attention_backward_kernel.cuh).
 enum class BackwardMode { kKeys, kKeysAlone, kQueries };
 
-// One launch computes pass `pass`.
 // kKeys, kKeysAlone: owners are keys; x0 = k, x1 = v, y0 = q, y1 = dout, d0 = dk, d1 = dv, of the
 // query heads kv · ratio + [member, member + members), which have the same tiles.
 // kQueries: owners are queries; x0 = q, x1 = dout, y0 = k, y1 = v, d0 = dq; one member.
 struct BackwardLaunch {
   DevicePlan plan;
   AttentionShape shape;
-  BlockSpace space;
-  int pass = 0;
-  int32_t tile_begin = -1, tile_end = -1;  // of the pass, if all heads are of one group
+  ItemSpace space;
   int member = 0, members = 1;
   bool first = false, last = false;  // of the launches that add to the same gradients
   int stages = 1;                    // chunks of y0, y1 in shared memory
@@ -69,7 +81,7 @@ struct BackwardLaunch {
   Rows x0, x1, y0, y1, d0, d1;
   const RowStatistics* statistics = nullptr;  // [batch, heads, q_len]
   float *partial0 = nullptr,
-        *partial1 = nullptr;  // d0, d1 so far, contiguous; null with one launch
+        *partial1 = nullptr;  // d0, d1 so far, contiguous; null with one launch of one pass
   float* dq_sums = nullptr;   // kKeys: dq / scale, [batch, heads, q_len, sums_width]: of 16
                               // columns, 8 h + 2 c + b stands at 4 c + 2 h + b
 };

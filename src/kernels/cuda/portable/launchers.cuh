@@ -22,7 +22,7 @@ void dispatch_dims(const AttentionShape& shape, const Function& function) {
 template <typename Kernel, typename Launch>
 void start(Kernel* kernel, int parts, int threads, int smem_bytes, const Launch& launch,
            cudaStream_t stream) {
-  const BlockSpace& space = launch.space;
+  const ItemSpace& space = launch.space;
   const int64_t blocks = int64_t{space.tiles} * space.heads * space.batch * parts;
   LACE_CHECK(blocks <= INT32_MAX, "[attention] more than 2^31 tiles of all heads: ", blocks);
   LACE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem_bytes));

@@ -13,15 +13,19 @@ namespace lace::cuda::portable {
 
 constexpr int kWalkSlots = 3;
 
-template <int kOwners, int kChunk>
+// kKeepsMasks: the bits of a chunk's mask are loaded ahead into shared memory, 8 bytes an owner;
+// else they are read when they are needed.
+template <int kOwnersValue, int kChunkValue, bool kKeepsMasks = true>
 struct WalkMemory {
+  static constexpr int kOwners = kOwnersValue, kChunk = kChunkValue;
+  static constexpr bool kMasks = kKeepsMasks;
   struct alignas(16) Step {
     int32_t run = 0, run_end = 0, tile = 0, begin = 0;
     int32_t mask = -1;  // −1: every pair is live
     // Of the run.
     int32_t tiles = 0, move = 0, count = 0, mask_begin = 0, mask_cycle = 0;
   };
-  uint64_t words[kWalkSlots][kOwners];  // of the mask, from 64 ⌊begin / 64⌋ on
+  uint64_t words[kMasks ? kWalkSlots : 1][kMasks ? kOwners : 1];  // from bit 64 ⌊begin / 64⌋ on
   int32_t owners[kOwners];              // positions, −1 for none
   int32_t others[kWalkSlots][kChunk];   // positions of a chunk, −1 for none, which come last
   uint32_t inside[kWalkSlots][kChunk / 32];  // bits: there is a position
@@ -45,10 +49,10 @@ inline __device__ int32_t position_of(const DevicePlan& plan, const IndexSet& se
 // Which pairs of some owners and others are live.
 enum class Live { kNone, kSome, kAll };
 
-template <int kOwners, int kChunk>
+template <typename Memory>
 class TileWalk {
  public:
-  using Memory = WalkMemory<kOwners, kChunk>;
+  static constexpr int kOwners = Memory::kOwners, kChunk = Memory::kChunk;
   __device__ TileWalk(Memory& memory, const DevicePlan& plan, int64_t other_len)
       : memory_(memory), plan_(plan), other_len_(static_cast<int32_t>(other_len)) {}
 
@@ -60,7 +64,7 @@ class TileWalk {
     if (threadIdx.x == 0) memory_.steps[before] = {tile.run_begin, tile.run_end, 0, -kChunk};
   }
 
-  // Writes the chunk after slot `from` into slot `to`; its mask arrives with the next wait_copies().
+  // Writes the chunk after slot `from` into slot `to`; its mask is there after wait_copies().
   __device__ void advance(int from, int to) {
     const int e = static_cast<int>(threadIdx.x);
     auto step = memory_.steps[from];
@@ -107,13 +111,10 @@ class TileWalk {
       if (e % 32 == 0) memory_.inside[to][e / 32] = inside;
     }
     if (e == 0) memory_.steps[to] = step;
-    if (step.mask >= 0 && step.run < step.run_end && e < kOwners) {
-      const int4 mask = __ldg(reinterpret_cast<const int4*>(plan_.masks + step.mask));
-      const int32_t owners = mask.x, words_per_owner = mask.z, word_begin = mask.w;
-      const bool has = e < owners && step.begin / 64 < words_per_owner;
-      const uint64_t* word = plan_.words + word_begin;
-      if (has) word += e * words_per_owner + step.begin / 64;
-      copy_async_8(smem_address(&memory_.words[to][e]), word, has);
+    if (Memory::kMasks && step.mask >= 0 && step.run < step.run_end && e < kOwners) {
+      const uint64_t* word = mask_word(step, e);
+      copy_async_8(smem_address(&memory_.words[to][e]), word != nullptr ? word : plan_.words,
+                   word != nullptr);
     }
   }
 
@@ -126,7 +127,15 @@ class TileWalk {
     uint64_t bits = memory_.inside[slot][0];
     if constexpr (kChunk > 32) bits |= static_cast<uint64_t>(memory_.inside[slot][1]) << 32;
     const auto& step = memory_.steps[slot];
-    if (step.mask >= 0) bits &= memory_.words[slot][row] >> (step.begin % 64);
+    if (step.mask >= 0) {
+      uint64_t word = 0;
+      if constexpr (Memory::kMasks) {
+        word = memory_.words[slot][row];
+      } else if (const uint64_t* from = mask_word(step, row); from != nullptr) {
+        word = __ldg(from);
+      }
+      bits &= word >> (step.begin % 64);
+    }
     return memory_.owners[row] < 0 ? 0 : bits;
   }
 
@@ -166,6 +175,14 @@ class TileWalk {
   }
 
  private:
+  // The mask's bits of owner `e` for the others around step.begin; null if none is live.
+  __device__ const uint64_t* mask_word(const typename Memory::Step& step, int e) const {
+    const int4 mask = __ldg(reinterpret_cast<const int4*>(plan_.masks + step.mask));
+    const int32_t owners = mask.x, words_per_owner = mask.z, word_begin = mask.w;
+    if (e >= owners || step.begin / 64 >= words_per_owner) return nullptr;
+    return plan_.words + word_begin + e * words_per_owner + step.begin / 64;
+  }
+
   Memory& memory_;
   const DevicePlan& plan_;
   int32_t other_len_;
@@ -257,37 +274,6 @@ __device__ void store_rows(SmemTile<kDim> tile, const int32_t* positions, T* hea
     T* to = head + position * rows.row_stride + 8 * mine.index;
     store_elements(to, words, rows.aligned);
   }
-}
-
-// What a block works on: tile `index` of a head, of which `part`.
-struct BlockTask {
-  int batch, head, index, part;
-};
-
-// Blocks take the heads of a section in turn for each tile, so that neighbours work on tiles of the
-// same length.
-inline __device__ BlockTask task_of_block(const BlockSpace& space, int parts) {
-  const int block = static_cast<int>(blockIdx.x) / parts;
-  const int section = block / (space.section * space.tiles);
-  const int first = section * space.section;
-  const int here = min(space.section, space.batch * space.heads - first);
-  const int rest = block - first * space.tiles;
-  const int index = rest / here, head = first + rest - index * here;
-  return {head / space.heads, head % space.heads, index, static_cast<int>(blockIdx.x) % parts};
-}
-
-// Tile `index` of the launch's pass of query head `head`, or null if it has none.
-template <typename Launch>
-__device__ const OwnerTile* find_tile(const Launch& launch, int head, int index) {
-  const DevicePlan& plan = launch.plan;
-  int32_t begin = launch.tile_begin, end = launch.tile_end;
-  if (begin < 0) {
-    const HeadGroup group = plan.groups[plan.head_group[head]];
-    if (group.pass_begin + launch.pass >= group.pass_end) return nullptr;
-    const Pass& which = plan.passes[group.pass_begin + launch.pass];
-    begin = which.tile_begin, end = which.tile_end;
-  }
-  return index < end - begin ? plan.tiles + begin + index : nullptr;
 }
 
 }  // namespace lace::cuda::portable

@@ -388,7 +388,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     if (threadIdx.x < 32) {
       BackwardLoader<Config>{params, shared, tiles, lane}.run();
     } else if (threadIdx.x < 64) {
-      find_items(params.space, shared.items, lane);
+      // The owners are loaded with the others: here nobody waits for the warp that loads.
+      find_items(params.space, shared.items, lane, [](const ItemSlot&) {});
     } else if (threadIdx.x >= 96) {
       tell_passes(params.space, shared.items, lane);
     } else if constexpr (Config::kByKeys) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/cuda/pass_rows.cuh"
 #include "kernels/cuda/sm90/hopper.cuh"
 #include "kernels/cuda/sm90/load_set.cuh"
 #include "kernels/cuda/sm90/uploaded_work.h"
@@ -231,10 +232,8 @@ __device__ inline int first_row(int group, int thread) {
   return group * 64 + thread / 32 * 16 + thread % 32 / 4;
 }
 
-// Whether another pass covers row `row`, and bit r whether it covers row `row` + 8 r.
-__device__ inline bool row_in(const uint32_t* row_bits, int32_t rows, int32_t bits, int row) {
-  return rows == kAll || (rows == kSome && (row_bits[bits + row / 32] >> (row % 32) & 1) != 0);
-}
+// Bit r: whether another pass covers row `row` + 8 r.
+using cuda::row_in;
 __device__ inline uint32_t rows_in(const uint32_t* row_bits, int32_t rows, int32_t bits, int row) {
   if (rows != kSome) return rows == kAll ? 3 : 0;
   return row_in(row_bits, rows, bits, row) | row_in(row_bits, rows, bits, row + 8) << 1;

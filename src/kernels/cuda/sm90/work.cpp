@@ -7,6 +7,7 @@
 #include "lace/error.h"
 
 #include "kernels/cuda/mask_bits.h"
+#include "kernels/cuda/pass_order.h"
 
 namespace lace::sm90 {
 namespace {
@@ -66,103 +67,33 @@ WorkRun make_run(const Plan& plan, const Run& run, Work& work) {
   return out;
 }
 
-// Positions of the elements of `set` that lie before `end`.
-void positions(const Plan& plan, const IndexSet& set, int64_t end, std::vector<int64_t>& out) {
-  out.clear();
-  for (int32_t o = 0; o < set.outer; ++o) {
-    for (int32_t i = 0; i < set.inner; ++i) {
-      const int64_t position = plan.position(set, o, i);
-      if (position >= end) return;
-      out.push_back(position);
+// The tiles of a group, in the order of `order`.
+void add_tiles(const Plan& plan, const cuda::PassOrder& order, const cuda::PassOrder::Group& group,
+               Work& work) {
+  std::vector<int64_t> rows;
+  for (int32_t i = group.begin; i < group.end; ++i) {
+    const cuda::OrderedTile& source = order.tiles[static_cast<size_t>(i)];
+    const OwnerTile& tile = plan.tiles[static_cast<size_t>(source.tile)];
+    WorkTile item;
+    item.owners = make_set(tile.owners, 0, plan.owner_len, work.owner_rows, work.owner_boxes,
+                           work.owner_stretches);
+    cuda::positions(plan, tile.owners, plan.owner_len, rows);
+    item.owner_count = narrow(static_cast<int64_t>(rows.size()));
+    item.run_begin = tile.run_begin;
+    item.run_end = tile.run_end;
+    item.tiles = source.others;
+    if (tile.run_begin < tile.run_end) {
+      item.first_run = work.runs[static_cast<size_t>(tile.run_begin)];
     }
+    item.earlier = source.earlier;
+    item.later = source.later;
+    item.earlier_bits = source.earlier_bits;
+    item.later_bits = source.later_bits;
+    item.wait = source.wait;
+    item.count = source.count;
+    work.tiles.push_back(item);
   }
 }
-
-struct GroupBuilder {
-  const Plan& plan;
-  Work& work;
-  std::vector<int64_t> rows;
-  std::vector<bool> covered_before, covered_after;
-
-  // Which of `rows` are in `covered`; where only some are, their bits at row_bits[`bits`].
-  int32_t rows_in(const std::vector<bool>& covered, int32_t& bits) {
-    const auto is_covered = [&](int64_t row) -> bool { return covered[static_cast<size_t>(row)]; };
-    const auto count = std::count_if(rows.begin(), rows.end(), is_covered);
-    if (count == 0) return kNone;
-    if (count == static_cast<int64_t>(rows.size())) return kAll;
-    bits = narrow(static_cast<int64_t>(work.row_bits.size()));
-    work.row_bits.resize(work.row_bits.size() + kOwnerRows / 32);
-    for (size_t e = 0; e < rows.size(); ++e) {
-      if (is_covered(rows[e])) work.row_bits[static_cast<size_t>(bits) + e / 32] |= 1u << (e % 32);
-    }
-    return kSome;
-  }
-
-  void mark(const Pass& pass, std::vector<bool>& covered) {
-    for (int32_t t = pass.tile_begin; t < pass.tile_end; ++t) {
-      positions(plan, plan.tiles[static_cast<size_t>(t)].owners, plan.owner_len, rows);
-      for (const int64_t row : rows) covered[static_cast<size_t>(row)] = true;
-    }
-  }
-
-  void add_pass(const Pass& pass, bool several, bool last, int32_t wait) {
-    const size_t begin = work.tiles.size();
-    for (int32_t t = pass.tile_begin; t < pass.tile_end; ++t) {
-      const OwnerTile& tile = plan.tiles[static_cast<size_t>(t)];
-      WorkTile item;
-      item.owners = make_set(tile.owners, 0, plan.owner_len, work.owner_rows, work.owner_boxes,
-                             work.owner_stretches);
-      positions(plan, tile.owners, plan.owner_len, rows);
-      item.owner_count = narrow(static_cast<int64_t>(rows.size()));
-      item.run_begin = tile.run_begin;
-      item.run_end = tile.run_end;
-      for (int32_t r = tile.run_begin; r < tile.run_end; ++r) {
-        item.tiles += work.runs[static_cast<size_t>(r)].tiles;
-      }
-      if (tile.run_begin < tile.run_end) {
-        item.first_run = work.runs[static_cast<size_t>(tile.run_begin)];
-      }
-      if (several) {
-        item.earlier = rows_in(covered_before, item.earlier_bits);
-        item.later = rows_in(covered_after, item.later_bits);
-        item.wait = item.earlier == kNone ? 0 : wait;
-        item.count = last ? 0 : 1;
-      }
-      work.tiles.push_back(item);
-    }
-    std::stable_sort(work.tiles.begin() + static_cast<int64_t>(begin), work.tiles.end(),
-                     [](const WorkTile& a, const WorkTile& b) { return a.tiles > b.tiles; });
-  }
-
-  // The passes of a group; which pass of a row comes first is free. Those of a few rows that see
-  // everything are worked on first, since they take longest, and those of rows in a row last: they
-  // find what others left in one piece.
-  // Returns how many tiles come before the last pass.
-  int32_t add_group(const HeadGroup& group) {
-    std::vector<const Pass*> passes;
-    for (int32_t p = group.pass_begin; p < group.pass_end; ++p) {
-      passes.push_back(&plan.passes[static_cast<size_t>(p)]);
-    }
-    std::stable_partition(passes.begin(), passes.end(),
-                          [](const Pass* pass) { return pass->order == RowOrder::kGlobalRows; });
-    std::stable_partition(passes.begin(), passes.end(),
-                          [](const Pass* pass) { return pass->order != RowOrder::kNatural; });
-    const bool several = passes.size() > 1;
-    work.several_passes |= several;
-    int32_t wait = 0;
-    if (several) covered_before.assign(static_cast<size_t>(plan.owner_len), false);
-    for (size_t p = 0; p < passes.size(); ++p) {
-      if (several) {
-        covered_after.assign(static_cast<size_t>(plan.owner_len), false);
-        for (size_t q = p + 1; q < passes.size(); ++q) mark(*passes[q], covered_after);
-      }
-      add_pass(*passes[p], several, p + 1 == passes.size(), wait);
-      if (several) mark(*passes[p], covered_before);
-      wait += passes[p]->tile_end - passes[p]->tile_begin;
-    }
-    return wait - (passes.back()->tile_end - passes.back()->tile_begin);
-  }
-};
 
 // Adds the bits of `mask` to work.mask_rows; its flags.
 int32_t add_mask(const Mask& mask, Work& work) {
@@ -230,7 +161,7 @@ bool has_sole_others(const Plan& plan) {
           for (int32_t i = 0; i < run.tiles; ++i) {
             IndexSet set = run.others;
             set.first += i * run.step;
-            positions(plan, set, plan.other_len, found);
+            cuda::positions(plan, set, plan.other_len, found);
             for (const int64_t position : found) {
               if (seen[static_cast<size_t>(position)]) return false;
               seen[static_cast<size_t>(position)] = true;
@@ -270,7 +201,9 @@ Work make_work(const Plan& plan, int64_t heads_per_item) {
   if (are_alike(plan, heads_per_item)) work.members = narrow(heads_per_item);
   add_masks(plan, work);
   for (const Run& run : plan.runs) work.runs.push_back(make_run(plan, run, work));
-  GroupBuilder builder{plan, work, {}, {}, {}};
+  const cuda::PassOrder passes = cuda::order_passes(plan);
+  work.row_bits = passes.row_bits;
+  work.several_passes = passes.several_passes;
   std::vector<int32_t> order(plan.groups.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
@@ -282,14 +215,15 @@ Work make_work(const Plan& plan, int64_t heads_per_item) {
     group.tile_begin = narrow(static_cast<int64_t>(work.tiles.size()));
     group.head_begin = narrow(static_cast<int64_t>(work.heads.size()));
     group.item_begin = work.items;
-    const HeadGroup& source = plan.groups[static_cast<size_t>(g)];
     for (int64_t h = 0; h < plan.heads; h += work.members) {
       if (plan.head_group[static_cast<size_t>(h)] == g) {
         work.heads.push_back(narrow(h / work.members));
       }
     }
     group.heads = narrow(static_cast<int64_t>(work.heads.size())) - group.head_begin;
-    group.first_tiles = builder.add_group(source);
+    const cuda::PassOrder::Group& source = passes.groups[static_cast<size_t>(g)];
+    group.first_tiles = source.first;
+    add_tiles(plan, passes, source, work);
     group.tiles = narrow(static_cast<int64_t>(work.tiles.size())) - group.tile_begin;
     for (int32_t t = group.tile_begin; t < group.tile_begin + group.tiles; ++t) {
       work.longest = std::max(work.longest, work.tiles[static_cast<size_t>(t)].tiles);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/cuda/pass_order.h"
 #include "plan/plan.h"
 
 namespace lace::sm90 {
@@ -41,21 +42,18 @@ struct WorkRun {
   int32_t step = 0, tiles = 0, mask_begin = 0, mask_cycle = 0;
 };
 
-// Which rows of a tile another pass covers.
-enum Rows : int32_t { kNone = 0, kAll = 1, kSome = 2 };
+using cuda::kAll, cuda::kNone, cuda::kSome;
 
-// A tile of owners of one pass: 32 words, which a warp copies at once.
+// A tile of owners of one pass: 32 words, which a warp copies at once. From `earlier` to `count` as
+// in an OrderedTile.
 struct alignas(16) WorkTile {
   WorkSet owners;
   int32_t owner_count = 0;  // inside the sequence
   int32_t run_begin = 0, run_end = 0;
-  int32_t tiles = 0;         // of all runs together
-  int32_t earlier = kNone;   // rows that a pass worked on before has partial results of
-  int32_t later = kNone;     // rows that a pass worked on afterwards will finish
-  int32_t earlier_bits = 0;  // kSome: bit e of row_bits[… + e / 32]
-  int32_t later_bits = 0;
-  int32_t wait = 0;   // tiles of the passes worked on before, of one head
-  int32_t count = 0;  // 1 where others may wait for this one
+  int32_t tiles = 0;  // of all runs together
+  int32_t earlier = kNone, later = kNone;
+  int32_t earlier_bits = 0, later_bits = 0;
+  int32_t wait = 0, count = 0;
   WorkRun first_run;  // a copy of runs[run_begin], tiles 0 if there is none
   int32_t unused[2] = {};
 };

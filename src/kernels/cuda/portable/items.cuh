@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/pass_rows.cuh"
+#include "kernels/cuda/portable/launch.h"
+
+namespace lace::cuda::portable {
+
+// What a block works on, and how it joins what blocks before left of its rows.
+
+// Part `part` of a tile of a head; null: nothing.
+struct BlockTask {
+  const PassTile* tile = nullptr;
+  int batch = 0, head = 0, part = 0;
+};
+
+// Blocks take the heads of a section in turn for each tile, so that neighbours work on tiles of the
+// same length. Where passes wait for others, a block takes the next item and not the one of its own
+// number, so that items waited for are worked on or done. plan_head(head) is a query head of which
+// the launch's head has the tiles.
+template <typename PlanHead>
+__device__ BlockTask task_of_block(const ItemSpace& space, const DevicePlan& plan, int parts,
+                                   const PlanHead& plan_head) {
+  __shared__ int32_t taken;
+  int item = static_cast<int>(blockIdx.x);
+  if (space.next_item != nullptr) {
+    if (threadIdx.x == 0) taken = atomicAdd(space.next_item, 1);
+    __syncthreads();
+    item = taken;
+  }
+  const int block = item / parts;
+  const int section = block / (space.section * space.tiles);
+  const int first = section * space.section;
+  const int here = min(space.section, space.batch * space.heads - first);
+  const int rest = block - first * space.tiles;
+  const int index = rest / here, flat = first + rest - index * here;
+  BlockTask task;
+  task.batch = flat / space.heads;
+  task.head = flat - task.batch * space.heads;
+  task.part = item - block * parts;
+  PassOrder::Group group = space.order.only;
+  if (group.begin == group.end) group = space.order.groups[plan.head_group[plan_head(task.head)]];
+  if (group.begin + index < group.end) task.tile = space.order.tiles + group.begin + index;
+  return task;
+}
+
+__device__ inline int32_t* done_of(const ItemSpace& space, const BlockTask& task) {
+  return space.done + task.batch * space.heads + task.head;
+}
+
+// Waits until what passes before left of the tile's rows can be read (past L1). All threads call it.
+__device__ inline void wait_for_passes(const ItemSpace& space, const BlockTask& task, int parts) {
+  if (task.tile->order.earlier == kNone) return;
+  if (threadIdx.x == 0) {
+    const volatile int32_t* done = done_of(space, task);
+    while (*done < task.tile->order.wait * parts) __nanosleep(100);
+    __threadfence();
+  }
+  __syncthreads();
+}
+
+// Tells other blocks that this one's results are stored. All threads call it.
+__device__ inline void tell_done(const ItemSpace& space, const BlockTask& task) {
+  if (task.tile->order.count == 0) return;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    atomicAdd(done_of(space, task), 1);
+  }
+}
+
+__device__ inline bool has_earlier(const ItemSpace& space, const BlockTask& task, int row) {
+  const OrderedTile& tile = task.tile->order;
+  return row_in(space.order.row_bits, tile.earlier, tile.earlier_bits, row);
+}
+__device__ inline bool has_later(const ItemSpace& space, const BlockTask& task, int row) {
+  const OrderedTile& tile = task.tile->order;
+  return row_in(space.order.row_bits, tile.later, tile.later_bits, row);
+}
+
+}  // namespace lace::cuda::portable
