@@ -112,8 +112,8 @@ struct PlanOnDevice {
     if (several_passes()) {
       const size_t bytes = static_cast<size_t>(1 + all) * sizeof(int32_t);
       counters = context.allocate(bytes);
-      LACE_CUDA(cudaMemsetAsync(counters.get(), 0, bytes,
-                                static_cast<cudaStream_t>(context.stream)));
+      LACE_CUDA(
+          cudaMemsetAsync(counters.get(), 0, bytes, static_cast<cudaStream_t>(context.stream)));
       space.next_item = reinterpret_cast<int32_t*>(counters.get());
       space.done = space.next_item + 1;
     }
@@ -170,8 +170,7 @@ struct GradientRun {
       launch.first = launch.member == 0;
       launch.last = launch.member + launch.members == members;
       Workspace counters;
-      launch.space =
-          on_device.items(context, launch.shape.batch, heads, bytes_of_head, counters);
+      launch.space = on_device.items(context, launch.shape.batch, heads, bytes_of_head, counters);
       start(launch, static_cast<cudaStream_t>(context.stream));
     }
   }

@@ -2,10 +2,11 @@
 
 namespace lace::cuda::portable {
 template void launch_backward<__nv_bfloat16, BackwardMode::kKeys>(BackwardLaunch, cudaStream_t);
-template void launch_backward<__nv_bfloat16, BackwardMode::kKeysAlone>(BackwardLaunch, cudaStream_t);
+template void launch_backward<__nv_bfloat16, BackwardMode::kKeysAlone>(BackwardLaunch,
+                                                                       cudaStream_t);
 template void launch_backward<__nv_bfloat16, BackwardMode::kQueries>(BackwardLaunch, cudaStream_t);
-template void launch_statistics<__nv_bfloat16>(const BackwardLaunch&, const Rows&, const Rows&, const float*,
-                                    RowStatistics*, cudaStream_t);
+template void launch_statistics<__nv_bfloat16>(const BackwardLaunch&, const Rows&, const Rows&,
+                                               const float*, RowStatistics*, cudaStream_t);
 template void launch_round<__nv_bfloat16>(const BackwardLaunch&, const Rows&, cudaStream_t);
 template int sums_width<__nv_bfloat16>(const AttentionShape&);
 }  // namespace lace::cuda::portable

@@ -10,11 +10,11 @@ namespace lace::cuda::portable {
 // Every half of backward is one loop over a plan: owners x0, x1 stay in shared memory while others
 // y0, y1 stream past, and with
 //   P  = exp(scale · x0 y0ᵀ − lse),  dS = P ∘ (x1 y1ᵀ − delta)
-// the sums  d1 += P y1  (where owners are keys) and  d0 += dS y0  stay in registers. kKeys also adds
-// dSᵀ x0 to sums of dq in global memory, atomically: five products. kKeysAlone and kQueries add
-// nothing atomically, and a run repeats bit for bit, but scores are computed twice: seven products.
-// A warp has 16 · kRowTiles owners and takes kColumns others at a time. Past head_dim 128 the columns
-// of d0 and d1 are split over kParts blocks, and there is no kKeys.
+// the sums  d1 += P y1  (where owners are keys) and  d0 += dS y0  stay in registers. kKeys also
+// adds dSᵀ x0 to sums of dq in global memory, atomically: five products. kKeysAlone and kQueries
+// add nothing atomically, and a run repeats bit for bit, but scores are computed twice: seven
+// products. A warp has 16 · kRowTiles owners and takes kColumns others at a time. Past head_dim 128
+// the columns of d0 and d1 are split over kParts blocks, and there is no kKeys.
 template <BackwardMode kMode, int kDim0, int kDim1>
 struct BackwardConfig {
   static constexpr bool kOwnersAreKeys = kMode != BackwardMode::kQueries;
@@ -99,9 +99,8 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
   const SmemTile<kDim1> x1_tile{x0_tile.base + 2 * kOwners * kDim0};
   const SmemTile<64> changes_tile{x0_tile.base + Config::kOwnerBytes};
   const uint32_t stages_base = changes_tile.base + Config::kChangesBytes;
-  auto& memory = *reinterpret_cast<typename Config::Memory*>(smem + Config::kOwnerBytes +
-                                                             Config::kChangesBytes +
-                                                             launch.stages * Config::kStageBytes);
+  auto& memory = *reinterpret_cast<typename Config::Memory*>(
+      smem + Config::kOwnerBytes + Config::kChangesBytes + launch.stages * Config::kStageBytes);
   const int64_t owner_len = kKeys ? shape.k_len : shape.q_len;
   TileWalk walk(memory.walk, launch.plan, kKeys ? shape.q_len : shape.k_len);
 
@@ -126,8 +125,8 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
                                          launch.y1, dim1);
       if (kKeys && threadIdx.x < kChunk) {
         const int32_t row = positions[threadIdx.x];
-        copy_async_8(smem_address(&memory.statistics[stage][threadIdx.x]),
-                     statistics + max(row, 0), row >= 0);
+        copy_async_8(smem_address(&memory.statistics[stage][threadIdx.x]), statistics + max(row, 0),
+                     row >= 0);
       }
     };
 
@@ -199,8 +198,7 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
           for (int j = 0; j < kColumnTiles; j++) {
 #pragma unroll
             for (int t = 0; t < 4; t++) {
-              p[r][j][t] =
-                  exp2f(fmaf(p[r][j][t], launch.scale_log2, -statistics_of(r, j, t).lse));
+              p[r][j][t] = exp2f(fmaf(p[r][j][t], launch.scale_log2, -statistics_of(r, j, t).lse));
             }
           }
           if (live == Live::kSome) {
@@ -266,8 +264,7 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
         const int32_t row = memory.walk.owners[in_tile];
         const bool earlier =
             row >= 0 && (!launch.first || has_earlier(launch.space, task, in_tile));
-        const bool later =
-            row >= 0 && (!launch.last || has_later(launch.space, task, in_tile));
+        const bool later = row >= 0 && (!launch.last || has_later(launch.space, task, in_tile));
 #pragma unroll
         for (int j = 0; j < kSumDim / 8; j++) {
           const int column = begin + 8 * j + 2 * (lane & 3);
@@ -374,8 +371,10 @@ __global__ void round_kernel(AttentionShape shape, const float* sums, int width,
 #pragma unroll
   for (int eight = 0; eight < 2; eight++) {
     if (first + 8 * eight >= shape.qk_dim) break;
-    store_elements(to + 8 * eight, {pairs[4 * eight], pairs[4 * eight + 1], pairs[4 * eight + 2],
-                                    pairs[4 * eight + 3]}, dq.aligned);
+    store_elements(
+        to + 8 * eight,
+        {pairs[4 * eight], pairs[4 * eight + 1], pairs[4 * eight + 2], pairs[4 * eight + 3]},
+        dq.aligned);
   }
 }
 

@@ -76,8 +76,7 @@ __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
   using Config = ForwardConfig<kQkDim, kVDim>;
   constexpr int kRowTiles = Config::kRowTiles, kOwners = Config::kOwners, kChunk = Config::kChunk;
   constexpr int kThreads = Config::kThreads, kColumnTiles = kChunk / 8;
-  const BlockTask task =
-      task_of_block(launch.space, launch.plan, 1, [](int head) { return head; });
+  const BlockTask task = task_of_block(launch.space, launch.plan, 1, [](int head) { return head; });
   if (task.tile == nullptr) return;
   const int batch = task.batch, head = task.head;
 

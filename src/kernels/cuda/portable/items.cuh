@@ -49,7 +49,8 @@ __device__ inline int32_t* done_of(const ItemSpace& space, const BlockTask& task
   return space.done + task.batch * space.heads + task.head;
 }
 
-// Waits until what passes before left of the tile's rows can be read (past L1). All threads call it.
+// Waits until what passes before left of the tile's rows can be read (past L1). All threads call
+// it.
 __device__ inline void wait_for_passes(const ItemSpace& space, const BlockTask& task, int parts) {
   if (task.tile->order.earlier == kNone) return;
   if (threadIdx.x == 0) {

@@ -83,8 +83,9 @@ void launch_statistics(const BackwardLaunch& launch, const Rows& out, const Rows
                        const float* lse, RowStatistics* statistics, cudaStream_t stream) {
   const AttentionShape& shape = launch.shape;
   const int width = launch.dq_sums != nullptr ? sums_width<T>(shape) : 0;
-  statistics_kernel<T><<<row_blocks(shape.batch * shape.heads * shape.q_len * 8), kRowThreads, 0,
-                         stream>>>(shape, out, dout, lse, statistics, launch.dq_sums, width);
+  statistics_kernel<T>
+      <<<row_blocks(shape.batch * shape.heads * shape.q_len * 8), kRowThreads, 0, stream>>>(
+          shape, out, dout, lse, statistics, launch.dq_sums, width);
   LACE_CUDA(cudaGetLastError());
 }
 
@@ -92,8 +93,9 @@ template <typename T>
 void launch_round(const BackwardLaunch& launch, const Rows& dq, cudaStream_t stream) {
   const AttentionShape& shape = launch.shape;
   const int64_t parts = (shape.qk_dim + 15) / 16;
-  round_kernel<T><<<row_blocks(shape.batch * shape.heads * shape.q_len * parts), kRowThreads, 0,
-                    stream>>>(shape, launch.dq_sums, sums_width<T>(shape), launch.scale, dq);
+  round_kernel<T>
+      <<<row_blocks(shape.batch * shape.heads * shape.q_len * parts), kRowThreads, 0, stream>>>(
+          shape, launch.dq_sums, sums_width<T>(shape), launch.scale, dq);
   LACE_CUDA(cudaGetLastError());
 }
 

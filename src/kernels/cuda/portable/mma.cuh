@@ -91,8 +91,8 @@ inline __device__ void wait_copies() { asm volatile("cp.async.wait_all;" ::: "me
 
 inline __device__ void add_global(float* to, const float4& x) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("red.global.add.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(to), "f"(x.x), "f"(x.y),
-               "f"(x.z), "f"(x.w)
+  asm volatile("red.global.add.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(to), "f"(x.x), "f"(x.y), "f"(x.z),
+               "f"(x.w)
                : "memory");
 #else
   atomicAdd(to, x.x);
@@ -122,7 +122,8 @@ struct SmemTile {
   __device__ void right(uint32_t (&out)[4], int row, int index, int lane) const {
     load_matrices(out, granule(row + (lane & 7) + ((lane >> 4) << 3), index + ((lane >> 3) & 1)));
   }
-  // Columns [8 · index, 8 · index + 16) as 16 rows of a left operand, over the 16 rows from `row` on.
+  // Columns [8 · index, 8 · index + 16) as 16 rows of a left operand, over the 16 rows from `row`
+  // on.
   __device__ void left_inner(uint32_t (&out)[4], int row, int index, int lane) const {
     load_matrices_transposed(
         out, granule(row + (lane & 7) + ((lane >> 4) << 3), index + ((lane >> 3) & 1)));

@@ -8,8 +8,8 @@
 
 namespace lace::cuda::portable {
 
-// Walks a tile of owners' runs in chunks of at most kChunk others, whose positions and masks it puts
-// into shared memory.
+// Walks a tile of owners' runs in chunks of at most kChunk others, whose positions and masks it
+// puts into shared memory.
 
 constexpr int kWalkSlots = 3;
 
@@ -26,8 +26,8 @@ struct WalkMemory {
     int32_t tiles = 0, move = 0, count = 0, mask_begin = 0, mask_cycle = 0;
   };
   uint64_t words[kMasks ? kWalkSlots : 1][kMasks ? kOwners : 1];  // from bit 64 ⌊begin / 64⌋ on
-  int32_t owners[kOwners];              // positions, −1 for none
-  int32_t others[kWalkSlots][kChunk];   // positions of a chunk, −1 for none, which come last
+  int32_t owners[kOwners];                                        // positions, −1 for none
+  int32_t others[kWalkSlots][kChunk];        // positions of a chunk, −1 for none, which come last
   uint32_t inside[kWalkSlots][kChunk / 32];  // bits: there is a position
   Step steps[kWalkSlots];
 };
@@ -143,8 +143,7 @@ class TileWalk {
   // by all lanes of a warp at once.
   template <int kRows, int kColumns>
   __device__ Live live_pairs(int slot, int row, int first, int lane) const {
-    const bool all = memory_.steps[slot].mask < 0 &&
-                     memory_.inside[slot][kChunk / 32 - 1] == ~0u &&
+    const bool all = memory_.steps[slot].mask < 0 && memory_.inside[slot][kChunk / 32 - 1] == ~0u &&
                      memory_.owners[kOwners - 1] >= 0;
     if (all) return Live::kAll;
     constexpr uint64_t kOnes = ~uint64_t{0} >> (64 - kColumns);
@@ -228,8 +227,8 @@ struct GranulesOfThread {
   int first = static_cast<int>(threadIdx.x) / (kDim / 8);
 };
 
-// Rows [0, kRows) of a head, at `positions`, into a tile; elements at or past `dim`, a multiple of 8,
-// and rows without a position become zeros. Asynchronous where rows.aligned.
+// Rows [0, kRows) of a head, at `positions`, into a tile; elements at or past `dim`, a multiple of
+// 8, and rows without a position become zeros. Asynchronous where rows.aligned.
 template <int kDim, int kRows, int kThreads, typename T>
 __device__ void load_rows(SmemTile<kDim> tile, const int32_t* positions, const T* head,
                           const Rows& rows, int dim) {

@@ -9,8 +9,8 @@ namespace lace::sm90 {
 // One persistent launch does all passes of a plan. A block is a warpgroup that produces and two or
 // three that consume (64 rows of owners each). Of those that produce, one warp finds items, that is
 // (tile of owners, head, batch), in the order of work.h, and loads their queries; one walks their
-// runs and loads keys and values; one copies what passes before left; one tells other blocks of what is done. The queries and first
-// keys of the next items are loaded while one is computed.
+// runs and loads keys and values; one copies what passes before left; one tells other blocks of
+// what is done. The queries and first keys of the next items are loaded while one is computed.
 //
 // Within a consumer q kᵀ of a tile is issued before p v of the tile before, whose products run
 // while the softmax of the tile is computed. Tiles in which a consumer has no live pair it leaves
@@ -331,8 +331,8 @@ struct Consumer {
         for (int i = 0; i < 4; ++i) {
           const float4 x = load(i);
           const int32_t at = owners.position(params.space.work.offsets, e + 4 * i);
-          const bool later = row_in(params.space.work.row_bits, item.tile.later,
-                                    item.tile.later_bits, e + 4 * i);
+          const bool later =
+              row_in(params.space.work.row_bits, item.tile.later, item.tile.later_bits, e + 4 * i);
           if (at >= 0 && !later && column < params.v_dim) {
             store_16_bytes(head + at * params.out_row_stride + column, x);
           }

@@ -1,0 +1,83 @@
+// In which order passes are worked on, and what their tiles know of each other: host code, no GPU
+// needed.
+
+#include "kernels/cuda/pass_order.h"
+
+#include <cstdint>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "lace/pattern.h"
+
+namespace lace::test {
+namespace {
+
+bool covers(const cuda::PassOrder& order, int32_t rows, int32_t bits, size_t e) {
+  if (rows != cuda::kSome) return rows == cuda::kAll;
+  return (order.row_bits[static_cast<size_t>(bits) + e / 32] >> (e % 32) & 1) != 0;
+}
+
+// Works on the tiles of a group in order.
+void expect_rows_are_joined(const Plan& plan, const cuda::PassOrder& order,
+                            const cuda::PassOrder::Group& group) {
+  std::vector<int> begun(static_cast<size_t>(plan.owner_len)), finished = begun;
+  std::vector<int64_t> rows;
+  int32_t told = 0;  // tiles that later passes may wait for
+  for (int32_t t = group.begin; t < group.end; ++t) {
+    const cuda::OrderedTile& tile = order.tiles[static_cast<size_t>(t)];
+    const OwnerTile& source = plan.tiles[static_cast<size_t>(tile.tile)];
+    EXPECT_EQ(tile.count, t - group.begin < group.first ? 1 : 0);
+    EXPECT_LE(tile.wait, told);
+    EXPECT_EQ(tile.wait > 0, tile.earlier != cuda::kNone);
+    cuda::positions(plan, source.owners, plan.owner_len, rows);
+    for (size_t e = 0; e < rows.size(); ++e) {
+      const auto row = static_cast<size_t>(rows[e]);
+      EXPECT_EQ(covers(order, tile.earlier, tile.earlier_bits, e), begun[row] > 0) << row;
+      EXPECT_EQ(finished[row], 0) << row;
+      ++begun[row];
+      if (!covers(order, tile.later, tile.later_bits, e)) ++finished[row];
+    }
+    told += tile.count;
+  }
+  for (const int count : finished) EXPECT_EQ(count, 1);
+}
+
+TEST(PassOrder, EveryRowIsFinishedOnceByWhoKnowsOfTheOthers) {
+  for (const char* text :
+       {"dense", "local(128) | strided(128)", "block(96) | summary(96, 8)", "fixed(128, 32, 4)",
+        "bidirectional(local(100) | global(7))", "local(37) | summary(50, 3) | sinks(2)",
+        "heads(1*strided(7), 1*local(31) | strided(9))"}) {
+    for (const int32_t owners : {64, 128, 192}) {
+      for (const bool transposed : {false, true}) {
+        SCOPED_TRACE(testing::Message()
+                     << text << " by " << owners << " transposed " << transposed);
+        const Plan plan =
+            compile(Pattern::parse(text).bind(4, 3000, 3000), {owners, 64}, transposed);
+        const cuda::PassOrder order = cuda::order_passes(plan);
+        ASSERT_EQ(order.groups.size(), plan.groups.size());
+        for (const cuda::PassOrder::Group& group : order.groups) {
+          expect_rows_are_joined(plan, order, group);
+        }
+      }
+    }
+  }
+}
+
+TEST(PassOrder, LongestTilesFirstAndRowsInARowLast) {
+  const Plan plan =
+      compile(Pattern::parse("bidirectional(local(100) | global(7))").bind(1, 3000, 3000),
+              {128, 64}, false);
+  const cuda::PassOrder order = cuda::order_passes(plan);
+  ASSERT_TRUE(order.several_passes);
+  const cuda::PassOrder::Group& group = order.groups.front();
+  EXPECT_EQ(group.first, 1);  // the global rows
+  EXPECT_EQ(order.tiles[0].later, cuda::kAll);
+  for (int32_t t = group.begin + group.first + 1; t < group.end; ++t) {
+    EXPECT_LE(order.tiles[static_cast<size_t>(t)].others,
+              order.tiles[static_cast<size_t>(t - 1)].others);
+  }
+}
+
+}  // namespace
+}  // namespace lace::test
