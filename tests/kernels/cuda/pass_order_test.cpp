@@ -10,6 +10,8 @@
 
 #include "lace/pattern.h"
 
+#include "kernels/cuda/section_order.h"
+
 namespace lace::test {
 namespace {
 
@@ -76,6 +78,33 @@ TEST(PassOrder, LongestTilesFirstAndRowsInARowLast) {
   for (int32_t t = group.begin + group.first + 1; t < group.end; ++t) {
     EXPECT_LE(order.tiles[static_cast<size_t>(t)].others,
               order.tiles[static_cast<size_t>(t - 1)].others);
+  }
+}
+
+TEST(SectionOrder, EveryTileOfEveryHeadOnceTheFirstOnesBeforeThoseThatWait) {
+  for (const int32_t heads : {1, 2, 5, 12}) {
+    for (const int32_t size : {1, 2, 3, 5, 12}) {
+      for (const int32_t first : {0, 1, 3}) {
+        for (const int32_t last : {1, 4}) {
+          SCOPED_TRACE(testing::Message() << heads << " heads by " << size << ", " << first << " + "
+                                          << last << " tiles");
+          if (size > heads) continue;
+          const int32_t tiles = first + last;
+          std::vector<int> done(static_cast<size_t>(heads * tiles));
+          for (int32_t i = 0; i < heads * tiles; ++i) {
+            const cuda::HeadTile found = cuda::find_head_tile({heads, size, first, tiles}, i);
+            ASSERT_TRUE(found.head >= 0 && found.head < heads && found.tile >= 0 &&
+                        found.tile < tiles);
+            int& count = done[static_cast<size_t>(found.head * tiles + found.tile)];
+            EXPECT_EQ(count++, 0);
+            if (found.tile < first) continue;
+            for (int32_t t = 0; t < first; ++t) {
+              EXPECT_EQ(done[static_cast<size_t>(found.head * tiles + t)], 1);
+            }
+          }
+        }
+      }
+    }
   }
 }
 

@@ -44,9 +44,10 @@ struct UploadedOrder {
   PassOrder order;
   std::vector<PassTile> tiles;
   OrderTables tables;
-  int32_t most_tiles = 0;  // of a group
-  int64_t longest = 0;     // tiles of others of an item, at most
-  int64_t of_head = 0;     // tiles of others of all items of a head, on average
+  // Tiles of a group before its last pass and in it, at most.
+  int32_t most_first = 0, most_last = 0;
+  int64_t longest = 0;  // tiles of others of an item, at most
+  int64_t of_head = 0;  // tiles of others of all items of a head, on average
 };
 
 const UploadedOrder& uploaded_order(const UploadedPlan& uploaded, const Plan& plan,
@@ -63,7 +64,8 @@ const UploadedOrder& uploaded_order(const UploadedPlan& uploaded, const Plan& pl
     int64_t others = 0;
     for (size_t g = 0; g < plan.groups.size(); g++) {
       const PassOrder::Group& group = made.order.groups[g];
-      made.most_tiles = std::max(made.most_tiles, group.end - group.begin);
+      made.most_first = std::max(made.most_first, group.first);
+      made.most_last = std::max(made.most_last, group.end - group.begin - group.first);
       for (int32_t t = group.begin; t < group.end; t++) {
         const int64_t of_tile = made.order.tiles[static_cast<size_t>(t)].others;
         made.longest = std::max(made.longest, of_tile);
@@ -105,10 +107,10 @@ struct PlanOnDevice {
     const int64_t sections = (all + section - 1) / section;
     ItemSpace space;
     space.order = order.tables;
-    space.tiles = order.most_tiles;
     space.heads = static_cast<int>(heads);
-    space.batch = static_cast<int>(batch);
-    space.section = static_cast<int>((all + sections - 1) / sections);
+    space.sections = {static_cast<int32_t>(all),
+                      static_cast<int32_t>((all + sections - 1) / sections), order.most_first,
+                      order.most_first + order.most_last};
     if (several_passes()) {
       const size_t bytes = static_cast<size_t>(1 + all) * sizeof(int32_t);
       counters = context.allocate(bytes);

@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/pass_rows.cuh"
 #include "kernels/cuda/portable/launch.h"
+#include "kernels/cuda/section_order.h"
 
 namespace lace::cuda::portable {
 
@@ -15,8 +16,7 @@ struct BlockTask {
   int batch = 0, head = 0, part = 0;
 };
 
-// Blocks take the heads of a section in turn for each tile, so that neighbours work on tiles of the
-// same length. Where passes wait for others, a block takes the next item and not the one of its own
+// Where passes wait for others, a block takes the next item and not the one of its own
 // number, so that items waited for are worked on or done. plan_head(head) is a query head of which
 // the launch's head has the tiles.
 template <typename PlanHead>
@@ -29,19 +29,20 @@ __device__ BlockTask task_of_block(const ItemSpace& space, const DevicePlan& pla
     __syncthreads();
     item = taken;
   }
-  const int block = item / parts;
-  const int section = block / (space.section * space.tiles);
-  const int first = section * space.section;
-  const int here = min(space.section, space.batch * space.heads - first);
-  const int rest = block - first * space.tiles;
-  const int index = rest / here, flat = first + rest - index * here;
+  const SectionOrder& order = space.sections;
+  const HeadTile found = find_head_tile(order, item / parts);
   BlockTask task;
-  task.batch = flat / space.heads;
-  task.head = flat - task.batch * space.heads;
-  task.part = item - block * parts;
+  task.batch = found.head / space.heads;
+  task.head = found.head - task.batch * space.heads;
+  task.part = item % parts;
   PassOrder::Group group = space.order.only;
   if (group.begin == group.end) group = space.order.groups[plan.head_group[plan_head(task.head)]];
-  if (group.begin + index < group.end) task.tile = space.order.tiles + group.begin + index;
+  // Groups may have fewer tiles before the last pass, and in it.
+  const bool before_last = found.tile < order.first;
+  const int index = before_last ? found.tile : found.tile - order.first + group.first;
+  if (group.begin + index < (before_last ? group.begin + group.first : group.end)) {
+    task.tile = space.order.tiles + group.begin + index;
+  }
   return task;
 }
 

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/device_plan.h"
 #include "kernels/cuda/pass_order.h"
+#include "kernels/cuda/section_order.h"
 #include "kernels/kernel.h"
 
 namespace lace::cuda::portable {
@@ -38,11 +39,11 @@ struct OrderTables {
   PassOrder::Group only;  // the group, if there is one
 };
 
-// The items of a launch, which does all passes: up to `tiles` for each head of each batch element,
-// in sections of neighbouring heads (task_of_block in items.cuh).
+// The items of a launch, which does all passes of all heads of all batch elements.
 struct ItemSpace {
   OrderTables order;
-  int tiles = 0, heads = 0, batch = 0, section = 0;
+  SectionOrder sections;  // of heads · batch heads
+  int heads = 0;
   // Where a pass joins what others left, else null: blocks take items in order from next_item, and
   // done [batch, heads] counts those that later passes wait for. All 0 at the start.
   int32_t *next_item = nullptr, *done = nullptr;

@@ -22,8 +22,8 @@ void dispatch_dims(const AttentionShape& shape, const Function& function) {
 template <typename Kernel, typename Launch>
 void start(Kernel* kernel, int parts, int threads, int smem_bytes, const Launch& launch,
            cudaStream_t stream) {
-  const ItemSpace& space = launch.space;
-  const int64_t blocks = int64_t{space.tiles} * space.heads * space.batch * parts;
+  const SectionOrder& order = launch.space.sections;
+  const int64_t blocks = int64_t{order.tiles} * order.heads * parts;
   LACE_CHECK(blocks <= INT32_MAX, "[attention] more than 2^31 tiles of all heads: ", blocks);
   LACE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem_bytes));
   kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads),

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/cuda/pass_rows.cuh"
+#include "kernels/cuda/section_order.h"
 #include "kernels/cuda/sm90/hopper.cuh"
 #include "kernels/cuda/sm90/load_set.cuh"
 #include "kernels/cuda/sm90/uploaded_work.h"
@@ -47,33 +48,11 @@ __device__ inline Item find_item(const ItemSpace& space, int32_t item) {
   int g = 0;
   while (g + 1 < work.group_count && item >= work.groups[g + 1].item_begin * space.batch) ++g;
   const WorkGroup group = work.groups[g];
-  const int32_t first = group.first_tiles, last = group.tiles - first;
-  const int32_t heads = group.heads * space.batch;
-  const int32_t size = space.section;
-  const int32_t sections = (heads + size - 1) / size;
-  const int32_t last_heads = heads - (sections - 1) * size;
-  // First passes of section 0; of section 1, last pass of section 0; and so on.
-  int32_t rest = item - group.item_begin * space.batch;
-  int32_t section = 0, tile = 0, section_heads = sections == 1 ? last_heads : size;
-  if (rest >= section_heads * first) {
-    rest -= section_heads * first;
-    tile = first;
-    if (sections > 1) {
-      const int32_t pair = min(rest / (size * group.tiles), sections - 2);
-      rest -= pair * size * group.tiles;
-      const int32_t next_heads = pair + 2 == sections ? last_heads : size;
-      section = pair;
-      if (rest < next_heads * first) {
-        section = pair + 1, tile = 0, section_heads = next_heads;
-      } else if ((rest -= next_heads * first) >= size * last) {
-        rest -= size * last;
-        section = sections - 1, section_heads = last_heads;
-      }
-    }
-  }
-  const int32_t head = section * size + rest % section_heads;
-  return {&work.tiles[group.tile_begin + tile + rest / section_heads], head / group.heads,
-          work.heads[group.head_begin + head % group.heads]};
+  const cuda::HeadTile found = cuda::find_head_tile(
+      {group.heads * space.batch, space.section, group.first_tiles, group.tiles},
+      item - group.item_begin * space.batch);
+  return {&work.tiles[group.tile_begin + found.tile], found.head / group.heads,
+          work.heads[group.head_begin + found.head % group.heads]};
 }
 
 struct ItemSlot {
