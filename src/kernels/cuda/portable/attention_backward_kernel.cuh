@@ -282,7 +282,7 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
     }
     __syncthreads();
     // A later pass or launch stores the rows that it finishes once more.
-    if (!launch.last || task.tile->order.later == kAll) return;
+    if (!launch.last || is_left(launch.space, task)) return;
     store_rows<kSumDim, kOwners, kThreads>(
         tile, memory.walk.owners, to.template head<T>(batch, owner_head) + begin, to, dim - begin);
   };

@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
   }
   __syncthreads();
   // A later pass stores the rows that it finishes once more.
-  if (task.tile->order.later != kAll) {
+  if (!is_left(launch.space, task)) {
     store_rows<kVDim, kOwners, kThreads>(out_tile, memory.owners, launch.out.head<T>(batch, head),
                                          launch.out, v_dim);
   }

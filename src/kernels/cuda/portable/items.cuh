@@ -53,7 +53,7 @@ __device__ inline int32_t* done_of(const ItemSpace& space, const BlockTask& task
 // Waits until what passes before left of the tile's rows can be read (past L1). All threads call
 // it.
 __device__ inline void wait_for_passes(const ItemSpace& space, const BlockTask& task, int parts) {
-  if (task.tile->order.earlier == kNone) return;
+  if (space.next_item == nullptr || task.tile->order.earlier == kNone) return;
   if (threadIdx.x == 0) {
     const volatile int32_t* done = done_of(space, task);
     while (*done < task.tile->order.wait * parts) __nanosleep(100);
@@ -64,7 +64,7 @@ __device__ inline void wait_for_passes(const ItemSpace& space, const BlockTask& 
 
 // Tells other blocks that this one's results are stored. All threads call it.
 __device__ inline void tell_done(const ItemSpace& space, const BlockTask& task) {
-  if (task.tile->order.count == 0) return;
+  if (space.next_item == nullptr || task.tile->order.count == 0) return;
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();
@@ -72,13 +72,21 @@ __device__ inline void tell_done(const ItemSpace& space, const BlockTask& task) 
   }
 }
 
+// Whether passes before, or after, have row `row` of the tile.
 __device__ inline bool has_earlier(const ItemSpace& space, const BlockTask& task, int row) {
+  if (space.next_item == nullptr) return false;
   const OrderedTile& tile = task.tile->order;
   return row_in(space.order.row_bits, tile.earlier, tile.earlier_bits, row);
 }
 __device__ inline bool has_later(const ItemSpace& space, const BlockTask& task, int row) {
+  if (space.next_item == nullptr) return false;
   const OrderedTile& tile = task.tile->order;
   return row_in(space.order.row_bits, tile.later, tile.later_bits, row);
+}
+
+// Whether later passes finish all rows of the tile.
+__device__ inline bool is_left(const ItemSpace& space, const BlockTask& task) {
+  return space.next_item != nullptr && task.tile->order.later == kAll;
 }
 
 }  // namespace lace::cuda::portable
