@@ -150,6 +150,17 @@ void add_special(std::vector<Case>& cases) {
                      .kv_heads = 1,
                      .q_len = 140,
                      .k_len = 140});
+    // Three passes, of which the second joins what the first left in some of its tiles only.
+    for (const char* pattern :
+         {"local(16) | summary(32, 4) & local(96) | strided(32)",
+          "bidirectional(local(20) | strided(32) & local(512) | global(7) & local(900))"}) {
+      cases.push_back({.pattern = pattern,
+                       .dtype = dtype,
+                       .heads = 2,
+                       .kv_heads = 1,
+                       .q_len = 1100,
+                       .k_len = 1100});
+    }
     // Long enough for runs of many tiles.
     cases.push_back({.pattern = "local(128) | strided(128)",
                      .dtype = dtype,

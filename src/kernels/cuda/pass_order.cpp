@@ -45,7 +45,7 @@ struct OrderBuilder {
         positions(plan, source.owners, plan.owner_len, rows);
         tile.earlier = rows_in(before, tile.earlier_bits);
         tile.later = rows_in(after, tile.later_bits);
-        tile.wait = tile.earlier == kNone ? 0 : wait;
+        tile.wait = tile.earlier == kNone && last ? 0 : wait;
         tile.count = last ? 0 : 1;
       }
       order.tiles.push_back(tile);
@@ -89,6 +89,13 @@ PassOrder order_passes(const Plan& plan) {
   OrderBuilder builder{plan};
   for (const HeadGroup& group : plan.groups) builder.add_group(group);
   return std::move(builder.order);
+}
+
+bool heads_are_alike(const Plan& plan, int64_t members) {
+  for (size_t h = 0; h < plan.head_group.size(); ++h) {
+    if (plan.head_group[h] != plan.head_group[h - h % static_cast<size_t>(members)]) return false;
+  }
+  return true;
 }
 
 void positions(const Plan& plan, const IndexSet& set, int64_t end, std::vector<int64_t>& out) {

@@ -20,7 +20,9 @@ struct OrderedTile {
   int32_t later = kNone;     // rows that a pass worked on afterwards will finish
   int32_t earlier_bits = 0;  // kSome: bit e of row_bits[… + e / 32]
   int32_t later_bits = 0;
-  int32_t wait = 0;   // tiles of the passes worked on before, of one head, if it joins any
+  // Tiles of the passes worked on before, of one head: until so many have counted themselves, it
+  // may neither join what they left nor count itself. 0 where it need not do either.
+  int32_t wait = 0;
   int32_t count = 0;  // 1 where others may wait for this one
 };
 
@@ -35,10 +37,17 @@ struct PassOrder {
   bool several_passes = false;  // of some group
 };
 
+// One counter for each head tells that all tiles of the passes before are done, since those of a
+// pass count themselves only after it has reached what they wait for, also where they join nothing:
+// else theirs could stand for tiles of the passes before that are not done.
+//
 // Of a row's passes any may be the first. Those of a few rows that see everything are worked on
 // first, since they take longest, and those of rows in a row last: they find what others left in
 // one piece.
 PassOrder order_passes(const Plan& plan);
+
+// Whether every `members` neighbouring heads are of one group: they have the same tiles.
+bool heads_are_alike(const Plan& plan, int64_t members);
 
 // Sets `out` to the positions of the elements of `set` that lie before `end`.
 void positions(const Plan& plan, const IndexSet& set, int64_t end, std::vector<int64_t>& out);

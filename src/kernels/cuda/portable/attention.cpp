@@ -25,18 +25,16 @@ const Launchers& launchers(const AttentionShape& shape) {
   return shape.dtype == DType::kBFloat16 ? kBFloat16Launchers : kFloat16Launchers;
 }
 
-// Whether every row begins at a multiple of `bytes`.
-bool is_aligned(const Tensor4& tensor, int64_t bytes) {
-  const int64_t elements = bytes / 2;
-  return reinterpret_cast<uintptr_t>(tensor.data) % static_cast<uintptr_t>(bytes) == 0 &&
-         tensor.batch_stride % elements == 0 && tensor.head_stride % elements == 0 &&
-         tensor.row_stride % elements == 0;
+// Whether every row begins at a multiple of 16 bytes.
+bool rows_are_aligned(const Tensor4& tensor) {
+  return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 && tensor.batch_stride % 8 == 0 &&
+         tensor.head_stride % 8 == 0 && tensor.row_stride % 8 == 0;
 }
 
 Rows rows_of(const Tensor4& tensor) {
   const bool near = std::abs(tensor.row_stride) < int64_t{1} << 30;
   return {tensor.data, tensor.batch_stride, tensor.head_stride, tensor.row_stride,
-          near && is_aligned(tensor, 16)};
+          near && rows_are_aligned(tensor)};
 }
 
 // The passes of a plan on one GPU.
@@ -160,7 +158,7 @@ struct GradientRun {
 
   void run(int members, int64_t floats0, int64_t floats1) {
     launch.plan = on_device.uploaded->view();
-    launch.members = plan.groups.size() == 1 ? members : 1;
+    launch.members = heads_are_alike(plan, members) ? members : 1;
     Workspace partial0, partial1;
     if (members > launch.members || on_device.several_passes()) {
       partial0 = allocate_floats(context, floats0);

@@ -40,7 +40,7 @@ struct BackwardConfig {
     return kOwnerBytes + kChangesBytes + stages * kStageBytes + static_cast<int>(sizeof(Memory));
   }
   static_assert(!(kLarge && kAddsDq));
-  // GPUs that have less than 100 KiB for a block run all but kKeys.
+  // GPUs that have 99 KiB for a block run all but kKeys of head_dim 128.
   static_assert(kAddsDq || smem_bytes(1) + 128 <= 99 * 1024);
 };
 

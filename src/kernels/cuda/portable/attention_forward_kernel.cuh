@@ -12,15 +12,18 @@ namespace lace::cuda::portable {
 // A warp has kRowTiles · 16 queries; logits, weights and out stay in registers.
 template <int kQkDim, int kVDim>
 struct ForwardConfig {
+  static constexpr bool kLarge = kQkDim > 128 || kVDim > 128;
+  static constexpr bool kSmall = kQkDim <= 64 && kVDim <= 64;
   static constexpr int kWarps = 4;
-  static constexpr int kRowTiles = kQkDim > 128 || kVDim > 128 ? 1 : 2;
+  static constexpr int kRowTiles = kLarge ? 1 : 2;
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kBlocks = kQkDim <= 64 && kVDim <= 64 ? 3 : kRowTiles;  // a multiprocessor
+  static constexpr int kBlocks = kSmall ? 3 : kLarge ? 1 : 2;  // a multiprocessor
   static constexpr int kOwners = 16 * kRowTiles * kWarps;
   static constexpr int kChunk = 64;
   static constexpr int kTileBytes = 2 * (kOwners * kQkDim + kChunk * (kQkDim + kVDim));
   static constexpr int kSmemBytes = kTileBytes + sizeof(WalkMemory<kOwners, kChunk>);
   static_assert(2 * kOwners * kVDim <= kTileBytes);  // out, at the end
+  static_assert(kSmemBytes + 128 <= 99 * 1024);      // for GPUs that have no more for a block
 };
 
 // The online softmax of 16 · kRowTiles queries a warp, two of each 16 a thread: maxima and sums of

@@ -50,10 +50,10 @@ __device__ inline int32_t* done_of(const ItemSpace& space, const BlockTask& task
   return space.done + task.batch * space.heads + task.head;
 }
 
-// Waits until what passes before left of the tile's rows can be read (past L1). All threads call
-// it.
+// Waits until what passes before left of the tile's rows can be read (past L1), and until this tile
+// may be told of (pass_order.h). All threads call it.
 __device__ inline void wait_for_passes(const ItemSpace& space, const BlockTask& task, int parts) {
-  if (space.next_item == nullptr || task.tile->order.earlier == kNone) return;
+  if (space.next_item == nullptr || task.tile->order.wait == 0) return;
   if (threadIdx.x == 0) {
     const volatile int32_t* done = done_of(space, task);
     while (*done < task.tile->order.wait * parts) __nanosleep(100);

@@ -50,19 +50,6 @@ inline __device__ void multiply<__half>(float (&d)[4], const uint32_t (&a)[4], u
 }
 
 template <typename T>
-__device__ T from_float(float value);
-template <>
-inline __device__ __nv_bfloat16 from_float(float value) {
-  return __float2bfloat16_rn(value);
-}
-template <>
-inline __device__ __half from_float(float value) {
-  return __float2half_rn(value);
-}
-inline __device__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
-inline __device__ float to_float(__half value) { return __half2float(value); }
-
-template <typename T>
 __device__ uint32_t pack(float low, float high);
 template <>
 inline __device__ uint32_t pack<__nv_bfloat16>(float low, float high) {

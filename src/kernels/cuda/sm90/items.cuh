@@ -10,6 +10,8 @@
 
 namespace lace::sm90 {
 
+using cuda::row_in;
+
 // A position in a ring of stages; the phase of a stage's barriers changes with every round.
 template <int kStages>
 class Ring {
@@ -126,8 +128,13 @@ __device__ void find_items(const ItemSpace& space, ItemRing& ring, int lane,
   }
 }
 
-// Tells other blocks of items of passes that later ones join, once they are stored: the work of a
-// warp, all of whose lanes call it, so that those who store need not wait until it is done.
+__device__ inline void wait_for_count(const int32_t* done, int32_t count) {
+  while (load_acquire(done) < count) __nanosleep(64);
+}
+
+// Tells other blocks of items of passes that later ones join, once they are stored and those of the
+// passes before have been told of (pass_order.h): the work of a warp, all of whose lanes call it,
+// so that those who store need not wait until it is done.
 __device__ inline void tell_passes(const ItemSpace& space, ItemRing& ring, int lane) {
   for (ItemPosition at;; at.next()) {
     ring.full[at.stage()].wait(at.phase());
@@ -136,7 +143,10 @@ __device__ inline void tell_passes(const ItemSpace& space, ItemRing& ring, int l
     const int32_t counter = slot.batch * space.heads + slot.head;
     const bool counts = slot.tile.count > 0;
     ring.stored[at.stage()].wait(at.phase());
-    if (counts && lane == 0) add_release(space.done + counter, 1);
+    if (counts && lane == 0) {
+      wait_for_count(space.done + counter, slot.tile.wait);
+      add_release(space.done + counter, 1);
+    }
     ring.empty[at.stage()].arrive();
   }
 }
@@ -146,9 +156,7 @@ __device__ inline void tell_passes(const ItemSpace& space, ItemRing& ring, int l
 // left may then be copied. Called by a whole warp.
 __device__ inline void wait_for_passes(const ItemSpace& space, const ItemSlot& item, int lane) {
   const int32_t* done = space.done + item.batch * space.heads + item.head;
-  if (lane == 0) {
-    while (load_acquire(done) < item.tile.wait) __nanosleep(64);
-  }
+  if (lane == 0) wait_for_count(done, item.tile.wait);
   __syncwarp();
   fence_copies();
 }
@@ -212,7 +220,6 @@ __device__ inline int first_row(int group, int thread) {
 }
 
 // Bit r: whether another pass covers row `row` + 8 r.
-using cuda::row_in;
 __device__ inline uint32_t rows_in(const uint32_t* row_bits, int32_t rows, int32_t bits, int row) {
   if (rows != kSome) return rows == kAll ? 3 : 0;
   return row_in(row_bits, rows, bits, row) | row_in(row_bits, rows, bits, row + 8) << 1;

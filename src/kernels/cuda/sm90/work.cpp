@@ -176,14 +176,6 @@ bool has_sole_others(const Plan& plan) {
   return true;
 }
 
-// Whether every `members` neighbouring heads are of one group.
-bool are_alike(const Plan& plan, int64_t members) {
-  for (size_t h = 0; h < plan.head_group.size(); ++h) {
-    if (plan.head_group[h] != plan.head_group[h - h % static_cast<size_t>(members)]) return false;
-  }
-  return true;
-}
-
 }  // namespace
 
 int64_t Work::size_bytes() const {
@@ -198,7 +190,7 @@ Work make_work(const Plan& plan, int64_t heads_per_item) {
   Work work;
   work.owner_rows = plan.tile.owners <= 128 ? 128 : kOwnerRows;
   work.other_rows = plan.tile.others <= 64 ? 64 : kOtherRows;
-  if (are_alike(plan, heads_per_item)) work.members = narrow(heads_per_item);
+  if (cuda::heads_are_alike(plan, heads_per_item)) work.members = narrow(heads_per_item);
   add_masks(plan, work);
   for (const Run& run : plan.runs) work.runs.push_back(make_run(plan, run, work));
   const cuda::PassOrder passes = cuda::order_passes(plan);
