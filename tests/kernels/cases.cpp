@@ -162,22 +162,16 @@ void add_special(std::vector<Case>& cases) {
                        .k_len = 1100});
     }
     // Long enough for runs of many tiles.
-    cases.push_back({.pattern = "local(128) | strided(128)",
-                     .dtype = dtype,
-                     .heads = 1,
-                     .kv_heads = 1,
-                     .q_len = 1100,
-                     .k_len = 1100,
-                     .qk_dim = 64,
-                     .v_dim = 64});
-    cases.push_back({.pattern = "block(128) | summary(128, 32)",
-                     .dtype = dtype,
-                     .heads = 1,
-                     .kv_heads = 1,
-                     .q_len = 1100,
-                     .k_len = 1100,
-                     .qk_dim = 64,
-                     .v_dim = 64});
+    for (const char* pattern : {"local(128) | strided(128)", "block(128) | summary(128, 32)"}) {
+      cases.push_back({.pattern = pattern,
+                       .dtype = dtype,
+                       .heads = 1,
+                       .kv_heads = 1,
+                       .q_len = 1100,
+                       .k_len = 1100,
+                       .qk_dim = 64,
+                       .v_dim = 64});
+    }
   }
 }
 
