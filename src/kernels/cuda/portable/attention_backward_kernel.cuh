@@ -298,17 +298,6 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
 
 constexpr int kRowThreads = 256;
 
-template <typename T>
-__device__ float2 unpack(uint32_t pair);
-template <>
-inline __device__ float2 unpack<__nv_bfloat16>(uint32_t pair) {
-  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
-}
-template <>
-inline __device__ float2 unpack<__half>(uint32_t pair) {
-  return __half22float2(reinterpret_cast<const __half2&>(pair));
-}
-
 // Statistics of every query, eight lanes each, which also clear its `width` sums of dq, if any.
 template <typename T>
 __global__ void statistics_kernel(AttentionShape shape, Rows out, Rows dout, const float* lse,

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/pass_rows.cuh"
+#include "kernels/cuda/passes.cuh"
 #include "kernels/cuda/portable/launch.h"
 #include "kernels/cuda/section_order.h"
 
@@ -54,11 +54,7 @@ __device__ inline int32_t* done_of(const ItemSpace& space, const BlockTask& task
 // may be told of (pass_order.h). All threads call it.
 __device__ inline void wait_for_passes(const ItemSpace& space, const BlockTask& task, int parts) {
   if (space.next_item == nullptr || task.tile->order.wait == 0) return;
-  if (threadIdx.x == 0) {
-    const volatile int32_t* done = done_of(space, task);
-    while (*done < task.tile->order.wait * parts) __nanosleep(100);
-    __threadfence();
-  }
+  if (threadIdx.x == 0) wait_for_count(done_of(space, task), task.tile->order.wait * parts);
   __syncthreads();
 }
 
@@ -66,10 +62,7 @@ __device__ inline void wait_for_passes(const ItemSpace& space, const BlockTask& 
 __device__ inline void tell_done(const ItemSpace& space, const BlockTask& task) {
   if (space.next_item == nullptr || task.tile->order.count == 0) return;
   __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    atomicAdd(done_of(space, task), 1);
-  }
+  if (threadIdx.x == 0) count_tile(done_of(space, task));
 }
 
 // Whether passes before, or after, have row `row` of the tile.

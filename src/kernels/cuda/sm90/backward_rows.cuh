@@ -24,15 +24,6 @@ struct RowOf {
   }
 };
 
-template <typename Element>
-__device__ float2 unpack(uint32_t pair) {
-  if constexpr (std::is_same_v<Element, __half>) {
-    return __half22float2(reinterpret_cast<const __half2&>(pair));
-  } else {
-    return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
-  }
-}
-
 struct StatisticsParams {
   Tensor4 out, dout;
   const float* lse;
@@ -82,7 +73,7 @@ __global__ void __launch_bounds__(kRowThreads) statistics_kernel(const Statistic
         const uint32_t bs[4] = {b[u].x, b[u].y, b[u].z, b[u].w};
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          const float2 x = unpack<Element>(as[j]), y = unpack<Element>(bs[j]);
+          const float2 x = cuda::unpack<Element>(as[j]), y = cuda::unpack<Element>(bs[j]);
           sums[u] += x.x * y.x + x.y * y.y;
         }
       }

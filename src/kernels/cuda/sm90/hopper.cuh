@@ -11,11 +11,14 @@
 #include <cutlass/arch/barrier.h>
 #include <cutlass/arch/reg_reconfig.h>
 
+#include "kernels/cuda/pairs.cuh"
+
 // What the Hopper kernels share: tiles of 128-byte rows in shared memory, their descriptors, warp
 // group products, barriers, reductions over a quad.
 
 namespace lace::sm90 {
 
+using cuda::pack;
 using Barrier = cutlass::arch::ClusterTransactionBarrier;
 
 // A tile of `rows` rows of head_dim 64 · n lies in shared memory as n slices [rows][64], each row
@@ -130,17 +133,6 @@ __device__ inline void store_matrices(uint32_t address, const uint32_t* values) 
                : "memory");
 }
 
-template <typename Element>
-__device__ uint32_t pack(float low, float high) {
-  if constexpr (std::is_same_v<Element, __half>) {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return reinterpret_cast<const uint32_t&>(pair);
-  } else {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return reinterpret_cast<const uint32_t&>(pair);
-  }
-}
-
 // Four floats of shared memory, at a multiple of 16 bytes.
 __device__ inline float4 load_shared_4(uint32_t address) {
   float4 x;
@@ -214,15 +206,6 @@ __device__ inline float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
-}
-
-__device__ inline int32_t load_acquire(const int32_t* address) {
-  int32_t value;
-  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
-  return value;
-}
-__device__ inline void add_release(int32_t* address, int32_t value) {
-  asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }
 
 }  // namespace lace::sm90

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/cuda/pass_rows.cuh"
+#include "kernels/cuda/passes.cuh"
 #include "kernels/cuda/section_order.h"
 #include "kernels/cuda/sm90/hopper.cuh"
 #include "kernels/cuda/sm90/load_set.cuh"
@@ -128,10 +128,6 @@ __device__ void find_items(const ItemSpace& space, ItemRing& ring, int lane,
   }
 }
 
-__device__ inline void wait_for_count(const int32_t* done, int32_t count) {
-  while (load_acquire(done) < count) __nanosleep(64);
-}
-
 // Tells other blocks of items of passes that later ones join, once they are stored and those of the
 // passes before have been told of (pass_order.h): the work of a warp, all of whose lanes call it,
 // so that those who store need not wait until it is done.
@@ -144,8 +140,8 @@ __device__ inline void tell_passes(const ItemSpace& space, ItemRing& ring, int l
     const bool counts = slot.tile.count > 0;
     ring.stored[at.stage()].wait(at.phase());
     if (counts && lane == 0) {
-      wait_for_count(space.done + counter, slot.tile.wait);
-      add_release(space.done + counter, 1);
+      cuda::wait_for_count(space.done + counter, slot.tile.wait);
+      cuda::count_tile(space.done + counter);
     }
     ring.empty[at.stage()].arrive();
   }
@@ -156,7 +152,7 @@ __device__ inline void tell_passes(const ItemSpace& space, ItemRing& ring, int l
 // left may then be copied. Called by a whole warp.
 __device__ inline void wait_for_passes(const ItemSpace& space, const ItemSlot& item, int lane) {
   const int32_t* done = space.done + item.batch * space.heads + item.head;
-  if (lane == 0) wait_for_count(done, item.tile.wait);
+  if (lane == 0) cuda::wait_for_count(done, item.tile.wait);
   __syncwarp();
   fence_copies();
 }
