@@ -35,14 +35,13 @@ struct OrderBuilder {
   void add_pass(const Pass& pass, bool several, bool last, int32_t wait) {
     const auto begin = static_cast<int64_t>(order.tiles.size());
     for (int32_t t = pass.tile_begin; t < pass.tile_end; ++t) {
-      const OwnerTile& source = plan.tiles[static_cast<size_t>(t)];
       OrderedTile tile;
-      tile.tile = t;
-      for (int32_t r = source.run_begin; r < source.run_end; ++r) {
+      tile.source = plan.tiles[static_cast<size_t>(t)];
+      for (int32_t r = tile.source.run_begin; r < tile.source.run_end; ++r) {
         tile.others += plan.runs[static_cast<size_t>(r)].tiles;
       }
       if (several) {
-        positions(plan, source.owners, plan.owner_len, rows);
+        positions(plan, tile.source.owners, plan.owner_len, rows);
         tile.earlier = rows_in(before, tile.earlier_bits);
         tile.later = rows_in(after, tile.later_bits);
         tile.wait = tile.earlier == kNone && last ? 0 : wait;
@@ -79,6 +78,11 @@ struct OrderBuilder {
       if (several) mark(*passes[p], before);
     }
     ordered.end = static_cast<int32_t>(order.tiles.size());
+    for (int32_t t = ordered.begin; t < ordered.end; ++t) {
+      const int32_t others = order.tiles[static_cast<size_t>(t)].others;
+      order.longest = std::max(order.longest, others);
+      order.tiles_of_others += others * group.heads;
+    }
     order.groups.push_back(ordered);
   }
 };

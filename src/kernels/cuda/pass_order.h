@@ -14,7 +14,7 @@ namespace lace::cuda {
 enum Rows : int32_t { kNone = 0, kAll = 1, kSome = 2 };
 
 struct OrderedTile {
-  int32_t tile = 0;          // in Plan::tiles
+  OwnerTile source;          // the plan's tile
   int32_t others = 0;        // tiles of others that it sees
   int32_t earlier = kNone;   // rows that a pass worked on before has partial results of
   int32_t later = kNone;     // rows that a pass worked on afterwards will finish
@@ -35,6 +35,8 @@ struct PassOrder {
   std::vector<Group> groups;       // as in the plan
   std::vector<uint32_t> row_bits;
   bool several_passes = false;  // of some group
+  int32_t longest = 0;          // tiles of others of a tile, at most
+  int64_t tiles_of_others = 0;  // of all heads
 };
 
 // One counter for each head tells that all tiles of the passes before are done, since those of a

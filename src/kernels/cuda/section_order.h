@@ -50,4 +50,14 @@ LACE_HOST_DEVICE inline HeadTile find_head_tile(const SectionOrder& order, int32
   return {section * size + rest % section_heads, tile + rest / section_heads};
 }
 
+// How many heads of `heads` shall be worked on together: as many as leave `bytes_of_head` each in
+// `bytes` of L2, and enough that a multiprocessor's share is `share` times the longest item, in
+// tiles of others, of which all items of a head have `of_head`: else that stands alone at the end.
+// All sections are of one size, so that none stands alone at the end either.
+int32_t section_size(int64_t heads, int64_t bytes_of_head, int64_t bytes, int64_t share,
+                     int64_t longest, int64_t of_head);
+
+// Of the current device.
+int multiprocessors();
+
 }  // namespace lace::cuda

@@ -28,13 +28,12 @@ void expect_rows_are_joined(const Plan& plan, const cuda::PassOrder& order,
   int32_t told = 0;  // tiles that later passes may wait for
   for (int32_t t = group.begin; t < group.end; ++t) {
     const cuda::OrderedTile& tile = order.tiles[static_cast<size_t>(t)];
-    const OwnerTile& source = plan.tiles[static_cast<size_t>(tile.tile)];
     EXPECT_EQ(tile.count, t - group.begin < group.first ? 1 : 0);
     EXPECT_LE(tile.wait, told);
     if (tile.earlier != cuda::kNone) {
       EXPECT_GT(tile.wait, 0);
     }
-    cuda::positions(plan, source.owners, plan.owner_len, rows);
+    cuda::positions(plan, tile.source.owners, plan.owner_len, rows);
     for (size_t e = 0; e < rows.size(); ++e) {
       const auto row = static_cast<size_t>(rows[e]);
       EXPECT_EQ(covers(order, tile.earlier, tile.earlier_bits, e), begun[row] > 0) << row;

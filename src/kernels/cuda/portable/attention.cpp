@@ -14,6 +14,8 @@ constexpr int64_t kMaxDim = 256;
 
 // How much of the tensors of some heads a section may keep in L2.
 constexpr int64_t kSectionBytes = 20 << 20;
+// A multiprocessor's share of a section, in longest items.
+constexpr int64_t kShareOfLongest = 4;
 
 // Others that an owner has on average, up to which dq is computed on its own: clearing, adding and
 // rounding sums would take longer than computing the scores twice.
@@ -40,75 +42,50 @@ Rows rows_of(const Tensor4& tensor) {
 // The passes of a plan on one GPU.
 struct UploadedOrder {
   PassOrder order;
-  std::vector<PassTile> tiles;
   OrderTables tables;
   // Tiles of a group before its last pass and in it, at most.
   int32_t most_first = 0, most_last = 0;
-  int64_t longest = 0;  // tiles of others of an item, at most
-  int64_t of_head = 0;  // tiles of others of all items of a head, on average
 };
 
-const UploadedOrder& uploaded_order(const UploadedPlan& uploaded, const Plan& plan,
-                                    cudaStream_t stream) {
+const UploadedOrder& order_of(const UploadedPlan& uploaded, const Plan& plan, cudaStream_t stream) {
   const auto make = [&](UploadedOrder& made, DevicePacker& packer) {
     made.order = order_passes(plan);
-    for (const OrderedTile& tile : made.order.tiles) {
-      made.tiles.push_back({plan.tiles[static_cast<size_t>(tile.tile)], tile});
-    }
     if (plan.groups.size() == 1) made.tables.only = made.order.groups[0];
-    packer.add(made.tiles, &made.tables.tiles);
+    packer.add(made.order.tiles, &made.tables.tiles);
     packer.add(made.order.groups, &made.tables.groups);
     packer.add(made.order.row_bits, &made.tables.row_bits);
-    int64_t others = 0;
-    for (size_t g = 0; g < plan.groups.size(); g++) {
-      const PassOrder::Group& group = made.order.groups[g];
+    for (const PassOrder::Group& group : made.order.groups) {
       made.most_first = std::max(made.most_first, group.first);
       made.most_last = std::max(made.most_last, group.end - group.begin - group.first);
-      for (int32_t t = group.begin; t < group.end; t++) {
-        const int64_t of_tile = made.order.tiles[static_cast<size_t>(t)].others;
-        made.longest = std::max(made.longest, of_tile);
-        others += of_tile * plan.groups[g].heads;
-      }
     }
-    made.of_head = others / plan.heads;
   };
   return uploaded.table<UploadedOrder>(0, stream, make);
 }
 
-int multiprocessors() {
-  int device = 0, count = 0;
-  LACE_CUDA(cudaGetDevice(&device));
-  LACE_CUDA(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
-}
-
 // A plan on the GPU and what launches over it need.
 struct PlanOnDevice {
+  const Plan& plan;
   std::shared_ptr<const UploadedPlan> uploaded;
-  const UploadedOrder& order;
-  PlanOnDevice(const Plan& plan, cudaStream_t stream)
-      : uploaded(upload(plan, stream)), order(uploaded_order(*uploaded, plan, stream)) {}
+  const UploadedOrder& uploaded_order;
+  PlanOnDevice(const Plan& of, cudaStream_t stream)
+      : plan(of), uploaded(upload(of, stream)), uploaded_order(order_of(*uploaded, of, stream)) {}
 
-  bool several_passes() const { return order.order.several_passes; }
+  bool several_passes() const { return uploaded_order.order.several_passes; }
 
   // The items of a launch for `heads` heads of each batch element, each of which reads
   // `bytes_of_head` while its tiles are worked on. `counters` is what they count in.
-  // A section is so large that a multiprocessor's share of it is more than four times its longest
-  // item, and all are of one size: else a long item stands alone at the end.
   ItemSpace items(const Context& context, int64_t batch, int64_t heads, int64_t bytes_of_head,
                   Workspace& counters) const {
     const int64_t all = heads * batch;
-    const int64_t least =
-        4 * order.longest * multiprocessors() / std::max<int64_t>(order.of_head, 1) + 1;
-    const int64_t section =
-        std::clamp(kSectionBytes / std::max<int64_t>(bytes_of_head, 1), std::min(least, all), all);
-    const int64_t sections = (all + section - 1) / section;
+    const PassOrder& order = uploaded_order.order;
     ItemSpace space;
-    space.order = order.tables;
+    space.order = uploaded_order.tables;
     space.heads = static_cast<int>(heads);
     space.sections = {static_cast<int32_t>(all),
-                      static_cast<int32_t>((all + sections - 1) / sections), order.most_first,
-                      order.most_first + order.most_last};
+                      section_size(all, bytes_of_head, kSectionBytes, kShareOfLongest,
+                                   order.longest, order.tiles_of_others / plan.heads),
+                      uploaded_order.most_first,
+                      uploaded_order.most_first + uploaded_order.most_last};
     if (several_passes()) {
       const size_t bytes = static_cast<size_t>(1 + all) * sizeof(int32_t);
       counters = context.allocate(bytes);
@@ -196,13 +173,13 @@ struct Backward {
     launch.scale = static_cast<float>(args.scale);
     launch.scale_log2 = static_cast<float>(args.scale * std::numbers::log2e);
     launch.statistics = pointer<RowStatistics>(statistics);
-    const int64_t width = run.sums_width(shape);
+    launch.dq_width = run.dq_width(shape);
     const PlanOnDevice keys(transposed, stream);
     const bool few = !keys.several_passes() && others_of_owner(transposed) <= kFewOthers;
-    const bool alone = context.deterministic || width == 0 || few;
+    const bool alone = context.deterministic || launch.dq_width == 0 || few;
     Workspace sums;
     if (!alone) {
-      sums = allocate_floats(context, rows * width);
+      sums = allocate_floats(context, rows * launch.dq_width);
       launch.dq_sums = pointer<float>(sums);
     }
     run.statistics(launch, rows_of(args.out), rows_of(args.dout),

@@ -8,5 +8,5 @@ template void launch_backward<__nv_bfloat16, BackwardMode::kQueries>(BackwardLau
 template void launch_statistics<__nv_bfloat16>(const BackwardLaunch&, const Rows&, const Rows&,
                                                const float*, RowStatistics*, cudaStream_t);
 template void launch_round<__nv_bfloat16>(const BackwardLaunch&, const Rows&, cudaStream_t);
-template int sums_width<__nv_bfloat16>(const AttentionShape&);
+template int dq_width<__nv_bfloat16>(const AttentionShape&);
 }  // namespace lace::cuda::portable

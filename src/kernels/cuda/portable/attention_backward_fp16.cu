@@ -7,5 +7,5 @@ template void launch_backward<__half, BackwardMode::kQueries>(BackwardLaunch, cu
 template void launch_statistics<__half>(const BackwardLaunch&, const Rows&, const Rows&,
                                         const float*, RowStatistics*, cudaStream_t);
 template void launch_round<__half>(const BackwardLaunch&, const Rows&, cudaStream_t);
-template int sums_width<__half>(const AttentionShape&);
+template int dq_width<__half>(const AttentionShape&);
 }  // namespace lace::cuda::portable

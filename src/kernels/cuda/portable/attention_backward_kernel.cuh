@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
     };
 
     if (member > 0) __syncthreads();
-    walk.begin(task.tile->owner, owner_len, 2);
+    walk.begin(task.tile->source, owner_len, 2);
     __syncthreads();
     walk.advance(2, 0);
     __syncthreads();
@@ -172,18 +172,22 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
       for (int first = 0; first < kChunk; first += kColumns) {
         const Live live =
             walk.template live_pairs<16 * kRowTiles, kColumns>(slot, first_row, first, lane);
-        if (live == Live::kNone) {
-          if (Config::kAddsDq) {
+        uint32_t packed[kRowTiles][kColumnTiles / 2][4] = {};
+        const auto store_changes = [&] {
+          if constexpr (Config::kAddsDq) {
 #pragma unroll
             for (int r = 0; r < kRowTiles; r++) {
 #pragma unroll
               for (int j = 0; j < kColumnTiles; j++) {
-                const int row = first_row + 16 * r + lane / 4;
-                changes_tile.store_pair(row, first / 8 + j, lane, 0);
-                changes_tile.store_pair(row + 8, first / 8 + j, lane, 0);
+                const int row = first_row + 16 * r + lane / 4, index = first / 8 + j;
+                changes_tile.store_pair(row, index, lane, packed[r][j / 2][2 * (j & 1)]);
+                changes_tile.store_pair(row + 8, index, lane, packed[r][j / 2][2 * (j & 1) + 1]);
               }
             }
           }
+        };
+        if (live == Live::kNone) {
+          store_changes();
           continue;
         }
         const auto statistics_of = [&](int r, int j, int t) {
@@ -206,7 +210,6 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
                                                  [&](int j, int t) { p[r][j][t] = 0; });
           }
         }
-        uint32_t packed[kRowTiles][kColumnTiles / 2][4];
         if constexpr (kKeys) {
           pack_left<T>(packed, p);
           add_weighted<T>(sum1, packed, y1_tile, first, part * kSumDim1 / 8, lane);
@@ -224,17 +227,7 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
           }
         }
         pack_left<T>(packed, ds);
-        if (Config::kAddsDq) {
-#pragma unroll
-          for (int r = 0; r < kRowTiles; r++) {
-#pragma unroll
-            for (int j = 0; j < kColumnTiles; j++) {
-              const int row = first_row + 16 * r + lane / 4, index = first / 8 + j;
-              changes_tile.store_pair(row, index, lane, packed[r][j / 2][2 * (j & 1)]);
-              changes_tile.store_pair(row + 8, index, lane, packed[r][j / 2][2 * (j & 1) + 1]);
-            }
-          }
-        }
+        store_changes();
         add_weighted<T>(sum0, packed, y0_tile, first, part * kSumDim0 / 8, lane);
       }
       if constexpr (Config::kAddsDq) {

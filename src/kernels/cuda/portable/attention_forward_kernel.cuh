@@ -30,7 +30,12 @@ struct ForwardConfig {
 // the thread's own columns, base 2.
 template <int kRowTiles>
 struct OnlineSoftmax {
-  float row_max[kRowTiles][2], row_sum[kRowTiles][2];
+  float row_max[kRowTiles][2], row_sum[kRowTiles][2] = {};
+
+  __device__ OnlineSoftmax() {
+#pragma unroll
+    for (int r = 0; r < kRowTiles; r++) row_max[r][0] = row_max[r][1] = -INFINITY;
+  }
 
   // Logits become weights 2^(scale · logit − max), and `out` so far is rescaled.
   template <int kColumnTiles, int kOutTiles>
@@ -99,7 +104,7 @@ __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
   const int first_row = static_cast<int>(threadIdx.x) / 32 * 16 * kRowTiles;
   const int64_t head_rows = (batch * launch.shape.heads + head) * launch.shape.q_len;
 
-  walk.begin(task.tile->owner, launch.shape.q_len, 2);
+  walk.begin(task.tile->source, launch.shape.q_len, 2);
   __syncthreads();
   walk.advance(2, 0);
   load_rows<kQkDim, kOwners, kThreads>(q_tile, memory.owners, launch.q.head<T>(batch, head),
@@ -111,14 +116,6 @@ __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
 
   float out[kRowTiles][kVDim / 8][4] = {};
   OnlineSoftmax<kRowTiles> softmax;
-#pragma unroll
-  for (int r = 0; r < kRowTiles; r++) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      softmax.row_max[r][half] = -INFINITY;
-      softmax.row_sum[r][half] = 0;
-    }
-  }
 
   for (int slot = 0; walk.valid(slot); slot ^= 1) {
     wait_copies();

@@ -12,19 +12,19 @@ namespace lace::cuda::portable {
 
 // Part `part` of a tile of a head; null: nothing.
 struct BlockTask {
-  const PassTile* tile = nullptr;
+  const OrderedTile* tile = nullptr;
   int batch = 0, head = 0, part = 0;
 };
 
-// Where passes wait for others, a block takes the next item and not the one of its own
-// number, so that items waited for are worked on or done. plan_head(head) is a query head of which
-// the launch's head has the tiles.
+// Where passes wait for others, a block takes the next item and not the one of its own number, so
+// that items waited for are worked on or done. plan_head(head) is a query head of which the
+// launch's head has the tiles.
 template <typename PlanHead>
 __device__ BlockTask task_of_block(const ItemSpace& space, const DevicePlan& plan, int parts,
                                    const PlanHead& plan_head) {
   __shared__ int32_t taken;
   int item = static_cast<int>(blockIdx.x);
-  if (space.next_item != nullptr) {
+  if (space.joins()) {
     if (threadIdx.x == 0) taken = atomicAdd(space.next_item, 1);
     __syncthreads();
     item = taken;
@@ -53,33 +53,31 @@ __device__ inline int32_t* done_of(const ItemSpace& space, const BlockTask& task
 // Waits until what passes before left of the tile's rows can be read (past L1), and until this tile
 // may be told of (pass_order.h). All threads call it.
 __device__ inline void wait_for_passes(const ItemSpace& space, const BlockTask& task, int parts) {
-  if (space.next_item == nullptr || task.tile->order.wait == 0) return;
-  if (threadIdx.x == 0) wait_for_count(done_of(space, task), task.tile->order.wait * parts);
+  if (!space.joins() || task.tile->wait == 0) return;
+  if (threadIdx.x == 0) wait_for_count(done_of(space, task), task.tile->wait * parts);
   __syncthreads();
 }
 
 // Tells other blocks that this one's results are stored. All threads call it.
 __device__ inline void tell_done(const ItemSpace& space, const BlockTask& task) {
-  if (space.next_item == nullptr || task.tile->order.count == 0) return;
+  if (!space.joins() || task.tile->count == 0) return;
   __syncthreads();
   if (threadIdx.x == 0) count_tile(done_of(space, task));
 }
 
 // Whether passes before, or after, have row `row` of the tile.
 __device__ inline bool has_earlier(const ItemSpace& space, const BlockTask& task, int row) {
-  if (space.next_item == nullptr) return false;
-  const OrderedTile& tile = task.tile->order;
-  return row_in(space.order.row_bits, tile.earlier, tile.earlier_bits, row);
+  return space.joins() &&
+         row_in(space.order.row_bits, task.tile->earlier, task.tile->earlier_bits, row);
 }
 __device__ inline bool has_later(const ItemSpace& space, const BlockTask& task, int row) {
-  if (space.next_item == nullptr) return false;
-  const OrderedTile& tile = task.tile->order;
-  return row_in(space.order.row_bits, tile.later, tile.later_bits, row);
+  return space.joins() &&
+         row_in(space.order.row_bits, task.tile->later, task.tile->later_bits, row);
 }
 
 // Whether later passes finish all rows of the tile.
 __device__ inline bool is_left(const ItemSpace& space, const BlockTask& task) {
-  return space.next_item != nullptr && task.tile->order.later == kAll;
+  return space.joins() && task.tile->later == kAll;
 }
 
 }  // namespace lace::cuda::portable

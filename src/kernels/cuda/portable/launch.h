@@ -25,15 +25,9 @@ struct Rows {
   }
 };
 
-// A tile with its place in the order of passes.
-struct PassTile {
-  OwnerTile owner;
-  OrderedTile order;
-};
-
 // Device pointers to the arrays of a PassOrder.
 struct OrderTables {
-  const PassTile* tiles = nullptr;
+  const OrderedTile* tiles = nullptr;
   const PassOrder::Group* groups = nullptr;
   const uint32_t* row_bits = nullptr;
   PassOrder::Group only;  // the group, if there is one
@@ -47,6 +41,7 @@ struct ItemSpace {
   // Where a pass joins what others left, else null: blocks take items in order from next_item, and
   // done [batch, heads] counts those that later passes wait for. All 0 at the start.
   int32_t *next_item = nullptr, *done = nullptr;
+  __host__ __device__ bool joins() const { return next_item != nullptr; }
 };
 
 struct ForwardLaunch {
@@ -83,8 +78,10 @@ struct BackwardLaunch {
   const RowStatistics* statistics = nullptr;  // [batch, heads, q_len]
   float *partial0 = nullptr,
         *partial1 = nullptr;  // d0, d1 so far, contiguous; null with one launch of one pass
-  float* dq_sums = nullptr;   // kKeys: dq / scale, [batch, heads, q_len, sums_width]: of 16
-                              // columns, 8 h + 2 c + b stands at 4 c + 2 h + b
+  // kKeys: dq / scale, [batch, heads, q_len, dq_width]: of 16 columns, 8 h + 2 c + b stands at
+  // 4 c + 2 h + b.
+  float* dq_sums = nullptr;
+  int dq_width = 0;
 };
 
 // The kernels of one dtype, chosen by head_dim: the smallest that has room for (qk_dim, v_dim).
@@ -97,8 +94,8 @@ struct Launchers {
   void (*backward_keys_alone)(BackwardLaunch, cudaStream_t);
   void (*backward_queries)(BackwardLaunch, cudaStream_t);
   void (*round)(const BackwardLaunch&, const Rows& dq, cudaStream_t);  // dq from launch.dq_sums
-  // Columns of dq's sums, or 0 if the current GPU has not room enough for kKeys.
-  int (*sums_width)(const AttentionShape&);
+  // dq_width, or 0 if the current GPU has not room enough for kKeys.
+  int (*dq_width)(const AttentionShape&);
 };
 extern const Launchers kBFloat16Launchers, kFloat16Launchers;
 

@@ -16,7 +16,7 @@ void launch_backward(BackwardLaunch, cudaStream_t);
 template <typename T>
 void launch_round(const BackwardLaunch&, const Rows&, cudaStream_t);
 template <typename T>
-int sums_width(const AttentionShape&);
+int dq_width(const AttentionShape&);
 
 template <typename T>
 constexpr Launchers launchers_of() {
@@ -26,7 +26,7 @@ constexpr Launchers launchers_of() {
           launch_backward<T, BackwardMode::kKeysAlone>,
           launch_backward<T, BackwardMode::kQueries>,
           launch_round<T>,
-          sums_width<T>};
+          dq_width<T>};
 }
 const Launchers kBFloat16Launchers = launchers_of<__nv_bfloat16>();
 const Launchers kFloat16Launchers = launchers_of<__half>();

@@ -63,7 +63,7 @@ void launch_backward(BackwardLaunch launch, cudaStream_t stream) {
 }
 
 template <typename T>
-int sums_width(const AttentionShape& shape) {
+int dq_width(const AttentionShape& shape) {
   int width = 0;
   dispatch_dims(shape, [&]<int kDim0, int kDim1>() {
     if constexpr (kDim0 <= 128 && kDim1 <= 128) {
@@ -82,10 +82,9 @@ template <typename T>
 void launch_statistics(const BackwardLaunch& launch, const Rows& out, const Rows& dout,
                        const float* lse, RowStatistics* statistics, cudaStream_t stream) {
   const AttentionShape& shape = launch.shape;
-  const int width = launch.dq_sums != nullptr ? sums_width<T>(shape) : 0;
   statistics_kernel<T>
       <<<row_blocks(shape.batch * shape.heads * shape.q_len * 8), kRowThreads, 0, stream>>>(
-          shape, out, dout, lse, statistics, launch.dq_sums, width);
+          shape, out, dout, lse, statistics, launch.dq_sums, launch.dq_width);
   LACE_CUDA(cudaGetLastError());
 }
 
@@ -95,7 +94,7 @@ void launch_round(const BackwardLaunch& launch, const Rows& dq, cudaStream_t str
   const int64_t parts = (shape.qk_dim + 15) / 16;
   round_kernel<T>
       <<<row_blocks(shape.batch * shape.heads * shape.q_len * parts), kRowThreads, 0, stream>>>(
-          shape, launch.dq_sums, sums_width<T>(shape), launch.scale, dq);
+          shape, launch.dq_sums, launch.dq_width, launch.scale, dq);
   LACE_CUDA(cudaGetLastError());
 }
 

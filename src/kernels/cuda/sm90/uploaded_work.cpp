@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/section_order.h"
 
 namespace lace::sm90 {
 namespace {
@@ -10,13 +10,6 @@ namespace {
 // Tiles of others of an item, on average, from which blocks take items as they finish. Short items
 // are known beforehand, so that what describes them is loaded beforehand.
 constexpr int64_t kLongItem = 6;
-
-int multiprocessors() {
-  int device = 0, count = 0;
-  LACE_CUDA(cudaGetDevice(&device));
-  LACE_CUDA(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
-}
 
 }  // namespace
 
@@ -58,18 +51,13 @@ ItemSpace item_space(const UploadedWork& uploaded, int64_t batch, int32_t sectio
 }
 
 int32_t section_of(const Work& work, int64_t batch, int64_t bytes_of_head, int64_t bytes) {
-  const int64_t heads = static_cast<int64_t>(work.heads.size());
-  // A multiprocessor's share of a section is twice the longest item.
-  const int64_t of_head = std::max<int64_t>(1, work.tiles_of_others / heads);
-  const int64_t even = (2 * int64_t{work.longest} * multiprocessors() + of_head - 1) / of_head;
-  const int64_t least = std::max({int64_t{1}, bytes / bytes_of_head, even});
-  // Sections of one size, so that none stands alone at the end either.
-  const int64_t sections = std::max<int64_t>(1, heads * batch / least);
-  return static_cast<int32_t>((heads * batch + sections - 1) / sections);
+  const auto heads = static_cast<int64_t>(work.heads.size());
+  return cuda::section_size(heads * batch, bytes_of_head, bytes, 2, work.longest,
+                            work.tiles_of_others / heads);
 }
 
 int grid_of(const ItemSpace& space, int blocks) {
-  return std::min(space.items, blocks * multiprocessors());
+  return std::min(space.items, blocks * cuda::multiprocessors());
 }
 
 }  // namespace lace::sm90

@@ -72,8 +72,8 @@ void add_tiles(const Plan& plan, const cuda::PassOrder& order, const cuda::PassO
                Work& work) {
   std::vector<int64_t> rows;
   for (int32_t i = group.begin; i < group.end; ++i) {
-    const cuda::OrderedTile& source = order.tiles[static_cast<size_t>(i)];
-    const OwnerTile& tile = plan.tiles[static_cast<size_t>(source.tile)];
+    const cuda::OrderedTile& ordered = order.tiles[static_cast<size_t>(i)];
+    const OwnerTile& tile = ordered.source;
     WorkTile item;
     item.owners = make_set(tile.owners, 0, plan.owner_len, work.owner_rows, work.owner_boxes,
                            work.owner_stretches);
@@ -81,16 +81,16 @@ void add_tiles(const Plan& plan, const cuda::PassOrder& order, const cuda::PassO
     item.owner_count = narrow(static_cast<int64_t>(rows.size()));
     item.run_begin = tile.run_begin;
     item.run_end = tile.run_end;
-    item.tiles = source.others;
+    item.tiles = ordered.others;
     if (tile.run_begin < tile.run_end) {
       item.first_run = work.runs[static_cast<size_t>(tile.run_begin)];
     }
-    item.earlier = source.earlier;
-    item.later = source.later;
-    item.earlier_bits = source.earlier_bits;
-    item.later_bits = source.later_bits;
-    item.wait = source.wait;
-    item.count = source.count;
+    item.earlier = ordered.earlier;
+    item.later = ordered.later;
+    item.earlier_bits = ordered.earlier_bits;
+    item.later_bits = ordered.later_bits;
+    item.wait = ordered.wait;
+    item.count = ordered.count;
     work.tiles.push_back(item);
   }
 }
@@ -196,6 +196,8 @@ Work make_work(const Plan& plan, int64_t heads_per_item) {
   const cuda::PassOrder passes = cuda::order_passes(plan);
   work.row_bits = passes.row_bits;
   work.several_passes = passes.several_passes;
+  work.longest = passes.longest;
+  work.tiles_of_others = passes.tiles_of_others / work.members;
   std::vector<int32_t> order(plan.groups.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
@@ -217,10 +219,6 @@ Work make_work(const Plan& plan, int64_t heads_per_item) {
     group.first_tiles = source.first;
     add_tiles(plan, passes, source, work);
     group.tiles = narrow(static_cast<int64_t>(work.tiles.size())) - group.tile_begin;
-    for (int32_t t = group.tile_begin; t < group.tile_begin + group.tiles; ++t) {
-      work.longest = std::max(work.longest, work.tiles[static_cast<size_t>(t)].tiles);
-      work.tiles_of_others += int64_t{work.tiles[static_cast<size_t>(t)].tiles} * group.heads;
-    }
     work.items += group.heads * group.tiles;
     work.groups.push_back(group);
   }
