@@ -136,8 +136,7 @@ struct BackwardLoader {
     TileWalk walk(run);
     for (int32_t t = 0; t < run.tiles; ++t) {
       const bool whole = walk.is_whole(run.others, params.other_len);
-      const int32_t limit = whole ? run.others.inner * run.others.outer
-                                  : count_before(run.others, offsets, walk.shift, params.other_len);
+      const int32_t limit = walk.count(run.others, offsets, whole, params.other_len);
       const int32_t mask = masks.next(params.space.work, run, lane);
       shared.empty[other.stage()].wait(other.phase() ^ 1);
       if (lane == 0) {

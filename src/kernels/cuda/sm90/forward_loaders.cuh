@@ -123,8 +123,7 @@ struct KeyLoader {
     const int32_t* offsets = params.space.work.offsets;
     for (int32_t t = 0; t < run.tiles; ++t) {
       const bool whole = walk.is_whole(run.others, params.k_len);
-      const int32_t limit = whole ? run.others.inner * run.others.outer
-                                  : count_before(run.others, offsets, walk.shift, params.k_len);
+      const int32_t limit = walk.count(run.others, offsets, whole, params.k_len);
       const int32_t mask = masks.next(params.space.work, run, lane);
       shared.k_empty[key.stage()].wait(key.phase() ^ 1);
       if (lane == 0) shared.keys[key.stage()] = {mask, limit};

@@ -77,6 +77,11 @@ struct TileWalk {
   __device__ bool is_whole(const WorkSet& set, int32_t length) const {
     return edge <= length && place.period + set.outer <= set.rows_full;
   }
+  // How many elements of the tile lie before `length`; whole: as is_whole() says.
+  __device__ int32_t count(const WorkSet& set, const int32_t* offsets, bool whole,
+                           int32_t length) const {
+    return whole ? set.inner * set.outer : count_before(set, offsets, shift, length);
+  }
   __device__ void next(int32_t by) {
     place.row += step.row, place.period += step.period, edge += by, shift += by;
   }
