@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <thread>
-#include <unordered_map>
 #include <vector>
 
+#include "kernels/cpu/backward_tasks.h"
 #include "kernels/cpu/tile_walk.h"
 
 namespace lace::cpu {
@@ -44,103 +43,18 @@ struct Partial {
   }
 };
 
-// One pass over some query heads that share a key head: its tiles may run once all earlier stages
-// of that key head are done, as they add to the same rows of dk and dv.
-struct Stage {
-  int32_t pass = 0;
-  int32_t head_begin = 0, head_end = 0;
-};
-
-// A tile of keys of one stage.
-struct Task {
-  int32_t batch = 0, kv_head = 0, stage = 0;
-  int32_t tile = 0;      // in Plan::tiles
-  int64_t previous = 0;  // the task before it in its chain, −1 for the first
-};
-
-// For every tile of a pass, the one before it in its chain (counted from the pass's first), or −1.
-std::vector<int32_t> chain_links(const Plan& plan, const Pass& pass) {
-  std::vector<int32_t> links;
-  std::unordered_map<int32_t, int32_t> last;
-  for (int32_t t = pass.tile_begin; t < pass.tile_end; t++) {
-    const int32_t chain = plan.tiles[static_cast<size_t>(t)].chain;
-    const auto [entry, is_first] = last.try_emplace(chain, t - pass.tile_begin);
-    links.push_back(is_first ? -1 : entry->second);
-    entry->second = t - pass.tile_begin;
-  }
-  return links;
-}
-
-// Whether the live others of `tile` come in ascending order, so that rows passed are rows done.
-bool is_ascending(const Plan& plan, const OwnerTile& tile) {
-  int64_t end = std::numeric_limits<int64_t>::min();
-  for (int32_t index = tile.run_begin; index < tile.run_end; index++) {
-    const Run& run = plan.runs[static_cast<size_t>(index)];
-    const IndexSet& others = run.others;
-    if (run.tiles == 0 || others.size() == 0) continue;
-    int64_t first = plan.position(others, 0, 0);
-    if (first < end) return false;
-    for (int32_t o = 0; o < others.outer; o++) {
-      const int64_t next = plan.position(others, o, 0);
-      if (o > 0 && next < first + others.inner) return false;
-      first = next;
-    }
-    const int64_t span = first + others.inner - plan.position(others, 0, 0);
-    if (run.tiles > 1 && run.step < span) return false;
-    end = first + (run.tiles - 1) * run.step + others.inner;
-  }
-  return true;
-}
-
-// How far tasks have come with the rows of dq. Tiles of a chain add to the same rows; a task may
-// add to a row only when every earlier task of its chain is past it, which fixes the order of the
-// additions. Tasks are handed out in ascending order, so the lowest unfinished one never waits.
-class Progress {
- public:
-  static constexpr int64_t kDone = std::numeric_limits<int64_t>::max() - 1;
-
-  explicit Progress(const std::vector<Task>& tasks)
-      : tasks_(tasks), reached_(new std::atomic<int64_t>[tasks.size()]()) {}
-
-  // Says that `task` is done with what lies below `reached`.
-  void publish(int64_t task, int64_t reached) {
-    reached_[task].store(reached, std::memory_order_release);
-  }
-  void finish(int64_t task) {
-    const int64_t previous = tasks_[static_cast<size_t>(task)].previous;
-    const bool all = previous < 0 || load(previous) == kAllDone;
-    publish(task, all ? kAllDone : kDone);
-  }
-
-  // Waits until all earlier tasks of the chain are done with what lies below `needed`.
-  void wait(int64_t task, int64_t needed) const {
-    int64_t earlier = tasks_[static_cast<size_t>(task)].previous;
-    while (earlier >= 0) {
-      for (int spins = 0; load(earlier) < needed; spins++) {
-        if (spins > kSpins) std::this_thread::yield();
-      }
-      if (load(earlier) == kAllDone) return;
-      earlier = tasks_[static_cast<size_t>(earlier)].previous;
-    }
-  }
-
- private:
-  static constexpr int64_t kAllDone = kDone + 1;  // and so are all earlier ones of the chain
-  static constexpr int kSpins = 256;
-
-  int64_t load(int64_t task) const { return reached_[task].load(std::memory_order_acquire); }
-
-  const std::vector<Task>& tasks_;
-  std::unique_ptr<std::atomic<int64_t>[]> reached_;
-};
-
 class Backward {
  public:
   Backward(const BackwardTypeOps& ops, const Context& context, const Plan& plan,
            const BackwardArgs& args)
-      : ops_(ops), context_(context), plan_(plan), args_(args), shape_(args.shape) {
-    make_stages();
-    make_tasks();
+      : ops_(ops),
+        context_(context),
+        plan_(plan),
+        args_(args),
+        shape_(args.shape),
+        order_(backward_tasks(plan, args.shape, context.executor->num_threads())),
+        remaining_(new std::atomic<int32_t>[order_.of_stage.size()]) {
+    for (size_t i = 0; i < order_.of_stage.size(); i++) remaining_[i] = order_.of_stage[i];
   }
 
   void run() {
@@ -151,73 +65,6 @@ class Backward {
   }
 
  private:
-  // Rows of one stage and key head: heads of one group go together, pass by pass.
-  void make_stages() {
-    const int64_t heads_per_key = shape_.heads / shape_.kv_heads;
-    stages_.resize(static_cast<size_t>(shape_.kv_heads));
-    for (int64_t kv_head = 0; kv_head < shape_.kv_heads; kv_head++) {
-      const int64_t end = (kv_head + 1) * heads_per_key;
-      for (int64_t head = kv_head * heads_per_key; head < end;) {
-        const int32_t group = plan_.head_group[static_cast<size_t>(head)];
-        int64_t head_end = head + 1;
-        while (head_end < end && plan_.head_group[static_cast<size_t>(head_end)] == group) {
-          head_end++;
-        }
-        const HeadGroup& passes = plan_.groups[static_cast<size_t>(group)];
-        for (int32_t pass = passes.pass_begin; pass < passes.pass_end; pass++) {
-          stages_[static_cast<size_t>(kv_head)].push_back(
-              {pass, static_cast<int32_t>(head), static_cast<int32_t>(head_end)});
-        }
-        head = head_end;
-      }
-      max_stages_ = std::max(max_stages_, stages_[static_cast<size_t>(kv_head)].size());
-    }
-  }
-
-  // A few heads at a time, as many as there are threads: stage by stage, and within one tile by
-  // tile with the heads in turn. So neighbouring tasks belong to different heads and seldom wait
-  // for each other, and what the threads read at one time is small.
-  void make_tasks() {
-    for (const Pass& pass : plan_.passes) links_.push_back(chain_links(plan_, pass));
-    const int64_t slots = shape_.batch * shape_.kv_heads;
-    remaining_ = std::make_unique<std::atomic<int32_t>[]>(static_cast<size_t>(slots) * max_stages_);
-    const int64_t width = context_.executor->num_threads();
-    for (int64_t begin = 0; begin < slots; begin += width) {
-      for (size_t stage = 0; stage < max_stages_; stage++) {
-        add_tasks(begin, std::min(begin + width, slots), stage);
-      }
-    }
-  }
-
-  // The tasks of one stage of key heads [begin, end), counted through the batch.
-  void add_tasks(int64_t begin, int64_t end, size_t stage) {
-    std::vector<std::vector<int64_t>> task_of(static_cast<size_t>(end - begin));  // by tile
-    bool found = true;
-    for (int32_t t = 0; found; t++) {
-      found = false;
-      for (int64_t slot = begin; slot < end; slot++) {
-        const int64_t kv_head = slot % shape_.kv_heads;
-        const std::vector<Stage>& stages = stages_[static_cast<size_t>(kv_head)];
-        if (stage >= stages.size()) continue;
-        const auto pass_index = static_cast<size_t>(stages[stage].pass);
-        const Pass& pass = plan_.passes[pass_index];
-        if (pass.tile_begin + t >= pass.tile_end) continue;
-        found = true;
-        std::vector<int64_t>& earlier = task_of[static_cast<size_t>(slot - begin)];
-        const int32_t link = links_[pass_index][static_cast<size_t>(t)];
-        Task task;
-        task.batch = static_cast<int32_t>(slot / shape_.kv_heads);
-        task.kv_head = static_cast<int32_t>(kv_head);
-        task.stage = static_cast<int32_t>(stage);
-        task.tile = pass.tile_begin + t;
-        task.previous = link < 0 ? -1 : earlier[static_cast<size_t>(link)];
-        earlier.push_back(static_cast<int64_t>(tasks_.size()));
-        tasks_.push_back(task);
-        remaining_[static_cast<size_t>(slot) * max_stages_ + stage]++;
-      }
-    }
-  }
-
   void allocate() {
     const AttentionShape& s = shape_;
     const bool narrow = s.dtype != DType::kFloat32;
@@ -233,7 +80,7 @@ class Backward {
       partials_.emplace_back(context_, s.batch, s.heads, s.q_len, s.qk_dim);
       dq_ = partials_.back().rows;
     }
-    if (narrow && max_stages_ > 1) {
+    if (narrow && order_.max_stages > 1) {
       partials_.emplace_back(context_, s.batch, s.kv_heads, s.k_len, s.qk_dim);
       dk_ = partials_.back().rows;
       partials_.emplace_back(context_, s.batch, s.kv_heads, s.k_len, s.v_dim);
@@ -263,8 +110,8 @@ class Backward {
   // Each thread draws its next task before it runs one, to prefetch for it. The lowest unfinished
   // task still never waits: whoever drew it runs no other.
   void run_plan() {
-    Progress progress(tasks_);
-    const int64_t count = static_cast<int64_t>(tasks_.size());
+    Progress progress(order_.tasks);
+    const int64_t count = static_cast<int64_t>(order_.tasks.size());
     std::atomic<int64_t> drawn{0};
     context_.executor->run([&](int thread) {
       int64_t upcoming = 0;
@@ -277,12 +124,12 @@ class Backward {
 
   // upcoming: the next task of this thread, or −1.
   void run_task(int64_t index, int64_t upcoming, int thread, Progress& progress) {
-    const Task& task = tasks_[static_cast<size_t>(index)];
-    const Stage& stage = stage_of(task);
+    const BackwardTask& task = order_.tasks[static_cast<size_t>(index)];
+    const BackwardStage& stage = order_.stage_of(task);
     const OwnerTile& owner_tile = plan_.tiles[static_cast<size_t>(task.tile)];
     const auto slot = static_cast<size_t>(task.batch * shape_.kv_heads + task.kv_head);
     std::atomic<int32_t>* remaining =
-        &remaining_[slot * max_stages_ + static_cast<size_t>(task.stage)];
+        &remaining_[slot * order_.max_stages + static_cast<size_t>(task.stage)];
     if (task.stage > 0) {
       while (remaining[-1].load(std::memory_order_acquire) != 0) std::this_thread::yield();
     }
@@ -300,7 +147,7 @@ class Backward {
     for (int32_t head = stage.head_begin; head < stage.head_end; head++) {
       run_head(index, head, head + 1 < stage.head_end ? index : upcoming, owners, tile, progress);
     }
-    if (max_stages_ > 1) {
+    if (order_.max_stages > 1) {
       ops_.end_fp32(tile, reinterpret_cast<float* const*>(gradients.dk),
                     reinterpret_cast<float* const*>(gradients.dv));
     } else {
@@ -315,7 +162,8 @@ class Backward {
     void* dv[kTileOwners];
   };
 
-  void set_key_tile(const Task& task, const Owners& owners, int thread, KeyTile& tile) const {
+  void set_key_tile(const BackwardTask& task, const Owners& owners, int thread,
+                    KeyTile& tile) const {
     tile.qk_dim = static_cast<int>(shape_.qk_dim);
     tile.v_dim = static_cast<int>(shape_.v_dim);
     tile.count = owners.count;
@@ -329,7 +177,7 @@ class Backward {
     }
   }
 
-  void set_gradient_rows(const Task& task, const Owners& owners, GradientRows& rows) const {
+  void set_gradient_rows(const BackwardTask& task, const Owners& owners, GradientRows& rows) const {
     for (int e = 0; e < kTileOwners; e++) {
       const bool used = (owners.rows >> e & 1) != 0;
       rows.dk[e] = used ? dk_.at(task.batch, task.kv_head, owners.positions[e]) : nullptr;
@@ -342,9 +190,9 @@ class Backward {
   void run_head(int64_t index, int64_t head, int64_t upcoming, const Owners& owners,
                 const KeyTile& tile, Progress& progress) {
     constexpr int64_t kTurn = int64_t{1} << 48;  // past every row
-    const Task& task = tasks_[static_cast<size_t>(index)];
+    const BackwardTask& task = order_.tasks[static_cast<size_t>(index)];
     const OwnerTile& owner_tile = plan_.tiles[static_cast<size_t>(task.tile)];
-    const int64_t turn = head - stage_of(task).head_begin;
+    const int64_t turn = head - order_.stage_of(task).head_begin;
     const bool ascending = is_ascending(plan_, owner_tile);
     if (!ascending) progress.wait(index, (turn + 1) * kTurn);
     QueryRows rows;
@@ -367,16 +215,12 @@ class Backward {
     progress.publish(index, (turn + 1) * kTurn);
   }
 
-  const Stage& stage_of(const Task& task) const {
-    return stages_[static_cast<size_t>(task.kv_head)][static_cast<size_t>(task.stage)];
-  }
-
-  int64_t row_index(const Task& task, int64_t head, int64_t row) const {
+  int64_t row_index(const BackwardTask& task, int64_t head, int64_t row) const {
     return (task.batch * shape_.heads + head) * shape_.q_len + row;
   }
 
   // What comes to a row of dq first sets it, and computes its delta.
-  void set_query_rows(const Task& task, int64_t head, const Batch& batch, QueryRows& rows) {
+  void set_query_rows(const BackwardTask& task, int64_t head, const Batch& batch, QueryRows& rows) {
     constexpr float kLog2E = 1.44269504088896341f;
     const int64_t base = row_index(task, head, 0);
     const float* lse = static_cast<const float*>(args_.lse) + base;
@@ -401,7 +245,8 @@ class Backward {
     }
   }
 
-  void prefetch_query(const Task& task, int64_t head, int64_t row, Prefetch& prefetch) const {
+  void prefetch_query(const BackwardTask& task, int64_t head, int64_t row,
+                      Prefetch& prefetch) const {
     const int size = static_cast<int>(size_bytes(shape_.dtype));
     const int qk_dim = static_cast<int>(shape_.qk_dim), v_dim = static_cast<int>(shape_.v_dim);
     prefetch.add(q_.at(task.batch, head, row), qk_dim * size);
@@ -415,11 +260,11 @@ class Backward {
 
   // The first queries of a task, from `head` on, or its keys too if head is −1.
   void prefetch_start(int64_t index, int64_t head, Prefetch& prefetch) const {
-    const Task& task = tasks_[static_cast<size_t>(index)];
+    const BackwardTask& task = order_.tasks[static_cast<size_t>(index)];
     const OwnerTile& tile = plan_.tiles[static_cast<size_t>(task.tile)];
     const int size = static_cast<int>(size_bytes(shape_.dtype));
     if (head < 0) {
-      head = stage_of(task).head_begin;
+      head = order_.stage_of(task).head_begin;
       for (const int64_t key : first_positions(tile.owners, plan_.owner_len)) {
         prefetch.add(k_.at(task.batch, task.kv_head, key), static_cast<int>(shape_.qk_dim) * size);
         prefetch.add(v_.at(task.batch, task.kv_head, key), static_cast<int>(shape_.v_dim) * size);
@@ -479,10 +324,7 @@ class Backward {
   const Plan& plan_;
   const BackwardArgs& args_;
   const AttentionShape& shape_;
-  std::vector<std::vector<Stage>> stages_;  // [kv_heads]
-  size_t max_stages_ = 0;
-  std::vector<std::vector<int32_t>> links_;  // chain_links of every pass
-  std::vector<Task> tasks_;
+  const BackwardTasks order_;
   std::unique_ptr<std::atomic<int32_t>[]> remaining_;  // tasks of [batch, kv_heads, stage]
   Rows q_, k_, v_, out_, dout_;
   Rows dq_, dk_, dv_;  // partials_ where there are any

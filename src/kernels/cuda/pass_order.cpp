@@ -1,6 +1,7 @@
 #include "kernels/cuda/pass_order.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace lace::cuda {
 namespace {
