@@ -16,6 +16,9 @@ struct Context {
   const Executor* executor = nullptr;  // CPU kernels: required
   // Allocates `bytes` aligned to 64 bytes, not initialised.
   std::function<Workspace(size_t bytes)> allocate;
+  Workspace allocate_floats(int64_t count) const {
+    return allocate(static_cast<size_t>(count) * sizeof(float));
+  }
   void* stream = nullptr;      // GPU kernels: a cudaStream_t
   bool deterministic = false;  // GPU kernels: bitwise repeatable; CPU kernels always are
 };

@@ -119,10 +119,6 @@ T* pointer(const Workspace& workspace) {
   return reinterpret_cast<T*>(workspace.get());
 }
 
-Workspace allocate_floats(const Context& context, int64_t count) {
-  return context.allocate(static_cast<size_t>(count) * sizeof(float));
-}
-
 // d0 (and d1) of every query head, or of every key head from all its query heads, which one launch
 // does if they have the same tiles.
 struct GradientRun {
@@ -138,8 +134,8 @@ struct GradientRun {
     launch.members = heads_are_alike(plan, members) ? members : 1;
     Workspace partial0, partial1;
     if (members > launch.members || on_device.several_passes()) {
-      partial0 = allocate_floats(context, floats0);
-      partial1 = allocate_floats(context, floats1);
+      partial0 = context.allocate_floats(floats0);
+      partial1 = context.allocate_floats(floats1);
       launch.partial0 = pointer<float>(partial0);
       launch.partial1 = pointer<float>(partial1);
     }
@@ -179,7 +175,7 @@ struct Backward {
     const bool alone = context.deterministic || launch.dq_width == 0 || few;
     Workspace sums;
     if (!alone) {
-      sums = allocate_floats(context, rows * launch.dq_width);
+      sums = context.allocate_floats(rows * launch.dq_width);
       launch.dq_sums = pointer<float>(sums);
     }
     run.statistics(launch, rows_of(args.out), rows_of(args.dout),
@@ -255,7 +251,7 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   launch.lse = static_cast<float*>(args.lse);
   Workspace partial, counters;
   if (on_device.several_passes()) {
-    partial = allocate_floats(context, shape.batch * shape.heads * shape.q_len * shape.v_dim);
+    partial = context.allocate_floats(shape.batch * shape.heads * shape.q_len * shape.v_dim);
     launch.partial = pointer<float>(partial);
   }
   const int64_t bytes =

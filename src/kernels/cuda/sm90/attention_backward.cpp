@@ -112,16 +112,13 @@ struct Backward {
   int64_t dim = dim_of(args.shape);
   Workspace statistics{};
 
-  Workspace allocate_floats(int64_t count) const {
-    return context.allocate(static_cast<size_t>(count) * sizeof(float));
-  }
   // Room for what passes leave of `gradient` of `heads` heads: whole sums, or the low halves, and
   // the high ones if they do not fit into the result.
   Workspace allocate_sums(Gradient& gradient, int64_t heads, int64_t rows, bool whole,
                           bool apart) const {
     const int64_t elements = shape.batch * heads * rows * dim;
     if (whole) {
-      Workspace sums = allocate_floats(elements);
+      Workspace sums = context.allocate_floats(elements);
       gradient.sums = reinterpret_cast<float*>(sums.get());
       return sums;
     }
@@ -155,7 +152,7 @@ struct Backward {
       run_keys(keys, BackwardMode::kKeysAlone, {});
       return run_queries();
     }
-    const Workspace sums = allocate_floats(shape.batch * shape.heads * shape.q_len * dim);
+    const Workspace sums = context.allocate_floats(shape.batch * shape.heads * shape.q_len * dim);
     dq.sums = reinterpret_cast<float*>(sums.get());
     run_statistics(dq.sums);
     run_keys(keys, BackwardMode::kKeys, dq);
