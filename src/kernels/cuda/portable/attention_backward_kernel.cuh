@@ -29,19 +29,21 @@ struct BackwardConfig {
   static constexpr int kOwners = 16 * kRowTiles * kWarps;
   static constexpr int kChunk = kLarge ? 32 : 64;
   static constexpr int kColumns = 32;
+  static constexpr int kSlots = kAddsDq ? 4 : 3;  // dq of a chunk is added during the next one
   static constexpr int kOwnerBytes = 2 * kOwners * (kDim0 + kDim1);
   static constexpr int kStageBytes = 2 * kChunk * (kDim0 + kDim1);
-  static constexpr int kChangesBytes = kAddsDq ? 2 * kOwners * kChunk : 0;
+  static constexpr int kChangesBytes = kAddsDq ? 2 * kOwners * kChunk : 0;  // dS of a chunk
   struct Memory {
-    WalkMemory<kOwners, kChunk, kSmall || kLarge> walk;
+    WalkMemory<kOwners, kChunk, kSmall || kLarge, kSlots> walk;
     RowStatistics statistics[2][kChunk];  // of the others, where owners are keys
   };
-  static constexpr int smem_bytes(int stages) {
-    return kOwnerBytes + kChangesBytes + stages * kStageBytes + static_cast<int>(sizeof(Memory));
+  static constexpr int smem_bytes(const BackwardBuffers& buffers) {
+    return kOwnerBytes + buffers.changes * kChangesBytes + buffers.stages * kStageBytes +
+           static_cast<int>(sizeof(Memory));
   }
   static_assert(!(kLarge && kAddsDq));
   // GPUs that have 99 KiB for a block run all but kKeys of head_dim 128.
-  static_assert(kAddsDq || smem_bytes(1) + 128 <= 99 * 1024);
+  static_assert(kAddsDq || smem_bytes({1, 1}) + 128 <= 99 * 1024);
 };
 
 // dq of a chunk's queries: the columns of `changes` times the rows of `keys`, added to `sums` of a
@@ -97,10 +99,10 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
   extern __shared__ __align__(128) unsigned char smem[];
   const SmemTile<kDim0> x0_tile{smem_address(smem)};
   const SmemTile<kDim1> x1_tile{x0_tile.base + 2 * kOwners * kDim0};
-  const SmemTile<64> changes_tile{x0_tile.base + Config::kOwnerBytes};
-  const uint32_t stages_base = changes_tile.base + Config::kChangesBytes;
+  const uint32_t changes_base = x0_tile.base + Config::kOwnerBytes;
+  const uint32_t stages_base = changes_base + launch.buffers.changes * Config::kChangesBytes;
   auto& memory = *reinterpret_cast<typename Config::Memory*>(
-      smem + Config::kOwnerBytes + Config::kChangesBytes + launch.stages * Config::kStageBytes);
+      smem + Config::smem_bytes(launch.buffers) - sizeof(typename Config::Memory));
   const int64_t owner_len = kKeys ? shape.k_len : shape.q_len;
   TileWalk walk(memory.walk, launch.plan, kKeys ? shape.q_len : shape.k_len);
 
@@ -131,9 +133,9 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
     };
 
     if (member > 0) __syncthreads();
-    walk.begin(task.tile->source, owner_len, 2);
+    walk.begin(task.tile->source, owner_len, Config::kSlots - 1);
     __syncthreads();
-    walk.advance(2, 0);
+    walk.advance(Config::kSlots - 1, 0);
     __syncthreads();
     walk.advance(0, 1);
     if (member == 0) {
@@ -157,14 +159,27 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
       }
     }
 
-    int slot = 0;
+    const bool delays_dq = Config::kAddsDq && launch.buffers.changes == 2;
+    const auto changes_at = [&](int step) {
+      const int buffer = delays_dq ? step & 1 : 0;
+      return SmemTile<64>{changes_base + buffer * Config::kChangesBytes};
+    };
+    const auto add_chunk = [&](int slot, int step) {
+      add_dq<T, Config::kWarps, kOwners>(changes_at(step), x0_tile, memory.walk.others[slot],
+                                         launch.dq_sums + query_rows * kDim0, lane);
+    };
+    int slot = 0, before = 0;
     for (int step = 0; walk.valid(slot); step++) {
-      const int next = slot == 2 ? 0 : slot + 1;
-      const int stage = launch.stages == 2 ? step & 1 : 0;
+      const int next = (slot + 1) % Config::kSlots;
+      const int stage = launch.buffers.stages == 2 ? step & 1 : 0;
       wait_copies();
       __syncthreads();
-      if (launch.stages == 2 && walk.valid(next)) load_chunk(next, stage ^ 1);
-      walk.advance(next, next == 2 ? 0 : next + 1);
+      if (launch.buffers.stages == 2 && walk.valid(next)) load_chunk(next, stage ^ 1);
+      walk.advance(next, (next + 1) % Config::kSlots);
+      if constexpr (Config::kAddsDq) {
+        if (delays_dq && step > 0) add_chunk(before, step - 1);
+      }
+      const SmemTile<64> changes_tile = changes_at(step);
       const SmemTile<kDim0> y0_tile{stages_base + stage * Config::kStageBytes};
       const SmemTile<kDim1> y1_tile{y0_tile.base + 2 * kChunk * kDim0};
 
@@ -230,16 +245,17 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
         store_changes();
         add_weighted<T>(sum0, packed, y0_tile, first, part * kSumDim0 / 8, lane);
       }
-      if constexpr (Config::kAddsDq) {
-        __syncthreads();
-        add_dq<T, Config::kWarps, kOwners>(changes_tile, x0_tile, memory.walk.others[slot],
-                                           launch.dq_sums + query_rows * kDim0, lane);
-      }
-      if (launch.stages == 1) {
+      if (launch.buffers.stages == 1) {
         __syncthreads();
         if (walk.valid(next)) load_chunk(next, 0);
       }
-      slot = next;
+      if constexpr (Config::kAddsDq) {
+        if (!delays_dq || !walk.valid(next)) {
+          __syncthreads();
+          add_chunk(slot, step);
+        }
+      }
+      before = slot, slot = next;
     }
   }
 

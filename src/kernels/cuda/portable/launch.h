@@ -63,6 +63,12 @@ struct RowStatistics {
 // How a launch computes gradients (attention_backward_kernel.cuh).
 enum class BackwardMode { kKeys, kKeysAlone, kQueries };
 
+// What a block has in shared memory: `stages` chunks of y0, y1 and dS of `changes` chunks. With two
+// of these, dq of a chunk is added during the next one, and a chunk has one barrier less.
+struct BackwardBuffers {
+  int stages = 1, changes = 1;
+};
+
 // kKeys, kKeysAlone: owners are keys; x0 = k, x1 = v, y0 = q, y1 = dout, d0 = dk, d1 = dv, of the
 // query heads kv · ratio + [member, member + members), which have the same tiles.
 // kQueries: owners are queries; x0 = q, x1 = dout, y0 = k, y1 = v, d0 = dq; one member.
@@ -72,7 +78,7 @@ struct BackwardLaunch {
   ItemSpace space;
   int member = 0, members = 1;
   bool first = false, last = false;  // of the launches that add to the same gradients
-  int stages = 1;                    // chunks of y0, y1 in shared memory
+  BackwardBuffers buffers;
   float scale = 0, scale_log2 = 0;
   Rows x0, x1, y0, y1, d0, d1;
   const RowStatistics* statistics = nullptr;  // [batch, heads, q_len]

@@ -55,9 +55,12 @@ void launch_backward(BackwardLaunch launch, cudaStream_t stream) {
       LACE_CHECK(false, "[attention] no such kernel");
     } else {
       using Config = BackwardConfig<kMode, kDim0, kDim1>;
-      launch.stages = Config::smem_bytes(2) <= smem_limit() ? 2 : 1;
+      for (const BackwardBuffers buffers : {BackwardBuffers{2, 2}, {2, 1}, {1, 1}}) {
+        launch.buffers = buffers;
+        if (Config::smem_bytes(buffers) <= smem_limit()) break;
+      }
       start(backward_kernel<T, kMode, kDim0, kDim1>, Config::kParts, Config::kThreads,
-            Config::smem_bytes(launch.stages), launch, stream);
+            Config::smem_bytes(launch.buffers), launch, stream);
     }
   });
 }
@@ -68,7 +71,7 @@ int dq_width(const AttentionShape& shape) {
   dispatch_dims(shape, [&]<int kDim0, int kDim1>() {
     if constexpr (kDim0 <= 128 && kDim1 <= 128) {
       using Config = BackwardConfig<BackwardMode::kKeys, kDim0, kDim1>;
-      if (Config::smem_bytes(1) <= smem_limit()) width = kDim0;
+      if (Config::smem_bytes({1, 1}) <= smem_limit()) width = kDim0;
     }
   });
   return width;

@@ -11,11 +11,9 @@ namespace lace::cuda::portable {
 // Walks a tile of owners' runs in chunks of at most kChunk others, whose positions and masks it
 // puts into shared memory.
 
-constexpr int kWalkSlots = 3;
-
 // kKeepsMasks: the bits of a chunk's mask are loaded ahead into shared memory, 8 bytes an owner;
 // else they are read when they are needed.
-template <int kOwnersValue, int kChunkValue, bool kKeepsMasks = true>
+template <int kOwnersValue, int kChunkValue, bool kKeepsMasks = true, int kWalkSlots = 3>
 struct WalkMemory {
   static constexpr int kOwners = kOwnersValue, kChunk = kChunkValue;
   static constexpr bool kMasks = kKeepsMasks;
