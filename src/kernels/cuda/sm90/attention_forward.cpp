@@ -133,7 +133,6 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   params->out_head_stride = args.out.head_stride;
   params->out_row_stride = args.out.row_stride;
   params->scale_log2 = static_cast<float>(args.scale * std::numbers::log2e);
-  params->inverse_scale_log2 = 1 / params->scale_log2;
   params->heads_per_kv = static_cast<int32_t>(s.heads / s.kv_heads);
   params->q_len = static_cast<int32_t>(s.q_len);
   params->k_len = static_cast<int32_t>(s.k_len);

@@ -21,8 +21,8 @@ namespace lace::sm90 {
 
 // The online softmax of the two rows of a thread, in base 2.
 struct Softmax {
-  float max[2] = {-INFINITY, -INFINITY};
-  float sum[2] = {0, 0};  // of this thread's columns
+  float max[2] = {-INFINITY, -INFINITY};  // of scaled scores
+  float sum[2] = {0, 0};                  // of this thread's columns
 
   // s: scores of a tile, then their weights. Returns in `rescale` what weighs the tiles before.
   template <int kCount>
@@ -38,9 +38,9 @@ struct Softmax {
         highs[j % 2 * 2 + 1] = fmaxf(highs[j % 2 * 2 + 1], s[4 * j + 2 * r + 1]);
       }
       float high = fmaxf(fmaxf(highs[0], highs[1]), fmaxf(highs[2], highs[3]));
-      high = fmaxf(quad_max(high), max[r]);
-      const float base = high == -INFINITY ? 0.f : high * scale;
-      rescale[r] = exp2_approx(max[r] * scale - base);
+      high = fmaxf(quad_max(high) * scale, max[r]);
+      const float base = high == -INFINITY ? 0.f : high;
+      rescale[r] = exp2_approx(max[r] - base);
       max[r] = high;
       float total = 0;
 #pragma unroll
@@ -271,11 +271,10 @@ struct Consumer {
     for (int r = 0; r < 2; ++r) {
       if ((covered >> r & 1) == 0) continue;
       const float lse = shared.partial_lse[key.stage()][first + 8 * r];
-      const float mine = softmax.max[r] * params.scale_log2;
-      const float high = fmaxf(mine, lse);
+      const float high = fmaxf(softmax.max[r], lse);
       const float base = high == -INFINITY ? 0.f : high;
-      const float a = exp2_approx(mine - base), b = exp2_approx(lse - base);
-      softmax.max[r] = high * params.inverse_scale_log2;
+      const float a = exp2_approx(softmax.max[r] - base), b = exp2_approx(lse - base);
+      softmax.max[r] = high;
       softmax.sum[r] = softmax.sum[r] * a + (lane() % 4 == 0 ? b : 0.f);
 #pragma unroll
       for (int m = 0; m < Config::kVDim / 16; ++m) {
@@ -380,7 +379,7 @@ struct Consumer {
     // Of a quad, one lane writes the log-sum-exp of one row, one of the other.
     const int r = lane() & 1;
     const float sum = r == 0 ? total[0] : total[1], max = r == 0 ? softmax.max[0] : softmax.max[1];
-    const float lse2 = sum > 0 ? max * params.scale_log2 + log2f(sum) : -INFINITY;
+    const float lse2 = sum > 0 ? max + log2f(sum) : -INFINITY;
     const int32_t at = owners.position(params.space.work.offsets, row() + 8 * r);
     if (at >= 0 && (lane() & 2) == 0) {
       __stcg(params.lse + first + at, later >> r & 1 ? lse2 : lse2 * 0.6931471805599453f);

@@ -16,7 +16,7 @@ struct ForwardParams {
   float* partial =
       nullptr;  // [batch, heads, q_len, kVDim] (sums.cuh): rows that a later pass joins
   int64_t out_batch_stride = 0, out_head_stride = 0, out_row_stride = 0;
-  float scale_log2 = 0, inverse_scale_log2 = 0;
+  float scale_log2 = 0;
   int32_t heads_per_kv = 1;
   int32_t q_len = 0, k_len = 0, v_dim = 0;
 };
