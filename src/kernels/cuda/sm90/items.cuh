@@ -93,10 +93,8 @@ __device__ inline void tell_issued(ItemRing& ring, const ItemPosition& at, int l
   ring.empty[at.stage()].arrive();
 }
 
-// Finds the items of this block, one after the other, and after the last one says so: the work of a
-// warp, all of whose lanes call it. Known beforehand, items are found well before they are needed;
-// taken from the counter, not before the loads of the one before are under way. load_owners(slot)
-// loads what the item keeps on chip.
+// Takes the items of this block, one after the other, and after the last one says so: the work of a
+// warp, all of whose lanes call it. load_owners(slot) loads what the item keeps on chip.
 template <typename LoadOwners>
 __device__ void find_items(const ItemSpace& space, ItemRing& ring, int lane,
                            const LoadOwners& load_owners) {
@@ -104,9 +102,11 @@ __device__ void find_items(const ItemSpace& space, ItemRing& ring, int lane,
   int32_t item = blockIdx.x;
   for (int32_t count = 0;; ++count) {
     ring.empty[at.stage()].wait(at.phase() ^ 1);
-    if (count > 0 && space.by_counter) {
-      ring.issued[issued.stage()].wait(issued.phase());
-      issued.next();
+    if (count > 0) {
+      if (!space.takes_ahead) {
+        ring.issued[issued.stage()].wait(issued.phase());
+        issued.next();
+      }
       if (lane == 0) item = gridDim.x + atomicAdd(space.next_item, 1);
       item = __shfl_sync(~0u, item, 0);
     }
@@ -124,7 +124,6 @@ __device__ void find_items(const ItemSpace& space, ItemRing& ring, int lane,
     __syncwarp();
     load_owners(slot);
     at.next();
-    item += gridDim.x;
   }
 }
 

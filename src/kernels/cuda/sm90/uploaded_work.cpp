@@ -7,9 +7,9 @@
 namespace lace::sm90 {
 namespace {
 
-// Tiles of others of an item, on average, from which blocks take items as they finish. Short items
-// are known beforehand, so that what describes them is loaded beforehand.
-constexpr int64_t kLongItem = 6;
+// Tiles of others of an item, on average, up to which blocks take several items ahead, so that what
+// describes them and their first loads are there in time.
+constexpr int64_t kShortItem = 6;
 
 }  // namespace
 
@@ -46,7 +46,7 @@ ItemSpace item_space(const UploadedWork& uploaded, int64_t batch, int32_t sectio
   space.items = static_cast<int32_t>(work.items * batch);
   space.section = section;
   space.joins = work.several_passes;
-  space.by_counter = work.tiles_of_others > kLongItem * work.items;
+  space.takes_ahead = work.tiles_of_others <= kShortItem * work.items;
   return space;
 }
 

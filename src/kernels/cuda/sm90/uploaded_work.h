@@ -28,8 +28,10 @@ struct ItemSpace {
   int32_t batch = 0, heads = 0;
   int32_t items = 0;
   int32_t section = 1;  // heads that are worked on together, so that what they share stays in L2
-  bool by_counter = false;  // blocks take items from next_item; else every gridDim-th
-  bool joins = false;       // passes join what others left
+  // Blocks take items from next_item: as many ahead as they have room for, or the next one when all
+  // loads of the one before are under way.
+  bool takes_ahead = false;
+  bool joins = false;  // passes join what others left
 };
 
 // The work of a plan on one GPU.
