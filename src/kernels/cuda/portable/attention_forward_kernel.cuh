@@ -106,9 +106,9 @@ __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
 
   walk.begin(task.tile->source, launch.shape.q_len, 2);
   __syncthreads();
-  walk.advance(2, 0);
   load_rows<kQkDim, kOwners, kThreads>(q_tile, memory.owners, launch.q.head<T>(batch, head),
                                        launch.q, qk_dim);
+  walk.advance(2, 0);
   __syncthreads();
   if (walk.valid(0)) {
     load_rows<kQkDim, kChunk, kThreads>(k_tile, memory.others[0], k, launch.k, qk_dim);
