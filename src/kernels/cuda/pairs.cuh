@@ -30,4 +30,12 @@ __device__ float2 unpack(uint32_t pair) {
   }
 }
 
+// Four values of 32 bits of their halves of 16 bits.
+__device__ inline float4 join_halves(uint2 high, uint2 low) {
+  return make_float4(__uint_as_float(__byte_perm(low.x, high.x, 0x5410)),
+                     __uint_as_float(__byte_perm(low.x, high.x, 0x7632)),
+                     __uint_as_float(__byte_perm(low.y, high.y, 0x5410)),
+                     __uint_as_float(__byte_perm(low.y, high.y, 0x7632)));
+}
+
 }  // namespace lace::cuda

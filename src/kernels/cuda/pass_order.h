@@ -11,7 +11,7 @@ namespace lace::cuda {
 // other: a pass joins what those worked on before left of its rows.
 
 // Which rows of a tile another pass covers.
-enum Rows : int32_t { kNone = 0, kAll = 1, kSome = 2 };
+enum Covered : int32_t { kNone = 0, kAll = 1, kSome = 2 };
 
 struct OrderedTile {
   OwnerTile source;          // the plan's tile

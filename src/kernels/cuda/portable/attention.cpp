@@ -27,18 +27,6 @@ const Launchers& launchers(const AttentionShape& shape) {
   return shape.dtype == DType::kBFloat16 ? kBFloat16Launchers : kFloat16Launchers;
 }
 
-// Whether every row begins at a multiple of 16 bytes.
-bool rows_are_aligned(const Tensor4& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 && tensor.batch_stride % 8 == 0 &&
-         tensor.head_stride % 8 == 0 && tensor.row_stride % 8 == 0;
-}
-
-Rows rows_of(const Tensor4& tensor) {
-  const bool near = std::abs(tensor.row_stride) < int64_t{1} << 30;
-  return {tensor.data, tensor.batch_stride, tensor.head_stride, tensor.row_stride,
-          near && rows_are_aligned(tensor)};
-}
-
 // The passes of a plan on one GPU.
 struct UploadedOrder {
   PassOrder order;
@@ -178,13 +166,16 @@ struct Backward {
       sums = context.allocate_floats(rows * launch.dq_width);
       launch.dq_sums = pointer<float>(sums);
     }
-    run.statistics(launch, rows_of(args.out), rows_of(args.dout),
-                   static_cast<const float*>(args.lse), pointer<RowStatistics>(statistics), stream);
+    run.statistics({shape.batch, shape.heads, shape.q_len, static_cast<int32_t>(shape.v_dim)},
+                   rows_of(args.out), rows_of(args.dout), static_cast<const float*>(args.lse),
+                   pointer<RowStatistics>(statistics), launch.dq_sums, launch.dq_width, stream);
     compute_keys(keys, alone ? run.backward_keys_alone : run.backward_keys);
     if (alone) {
       compute_queries();
     } else {
-      run.round(launch, rows_of(args.dq), stream);
+      run.round({shape.batch, shape.heads, shape.q_len, static_cast<int32_t>(shape.qk_dim)},
+                {.whole = launch.dq_sums, .dim = launch.dq_width}, 1, launch.scale,
+                rows_of(args.dq), stream);
     }
   }
 

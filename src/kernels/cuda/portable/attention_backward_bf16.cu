@@ -5,8 +5,5 @@ template void launch_backward<__nv_bfloat16, BackwardMode::kKeys>(BackwardLaunch
 template void launch_backward<__nv_bfloat16, BackwardMode::kKeysAlone>(BackwardLaunch,
                                                                        cudaStream_t);
 template void launch_backward<__nv_bfloat16, BackwardMode::kQueries>(BackwardLaunch, cudaStream_t);
-template void launch_statistics<__nv_bfloat16>(const BackwardLaunch&, const Rows&, const Rows&,
-                                               const float*, RowStatistics*, cudaStream_t);
-template void launch_round<__nv_bfloat16>(const BackwardLaunch&, const Rows&, cudaStream_t);
 template int dq_width<__nv_bfloat16>(const AttentionShape&);
 }  // namespace lace::cuda::portable

@@ -4,8 +4,5 @@ namespace lace::cuda::portable {
 template void launch_backward<__half, BackwardMode::kKeys>(BackwardLaunch, cudaStream_t);
 template void launch_backward<__half, BackwardMode::kKeysAlone>(BackwardLaunch, cudaStream_t);
 template void launch_backward<__half, BackwardMode::kQueries>(BackwardLaunch, cudaStream_t);
-template void launch_statistics<__half>(const BackwardLaunch&, const Rows&, const Rows&,
-                                        const float*, RowStatistics*, cudaStream_t);
-template void launch_round<__half>(const BackwardLaunch&, const Rows&, cudaStream_t);
 template int dq_width<__half>(const AttentionShape&);
 }  // namespace lace::cuda::portable

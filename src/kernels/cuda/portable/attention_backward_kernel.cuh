@@ -135,9 +135,6 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
     if (member > 0) __syncthreads();
     walk.begin(task.tile->source, owner_len, Config::kSlots - 1);
     __syncthreads();
-    walk.advance(Config::kSlots - 1, 0);
-    __syncthreads();
-    walk.advance(0, 1);
     if (member == 0) {
       load_rows<kDim0, kOwners, kThreads>(x0_tile, memory.walk.owners,
                                           launch.x0.template head<T>(batch, owner_head), launch.x0,
@@ -146,7 +143,10 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
                                           launch.x1.template head<T>(batch, owner_head), launch.x1,
                                           dim1);
     }
+    walk.advance(Config::kSlots - 1, 0);
+    __syncthreads();
     if (walk.valid(0)) load_chunk(0, 0);
+    walk.advance(0, 1);
     RowStatistics own[kRowTiles][2] = {};
     if (!kKeys) {
 #pragma unroll
@@ -303,77 +303,6 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
     write(sum1, SmemTile<kSumDim1>{x1_tile.base}, dim1, 1.0f, launch.d1, launch.partial1);
   }
   tell_done(launch.space, task);
-}
-
-constexpr int kRowThreads = 256;
-
-// Statistics of every query, eight lanes each, which also clear its `width` sums of dq, if any.
-template <typename T>
-__global__ void statistics_kernel(AttentionShape shape, Rows out, Rows dout, const float* lse,
-                                  RowStatistics* statistics, float* sums, int width) {
-  const int64_t row = (int64_t{blockIdx.x} * kRowThreads + threadIdx.x) / 8;
-  if (row >= shape.batch * shape.heads * shape.q_len) return;
-  const int lane = static_cast<int>(threadIdx.x) % 8;
-  const int64_t head = row / shape.q_len, position = row % shape.q_len;
-  const auto batch = static_cast<int>(head / shape.heads);
-  const auto of_batch = static_cast<int>(head % shape.heads);
-  const T* a = out.head<T>(batch, of_batch) + position * out.row_stride;
-  const T* b = dout.head<T>(batch, of_batch) + position * dout.row_stride;
-  if (sums != nullptr) {
-    for (int column = 4 * lane; column < width; column += 32) {
-      *reinterpret_cast<float4*>(sums + row * width + column) = {0, 0, 0, 0};
-    }
-  }
-  const auto load = [](const T* from, bool aligned) {
-    return aligned ? __ldg(reinterpret_cast<const uint4*>(from)) : load_elements(from);
-  };
-  float sum = 0;
-  for (int d = 8 * lane; d < shape.v_dim; d += 64) {
-    const uint4 x = load(a + d, out.aligned), y = load(b + d, dout.aligned);
-    const uint32_t xs[4] = {x.x, x.y, x.z, x.w}, ys[4] = {y.x, y.y, y.z, y.w};
-#pragma unroll
-    for (int w = 0; w < 4; w++) {
-      const float2 u = unpack<T>(xs[w]), v = unpack<T>(ys[w]);
-      sum = fmaf(u.x, v.x, fmaf(u.y, v.y, sum));
-    }
-  }
-  const uint32_t octet = 0xffu << (threadIdx.x % 32 / 8 * 8);
-#pragma unroll
-  for (int lanes = 4; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(octet, sum, lanes);
-  if (lane == 0) {
-    const float value = lse[row];
-    statistics[row] = {value == -INFINITY ? INFINITY : value * kLog2E, sum};
-  }
-}
-
-// dq of its sums, 16 columns a thread.
-template <typename T>
-__global__ void round_kernel(AttentionShape shape, const float* sums, int width, float scale,
-                             Rows dq) {
-  const int parts = static_cast<int>((shape.qk_dim + 15) / 16);
-  const int64_t thread = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
-  const int64_t row = thread / parts;
-  if (row >= shape.batch * shape.heads * shape.q_len) return;
-  const int first = static_cast<int>(thread % parts) * 16;
-  const int64_t head = row / shape.q_len, position = row % shape.q_len;
-  T* to = dq.head<T>(static_cast<int>(head / shape.heads), static_cast<int>(head % shape.heads)) +
-          position * dq.row_stride + first;
-  const auto* from = reinterpret_cast<const float4*>(sums + row * width + first);
-  uint32_t pairs[8];
-#pragma unroll
-  for (int c = 0; c < 4; c++) {
-    const float4 x = __ldcs(from + c);
-    pairs[c] = pack<T>(x.x * scale, x.y * scale);
-    pairs[4 + c] = pack<T>(x.z * scale, x.w * scale);
-  }
-#pragma unroll
-  for (int eight = 0; eight < 2; eight++) {
-    if (first + 8 * eight >= shape.qk_dim) break;
-    store_elements(
-        to + 8 * eight,
-        {pairs[4 * eight], pairs[4 * eight + 1], pairs[4 * eight + 2], pairs[4 * eight + 3]},
-        dq.aligned);
-  }
 }
 
 }  // namespace lace::cuda::portable

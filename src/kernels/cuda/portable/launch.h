@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "kernels/cuda/backward_rows.h"
 #include "kernels/cuda/device_plan.h"
 #include "kernels/cuda/pass_order.h"
 #include "kernels/cuda/section_order.h"
@@ -12,18 +13,6 @@
 namespace lace::cuda::portable {
 
 constexpr float kLog2E = 1.4426950408889634f;
-
-// A Tensor4 as kernels take it.
-struct Rows {
-  void* data = nullptr;
-  int64_t batch_stride = 0, head_stride = 0, row_stride = 0;
-  bool aligned = false;  // every row to 16 bytes, and 2 · row_stride < 2³¹
-
-  template <typename T>
-  __host__ __device__ T* head(int batch_index, int head_index) const {
-    return static_cast<T*>(data) + batch_index * batch_stride + head_index * head_stride;
-  }
-};
 
 // Device pointers to the arrays of a PassOrder.
 struct OrderTables {
@@ -55,11 +44,6 @@ struct ForwardLaunch {
   float* partial = nullptr;  // [batch, heads, q_len, v_dim]: out so far; null with one pass only
 };
 
-// What backward needs of a query: lse · log2(e), +∞ for a row without keys, and rowsum(dout · out).
-struct RowStatistics {
-  float lse, delta;
-};
-
 // How a launch computes gradients (attention_backward_kernel.cuh).
 enum class BackwardMode { kKeys, kKeysAlone, kQueries };
 
@@ -84,8 +68,7 @@ struct BackwardLaunch {
   const RowStatistics* statistics = nullptr;  // [batch, heads, q_len]
   float *partial0 = nullptr,
         *partial1 = nullptr;  // d0, d1 so far, contiguous; null with one launch of one pass
-  // kKeys: dq / scale, [batch, heads, q_len, dq_width]: of 16 columns, 8 h + 2 c + b stands at
-  // 4 c + 2 h + b.
+  // kKeys: SumRows of dq / scale, [batch, heads, q_len, dq_width].
   float* dq_sums = nullptr;
   int dq_width = 0;
 };
@@ -93,13 +76,14 @@ struct BackwardLaunch {
 // The kernels of one dtype, chosen by head_dim: the smallest that has room for (qk_dim, v_dim).
 struct Launchers {
   void (*forward)(const ForwardLaunch&, cudaStream_t);
-  // Also clears launch.dq_sums, where it is not null.
-  void (*statistics)(const BackwardLaunch&, const Rows& out, const Rows& dout, const float* lse,
-                     RowStatistics* statistics, cudaStream_t);
+  // Of backward_rows.h.
+  void (*statistics)(const RowsShape&, const Rows& out, const Rows& dout, const float* lse,
+                     RowStatistics*, float* sums, int32_t sums_dim, cudaStream_t);
+  void (*round)(const RowsShape&, const SumRows&, int32_t members, float scale, const Rows& result,
+                cudaStream_t);
   void (*backward_keys)(BackwardLaunch, cudaStream_t);
   void (*backward_keys_alone)(BackwardLaunch, cudaStream_t);
   void (*backward_queries)(BackwardLaunch, cudaStream_t);
-  void (*round)(const BackwardLaunch&, const Rows& dq, cudaStream_t);  // dq from launch.dq_sums
   // dq_width, or 0 if the current GPU has not room enough for kKeys.
   int (*dq_width)(const AttentionShape&);
 };

@@ -8,13 +8,8 @@ namespace lace::cuda::portable {
 // Instantiated in attention_{forward,backward}_{bf16,fp16}.cu.
 template <typename T>
 void launch_forward(const ForwardLaunch&, cudaStream_t);
-template <typename T>
-void launch_statistics(const BackwardLaunch&, const Rows&, const Rows&, const float*,
-                       RowStatistics*, cudaStream_t);
 template <typename T, BackwardMode kMode>
 void launch_backward(BackwardLaunch, cudaStream_t);
-template <typename T>
-void launch_round(const BackwardLaunch&, const Rows&, cudaStream_t);
 template <typename T>
 int dq_width(const AttentionShape&);
 
@@ -22,10 +17,10 @@ template <typename T>
 constexpr Launchers launchers_of() {
   return {launch_forward<T>,
           launch_statistics<T>,
+          launch_round<T>,
           launch_backward<T, BackwardMode::kKeys>,
           launch_backward<T, BackwardMode::kKeysAlone>,
           launch_backward<T, BackwardMode::kQueries>,
-          launch_round<T>,
           dq_width<T>};
 }
 const Launchers kBFloat16Launchers = launchers_of<__nv_bfloat16>();

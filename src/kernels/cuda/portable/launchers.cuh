@@ -77,28 +77,4 @@ int dq_width(const AttentionShape& shape) {
   return width;
 }
 
-inline unsigned row_blocks(int64_t threads) {
-  return static_cast<unsigned>((threads + kRowThreads - 1) / kRowThreads);
-}
-
-template <typename T>
-void launch_statistics(const BackwardLaunch& launch, const Rows& out, const Rows& dout,
-                       const float* lse, RowStatistics* statistics, cudaStream_t stream) {
-  const AttentionShape& shape = launch.shape;
-  statistics_kernel<T>
-      <<<row_blocks(shape.batch * shape.heads * shape.q_len * 8), kRowThreads, 0, stream>>>(
-          shape, out, dout, lse, statistics, launch.dq_sums, launch.dq_width);
-  LACE_CUDA(cudaGetLastError());
-}
-
-template <typename T>
-void launch_round(const BackwardLaunch& launch, const Rows& dq, cudaStream_t stream) {
-  const AttentionShape& shape = launch.shape;
-  const int64_t parts = (shape.qk_dim + 15) / 16;
-  round_kernel<T>
-      <<<row_blocks(shape.batch * shape.heads * shape.q_len * parts), kRowThreads, 0, stream>>>(
-          shape, launch.dq_sums, launch.dq_width, launch.scale, dq);
-  LACE_CUDA(cudaGetLastError());
-}
-
 }  // namespace lace::cuda::portable

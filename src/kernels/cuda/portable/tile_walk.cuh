@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/device_plan.h"
+#include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/portable/launch.h"
 #include "kernels/cuda/portable/mma.cuh"
 
@@ -190,31 +191,6 @@ inline __device__ int64_t multiply_wide(int32_t a, int32_t b) {
   int64_t product;
   asm("mul.wide.s32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
   return product;
-}
-
-// Eight elements, from anywhere.
-template <typename T>
-__device__ uint4 load_elements(const T* from) {
-  const auto* bits = reinterpret_cast<const uint16_t*>(from);
-  uint32_t words[4];
-#pragma unroll
-  for (int w = 0; w < 4; w++) words[w] = bits[2 * w] | static_cast<uint32_t>(bits[2 * w + 1]) << 16;
-  return {words[0], words[1], words[2], words[3]};
-}
-
-template <typename T>
-__device__ void store_elements(T* to, const uint4& words, bool aligned) {
-  if (aligned) {
-    *reinterpret_cast<uint4*>(to) = words;
-    return;
-  }
-  const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
-  auto* bits = reinterpret_cast<uint16_t*>(to);
-#pragma unroll
-  for (int w = 0; w < 4; w++) {
-    bits[2 * w] = static_cast<uint16_t>(pairs[w]);
-    bits[2 * w + 1] = static_cast<uint16_t>(pairs[w] >> 16);
-  }
 }
 
 // The granules of a tile that one thread copies: of the same column, kStep rows apart.

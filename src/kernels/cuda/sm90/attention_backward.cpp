@@ -96,7 +96,7 @@ struct Launch {
 
 Gradient gradient_of(const Tensor4& tensor, int64_t dim) {
   Gradient gradient;
-  gradient.result = {tensor.data, tensor.batch_stride, tensor.head_stride, tensor.row_stride};
+  gradient.result = cuda::rows_of(tensor);
   gradient.dim = static_cast<int32_t>(dim);
   return gradient;
 }
@@ -124,7 +124,7 @@ struct Backward {
     }
     apart = apart || gradient.dim != dim;
     Workspace halves = context.allocate(static_cast<size_t>(elements) * (apart ? 4 : 2));
-    const auto place = [&](int64_t offset) -> Rows16 {
+    const auto place = [&](int64_t offset) -> Rows {
       return {reinterpret_cast<uint16_t*>(halves.get()) + offset, heads * rows * dim, rows * dim,
               dim};
     };
@@ -156,13 +156,25 @@ struct Backward {
     dq.sums = reinterpret_cast<float*>(sums.get());
     run_statistics(dq.sums);
     run_keys(keys, BackwardMode::kKeys, dq);
-    launch_round_sums<Element>(dq, static_cast<int>(dim), static_cast<float>(args.scale),
-                               shape.batch, shape.heads, shape.q_len, 1, stream);
+    round(dq, static_cast<float>(args.scale), shape.heads, shape.q_len, 1);
+  }
+
+  // The result of `gradient`, for `heads` heads of `members` heads of its sums.
+  void round(const Gradient& gradient, float scale, int64_t heads, int64_t rows,
+             int32_t members) const {
+    const cuda::SumRows sums{gradient.sums, static_cast<const uint16_t*>(gradient.high.data),
+                             static_cast<const uint16_t*>(gradient.low.data),
+                             static_cast<int32_t>(dim)};
+    cuda::launch_round<Element>({shape.batch, heads, rows, gradient.dim}, sums, members, scale,
+                                gradient.result, stream);
   }
 
   void run_statistics(float* sums) const {
-    launch_statistics<Element>(args, reinterpret_cast<RowStatistics*>(statistics.get()), sums,
-                               static_cast<int>(dim), stream);
+    cuda::launch_statistics<Element>(
+        {shape.batch, shape.heads, shape.q_len, static_cast<int32_t>(shape.v_dim)},
+        cuda::rows_of(args.out), cuda::rows_of(args.dout), static_cast<const float*>(args.lse),
+        reinterpret_cast<RowStatistics*>(statistics.get()), sums, static_cast<int32_t>(dim),
+        stream);
   }
 
   // Whether items are so short that clearing, adding and rounding sums of dq takes longer than
@@ -207,8 +219,7 @@ struct Backward {
     if (only_sums) {
       for (const auto& [gradient, scale] :
            {std::pair(params.d0, params.scale), std::pair(params.d1, 1.f)}) {
-        launch_round_sums<Element>(gradient, static_cast<int>(dim), scale, shape.batch,
-                                   shape.kv_heads, shape.k_len, params.heads_per_kv, stream);
+        round(gradient, scale, shape.kv_heads, shape.k_len, params.heads_per_kv);
       }
     }
   }

@@ -117,7 +117,8 @@ struct BackwardConsumer {
       const auto x = *reinterpret_cast<const float4*>(&slot.statistics[8 * j + lane() % 4 * 2]);
       return {{x.x, x.z, x.x, x.z}, {x.y, x.w, x.y, x.w}};
     } else {
-      return {{own[0].x, own[0].x, own[1].x, own[1].x}, {own[0].y, own[0].y, own[1].y, own[1].y}};
+      return {{own[0].lse, own[0].lse, own[1].lse, own[1].lse},
+              {own[0].delta, own[0].delta, own[1].delta, own[1].delta}};
     }
   }
   // s: scores, then weights.
@@ -163,7 +164,7 @@ struct BackwardConsumer {
   }
   __device__ void store_dq(const OtherSlot<Config>& slot, int32_t batch, int first,
                            int32_t column) {
-    const Rows16& result = params.dq.result;
+    const Rows& result = params.dq.result;
     Element* base = static_cast<Element*>(result.data) + batch * result.batch_stride +
                     slot.head * result.head_stride + column;
 #pragma unroll
@@ -241,8 +242,7 @@ struct BackwardConsumer {
       for (int r = 0; r < 2; ++r) {
         const int32_t at = position(item.tile, r);
         const int64_t head = item.batch * params.heads + item.head;
-        own[r] =
-            at < 0 ? make_float2(INFINITY, 0) : __ldg(params.statistics + head * params.q_len + at);
+        own[r] = statistics_of(params.statistics + head * params.q_len, at);
       }
     }
   }
@@ -277,7 +277,7 @@ struct BackwardConsumer {
     return (head * params.owner_len + position) * kDim;
   }
 
-  static __device__ Element* row_of(const Rows16& rows, const ItemSlot& item, int32_t position) {
+  static __device__ Element* row_of(const Rows& rows, const ItemSlot& item, int32_t position) {
     return static_cast<Element*>(rows.data) + item.batch * rows.batch_stride +
            item.head * rows.head_stride + position * rows.row_stride;
   }

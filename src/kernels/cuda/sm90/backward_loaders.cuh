@@ -159,6 +159,13 @@ struct BackwardLoader {
   }
 };
 
+// Those of a row of a head; −1: of a row that counts for nothing.
+__device__ inline RowStatistics statistics_of(const RowStatistics* head, int32_t row) {
+  if (row < 0) return {INFINITY, 0};
+  const float2 x = __ldg(reinterpret_cast<const float2*>(head + row));
+  return {x.x, x.y};
+}
+
 // The warp that reads the statistics of the queries of each tile, before there is room for them,
 // and for kKeys copies what passes before left.
 template <typename Config>
@@ -204,7 +211,7 @@ struct BackwardReader {
       for (int i = 0; i < kOwn; ++i) {
         const int32_t row = elements[i] + t * run.step;
         rows[i] = elements[i] < 0 || row >= params.q_len ? -1 : row;
-        statistics[i] = rows[i] < 0 ? make_float2(INFINITY, 0) : __ldg(source + row);
+        statistics[i] = statistics_of(source, rows[i]);
       }
       shared.empty[other.stage()].wait(other.phase() ^ 1);
       OtherSlot<Config>& slot = shared.others[other.stage()];

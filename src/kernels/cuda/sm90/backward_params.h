@@ -3,17 +3,14 @@
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include "kernels/cuda/backward_rows.h"
 #include "kernels/cuda/sm90/uploaded_work.h"
 #include "kernels/kernel.h"
 
 namespace lace::sm90 {
 
-// Rows of fp32 sums lie as accumulators hold them, so that threads move 16 bytes at a time: of each
-// 64 columns, column 16 m + 8 h + 2 c + b stands at 16 m + 4 c + 2 h + b (h, b < 2, c, m < 4).
-
-// What backward knows of a query row: its log-sum-exp in base 2 (+∞ for a row without keys, whose
-// weights then are 0), and the sum of dout · out.
-using RowStatistics = float2;
+using cuda::Rows;
+using cuda::RowStatistics;
 
 enum class BackwardMode {
   kKeys,       // owners are keys: dk and dv; dq is added to in global memory
@@ -21,20 +18,14 @@ enum class BackwardMode {
   kQueries,    // owners are queries: dq
 };
 
-// Rows of 16-bit elements [batch, heads, rows, …]. Strides in elements.
-struct Rows16 {
-  void* data = nullptr;
-  int64_t batch_stride = 0, head_stride = 0, row_stride = 0;
-};
-
 // A gradient [batch, heads, rows, dim], and where rows that a later pass finishes (or all rows, if
-// `only_sums`) leave their sums [batch, heads of the items, rows, kDim], not scaled yet: kKeys
-// whole floats; the others, which shall take less memory, their high and their low 16 bits, which
-// they add at the end. The high ones may lie where the result will.
+// `only_sums`) leave their sums (SumRows) [batch, heads of the items, rows, kDim], not scaled yet:
+// kKeys whole floats; the others, which shall take less memory, their high and their low 16 bits,
+// which they add at the end. The high ones may lie where the result will.
 struct Gradient {
-  Rows16 result;
+  Rows result;
   float* sums = nullptr;
-  Rows16 high, low;
+  Rows high, low;
   int32_t dim = 0;
 };
 
@@ -60,16 +51,5 @@ void launch_backward(const BackwardParams& params, int grid, cudaStream_t stream
 constexpr int backward_others(int dim, BackwardMode mode) {
   return dim == 64 || mode == BackwardMode::kQueries ? 128 : 64;
 }
-
-// statistics[row] of every query row; sums[row][0 … dim) = 0, if not null.
-template <typename Element>
-void launch_statistics(const BackwardArgs& args, RowStatistics* statistics, float* sums, int dim,
-                       cudaStream_t stream);
-
-// gradient.result = scale · the sums of every `members` neighbouring heads, for `heads` heads:
-// whole ones, or where there are none their halves.
-template <typename Element>
-void launch_round_sums(const Gradient& gradient, int dim, float scale, int64_t batch, int64_t heads,
-                       int64_t rows, int32_t members, cudaStream_t stream);
 
 }  // namespace lace::sm90

@@ -2,7 +2,9 @@
 
 #include <cstdint>
 
-// Rows of fp32 sums in global memory, in the order that backward_params.h tells. The functions move
+#include "kernels/cuda/pairs.cuh"
+
+// Rows of fp32 sums in global memory, in the order that backward_rows.h tells. The functions move
 // one of the two rows (r) that a thread holds of an accumulator [64][kCount · 2]; `row` is where
 // the row begins.
 
@@ -18,22 +20,14 @@ __device__ void store_sums(float* row, const float (&values)[kCount], int r, int
   }
 }
 
-// Four sums of their halves of 16 bits.
-__device__ inline float4 join_halves(uint2 high, uint2 low) {
-  return make_float4(__uint_as_float(__byte_perm(low.x, high.x, 0x5410)),
-                     __uint_as_float(__byte_perm(low.x, high.x, 0x7632)),
-                     __uint_as_float(__byte_perm(low.y, high.y, 0x5410)),
-                     __uint_as_float(__byte_perm(low.y, high.y, 0x7632)));
-}
-
 template <int kCount>
 __device__ void add_halves(const void* high_row, const void* low_row, float (&values)[kCount],
                            int r, int lane) {
 #pragma unroll
   for (int m = 0; m < kCount / 8; ++m) {
     const int at = 4 * m + lane % 4;
-    const float4 x = join_halves(__ldcg(static_cast<const uint2*>(high_row) + at),
-                                 __ldcg(static_cast<const uint2*>(low_row) + at));
+    const float4 x = cuda::join_halves(__ldcg(static_cast<const uint2*>(high_row) + at),
+                                       __ldcg(static_cast<const uint2*>(low_row) + at));
     values[8 * m + 2 * r] += x.x, values[8 * m + 2 * r + 1] += x.y;
     values[8 * m + 4 + 2 * r] += x.z, values[8 * m + 5 + 2 * r] += x.w;
   }

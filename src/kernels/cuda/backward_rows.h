@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/cuda/rows.h"
+
+namespace lace::cuda {
+
+// What backward does row by row, before and after its products, for both GPU kernels.
+
+// Of a query: its log-sum-exp in base 2 (+∞ for a row without keys, whose weights then are 0), and
+// rowsum(dout · out).
+struct alignas(8) RowStatistics {
+  float lse, delta;
+};
+
+// Of rows [batch, heads, rows, dim].
+struct RowsShape {
+  int64_t batch, heads, rows;
+  int32_t dim;
+};
+
+// fp32 sums [batch, heads, rows, dim], dim a multiple of 16, where of 16 columns 8 h + 2 c + b
+// stands at 4 c + 2 h + b, as accumulators hold them, so that threads move 16 bytes at a time.
+// Either whole, or their high and their low 16 bits.
+struct SumRows {
+  const float* whole = nullptr;
+  const uint16_t *high = nullptr, *low = nullptr;
+  int32_t dim = 0;
+};
+
+// statistics [batch, heads, rows] of out and dout, and sums [batch, heads, rows, sums_dim] = 0, if
+// not null.
+template <typename Element>
+void launch_statistics(const RowsShape& shape, const Rows& out, const Rows& dout, const float* lse,
+                       RowStatistics* statistics, float* sums, int32_t sums_dim,
+                       cudaStream_t stream);
+
+// result = scale · the sums of every `members` neighbouring heads.
+template <typename Element>
+void launch_round(const RowsShape& shape, const SumRows& sums, int32_t members, float scale,
+                  const Rows& result, cudaStream_t stream);
+
+}  // namespace lace::cuda
