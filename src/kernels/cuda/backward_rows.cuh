@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <numbers>
 
 #include "kernels/cuda/backward_rows.h"
 #include "kernels/cuda/cuda_check.h"
@@ -10,28 +11,32 @@
 namespace lace::cuda {
 
 // Bound by memory. A block has some rows of four heads, which often lie side by side; no thread
-// divides 64 bits, and each asks for all that it reads before it waits.
+// divides 64 bits, and each has many loads under way.
 
 constexpr int kRowThreads = 256;
 constexpr int kRowHeads = 4;
+
+// How many blocks of `size` cover `count`.
+__host__ __device__ inline int32_t cover(int32_t count, int32_t size) {
+  return (count + size - 1) / size;
+}
 
 // The first of a block's heads and rows.
 struct RowBlock {
   int32_t batch, head, row;
   __device__ RowBlock(const RowsShape& shape, int32_t rows_of_block) {
-    const auto rows = static_cast<int32_t>(shape.rows), heads = static_cast<int32_t>(shape.heads);
-    const int32_t head_blocks = (heads + kRowHeads - 1) / kRowHeads;
-    const int32_t row_blocks = (rows + rows_of_block - 1) / rows_of_block;
-    const int32_t index = static_cast<int32_t>(blockIdx.x) / head_blocks;
-    head = (static_cast<int32_t>(blockIdx.x) - index * head_blocks) * kRowHeads;
-    batch = index / row_blocks;
-    row = (index - batch * row_blocks) * rows_of_block;
+    const int32_t of_heads = cover(static_cast<int32_t>(shape.heads), kRowHeads);
+    const int32_t of_rows = cover(static_cast<int32_t>(shape.rows), rows_of_block);
+    const int32_t index = static_cast<int32_t>(blockIdx.x) / of_heads;
+    head = (static_cast<int32_t>(blockIdx.x) - index * of_heads) * kRowHeads;
+    batch = index / of_rows;
+    row = (index - batch * of_rows) * rows_of_block;
   }
 };
 
-inline unsigned row_blocks(const RowsShape& shape, int64_t rows_of_block) {
-  return static_cast<unsigned>(shape.batch * ((shape.heads + kRowHeads - 1) / kRowHeads) *
-                               ((shape.rows + rows_of_block - 1) / rows_of_block));
+inline unsigned block_count(const RowsShape& shape, int32_t rows_of_block) {
+  return static_cast<unsigned>(shape.batch * cover(static_cast<int32_t>(shape.heads), kRowHeads) *
+                               cover(static_cast<int32_t>(shape.rows), rows_of_block));
 }
 
 // Eight lanes a row, 16 bytes each at a time; kRowsAtOnce neighbouring rows.
@@ -54,17 +59,14 @@ __global__ void __launch_bounds__(kRowThreads)
   const float row_lse = has_row ? __ldg(lse + of_all + lane) : 0;
   const Element* a_rows = out.head<Element>(block.batch, head);
   const Element* b_rows = dout.head<Element>(block.batch, head);
-  const auto load = [](const Element* from, bool aligned) {
-    return aligned ? __ldg(reinterpret_cast<const uint4*>(from)) : load_elements(from);
-  };
   float delta[kRowsAtOnce] = {};
   for (int column = lane * 8; column < shape.dim; column += 64) {
     uint4 a[kRowsAtOnce], b[kRowsAtOnce];
 #pragma unroll
     for (int u = 0; u < kRowsAtOnce; u++) {
       const int64_t row = min(first + u, rows - 1);
-      a[u] = load(a_rows + row * out.row_stride + column, out.aligned);
-      b[u] = load(b_rows + row * dout.row_stride + column, dout.aligned);
+      a[u] = load_elements(a_rows + row * out.row_stride + column, out.aligned);
+      b[u] = load_elements(b_rows + row * dout.row_stride + column, dout.aligned);
     }
 #pragma unroll
     for (int u = 0; u < kRowsAtOnce; u++) {
@@ -93,8 +95,8 @@ __global__ void __launch_bounds__(kRowThreads)
     if (lane == u) of_lane = delta[u];
   }
   if (has_row) {
-    statistics[of_all + lane] = {row_lse == -INFINITY ? INFINITY : row_lse * 1.4426950408889634f,
-                                 of_lane};
+    statistics[of_all + lane] = {
+        row_lse == -INFINITY ? INFINITY : row_lse * std::numbers::log2e_v<float>, of_lane};
   }
 }
 
@@ -102,13 +104,13 @@ template <typename Element>
 void launch_statistics(const RowsShape& shape, const Rows& out, const Rows& dout, const float* lse,
                        RowStatistics* statistics, float* sums, int32_t sums_dim,
                        cudaStream_t stream) {
-  statistics_kernel<Element><<<row_blocks(shape, kStatisticsRows), kRowThreads, 0, stream>>>(
+  statistics_kernel<Element><<<block_count(shape, kStatisticsRows), kRowThreads, 0, stream>>>(
       shape, out, dout, lse, statistics, sums, sums_dim);
   LACE_CUDA(cudaGetLastError());
 }
 
 // Rows of a block, in which a thread makes 16 of `dim` columns.
-__host__ __device__ inline int rounded_rows(int32_t dim) {
+__host__ __device__ inline int rows_of_round_block(int32_t dim) {
   return kRowThreads / (dim / 16) / kRowHeads;
 }
 
@@ -117,11 +119,11 @@ __global__ void __launch_bounds__(kRowThreads)
     round_kernel(const RowsShape shape, const SumRows sums, int32_t members, float scale,
                  const Rows result) {
   const int parts = sums.dim / 16, own = static_cast<int>(threadIdx.x) / parts;
-  const RowBlock block(shape, rounded_rows(sums.dim));
+  const RowBlock block(shape, rows_of_round_block(sums.dim));
   const int32_t head = block.head + own % kRowHeads;
   const int64_t row = block.row + own / kRowHeads;
   const int column = (static_cast<int>(threadIdx.x) - own * parts) * 16;
-  const bool inside = own < rounded_rows(sums.dim) * kRowHeads && head < shape.heads;
+  const bool inside = own < rows_of_round_block(sums.dim) * kRowHeads && head < shape.heads;
   if (!inside || row >= shape.rows || column >= shape.dim) return;
   float total[16] = {};
   for (int32_t m = 0; m < members; m++) {
@@ -153,8 +155,9 @@ __global__ void __launch_bounds__(kRowThreads)
 template <typename Element>
 void launch_round(const RowsShape& shape, const SumRows& sums, int32_t members, float scale,
                   const Rows& result, cudaStream_t stream) {
-  round_kernel<Element><<<row_blocks(shape, rounded_rows(sums.dim)), kRowThreads, 0, stream>>>(
-      shape, sums, members, scale, result);
+  round_kernel<Element>
+      <<<block_count(shape, rows_of_round_block(sums.dim)), kRowThreads, 0, stream>>>(
+          shape, sums, members, scale, result);
   LACE_CUDA(cudaGetLastError());
 }
 

@@ -31,14 +31,16 @@ struct SumRows {
   int32_t dim = 0;
 };
 
-// statistics [batch, heads, rows] of out and dout, and sums [batch, heads, rows, sums_dim] = 0, if
-// not null.
+// Enqueues on `stream`: statistics [batch, heads, rows] of out and dout, a multiple of 8 columns,
+// and of lse [batch, heads, rows], contiguous, natural log; and sums [batch, heads, rows, sums_dim]
+// = 0, if not null.
 template <typename Element>
 void launch_statistics(const RowsShape& shape, const Rows& out, const Rows& dout, const float* lse,
                        RowStatistics* statistics, float* sums, int32_t sums_dim,
                        cudaStream_t stream);
 
-// result = scale · the sums of every `members` neighbouring heads.
+// Enqueues on `stream`: result, a multiple of 8 columns, = scale · the sums of every `members`
+// neighbouring heads.
 template <typename Element>
 void launch_round(const RowsShape& shape, const SumRows& sums, int32_t members, float scale,
                   const Rows& result, cudaStream_t stream);

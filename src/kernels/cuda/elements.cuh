@@ -4,10 +4,11 @@
 
 namespace lace::cuda {
 
-// Eight elements of 16 bits, from or to anywhere.
+// Eight elements of 16 bits, from or to anywhere, or a multiple of 16 bytes.
 
 template <typename T>
-__device__ uint4 load_elements(const T* from) {
+__device__ uint4 load_elements(const T* from, bool aligned) {
+  if (aligned) return __ldg(reinterpret_cast<const uint4*>(from));
   const auto* bits = reinterpret_cast<const uint16_t*>(from);
   uint32_t words[4];
 #pragma unroll

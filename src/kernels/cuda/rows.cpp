@@ -1,6 +1,6 @@
 #include "kernels/cuda/rows.h"
 
-#include <cmath>
+#include <cstdlib>
 
 namespace lace::cuda {
 

@@ -8,6 +8,7 @@
 #include "kernels/cases.h"
 #include "kernels/compare.h"
 #include "kernels/cuda/cuda_machine.h"
+#include "kernels/cuda/portable/launch.h"
 
 namespace lace::test {
 namespace {
@@ -97,6 +98,26 @@ TEST_P(CudaAgreement, WithReference) {
 
 INSTANTIATE_TEST_SUITE_P(Kernels, CudaAgreement, testing::ValuesIn(cuda_cases()),
                          [](const auto& info) { return info.param.name(); });
+
+// What GPUs with less shared memory do in backward.
+TEST(CudaPortable, AgreesInLessSharedMemory) {
+  if (!no_gpu().empty()) GTEST_SKIP() << "no GPU: " << no_gpu();
+  const Kernel& kernel = find_kernel("cuda_portable");
+  for (const int kibibytes : {99, 120, 150}) {
+    for (const int64_t dim : {64, 128}) {
+      const Case shape{.pattern = "local(64) | strided(64)",
+                       .dtype = DType::kBFloat16,
+                       .q_len = 700,
+                       .k_len = 700,
+                       .qk_dim = dim,
+                       .v_dim = dim};
+      SCOPED_TRACE(concat(kibibytes, " KiB, head_dim ", dim));
+      cuda::portable::limit_tile_memory(kibibytes * 1024);
+      expect_agreement(kernel, shape, kernel.tiles(Problem(shape, 1).shape()));
+    }
+  }
+  cuda::portable::limit_tile_memory(0);
+}
 
 }  // namespace
 }  // namespace lace::test

@@ -157,25 +157,25 @@ struct Backward {
     launch.scale = static_cast<float>(args.scale);
     launch.scale_log2 = static_cast<float>(args.scale * std::numbers::log2e);
     launch.statistics = pointer<RowStatistics>(statistics);
-    launch.dq_width = run.dq_width(shape);
+    const int dq_width = run.dq_width(shape);
     const PlanOnDevice keys(transposed, stream);
     const bool few = !keys.several_passes() && others_of_owner(transposed) <= kFewOthers;
-    const bool alone = context.deterministic || launch.dq_width == 0 || few;
+    const bool alone = context.deterministic || dq_width == 0 || few;
     Workspace sums;
     if (!alone) {
-      sums = context.allocate_floats(rows * launch.dq_width);
+      sums = context.allocate_floats(rows * dq_width);
       launch.dq_sums = pointer<float>(sums);
     }
     run.statistics({shape.batch, shape.heads, shape.q_len, static_cast<int32_t>(shape.v_dim)},
                    rows_of(args.out), rows_of(args.dout), static_cast<const float*>(args.lse),
-                   pointer<RowStatistics>(statistics), launch.dq_sums, launch.dq_width, stream);
+                   pointer<RowStatistics>(statistics), launch.dq_sums, dq_width, stream);
     compute_keys(keys, alone ? run.backward_keys_alone : run.backward_keys);
     if (alone) {
       compute_queries();
     } else {
       run.round({shape.batch, shape.heads, shape.q_len, static_cast<int32_t>(shape.qk_dim)},
-                {.whole = launch.dq_sums, .dim = launch.dq_width}, 1, launch.scale,
-                rows_of(args.dq), stream);
+                {.whole = launch.dq_sums, .dim = dq_width}, 1, launch.scale, rows_of(args.dq),
+                stream);
     }
   }
 

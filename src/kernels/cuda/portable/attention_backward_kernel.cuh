@@ -43,7 +43,7 @@ struct BackwardConfig {
   }
   static_assert(!(kLarge && kAddsDq));
   // GPUs that have 99 KiB for a block run all but kKeys of head_dim 128.
-  static_assert(kAddsDq || smem_bytes({1, 1}) + 128 <= 99 * 1024);
+  static_assert(kAddsDq || smem_bytes({1, 1}) + kOtherMemory <= 99 * 1024);
 };
 
 // dq of a chunk's queries: the columns of `changes` times the rows of `keys`, added to `sums` of a
@@ -165,8 +165,10 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
       return SmemTile<64>{changes_base + buffer * Config::kChangesBytes};
     };
     const auto add_chunk = [&](int slot, int step) {
-      add_dq<T, Config::kWarps, kOwners>(changes_at(step), x0_tile, memory.walk.others[slot],
-                                         launch.dq_sums + query_rows * kDim0, lane);
+      if constexpr (Config::kAddsDq) {
+        add_dq<T, Config::kWarps, kOwners>(changes_at(step), x0_tile, memory.walk.others[slot],
+                                           launch.dq_sums + query_rows * kDim0, lane);
+      }
     };
     int slot = 0, before = 0;
     for (int step = 0; walk.valid(slot); step++) {
@@ -176,9 +178,7 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
       __syncthreads();
       if (launch.buffers.stages == 2 && walk.valid(next)) load_chunk(next, stage ^ 1);
       walk.advance(next, (next + 1) % Config::kSlots);
-      if constexpr (Config::kAddsDq) {
-        if (delays_dq && step > 0) add_chunk(before, step - 1);
-      }
+      if (delays_dq && step > 0) add_chunk(before, step - 1);
       const SmemTile<64> changes_tile = changes_at(step);
       const SmemTile<kDim0> y0_tile{stages_base + stage * Config::kStageBytes};
       const SmemTile<kDim1> y1_tile{y0_tile.base + 2 * kChunk * kDim0};
@@ -245,16 +245,10 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
         store_changes();
         add_weighted<T>(sum0, packed, y0_tile, first, part * kSumDim0 / 8, lane);
       }
-      if (launch.buffers.stages == 1) {
-        __syncthreads();
-        if (walk.valid(next)) load_chunk(next, 0);
-      }
-      if constexpr (Config::kAddsDq) {
-        if (!delays_dq || !walk.valid(next)) {
-          __syncthreads();
-          add_chunk(slot, step);
-        }
-      }
+      const bool adds_now = Config::kAddsDq && (!delays_dq || !walk.valid(next));
+      if (launch.buffers.stages == 1 || adds_now) __syncthreads();
+      if (launch.buffers.stages == 1 && walk.valid(next)) load_chunk(next, 0);
+      if (adds_now) add_chunk(slot, step);
       before = slot, slot = next;
     }
   }

@@ -22,8 +22,8 @@ struct ForwardConfig {
   static constexpr int kChunk = 64;
   static constexpr int kTileBytes = 2 * (kOwners * kQkDim + kChunk * (kQkDim + kVDim));
   static constexpr int kSmemBytes = kTileBytes + sizeof(WalkMemory<kOwners, kChunk>);
-  static_assert(2 * kOwners * kVDim <= kTileBytes);  // out, at the end
-  static_assert(kSmemBytes + 128 <= 99 * 1024);      // for GPUs that have no more for a block
+  static_assert(2 * kOwners * kVDim <= kTileBytes);       // out, at the end
+  static_assert(kSmemBytes + kOtherMemory <= 99 * 1024);  // for GPUs that have no more for a block
 };
 
 // The online softmax of 16 · kRowTiles queries a warp, two of each 16 a thread: maxima and sums of

@@ -68,9 +68,8 @@ struct BackwardLaunch {
   const RowStatistics* statistics = nullptr;  // [batch, heads, q_len]
   float *partial0 = nullptr,
         *partial1 = nullptr;  // d0, d1 so far, contiguous; null with one launch of one pass
-  // kKeys: SumRows of dq / scale, [batch, heads, q_len, dq_width].
+  // kKeys: SumRows of dq / scale, [batch, heads, q_len, dq_width()].
   float* dq_sums = nullptr;
-  int dq_width = 0;
 };
 
 // The kernels of one dtype, chosen by head_dim: the smallest that has room for (qk_dim, v_dim).
@@ -84,9 +83,16 @@ struct Launchers {
   void (*backward_keys)(BackwardLaunch, cudaStream_t);
   void (*backward_keys_alone)(BackwardLaunch, cudaStream_t);
   void (*backward_queries)(BackwardLaunch, cudaStream_t);
-  // dq_width, or 0 if the current GPU has not room enough for kKeys.
+  // Columns of a row of dq_sums, or 0 if the current GPU has not room enough for kKeys.
   int (*dq_width)(const AttentionShape&);
 };
+// Bytes that a block of the current GPU may have for tiles.
+int tile_memory();
+// As if no GPU had more than `bytes`; 0: no such limit. For tests.
+void limit_tile_memory(int bytes);
+// Shared memory of a block beside its tiles, at most.
+constexpr int kOtherMemory = 128;
+
 extern const Launchers kBFloat16Launchers, kFloat16Launchers;
 
 }  // namespace lace::cuda::portable

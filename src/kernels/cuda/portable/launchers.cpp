@@ -1,6 +1,10 @@
+#include <algorithm>
+#include <atomic>
+
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/portable/launch.h"
 
 namespace lace::cuda::portable {
@@ -12,6 +16,20 @@ template <typename T, BackwardMode kMode>
 void launch_backward(BackwardLaunch, cudaStream_t);
 template <typename T>
 int dq_width(const AttentionShape&);
+
+namespace {
+std::atomic<int> limit_for_tests{0};
+}  // namespace
+
+int tile_memory() {
+  int device = 0, bytes = 0;
+  LACE_CUDA(cudaGetDevice(&device));
+  LACE_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  const int limit = limit_for_tests;
+  return (limit > 0 ? std::min(limit, bytes) : bytes) - kOtherMemory;
+}
+
+void limit_tile_memory(int bytes) { limit_for_tests = bytes; }
 
 template <typename T>
 constexpr Launchers launchers_of() {

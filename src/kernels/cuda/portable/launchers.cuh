@@ -40,14 +40,6 @@ void launch_forward(const ForwardLaunch& launch, cudaStream_t stream) {
   });
 }
 
-// What a block of the current GPU may have.
-inline int smem_limit() {
-  int device = 0, limit = 0;
-  LACE_CUDA(cudaGetDevice(&device));
-  LACE_CUDA(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  return limit;
-}
-
 template <typename T, BackwardMode kMode>
 void launch_backward(BackwardLaunch launch, cudaStream_t stream) {
   dispatch_dims(launch.shape, [&]<int kDim0, int kDim1>() {
@@ -55,9 +47,10 @@ void launch_backward(BackwardLaunch launch, cudaStream_t stream) {
       LACE_CHECK(false, "[attention] no such kernel");
     } else {
       using Config = BackwardConfig<kMode, kDim0, kDim1>;
+      const int memory = tile_memory();
       for (const BackwardBuffers buffers : {BackwardBuffers{2, 2}, {2, 1}, {1, 1}}) {
         launch.buffers = buffers;
-        if (Config::smem_bytes(buffers) <= smem_limit()) break;
+        if (Config::smem_bytes(buffers) <= memory) break;
       }
       start(backward_kernel<T, kMode, kDim0, kDim1>, Config::kParts, Config::kThreads,
             Config::smem_bytes(launch.buffers), launch, stream);
@@ -71,7 +64,7 @@ int dq_width(const AttentionShape& shape) {
   dispatch_dims(shape, [&]<int kDim0, int kDim1>() {
     if constexpr (kDim0 <= 128 && kDim1 <= 128) {
       using Config = BackwardConfig<BackwardMode::kKeys, kDim0, kDim1>;
-      if (Config::smem_bytes({1, 1}) <= smem_limit()) width = kDim0;
+      if (Config::smem_bytes({1, 1}) <= tile_memory()) width = kDim0;
     }
   });
   return width;

@@ -226,7 +226,8 @@ __device__ void load_rows(SmemTile<kDim> tile, const int32_t* positions, const T
     for (int row = mine.first; row < kRows; row += Granules::kStep) {
       const int32_t position = positions[row];
       uint4 words = {};
-      if (inside && position >= 0) words = load_elements(column + position * rows.row_stride);
+      if (inside && position >= 0)
+        words = load_elements(column + position * rows.row_stride, false);
       tile.store(row, mine.index, words);
     }
   }

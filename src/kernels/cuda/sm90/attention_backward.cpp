@@ -20,7 +20,7 @@ constexpr int64_t kSectionBytes = 32 << 20;
 constexpr int64_t kMostSumsBytes = 700'000'000;
 
 // Tiles of others that one query head's item has on average, up to which dq is computed on its own.
-constexpr int64_t kShortItem = 2;
+constexpr int64_t kDqAloneUpTo = 2;
 
 int dim_of(const AttentionShape& s) { return s.qk_dim <= 64 && s.v_dim <= 64 ? 64 : 128; }
 
@@ -126,7 +126,7 @@ struct Backward {
     Workspace halves = context.allocate(static_cast<size_t>(elements) * (apart ? 4 : 2));
     const auto place = [&](int64_t offset) -> Rows {
       return {reinterpret_cast<uint16_t*>(halves.get()) + offset, heads * rows * dim, rows * dim,
-              dim};
+              dim, true};
     };
     gradient.low = place(0);
     gradient.high = apart ? place(elements) : gradient.result;
@@ -181,7 +181,7 @@ struct Backward {
   // computing the scores twice.
   bool is_short(const Work& work) const {
     return dim == 64 && shape.q_len == shape.k_len && !work.several_passes &&
-           work.tiles_of_others <= kShortItem * work.items;
+           work.tiles_of_others <= kDqAloneUpTo * work.items;
   }
 
   // Whether whole sums, of dq and those that passes leave of dk and dv, would take too much.

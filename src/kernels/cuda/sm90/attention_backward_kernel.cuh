@@ -165,8 +165,7 @@ struct BackwardConsumer {
   __device__ void store_dq(const OtherSlot<Config>& slot, int32_t batch, int first,
                            int32_t column) {
     const Rows& result = params.dq.result;
-    Element* base = static_cast<Element*>(result.data) + batch * result.batch_stride +
-                    slot.head * result.head_stride + column;
+    Element* base = result.head<Element>(batch, slot.head) + column;
 #pragma unroll
     for (int i = 0; i < 32; ++i) dq[i] *= params.scale;
 #pragma unroll
@@ -278,8 +277,7 @@ struct BackwardConsumer {
   }
 
   static __device__ Element* row_of(const Rows& rows, const ItemSlot& item, int32_t position) {
-    return static_cast<Element*>(rows.data) + item.batch * rows.batch_stride +
-           item.head * rows.head_stride + position * rows.row_stride;
+    return rows.head<Element>(item.batch, item.head) + position * rows.row_stride;
   }
   // A row's sums, from and for other passes.
   __device__ void add(const Gradient& gradient, float (&values)[kDim / 2], int r,

@@ -5,7 +5,6 @@
 
 #include "kernels/cuda/backward_rows.h"
 #include "kernels/cuda/sm90/uploaded_work.h"
-#include "kernels/kernel.h"
 
 namespace lace::sm90 {
 

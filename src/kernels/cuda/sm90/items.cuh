@@ -99,17 +99,15 @@ template <typename LoadOwners>
 __device__ void find_items(const ItemSpace& space, ItemRing& ring, int lane,
                            const LoadOwners& load_owners) {
   ItemPosition at, issued;
-  int32_t item = blockIdx.x;
-  for (int32_t count = 0;; ++count) {
+  for (bool first = true;; first = false) {
     ring.empty[at.stage()].wait(at.phase() ^ 1);
-    if (count > 0) {
-      if (!space.takes_ahead) {
-        ring.issued[issued.stage()].wait(issued.phase());
-        issued.next();
-      }
-      if (lane == 0) item = gridDim.x + atomicAdd(space.next_item, 1);
-      item = __shfl_sync(~0u, item, 0);
+    if (!first && !space.takes_ahead) {
+      ring.issued[issued.stage()].wait(issued.phase());
+      issued.next();
     }
+    int32_t item = 0;
+    if (lane == 0) item = atomicAdd(space.next_item, 1);
+    item = __shfl_sync(~0u, item, 0);
     ItemSlot& slot = ring.slots[at.stage()];
     const bool live = item < space.items;
     if (live) {

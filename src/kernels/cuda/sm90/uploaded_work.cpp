@@ -9,7 +9,7 @@ namespace {
 
 // Tiles of others of an item, on average, up to which blocks take several items ahead, so that what
 // describes them and their first loads are there in time.
-constexpr int64_t kShortItem = 6;
+constexpr int64_t kTakesAheadUpTo = 6;
 
 }  // namespace
 
@@ -46,7 +46,7 @@ ItemSpace item_space(const UploadedWork& uploaded, int64_t batch, int32_t sectio
   space.items = static_cast<int32_t>(work.items * batch);
   space.section = section;
   space.joins = work.several_passes;
-  space.takes_ahead = work.tiles_of_others <= kShortItem * work.items;
+  space.takes_ahead = work.tiles_of_others <= kTakesAheadUpTo * work.items;
   return space;
 }
 
