@@ -3,6 +3,7 @@
 #include <cctype>
 #include <ostream>
 #include <set>
+#include <utility>
 
 #include "lace/error.h"
 
@@ -160,6 +161,18 @@ void add_special(std::vector<Case>& cases) {
                        .kv_heads = 1,
                        .q_len = 1100,
                        .k_len = 1100});
+    }
+    // Wide queries and narrow values, and the reverse: what passes leave is as wide as the kernel.
+    for (const auto& [qk_dim, v_dim] : {std::pair(96, 40), std::pair(40, 96)}) {
+      cases.push_back({.pattern = "bidirectional(sinks(14) | strided(64))",
+                       .dtype = dtype,
+                       .batch = 3,
+                       .heads = 12,
+                       .kv_heads = 3,
+                       .q_len = 308,
+                       .k_len = 308,
+                       .qk_dim = qk_dim,
+                       .v_dim = v_dim});
     }
     // Long enough for runs of many tiles.
     for (const char* pattern : {"local(128) | strided(128)", "block(128) | summary(128, 32)"}) {

@@ -1,5 +1,10 @@
 #include "kernels/cuda/cuda_machine.h"
 
+#include <algorithm>
+#include <vector>
+
+#include <gtest/gtest.h>
+
 #include "kernels/cuda/cuda_check.h"
 
 namespace lace::test {
@@ -10,10 +15,39 @@ std::string no_gpu() {
   return status == cudaSuccess && count > 0 ? "" : cudaGetErrorString(status);
 }
 
+namespace {
+
+// What stands behind every allocation: a kernel that writes past the end of one writes there.
+constexpr size_t kGuardBytes = 1 << 20;
+constexpr int kGuard = 0xa5;
+
+// Waits for the GPU.
+void check_guard(const std::byte* guard) {
+  std::vector<std::byte> bytes(kGuardBytes);
+  if (cudaDeviceSynchronize() != cudaSuccess ||
+      cudaMemcpy(bytes.data(), guard, kGuardBytes, cudaMemcpyDeviceToHost) != cudaSuccess) {
+    ADD_FAILURE() << "the GPU reports " << cudaGetErrorString(cudaGetLastError());
+    return;
+  }
+  const auto changed = std::find_if(bytes.begin(), bytes.end(), [](std::byte value) {
+    return value != static_cast<std::byte>(kGuard);
+  });
+  EXPECT_TRUE(changed == bytes.end())
+      << "something was written " << changed - bytes.begin() << " bytes past an allocation";
+}
+
+}  // namespace
+
 Workspace device_memory(size_t bytes) {
   void* memory = nullptr;
-  LACE_CUDA(cudaMalloc(&memory, bytes));
-  return Workspace(static_cast<std::byte*>(memory), [](std::byte* pointer) { cudaFree(pointer); });
+  LACE_CUDA(cudaMalloc(&memory, bytes + kGuardBytes));
+  std::byte* guard = static_cast<std::byte*>(memory) + bytes;
+  LACE_CUDA(cudaMemset(guard, kGuard, kGuardBytes));
+  LACE_CUDA(cudaDeviceSynchronize());
+  return Workspace(static_cast<std::byte*>(memory), [guard](std::byte* pointer) {
+    check_guard(guard);
+    cudaFree(pointer);
+  });
 }
 
 CudaMachine::CudaMachine(bool deterministic) : deterministic_(deterministic) {

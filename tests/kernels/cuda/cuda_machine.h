@@ -28,7 +28,8 @@ class CudaMachine final : public Machine {
   std::map<std::vector<std::byte>*, Workspace> copies_;
 };
 
-// Device memory, freed when the last copy goes.
+// Device memory, freed when the last copy goes; the test fails if by then something was written
+// within a megabyte behind it.
 Workspace device_memory(size_t bytes);
 
 }  // namespace lace::test

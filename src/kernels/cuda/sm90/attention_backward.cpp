@@ -1,5 +1,7 @@
 #include "kernels/cuda/sm90/attention_backward.h"
 
+#include <algorithm>
+#include <array>
 #include <memory>
 #include <numbers>
 
@@ -22,12 +24,38 @@ constexpr int64_t kMostSumsBytes = 700'000'000;
 // Tiles of others that one query head's item has on average, up to which dq is computed on its own.
 constexpr int64_t kDqAloneUpTo = 2;
 
-int dim_of(const AttentionShape& s) { return s.qk_dim <= 64 && s.v_dim <= 64 ? 64 : 128; }
+// The kernels of one width, by BackwardMode.
+using Kernels = std::array<BackwardKernel, 3>;
+
+template <typename Element, int kDim>
+Kernels kernels_of_width() {
+  using enum BackwardMode;
+  return {make_backward_kernel<Element, kDim, kKeys>(),
+          make_backward_kernel<Element, kDim, kKeysAlone>(),
+          make_backward_kernel<Element, kDim, kQueries>()};
+}
+
+template <typename Element>
+const Kernels& kernels_for(const AttentionShape& s) {
+  static const std::array all{kernels_of_width<Element, 64>(), kernels_of_width<Element, 128>()};
+  for (const Kernels& kernels : all) {
+    if (std::max(s.qk_dim, s.v_dim) <= kernels.front().dim) return kernels;
+  }
+  throw Error(concat("[attention] cuda_sm90 has no backward kernel for head_dim ", s.qk_dim,
+                     " and ", s.v_dim));
+}
+const Kernels& kernels_for(const AttentionShape& s) {
+  return s.dtype == DType::kFloat16 ? kernels_for<__half>(s) : kernels_for<__nv_bfloat16>(s);
+}
+const BackwardKernel& kernel_of(const Kernels& kernels, BackwardMode mode) {
+  return kernels[static_cast<size_t>(mode)];
+}
 
 // One launch over a plan: its work, its parameters, its workspace.
 struct Launch {
   const Context& context;
   const BackwardArgs& args;
+  const BackwardKernel& kernel;
   const UploadedWork& uploaded;
   cudaStream_t stream;
   std::unique_ptr<BackwardParams> params = std::make_unique<BackwardParams>();
@@ -37,14 +65,16 @@ struct Launch {
 
   void make_owner_maps(const Tensor4& x0, const Tensor4& x1, int64_t rows, int64_t heads) {
     const Work& work = uploaded.work;
-    make(x0, shape().qk_dim, rows, heads, 128, work.owner_boxes, work.owner_stretches, params->x0);
-    make(x1, shape().v_dim, rows, heads, 128, work.owner_boxes, work.owner_stretches, params->x1);
+    make(x0, shape().qk_dim, rows, heads, kernel.tile.owners, work.owner_boxes,
+         work.owner_stretches, params->x0);
+    make(x1, shape().v_dim, rows, heads, kernel.tile.owners, work.owner_boxes, work.owner_stretches,
+         params->x1);
   }
   void make_other_maps(const Tensor4& y0, const Tensor4& y1, int64_t rows, int64_t heads) {
     const Work& work = uploaded.work;
-    make(y0, shape().qk_dim, rows, heads, work.other_rows, work.other_boxes, work.other_stretches,
-         params->y0);
-    make(y1, shape().v_dim, rows, heads, work.other_rows, work.other_boxes, work.other_stretches,
+    make(y0, shape().qk_dim, rows, heads, kernel.tile.others, work.other_boxes,
+         work.other_stretches, params->y0);
+    make(y1, shape().v_dim, rows, heads, kernel.tile.others, work.other_boxes, work.other_stretches,
          params->y1);
   }
 
@@ -65,14 +95,12 @@ struct Launch {
     params->q_len = static_cast<int32_t>(shape().q_len);
   }
 
-  template <typename Element>
-  void run(BackwardMode mode) const {
-    const int grid = grid_of(params->space);
-    if (dim_of(shape()) == 64) {
-      run<Element, 64>(mode, grid);
-    } else {
-      run<Element, 128>(mode, grid);
-    }
+  void run() const {
+    const TileShape tile{uploaded.work.owner_rows, uploaded.work.other_rows};
+    LACE_CHECK(tile == kernel.tile, "[attention] cuda_sm90 runs backward in tiles of ",
+               kernel.tile.owners, " x ", kernel.tile.others, ", got a plan for ", tile.owners,
+               " x ", tile.others);
+    kernel.launch(*params, grid_of(params->space), stream);
   }
 
  private:
@@ -80,17 +108,6 @@ struct Launch {
             const std::vector<BoxShape>& boxes, bool stretches, CUtensorMap (&maps)[kMaps]) const {
     make_maps({tensor, shape().dtype, dim, rows, heads, shape().batch}, tile_rows, boxes, stretches,
               maps);
-  }
-  template <typename Element, int kDim>
-  void run(BackwardMode mode, int grid) const {
-    switch (mode) {
-      case BackwardMode::kKeys:
-        return launch_backward<Element, kDim, BackwardMode::kKeys>(*params, grid, stream);
-      case BackwardMode::kKeysAlone:
-        return launch_backward<Element, kDim, BackwardMode::kKeysAlone>(*params, grid, stream);
-      case BackwardMode::kQueries:
-        return launch_backward<Element, kDim, BackwardMode::kQueries>(*params, grid, stream);
-    }
   }
 };
 
@@ -109,7 +126,8 @@ struct Backward {
   const BackwardArgs& args;
   const AttentionShape& shape = args.shape;
   cudaStream_t stream = static_cast<cudaStream_t>(context.stream);
-  int64_t dim = dim_of(args.shape);
+  const Kernels& kernels = kernels_for(args.shape);
+  int64_t dim = kernels.front().dim;  // of sums
   Workspace statistics{};
 
   // Room for what passes leave of `gradient` of `heads` heads: whole sums, or the low halves, and
@@ -196,7 +214,7 @@ struct Backward {
     const Work& work = uploaded.work;
     // Query heads of a key head that have different tiles: each gets sums of its own.
     const bool only_sums = work.members != heads_per_kv;
-    Launch launch{context, args, uploaded, stream};
+    Launch launch{context, args, kernel_of(kernels, mode), uploaded, stream};
     BackwardParams& params = *launch.params;
     launch.make_owner_maps(args.k, args.v, shape.k_len, shape.kv_heads);
     launch.make_other_maps(args.q, args.dout, shape.q_len, shape.heads);
@@ -215,7 +233,7 @@ struct Backward {
       dk_sums = allocate_sums(params.d0, heads, shape.k_len, whole, only_sums);
       dv_sums = allocate_sums(params.d1, heads, shape.k_len, whole, only_sums);
     }
-    launch.run<Element>(mode);
+    launch.run();
     if (only_sums) {
       for (const auto& [gradient, scale] :
            {std::pair(params.d0, params.scale), std::pair(params.d1, 1.f)}) {
@@ -228,7 +246,7 @@ struct Backward {
     const auto on_device = cuda::upload(plan, stream);
     const UploadedWork& uploaded = uploaded_work(*on_device, plan, 1, stream);
     const Work& work = uploaded.work;
-    Launch launch{context, args, uploaded, stream};
+    Launch launch{context, args, kernel_of(kernels, BackwardMode::kQueries), uploaded, stream};
     BackwardParams& params = *launch.params;
     launch.make_owner_maps(args.q, args.dout, shape.q_len, shape.heads);
     launch.make_other_maps(args.k, args.v, shape.k_len, shape.kv_heads);
@@ -241,14 +259,15 @@ struct Backward {
     Workspace sums;
     if (work.several_passes)
       sums = allocate_sums(params.d0, shape.heads, shape.q_len, false, false);
-    launch.run<Element>(BackwardMode::kQueries);
+    launch.run();
   }
 };
 
 }  // namespace
 
 TileShape backward_tile(const AttentionShape& shape) {
-  return {128, backward_others(dim_of(shape), BackwardMode::kKeys)};
+  const Kernels& kernels = kernels_for(shape);
+  return kernel_of(kernels, BackwardMode::kKeys).tile;
 }
 
 void backward(const Context& context, const Plan& plan, const Plan& transposed,

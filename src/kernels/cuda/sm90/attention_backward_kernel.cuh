@@ -401,14 +401,19 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   }
 }
 
-template <typename Element, int kDim, BackwardMode kMode>
+template <typename Config>
 void launch_backward(const BackwardParams& params, int grid, cudaStream_t stream) {
-  using Config = BackwardConfig<Element, kDim, kMode>;
   constexpr int kSmemBytes = Config::kTileBytes + 1024;
   const auto kernel = attention_backward_kernel<Config>;
   LACE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmemBytes));
   kernel<<<grid, Config::kThreads, kSmemBytes, stream>>>(params);
   LACE_CUDA(cudaGetLastError());
+}
+
+template <typename Element, int kDim, BackwardMode kMode>
+BackwardKernel make_backward_kernel() {
+  using Config = BackwardConfig<Element, kDim, kMode>;
+  return {kDim, Config::kTile, launch_backward<Config>};
 }
 
 }  // namespace lace::sm90

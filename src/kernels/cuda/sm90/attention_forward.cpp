@@ -1,8 +1,10 @@
 #include "kernels/cuda/sm90/attention_forward.h"
 
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <numbers>
+#include <span>
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -34,30 +36,29 @@ int32_t section_for(const AttentionShape& s, const Work& work) {
   return section_of(work, s.batch, bytes, kJoinedSectionBytes);
 }
 
-ForwardTiling tiling_of(const Work& work) {
-  if (work.owner_rows > 128) return ForwardTiling::kWide;
-  return work.other_rows == 64 ? ForwardTiling::kShort : ForwardTiling::kStandard;
-}
-
+// Those of one element type, of each tiling the narrowest first.
 template <typename Element>
-void launch(const AttentionShape& s, ForwardTiling tiling, const ForwardParams& params, int grid,
-            cudaStream_t stream) {
-  constexpr auto kStandard = ForwardTiling::kStandard;
-  if (tiling == ForwardTiling::kWide) {
-    launch_forward<Element, 64, 64, ForwardTiling::kWide>(params, grid, stream);
-  } else if (tiling == ForwardTiling::kShort) {
-    launch_forward<Element, 64, 64, ForwardTiling::kShort>(params, grid, stream);
-  } else if (s.qk_dim <= 64 && s.v_dim <= 64) {
-    launch_forward<Element, 64, 64, kStandard>(params, grid, stream);
-  } else if (s.qk_dim <= 64) {
-    launch_forward<Element, 64, 128, kStandard>(params, grid, stream);
-  } else {
-    launch_forward<Element, 128, 128, kStandard>(params, grid, stream);
-  }
+std::span<const ForwardKernel> kernels_of() {
+  using enum ForwardTiling;
+  static const std::array kernels = {
+      make_forward_kernel<Element, 64, 64, kWide>(),
+      make_forward_kernel<Element, 64, 64, kShort>(),
+      make_forward_kernel<Element, 64, 64, kStandard>(),
+      make_forward_kernel<Element, 64, 128, kStandard>(),
+      make_forward_kernel<Element, 128, 128, kStandard>(),
+  };
+  return kernels;
 }
 
-// Whether there are other tilings than the standard one.
-bool has_tilings(const AttentionShape& s) { return s.qk_dim <= 64 && s.v_dim <= 64; }
+// The kernel for tiles of that size, or null if there is none for these head_dims.
+const ForwardKernel* find_kernel(const AttentionShape& s, TileShape tile) {
+  const auto kernels =
+      s.dtype == DType::kFloat16 ? kernels_of<__half>() : kernels_of<__nv_bfloat16>();
+  for (const ForwardKernel& kernel : kernels) {
+    if (tile_of(kernel.tiling) == tile && kernel.fits(s.qk_dim, s.v_dim)) return &kernel;
+  }
+  return nullptr;
+}
 
 }  // namespace
 
@@ -65,7 +66,7 @@ std::string unsupported(const AttentionShape& s) {
   if (s.dtype != DType::kBFloat16 && s.dtype != DType::kFloat16) {
     return concat("it computes bfloat16 and float16, got ", name(s.dtype));
   }
-  if (s.qk_dim % 8 != 0 || s.v_dim % 8 != 0 || s.qk_dim > 128 || s.v_dim > 128) {
+  if (s.qk_dim % 8 != 0 || s.v_dim % 8 != 0 || find_kernel(s, forward_tile(s)) == nullptr) {
     return concat("head_dim must be a multiple of 8 up to 128, got ", s.qk_dim, " and ", s.v_dim);
   }
   if (std::max(s.q_len, s.k_len) >= (int64_t{1} << 30)) return "sequences of 2^30 rows or more";
@@ -77,10 +78,14 @@ std::string unsupported(const AttentionShape& s) {
   return {};
 }
 
-TileShape forward_tile(const AttentionShape&) { return {128, 128}; }
+TileShape forward_tile(const AttentionShape&) { return tile_of(ForwardTiling::kStandard); }
 
 TileShape best_forward_tile(const AttentionShape& s, const Plan& plan) {
-  if (!has_tilings(s) || plan.tile.others < 128) return plan.tile;
+  constexpr TileShape kStandard = tile_of(ForwardTiling::kStandard);
+  constexpr TileShape kWide = tile_of(ForwardTiling::kWide);
+  constexpr TileShape kShort = tile_of(ForwardTiling::kShort);
+  if (find_kernel(s, kWide) == nullptr || find_kernel(s, kShort) == nullptr) return kStandard;
+  if (plan.tile.others < kStandard.others) return plan.tile;
   int64_t tiles = 0, full_tiles = 0, pairs = 0;
   for (const HeadGroup& group : plan.groups) {
     for (int32_t p = group.pass_begin; p < group.pass_end; ++p) {
@@ -91,10 +96,10 @@ TileShape best_forward_tile(const AttentionShape& s, const Plan& plan) {
     }
   }
   // Tiles that end with blocks of 128, say, leave a consumer idle.
-  const bool fills = plan.tile.owners <= 128 || 8 * tiles <= 9 * full_tiles;
+  const bool fills = plan.tile.owners <= kStandard.owners || 8 * tiles <= 9 * full_tiles;
   const bool wide = fills && pairs > kManyTiles * tiles * plan.tile.owners * 128;
-  if (wide) return {kOwnerRows, 128};
-  return {128, pairs <= kFewTiles * tiles * 128 * 128 ? 64 : 128};
+  if (wide) return kWide;
+  return pairs <= kFewTiles * tiles * 128 * 128 ? kShort : kStandard;
 }
 
 void forward(const Context& context, const Plan& plan, const ForwardArgs& args) {
@@ -104,16 +109,16 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   const std::shared_ptr<const cuda::UploadedPlan> on_device = cuda::upload(plan, stream);
   const UploadedWork& uploaded = uploaded_work(*on_device, plan, 1, stream);
   const Work& work = uploaded.work;
-  const ForwardTiling tiling = tiling_of(work);
-  LACE_CHECK(tiling == ForwardTiling::kStandard || has_tilings(s),
-             "[attention] cuda_sm90 takes tiles other than 128 x 128 up to head_dim 64, got ",
-             s.qk_dim, " and ", s.v_dim);
+  const ForwardKernel* kernel = find_kernel(s, {work.owner_rows, work.other_rows});
+  LACE_CHECK(kernel != nullptr, "[attention] cuda_sm90 has no forward kernel for tiles of ",
+             work.owner_rows, " x ", work.other_rows, " with head_dim ", s.qk_dim, " and ",
+             s.v_dim);
 
   const int64_t batch_heads = s.batch * s.heads;
   const size_t counter_bytes = (counter_count(work, s.batch) * 4 + 255) / 256 * 256;
   const size_t partial_bytes =
       work.several_passes
-          ? static_cast<size_t>(batch_heads * s.q_len * (s.v_dim <= 64 ? 64 : 128)) * 4
+          ? static_cast<size_t>(batch_heads * s.q_len * kernel->v_dim) * sizeof(float)
           : 0;
   const Workspace workspace = context.allocate(counter_bytes + partial_bytes);
   auto* counters = reinterpret_cast<int32_t*>(workspace.get());
@@ -137,13 +142,8 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   params->q_len = static_cast<int32_t>(s.q_len);
   params->k_len = static_cast<int32_t>(s.k_len);
   params->v_dim = static_cast<int32_t>(s.v_dim);
-  const int grid = grid_of(params->space, forward_blocks(tiling));
   LACE_CUDA(cudaMemsetAsync(counters, 0, counter_bytes, stream));
-  if (s.dtype == DType::kFloat16) {
-    launch<__half>(s, tiling, *params, grid, stream);
-  } else {
-    launch<__nv_bfloat16>(s, tiling, *params, grid, stream);
-  }
+  kernel->launch(*params, grid_of(params->space, kernel->blocks), stream);
 }
 
 }  // namespace lace::sm90

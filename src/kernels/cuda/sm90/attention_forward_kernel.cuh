@@ -464,14 +464,19 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks)
   }
 }
 
-template <typename Element, int kQkDim, int kVDim, ForwardTiling kTiling>
+template <typename Config>
 void launch_forward(const ForwardParams& params, int grid, cudaStream_t stream) {
-  using Config = ForwardConfig<Element, kQkDim, kVDim, kTiling>;
   constexpr int kSmemBytes = Config::kTileBytes + 1024;
   const auto kernel = attention_forward_kernel<Config>;
   LACE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmemBytes));
   kernel<<<grid, Config::kThreads, kSmemBytes, stream>>>(params);
   LACE_CUDA(cudaGetLastError());
+}
+
+template <typename Element, int kQkDim, int kVDim, ForwardTiling kTiling>
+ForwardKernel make_forward_kernel() {
+  using Config = ForwardConfig<Element, kQkDim, kVDim, kTiling>;
+  return {kTiling, Config::kBlocks, kQkDim, kVDim, launch_forward<Config>};
 }
 
 }  // namespace lace::sm90

@@ -16,8 +16,9 @@ struct BackwardConfig {
   static constexpr bool kByKeys = kMode != BackwardMode::kQueries;
   static constexpr bool kAddsDq = kMode == BackwardMode::kKeys;
   static constexpr int kDim = kDimValue, kSlices = kDim / 64;
-  static constexpr int kOwners = 128, kOthers = backward_others(kDim, kMode);
-  static constexpr int kConsumers = 2;
+  static constexpr TileShape kTile = backward_tile(kDim, kMode);
+  static constexpr int kOwners = kTile.owners, kOthers = kTile.others;
+  static constexpr int kConsumers = kOwners / 64;
   static constexpr int kThreads = 128 * (1 + kConsumers);
   // A block starts with 168 registers a thread; some are moved from the producer to the consumers,
   // who would wait forever for more than there are.

@@ -18,9 +18,9 @@ enum class BackwardMode {
 };
 
 // A gradient [batch, heads, rows, dim], and where rows that a later pass finishes (or all rows, if
-// `only_sums`) leave their sums (SumRows) [batch, heads of the items, rows, kDim], not scaled yet:
-// kKeys whole floats; the others, which shall take less memory, their high and their low 16 bits,
-// which they add at the end. The high ones may lie where the result will.
+// `only_sums`) leave their sums (SumRows) [batch, heads of the items, rows, BackwardKernel::dim],
+// not scaled yet: kKeys whole floats; the others, which shall take less memory, their high and
+// their low 16 bits, which they add at the end. The high ones may lie where the result will.
 struct Gradient {
   Rows result;
   float* sums = nullptr;
@@ -42,13 +42,21 @@ struct BackwardParams {
   bool only_sums = false;
 };
 
-// Enqueues the kernel for head_dim up to kDim on `grid` multiprocessors.
-template <typename Element, int kDim, BackwardMode kMode>
-void launch_backward(const BackwardParams& params, int grid, cudaStream_t stream);
-
-// Others of a tile.
-constexpr int backward_others(int dim, BackwardMode mode) {
-  return dim == 64 || mode == BackwardMode::kQueries ? 128 : 64;
+// Rows of a tile that a kernel works on, at most: plans are compiled for them.
+constexpr TileShape backward_tile(int dim, BackwardMode mode) {
+  return {128, dim == 64 || mode == BackwardMode::kQueries ? 128 : 64};
 }
+
+// One compiled kernel: the only place that says what it has room for.
+struct BackwardKernel {
+  int32_t dim = 0;  // columns of every tensor, and of sums
+  TileShape tile;
+  // Enqueues `grid` blocks.
+  void (*launch)(const BackwardParams& params, int grid, cudaStream_t stream) = nullptr;
+};
+
+// Instantiated once each, in instantiations/.
+template <typename Element, int kDim, BackwardMode kMode>
+BackwardKernel make_backward_kernel();
 
 }  // namespace lace::sm90

@@ -13,9 +13,9 @@ template <typename ElementType, int kQkDimValue, int kVDimValue, ForwardTiling k
 struct ForwardConfig {
   using Element = ElementType;
   static constexpr int kQkDim = kQkDimValue, kVDim = kVDimValue;
-  static constexpr int kConsumers = kTiling == ForwardTiling::kWide ? 3 : 2;
-  static constexpr int kKeys = kTiling == ForwardTiling::kShort ? 64 : 128;
-  static constexpr int kBlocks = forward_blocks(kTiling);
+  static constexpr int kOwners = tile_of(kTiling).owners, kKeys = tile_of(kTiling).others;
+  static constexpr int kConsumers = kOwners / 64;
+  static constexpr int kBlocks = kTiling == ForwardTiling::kShort ? 2 : 1;
   // Where two blocks share a multiprocessor, they overlap.
   static constexpr bool kOverlaps = kBlocks == 1;
   static constexpr int kThreads = 128 * (1 + kConsumers);
@@ -27,7 +27,6 @@ struct ForwardConfig {
                                             : kTiling == ForwardTiling::kWide   ? 160
                                                                                 : 104;
   static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= kStart * (1 + kConsumers));
-  static constexpr int kOwners = 64 * kConsumers;
   static constexpr int kQueryStages = 2;
   static constexpr int kStages = kTiling == ForwardTiling::kShort ? 4
                                  : kQkDim + kVDim <= 128          ? 5

@@ -13,8 +13,8 @@ struct ForwardParams {
   ItemSpace space;
   void* out = nullptr;   // [batch, heads, q_len, v_dim]
   float* lse = nullptr;  // [batch, heads, q_len]; between passes that of the keys so far, in base 2
-  float* partial =
-      nullptr;  // [batch, heads, q_len, kVDim] (sums.cuh): rows that a later pass joins
+  // [batch, heads, q_len, ForwardKernel::v_dim] (sums.cuh): rows that a later pass joins.
+  float* partial = nullptr;
   int64_t out_batch_stride = 0, out_head_stride = 0, out_row_stride = 0;
   float scale_log2 = 0;
   int32_t heads_per_kv = 1;
@@ -22,16 +22,38 @@ struct ForwardParams {
 };
 
 enum class ForwardTiling {
-  kStandard,  // tiles of 128 queries × 128 keys
-  kWide,      // 192 × 128, for queries that see many keys; head_dim up to 64
-  kShort,     // 128 × 64, two blocks a multiprocessor, for queries that see few; likewise
+  kStandard,
+  kWide,   // for queries that see many keys
+  kShort,  // two blocks a multiprocessor, for queries that see few
 };
-constexpr int forward_blocks(ForwardTiling tiling) {
-  return tiling == ForwardTiling::kShort ? 2 : 1;
+// Queries and keys of a tile, at most: plans are compiled for them.
+constexpr TileShape tile_of(ForwardTiling tiling) {
+  switch (tiling) {
+    case ForwardTiling::kWide:
+      return {192, 128};
+    case ForwardTiling::kShort:
+      return {128, 64};
+    default:
+      return {128, 128};
+  }
 }
+static_assert(tile_of(ForwardTiling::kWide) == TileShape{kOwnerRows, kOtherRows});
 
-// Enqueues `grid` blocks of the kernel for head_dim up to kQkDim and kVDim.
+// One compiled kernel: the only place that says what it has room for.
+struct ForwardKernel {
+  ForwardTiling tiling = ForwardTiling::kStandard;
+  int32_t blocks = 1;             // a multiprocessor
+  int32_t qk_dim = 0, v_dim = 0;  // columns of q and k, and of v and of partial results
+  // Enqueues `grid` blocks.
+  void (*launch)(const ForwardParams& params, int grid, cudaStream_t stream) = nullptr;
+
+  bool fits(int64_t columns_qk, int64_t columns_v) const {
+    return columns_qk <= qk_dim && columns_v <= v_dim;
+  }
+};
+
+// Instantiated once each, in instantiations/.
 template <typename Element, int kQkDim, int kVDim, ForwardTiling kTiling>
-void launch_forward(const ForwardParams& params, int grid, cudaStream_t stream);
+ForwardKernel make_forward_kernel();
 
 }  // namespace lace::sm90

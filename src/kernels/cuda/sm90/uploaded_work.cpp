@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "lace/error.h"
+
 #include "kernels/cuda/section_order.h"
 
 namespace lace::sm90 {
@@ -37,6 +39,9 @@ size_t counter_count(const Work& work, int64_t batch) {
 ItemSpace item_space(const UploadedWork& uploaded, int64_t batch, int32_t section,
                      int32_t* counters) {
   const Work& work = uploaded.work;
+  LACE_CHECK(work.items * batch <= INT32_MAX,
+             "[attention] cuda_sm90 works on fewer than 2^31 tiles of all heads, got ", work.items,
+             " for each of ", batch, " batch elements");
   ItemSpace space;
   space.work = uploaded.tables;
   space.next_item = counters;

@@ -219,7 +219,10 @@ Work make_work(const Plan& plan, int64_t heads_per_item) {
     group.first_tiles = source.first;
     add_tiles(plan, passes, source, work);
     group.tiles = narrow(static_cast<int64_t>(work.tiles.size())) - group.tile_begin;
-    work.items += group.heads * group.tiles;
+    const int64_t items = work.items + int64_t{group.heads} * group.tiles;
+    LACE_CHECK(items <= INT32_MAX, "[attention] cuda_sm90 runs plans of fewer than 2^31 tiles of ",
+               "all heads, got ", items);
+    work.items = narrow(items);
     work.groups.push_back(group);
   }
   work.sole_others = has_sole_others(plan);

@@ -4,7 +4,6 @@
 
 namespace lace::sm90 {
 
-template void launch_backward<__nv_bfloat16, 128, BackwardMode::kKeys>(const BackwardParams&, int,
-                                                                       cudaStream_t);
+template BackwardKernel make_backward_kernel<__nv_bfloat16, 128, BackwardMode::kKeys>();
 
 }  // namespace lace::sm90

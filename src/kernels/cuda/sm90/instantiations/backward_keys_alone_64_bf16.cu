@@ -4,7 +4,6 @@
 
 namespace lace::sm90 {
 
-template void launch_backward<__nv_bfloat16, 64, BackwardMode::kKeysAlone>(const BackwardParams&,
-                                                                           int, cudaStream_t);
+template BackwardKernel make_backward_kernel<__nv_bfloat16, 64, BackwardMode::kKeysAlone>();
 
 }  // namespace lace::sm90

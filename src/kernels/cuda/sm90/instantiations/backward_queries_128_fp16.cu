@@ -4,7 +4,6 @@
 
 namespace lace::sm90 {
 
-template void launch_backward<__half, 128, BackwardMode::kQueries>(const BackwardParams&, int,
-                                                                   cudaStream_t);
+template BackwardKernel make_backward_kernel<__half, 128, BackwardMode::kQueries>();
 
 }  // namespace lace::sm90

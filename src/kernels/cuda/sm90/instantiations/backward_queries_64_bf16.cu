@@ -4,7 +4,6 @@
 
 namespace lace::sm90 {
 
-template void launch_backward<__nv_bfloat16, 64, BackwardMode::kQueries>(const BackwardParams&, int,
-                                                                         cudaStream_t);
+template BackwardKernel make_backward_kernel<__nv_bfloat16, 64, BackwardMode::kQueries>();
 
 }  // namespace lace::sm90

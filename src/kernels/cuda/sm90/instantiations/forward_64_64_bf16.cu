@@ -4,7 +4,6 @@
 
 namespace lace::sm90 {
 
-template void launch_forward<__nv_bfloat16, 64, 64, ForwardTiling::kStandard>(const ForwardParams&,
-                                                                              int, cudaStream_t);
+template ForwardKernel make_forward_kernel<__nv_bfloat16, 64, 64, ForwardTiling::kStandard>();
 
 }  // namespace lace::sm90

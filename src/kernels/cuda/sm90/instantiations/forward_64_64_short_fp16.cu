@@ -4,7 +4,6 @@
 
 namespace lace::sm90 {
 
-template void launch_forward<__half, 64, 64, ForwardTiling::kShort>(const ForwardParams&, int,
-                                                                    cudaStream_t);
+template ForwardKernel make_forward_kernel<__half, 64, 64, ForwardTiling::kShort>();
 
 }  // namespace lace::sm90
