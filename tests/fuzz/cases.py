@@ -28,7 +28,7 @@ class Profile:
     dtypes: list
     most_dim: int
     multiple: int  # of which head dims are
-    pairs: int  # most of batch · heads · q_len · k_len, but for a few cases
+    pairs: int  # most of batch · heads · q_len · k_len, but four times that for a few cases
     work: int  # most of pairs · head dims
     aligned: bool = False  # rows must begin at multiples of 16 bytes
     positive_scale: bool = False
@@ -37,10 +37,10 @@ class Profile:
 CPU = Profile("cpu", [torch.float32, torch.bfloat16, torch.float16], 512, 1, 200_000, 10_000_000)
 PROFILES = {
     "cuda_sm90": Profile(
-        "cuda", [torch.bfloat16, torch.float16], 128, 8, 16_000_000, 2_000_000_000, True, True
+        "cuda", [torch.bfloat16, torch.float16], 128, 8, 8_000_000, 1_000_000_000, True, True
     ),
     "cuda_portable": Profile(
-        "cuda", [torch.bfloat16, torch.float16], 256, 8, 8_000_000, 1_000_000_000
+        "cuda", [torch.bfloat16, torch.float16], 256, 8, 4_000_000, 500_000_000
     ),
     "cpu_avx512_bf16": CPU,
     "cpu_avx512": CPU,
@@ -345,7 +345,7 @@ def draw_case(kernel, seed, number, folder, small=False):
         profile = replace(profile, pairs=profile.pairs // 16, work=profile.work // 16)
     rng = random.Random(f"lace {kernel} {seed} {number}")
     large = rng.random() < 0.03
-    pairs = profile.pairs * 10 if large else log_uniform(rng, 1000, profile.pairs)
+    pairs = 4 * profile.pairs if large else log_uniform(rng, 1000, profile.pairs)
     q_len, k_len = draw_lengths(rng, pairs)
     most = min(MOST_HEADS, max(1, pairs // (q_len * k_len)))
     heads, kv_heads = draw_heads(rng, most)
