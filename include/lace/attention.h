@@ -12,8 +12,12 @@
 namespace lace {
 
 struct AttentionOptions {
-  std::optional<double> scale;  // default: 1 / √(head_dim of q)
-  bool deterministic = false;   // on a GPU: bitwise repeatable gradients, slower
+  // Default: 1 / √(head_dim of q). Finite, and but for float64 below 2^127 in size; there, less
+  // than 2^−126 counts as 0.
+  std::optional<double> scale;
+  // On a GPU: bitwise repeatable gradients, slower. Also where
+  // torch.use_deterministic_algorithms(True) asks for them.
+  bool deterministic = false;
 };
 
 // out = softmax(scale · q kᵀ, kept to the pattern's pairs) v

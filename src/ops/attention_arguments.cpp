@@ -54,6 +54,16 @@ void check_one(const char* op, const char* name, const at::Tensor& tensor, const
              dtype_name(tensor.scalar_type()), ", q has ", dtype_name(q.scalar_type()));
 }
 
+// The scale that kernels take: they compute in float32 but for float64, where one that is no normal
+// number changes no logit and counts as 0.
+double check_scale(const char* op, double scale, DType dtype) {
+  LACE_CHECK(std::isfinite(scale), "[", op, "] scale must be finite, got ", scale);
+  if (dtype == DType::kFloat64) return scale;
+  LACE_CHECK(std::abs(scale) < 0x1p127, "[", op, "] scale must be less than 2^127 in size, got ",
+             scale);
+  return std::abs(scale) < 0x1p-126 ? 0 : scale;
+}
+
 void check_equal(const char* op, const char* what, const char* name, int64_t value,
                  const char* other, int64_t expected) {
   LACE_CHECK(value == expected, "[", op, "] ", what, " of ", name, " is ", value, ", ", other,
@@ -103,11 +113,10 @@ AttentionArguments check_attention(const char* op, const at::Tensor& q, const at
              "] seq_len of q must be from 1 to that of k, got ", shape.q_len, " and ", shape.k_len);
   LACE_CHECK(shape.qk_dim >= 1 && shape.v_dim >= 1, "[", op, "] head_dim must be positive, got ",
              shape.qk_dim, " for q and ", shape.v_dim, " for v");
-  arguments.scale = scale.value_or(1 / std::sqrt(static_cast<double>(shape.qk_dim)));
+  arguments.scale = check_scale(
+      op, scale.value_or(1 / std::sqrt(static_cast<double>(shape.qk_dim))), shape.dtype);
   shape.aligned = is_aligned(q) && is_aligned(k) && is_aligned(v);
   shape.positive_scale = arguments.scale > 0;
-  LACE_CHECK(std::isfinite(arguments.scale), "[", op, "] scale must be finite, got ",
-             arguments.scale);
   return arguments;
 }
 

@@ -1,5 +1,6 @@
 #include "ops/torch_context.h"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <c10/core/Allocator.h>
 
@@ -33,7 +34,8 @@ const Executor& torch_executor() {
 Context make_torch_context(c10::Device device, bool deterministic) {
   Context context;
   context.executor = &torch_executor();
-  context.deterministic = deterministic;
+  // As torch.use_deterministic_algorithms asks, warn_only or not: there is a deterministic way.
+  context.deterministic = deterministic || at::globalContext().deterministicAlgorithms();
   context.stream = current_stream(device);
   c10::Allocator* allocator = c10::GetAllocator(device.type());
   context.allocate = [allocator](size_t bytes) {

@@ -1,12 +1,16 @@
 // A wrong argument is named before any work is done.
 
+#include <cmath>
 #include <functional>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/library.h>
 
 #include "lace/attention.h"
+
+#include "ops/torch_context.h"
 
 namespace lace {
 namespace {
@@ -48,8 +52,38 @@ TEST(AttentionArguments, EachRuleIsNamed) {
   EXPECT_EQ(error_of(at::Tensor(), q, q), "[attention] q is an undefined tensor");
   EXPECT_EQ(error_of(q, q, q, dense(), {.scale = std::nan("")}),
             "[attention] scale must be finite, got nan");
+  EXPECT_EQ(error_of(q, q, q, dense(), {.scale = 1e39}),
+            "[attention] scale must be less than 2^127 in size, got 1e+39");
+  EXPECT_EQ(error_of(q, q, q, dense(), {.scale = -INFINITY}),
+            "[attention] scale must be finite, got -inf");
   EXPECT_EQ(error_of(zeros({2, 4, 8, 0}), zeros({2, 4, 8, 0}), q),
             "[attention] head_dim must be positive, got 0 for q and 64 for v");
+}
+
+// Of float32's denormal numbers and what is smaller yet, kernels make 0 · ∞ of a dead pair.
+TEST(AttentionArguments, ScalesThatAreNoNormalNumbersCountAsZero) {
+  const at::Tensor q = at::randn({2, 4, 90, 16}).requires_grad_();
+  const auto run = [&](double scale) {
+    const at::Tensor out = attention(q, q, q, local(40), {.scale = scale});
+    return std::pair(out, torch::autograd::grad({out}, {q}, {at::ones_like(out)}).front());
+  };
+  const auto [out, gradient] = run(0);
+  EXPECT_TRUE(at::allclose(out.select(2, 39), q.slice(2, 0, 40).mean(2), 1e-5, 1e-6));
+  for (const double scale : {1e-46, -1e-46, 1e-40, -1e-39, 1e-300}) {
+    const auto [got, got_gradient] = run(scale);
+    EXPECT_TRUE(at::equal(got, out)) << scale;
+    EXPECT_TRUE(at::equal(got_gradient, gradient)) << scale;
+  }
+}
+
+TEST(AttentionArguments, TorchAsksForDeterminism) {
+  EXPECT_FALSE(ops::make_torch_context(at::kCPU, false).deterministic);
+  at::globalContext().setDeterministicAlgorithms(true, false);
+  EXPECT_TRUE(ops::make_torch_context(at::kCPU, false).deterministic);
+  at::globalContext().setDeterministicAlgorithms(true, true);  // warn_only
+  EXPECT_TRUE(ops::make_torch_context(at::kCPU, false).deterministic);
+  at::globalContext().setDeterministicAlgorithms(false, false);
+  EXPECT_TRUE(ops::make_torch_context(at::kCPU, true).deterministic);
 }
 
 TEST(AttentionArguments, PatternMustFitTheHeads) {

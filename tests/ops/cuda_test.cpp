@@ -159,6 +159,67 @@ TEST_F(CudaAttention, DeterministicRunsRepeatBitForBit) {
   }
 }
 
+// As torch.use_deterministic_algorithms(True) asks for, and as it is without.
+TEST_F(CudaAttention, HeedsTorchsDeterminism) {
+  const Pattern pattern = Pattern::parse("bidirectional(local(50) | global(2))");
+  std::vector<at::Tensor> inputs;
+  for (int x = 0; x < 3; ++x) inputs.push_back(random(4, 1500, 64).requires_grad_());
+  const at::Tensor dout = random(4, 1500, 64);
+  const auto run = [&](bool asked) {
+    at::globalContext().setDeterministicAlgorithms(asked, false);
+    const at::Tensor out = attention(inputs[0], inputs[1], inputs[2], pattern);
+    const at::Tensor dq = torch::autograd::grad({out}, inputs, {dout}).front();
+    at::globalContext().setDeterministicAlgorithms(false, false);
+    return dq;
+  };
+  const at::Tensor first = run(true), free = run(false);
+  bool free_differs = !at::equal(free, first);
+  for (int i = 0; i < 8; ++i) {
+    EXPECT_TRUE(at::equal(run(true), first));
+    free_differs |= !at::equal(run(false), free);
+  }
+  EXPECT_TRUE(free_differs) << "sums in free order are expected to differ somewhere";
+}
+
+TEST_F(CudaAttention, TinyScalesAverage) {
+  const at::Tensor q = random(2, 300, 64);
+  const at::Tensor want = attention(q.cpu().to(at::kDouble), q.cpu().to(at::kDouble),
+                                    q.cpu().to(at::kDouble), local(70), {.scale = 0});
+  for (const double scale : {0., 1e-46, -1e-46, 1e-40, 2e-38, -2e-38, 1e-30}) {
+    EXPECT_LT(relative_error(attention(q, q, q, local(70), {.scale = scale}), want), 5e-3) << scale;
+  }
+}
+
+// What rows hold that a query may not see is nothing to it, as long as it is finite.
+TEST_F(CudaAttention, UnseenRowsChangeNothing) {
+  for (const char* text : {"dense", "local(70) | strided(64)", "block(64) | summary(64, 8)"}) {
+    for (const int64_t dim : {64, 192}) {
+      SCOPED_TRACE(testing::Message() << text << ", head_dim " << dim);
+      std::vector<at::Tensor> inputs, padded;
+      for (int x = 0; x < 3; ++x) {
+        inputs.push_back(random(2, 300, dim));
+        padded.push_back(inputs.back().clone());
+        padded.back().slice(2, 201).fill_(x == 1 ? -1e15 : 1e15);
+      }
+      const at::Tensor dout = random(2, 300, dim);
+      dout.slice(2, 201).zero_();
+      const auto run = [&](std::vector<at::Tensor>& x) {
+        for (at::Tensor& input : x) input.requires_grad_();
+        AttentionOptions options;
+        options.deterministic = true;
+        const at::Tensor out = attention(x[0], x[1], x[2], Pattern::parse(text), options);
+        std::vector<at::Tensor> results = torch::autograd::grad({out}, x, {dout});
+        results.push_back(out);
+        return results;
+      };
+      const auto want = run(inputs), got = run(padded);
+      for (size_t i = 0; i < want.size(); ++i) {
+        EXPECT_TRUE(at::equal(got[i].slice(2, 0, 201), want[i].slice(2, 0, 201))) << i;
+      }
+    }
+  }
+}
+
 TEST_F(CudaAttention, SaysWhichKernelRuns) {
   const at::Tensor q = random(2, 100, 64), wide = random(2, 100, 192);
   // Above head_dim 128 there is the portable kernel only.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "kernels/cuda/cuda_check.h"
@@ -9,8 +10,6 @@
 
 namespace lace::cuda::portable {
 namespace {
-
-constexpr int64_t kMaxDim = 256;
 
 // How much of the tensors of some heads a section may keep in L2.
 constexpr int64_t kSectionBytes = 20 << 20;
@@ -20,8 +19,6 @@ constexpr int64_t kShareOfLongest = 4;
 // Others that an owner has on average, up to which dq is computed on its own: clearing, adding and
 // rounding sums would take longer than computing the scores twice.
 constexpr int64_t kFewOthers = 256;
-
-bool is_large(const AttentionShape& shape) { return shape.qk_dim > 128 || shape.v_dim > 128; }
 
 const Launchers& launchers(const AttentionShape& shape) {
   return shape.dtype == DType::kBFloat16 ? kBFloat16Launchers : kFloat16Launchers;
@@ -219,10 +216,7 @@ std::string unsupported(const AttentionShape& shape) {
   return "";
 }
 
-KernelTiles tiles(const AttentionShape& shape) {
-  if (is_large(shape)) return {{64, 64}, {64, 64}};
-  return {{128, 64}, {128, 64}};
-}
+KernelTiles tiles(const AttentionShape& shape) { return launchers(shape).tiles(shape); }
 
 void forward(const Context& context, const Plan& plan, const ForwardArgs& args) {
   check_tile(plan, tiles(args.shape).forward.owners);
@@ -233,8 +227,9 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   launch.plan = on_device.uploaded->view();
   launch.shape = shape;
   launch.negative = args.scale < 0;
-  // Far below what any logit shows, and no 0 · ∞ for the dead pairs.
-  launch.scale = static_cast<float>(std::max(std::fabs(args.scale), 1e-30)) * kLog2E;
+  // Of 0 a normal number that no logit shows: dead pairs would give 0 · ∞.
+  constexpr double kLeast = std::numeric_limits<float>::min();
+  launch.scale = static_cast<float>(std::max(std::fabs(args.scale), kLeast)) * kLog2E;
   launch.q = rows_of(args.q);
   launch.k = rows_of(args.k);
   launch.v = rows_of(args.v);

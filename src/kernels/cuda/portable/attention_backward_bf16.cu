@@ -6,4 +6,5 @@ template void launch_backward<__nv_bfloat16, BackwardMode::kKeysAlone>(BackwardL
                                                                        cudaStream_t);
 template void launch_backward<__nv_bfloat16, BackwardMode::kQueries>(BackwardLaunch, cudaStream_t);
 template int dq_width<__nv_bfloat16>(const AttentionShape&);
+template KernelTiles tiles_for<__nv_bfloat16>(const AttentionShape&);
 }  // namespace lace::cuda::portable

@@ -5,4 +5,5 @@ template void launch_backward<__half, BackwardMode::kKeys>(BackwardLaunch, cudaS
 template void launch_backward<__half, BackwardMode::kKeysAlone>(BackwardLaunch, cudaStream_t);
 template void launch_backward<__half, BackwardMode::kQueries>(BackwardLaunch, cudaStream_t);
 template int dq_width<__half>(const AttentionShape&);
+template KernelTiles tiles_for<__half>(const AttentionShape&);
 }  // namespace lace::cuda::portable

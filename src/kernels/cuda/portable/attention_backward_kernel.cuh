@@ -78,98 +78,131 @@ __device__ void add_dq(SmemTile<64> changes, SmemTile<kDim> keys, const int32_t*
   }
 }
 
+// A block: a tile of owners of one head, or part of its columns. All threads call each function.
 template <typename T, BackwardMode kMode, int kDim0, int kDim1>
-__global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
-                                  BackwardConfig<kMode, kDim0, kDim1>::kBlocks)
-    backward_kernel(const __grid_constant__ BackwardLaunch launch) {
+struct BackwardBlock {
   using Config = BackwardConfig<kMode, kDim0, kDim1>;
-  constexpr bool kKeys = Config::kOwnersAreKeys;
-  constexpr int kOwners = Config::kOwners, kChunk = Config::kChunk, kThreads = Config::kThreads;
-  constexpr int kRowTiles = Config::kRowTiles, kColumns = Config::kColumns;
-  constexpr int kColumnTiles = kColumns / 8, kParts = Config::kParts;
-  constexpr int kSumDim0 = kDim0 / kParts, kSumDim1 = kKeys ? kDim1 / kParts : 16;
-  const AttentionShape& shape = launch.shape;
-  const int ratio = static_cast<int>(shape.heads / shape.kv_heads);
-  const auto query_head = [&](int head) { return kKeys ? head * ratio + launch.member : head; };
-  const BlockTask task = task_of_block(launch.space, launch.plan, kParts, query_head);
-  if (task.tile == nullptr) return;
-  const int batch = task.batch, owner_head = task.head, part = task.part;
-  const int first_head = query_head(owner_head);
+  using Memory = typename Config::Memory;
+  static constexpr bool kKeys = Config::kOwnersAreKeys;
+  static constexpr int kOwners = Config::kOwners, kChunk = Config::kChunk;
+  static constexpr int kThreads = Config::kThreads, kParts = Config::kParts;
+  static constexpr int kRowTiles = Config::kRowTiles, kColumns = Config::kColumns;
+  static constexpr int kColumnTiles = kColumns / 8;
+  static constexpr int kSumDim0 = kDim0 / kParts, kSumDim1 = kKeys ? kDim1 / kParts : 16;
+  using Scores = float[kRowTiles][kColumnTiles][4];
+  using Packed = uint32_t[kRowTiles][kColumnTiles / 2][4];
 
-  extern __shared__ __align__(128) unsigned char smem[];
-  const SmemTile<kDim0> x0_tile{smem_address(smem)};
-  const SmemTile<kDim1> x1_tile{x0_tile.base + 2 * kOwners * kDim0};
-  const uint32_t changes_base = x0_tile.base + Config::kOwnerBytes;
-  const uint32_t stages_base = changes_base + launch.buffers.changes * Config::kChangesBytes;
-  auto& memory = *reinterpret_cast<typename Config::Memory*>(
-      smem + Config::smem_bytes(launch.buffers) - sizeof(typename Config::Memory));
-  const int64_t owner_len = kKeys ? shape.k_len : shape.q_len;
-  TileWalk walk(memory.walk, launch.plan, kKeys ? shape.q_len : shape.k_len);
+  // What is read of one query head.
+  struct Member {
+    const T *y0, *y1;
+    const RowStatistics* statistics;
+    float* dq_sums;
+  };
 
-  const int dim0 = static_cast<int>(shape.qk_dim), dim1 = static_cast<int>(shape.v_dim);
-  const int lane = static_cast<int>(threadIdx.x) & 31;
-  const int first_row = static_cast<int>(threadIdx.x) / 32 * 16 * kRowTiles;
-
+  const BackwardLaunch& launch;
+  const BlockTask& task;
+  Memory& memory;
+  TileWalk<decltype(Memory::walk)> walk;
+  SmemTile<kDim0> x0_tile;
+  SmemTile<kDim1> x1_tile;
+  uint32_t changes_base, stages_base;
+  const int dim0, dim1;
+  const int lane, first_row;  // the first of this warp's rows
+  Member member{};
+  RowStatistics own[kRowTiles][2] = {};  // where owners are queries, of this thread's rows
   float sum0[kRowTiles][kSumDim0 / 8][4] = {};
   float sum1[kRowTiles][kSumDim1 / 8][4] = {};
-  for (int member = 0; member < launch.members; member++) {
-    const int head = first_head + member;
-    const int other_head = kKeys ? head : head / ratio;
-    const T* y0 = launch.y0.template head<T>(batch, other_head);
-    const T* y1 = launch.y1.template head<T>(batch, other_head);
-    const int64_t query_rows = (batch * shape.heads + head) * shape.q_len;
-    const RowStatistics* statistics = launch.statistics + query_rows;
-    const auto load_chunk = [&](int slot, int stage) {
-      const int32_t* positions = memory.walk.others[slot];
-      const uint32_t base = stages_base + stage * Config::kStageBytes;
-      load_rows<kDim0, kChunk, kThreads>(SmemTile<kDim0>{base}, positions, y0, launch.y0, dim0);
-      load_rows<kDim1, kChunk, kThreads>(SmemTile<kDim1>{base + 2 * kChunk * kDim0}, positions, y1,
-                                         launch.y1, dim1);
-      if (kKeys && threadIdx.x < kChunk) {
-        const int32_t row = positions[threadIdx.x];
-        copy_async_8(smem_address(&memory.statistics[stage][threadIdx.x]), statistics + max(row, 0),
-                     row >= 0);
-      }
-    };
 
-    if (member > 0) __syncthreads();
-    walk.begin(task.tile->source, owner_len, Config::kSlots - 1);
-    __syncthreads();
-    if (member == 0) {
-      load_rows<kDim0, kOwners, kThreads>(x0_tile, memory.walk.owners,
-                                          launch.x0.template head<T>(batch, owner_head), launch.x0,
-                                          dim0);
-      load_rows<kDim1, kOwners, kThreads>(x1_tile, memory.walk.owners,
-                                          launch.x1.template head<T>(batch, owner_head), launch.x1,
-                                          dim1);
+  __device__ BackwardBlock(const BackwardLaunch& of, const BlockTask& tile, unsigned char* smem)
+      : launch(of),
+        task(tile),
+        memory(*reinterpret_cast<Memory*>(smem + Config::smem_bytes(of.buffers) - sizeof(Memory))),
+        walk(memory.walk, of.plan, kKeys ? of.shape.q_len : of.shape.k_len),
+        x0_tile{smem_address(smem)},
+        x1_tile{x0_tile.base + 2 * kOwners * kDim0},
+        changes_base(x0_tile.base + Config::kOwnerBytes),
+        stages_base(changes_base + of.buffers.changes * Config::kChangesBytes),
+        dim0(static_cast<int>(of.shape.qk_dim)),
+        dim1(static_cast<int>(of.shape.v_dim)),
+        lane(static_cast<int>(threadIdx.x) & 31),
+        first_row(static_cast<int>(threadIdx.x) / 32 * 16 * kRowTiles) {}
+
+  // The first query head of the launch's head.
+  static __device__ int query_head(const BackwardLaunch& launch, int head) {
+    const int ratio = static_cast<int>(launch.shape.heads / launch.shape.kv_heads);
+    return kKeys ? head * ratio + launch.member : head;
+  }
+  __device__ int64_t owner_len() const { return kKeys ? launch.shape.k_len : launch.shape.q_len; }
+  __device__ bool delays_dq() const { return Config::kAddsDq && launch.buffers.changes == 2; }
+  __device__ SmemTile<64> changes_at(int step) const {
+    const int buffer = delays_dq() ? step & 1 : 0;
+    return {changes_base + buffer * Config::kChangesBytes};
+  }
+  __device__ SmemTile<kDim0> y0_at(int stage) const {
+    return {stages_base + stage * Config::kStageBytes};
+  }
+  __device__ SmemTile<kDim1> y1_at(int stage) const {
+    return {y0_at(stage).base + 2 * kChunk * kDim0};
+  }
+
+  __device__ void choose_member(int index) {
+    const AttentionShape& shape = launch.shape;
+    const int head = query_head(launch, task.head) + index;
+    const int other_head = kKeys ? head : head / static_cast<int>(shape.heads / shape.kv_heads);
+    const int64_t query_rows = (task.batch * shape.heads + head) * shape.q_len;
+    member = {launch.y0.template head<T>(task.batch, other_head),
+              launch.y1.template head<T>(task.batch, other_head), launch.statistics + query_rows,
+              Config::kAddsDq ? launch.dq_sums + query_rows * kDim0 : nullptr};
+  }
+
+  __device__ void load_owners() {
+    load_rows<kDim0, kOwners, kThreads>(x0_tile, memory.walk.owners,
+                                        launch.x0.template head<T>(task.batch, task.head),
+                                        launch.x0, dim0);
+    load_rows<kDim1, kOwners, kThreads>(x1_tile, memory.walk.owners,
+                                        launch.x1.template head<T>(task.batch, task.head),
+                                        launch.x1, dim1);
+  }
+  __device__ void load_chunk(int slot, int stage) {
+    const int32_t* positions = memory.walk.others[slot];
+    load_rows<kDim0, kChunk, kThreads>(y0_at(stage), positions, member.y0, launch.y0, dim0);
+    load_rows<kDim1, kChunk, kThreads>(y1_at(stage), positions, member.y1, launch.y1, dim1);
+    if (kKeys && threadIdx.x < kChunk) {
+      const int32_t row = positions[threadIdx.x];
+      copy_async_8(smem_address(&memory.statistics[stage][threadIdx.x]),
+                   member.statistics + max(row, 0), row >= 0);
     }
+  }
+  __device__ void add_chunk(int slot, int step) {
+    if constexpr (Config::kAddsDq) {
+      add_dq<T, Config::kWarps, kOwners>(changes_at(step), x0_tile, memory.walk.others[slot],
+                                         member.dq_sums, lane);
+    }
+  }
+
+  // Asks for the owners, if this is the first query head, and for the first chunk.
+  __device__ void start(int index) {
+    if (index > 0) __syncthreads();
+    walk.begin(task.tile->source, owner_len(), Config::kSlots - 1);
+    __syncthreads();
+    if (index == 0) load_owners();
     walk.advance(Config::kSlots - 1, 0);
     __syncthreads();
     if (walk.valid(0)) load_chunk(0, 0);
     walk.advance(0, 1);
-    RowStatistics own[kRowTiles][2] = {};
-    if (!kKeys) {
+    if (kKeys) return;
 #pragma unroll
-      for (int r = 0; r < kRowTiles; r++) {
+    for (int r = 0; r < kRowTiles; r++) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const int32_t row = memory.walk.owners[first_row + 16 * r + 8 * half + lane / 4];
-          if (row >= 0) own[r][half] = statistics[row];
-        }
+      for (int half = 0; half < 2; half++) {
+        const int32_t row = memory.walk.owners[first_row + 16 * r + 8 * half + lane / 4];
+        own[r][half] = row >= 0 ? member.statistics[row] : RowStatistics{};
       }
     }
+  }
 
-    const bool delays_dq = Config::kAddsDq && launch.buffers.changes == 2;
-    const auto changes_at = [&](int step) {
-      const int buffer = delays_dq ? step & 1 : 0;
-      return SmemTile<64>{changes_base + buffer * Config::kChangesBytes};
-    };
-    const auto add_chunk = [&](int slot, int step) {
-      if constexpr (Config::kAddsDq) {
-        add_dq<T, Config::kWarps, kOwners>(changes_at(step), x0_tile, memory.walk.others[slot],
-                                           launch.dq_sums + query_rows * kDim0, lane);
-      }
-    };
+  // All chunks of others of one query head.
+  __device__ void run() {
     int slot = 0, before = 0;
     for (int step = 0; walk.valid(slot); step++) {
       const int next = (slot + 1) % Config::kSlots;
@@ -178,74 +211,12 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
       __syncthreads();
       if (launch.buffers.stages == 2 && walk.valid(next)) load_chunk(next, stage ^ 1);
       walk.advance(next, (next + 1) % Config::kSlots);
-      if (delays_dq && step > 0) add_chunk(before, step - 1);
-      const SmemTile<64> changes_tile = changes_at(step);
-      const SmemTile<kDim0> y0_tile{stages_base + stage * Config::kStageBytes};
-      const SmemTile<kDim1> y1_tile{y0_tile.base + 2 * kChunk * kDim0};
-
+      if (delays_dq() && step > 0) add_chunk(before, step - 1);
 #pragma unroll 1
       for (int first = 0; first < kChunk; first += kColumns) {
-        const Live live =
-            walk.template live_pairs<16 * kRowTiles, kColumns>(slot, first_row, first, lane);
-        uint32_t packed[kRowTiles][kColumnTiles / 2][4] = {};
-        const auto store_changes = [&] {
-          if constexpr (Config::kAddsDq) {
-#pragma unroll
-            for (int r = 0; r < kRowTiles; r++) {
-#pragma unroll
-              for (int j = 0; j < kColumnTiles; j++) {
-                const int row = first_row + 16 * r + lane / 4, index = first / 8 + j;
-                changes_tile.store_pair(row, index, lane, packed[r][j / 2][2 * (j & 1)]);
-                changes_tile.store_pair(row + 8, index, lane, packed[r][j / 2][2 * (j & 1) + 1]);
-              }
-            }
-          }
-        };
-        if (live == Live::kNone) {
-          store_changes();
-          continue;
-        }
-        const auto statistics_of = [&](int r, int j, int t) {
-          return kKeys ? memory.statistics[stage][first + 8 * j + 2 * (lane & 3) + (t & 1)]
-                       : own[r][t >> 1];
-        };
-        float p[kRowTiles][kColumnTiles][4] = {};
-        add_scores<T>(p, x0_tile, first_row, y0_tile, first, lane);
-#pragma unroll
-        for (int r = 0; r < kRowTiles; r++) {
-#pragma unroll
-          for (int j = 0; j < kColumnTiles; j++) {
-#pragma unroll
-            for (int t = 0; t < 4; t++) {
-              p[r][j][t] = exp2f(fmaf(p[r][j][t], launch.scale_log2, -statistics_of(r, j, t).lse));
-            }
-          }
-          if (live == Live::kSome) {
-            walk.template for_dead<kColumnTiles>(slot, first_row + 16 * r + lane / 4, first, lane,
-                                                 [&](int j, int t) { p[r][j][t] = 0; });
-          }
-        }
-        if constexpr (kKeys) {
-          pack_left<T>(packed, p);
-          add_weighted<T>(sum1, packed, y1_tile, first, part * kSumDim1 / 8, lane);
-        }
-        float ds[kRowTiles][kColumnTiles][4] = {};
-        add_scores<T>(ds, x1_tile, first_row, y1_tile, first, lane);
-#pragma unroll
-        for (int r = 0; r < kRowTiles; r++) {
-#pragma unroll
-          for (int j = 0; j < kColumnTiles; j++) {
-#pragma unroll
-            for (int t = 0; t < 4; t++) {
-              ds[r][j][t] = p[r][j][t] * (ds[r][j][t] - statistics_of(r, j, t).delta);
-            }
-          }
-        }
-        pack_left<T>(packed, ds);
-        store_changes();
-        add_weighted<T>(sum0, packed, y0_tile, first, part * kSumDim0 / 8, lane);
+        take_columns(slot, stage, first, changes_at(step));
       }
-      const bool adds_now = Config::kAddsDq && (!delays_dq || !walk.valid(next));
+      const bool adds_now = Config::kAddsDq && (!delays_dq() || !walk.valid(next));
       if (launch.buffers.stages == 1 || adds_now) __syncthreads();
       if (launch.buffers.stages == 1 && walk.valid(next)) load_chunk(next, 0);
       if (adds_now) add_chunk(slot, step);
@@ -253,12 +224,83 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
     }
   }
 
-  // Gradients leave through the owners' tiles, which nobody reads any more.
-  const int64_t owner_heads = kKeys ? shape.kv_heads : shape.heads;
-  const int64_t head_rows = (batch * owner_heads + owner_head) * owner_len;
-  const auto write = [&]<int kSumDim>(const auto& sum, SmemTile<kSumDim> tile, int dim, float scale,
-                                      const Rows& to, float* partial) {
-    const int begin = part * kSumDim;
+  __device__ RowStatistics statistics_of(int stage, int first, int r, int j, int t) const {
+    return kKeys ? memory.statistics[stage][first + 8 * j + 2 * (lane & 3) + (t & 1)]
+                 : own[r][t >> 1];
+  }
+
+  // kColumns others of a chunk, from `first` on: their part of the sums, and of `changes`.
+  __device__ void take_columns(int slot, int stage, int first, SmemTile<64> changes) {
+    const Live live =
+        walk.template live_pairs<16 * kRowTiles, kColumns>(slot, first_row, first, lane);
+    Packed packed = {};
+    if (live == Live::kNone) return store_changes(changes, first, packed);
+    Scores p = {};
+    add_scores<T>(p, x0_tile, first_row, y0_at(stage), first, lane);
+    weigh(p, slot, stage, first, live);
+    if constexpr (kKeys) {
+      pack_left<T>(packed, p);
+      add_weighted<T>(sum1, packed, y1_at(stage), first, task.part * kSumDim1 / 8, lane);
+    }
+    Scores ds = {};
+    add_scores<T>(ds, x1_tile, first_row, y1_at(stage), first, lane);
+#pragma unroll
+    for (int r = 0; r < kRowTiles; r++) {
+#pragma unroll
+      for (int j = 0; j < kColumnTiles; j++) {
+#pragma unroll
+        for (int t = 0; t < 4; t++) {
+          ds[r][j][t] = p[r][j][t] * (ds[r][j][t] - statistics_of(stage, first, r, j, t).delta);
+        }
+      }
+    }
+    pack_left<T>(packed, ds);
+    store_changes(changes, first, packed);
+    add_weighted<T>(sum0, packed, y0_at(stage), first, task.part * kSumDim0 / 8, lane);
+  }
+
+  // Scores become weights.
+  __device__ void weigh(Scores& p, int slot, int stage, int first, Live live) {
+#pragma unroll
+    for (int r = 0; r < kRowTiles; r++) {
+#pragma unroll
+      for (int j = 0; j < kColumnTiles; j++) {
+#pragma unroll
+        for (int t = 0; t < 4; t++) {
+          p[r][j][t] =
+              exp2f(fmaf(p[r][j][t], launch.scale_log2, -statistics_of(stage, first, r, j, t).lse));
+        }
+      }
+      if (live == Live::kSome) {
+        walk.template for_dead<kColumnTiles>(slot, first_row + 16 * r + lane / 4, first, lane,
+                                             [&](int j, int t) { p[r][j][t] = 0; });
+      }
+    }
+  }
+
+  // dS for dq.
+  __device__ void store_changes(SmemTile<64> changes, int first, const Packed& packed) {
+    if constexpr (Config::kAddsDq) {
+#pragma unroll
+      for (int r = 0; r < kRowTiles; r++) {
+#pragma unroll
+        for (int j = 0; j < kColumnTiles; j++) {
+          const int row = first_row + 16 * r + lane / 4, index = first / 8 + j;
+          changes.store_pair(row, index, lane, packed[r][j / 2][2 * (j & 1)]);
+          changes.store_pair(row + 8, index, lane, packed[r][j / 2][2 * (j & 1) + 1]);
+        }
+      }
+    }
+  }
+
+  // A gradient leaves through a tile of the owners, which nobody reads any more. partial: of the
+  // head's rows.
+  template <int kSumDim>
+  __device__ void write(const float (&sum)[kRowTiles][kSumDim / 8][4], SmemTile<kSumDim> tile,
+                        int dim, float scale, const Rows& to, float* partial) {
+    const int begin = task.part * kSumDim;
+    const int64_t owner_heads = kKeys ? launch.shape.kv_heads : launch.shape.heads;
+    const int64_t head_rows = (task.batch * owner_heads + task.head) * owner_len();
 #pragma unroll
     for (int r = 0; r < kRowTiles; r++) {
 #pragma unroll
@@ -286,17 +328,39 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
     __syncthreads();
     // A later pass or launch stores the rows that it finishes once more.
     if (!launch.last || is_left(launch.space, task)) return;
-    store_rows<kSumDim, kOwners, kThreads>(
-        tile, memory.walk.owners, to.template head<T>(batch, owner_head) + begin, to, dim - begin);
-  };
-  wait_copies();
-  wait_for_passes(launch.space, task, kParts);
-  __syncthreads();
-  write(sum0, SmemTile<kSumDim0>{x0_tile.base}, dim0, launch.scale, launch.d0, launch.partial0);
-  if constexpr (kKeys) {
-    write(sum1, SmemTile<kSumDim1>{x1_tile.base}, dim1, 1.0f, launch.d1, launch.partial1);
+    store_rows<kSumDim, kOwners, kThreads>(tile, memory.walk.owners,
+                                           to.template head<T>(task.batch, task.head) + begin, to,
+                                           dim - begin);
   }
-  tell_done(launch.space, task);
+
+  __device__ void finish() {
+    wait_copies();
+    wait_for_passes(launch.space, task, kParts);
+    __syncthreads();
+    write(sum0, SmemTile<kSumDim0>{x0_tile.base}, dim0, launch.scale, launch.d0, launch.partial0);
+    if constexpr (kKeys) {
+      write(sum1, SmemTile<kSumDim1>{x1_tile.base}, dim1, 1.0f, launch.d1, launch.partial1);
+    }
+    tell_done(launch.space, task);
+  }
+};
+
+template <typename T, BackwardMode kMode, int kDim0, int kDim1>
+__global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
+                                  BackwardConfig<kMode, kDim0, kDim1>::kBlocks)
+    backward_kernel(const __grid_constant__ BackwardLaunch launch) {
+  using Block = BackwardBlock<T, kMode, kDim0, kDim1>;
+  const BlockTask task = task_of_block(launch.space, launch.plan, Block::kParts,
+                                       [&](int head) { return Block::query_head(launch, head); });
+  if (task.tile == nullptr) return;
+  extern __shared__ __align__(128) unsigned char smem[];
+  Block block(launch, task, smem);
+  for (int index = 0; index < launch.members; index++) {
+    block.choose_member(index);
+    block.start(index);
+    block.run();
+  }
+  block.finish();
 }
 
 }  // namespace lace::cuda::portable

@@ -77,64 +77,83 @@ struct OnlineSoftmax {
   }
 };
 
+// A block: a tile of queries of one head. All threads call each function.
 template <typename T, int kQkDim, int kVDim>
-__global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
-                                  ForwardConfig<kQkDim, kVDim>::kBlocks)
-    forward_kernel(const __grid_constant__ ForwardLaunch launch) {
+struct ForwardBlock {
   using Config = ForwardConfig<kQkDim, kVDim>;
-  constexpr int kRowTiles = Config::kRowTiles, kOwners = Config::kOwners, kChunk = Config::kChunk;
-  constexpr int kThreads = Config::kThreads, kColumnTiles = kChunk / 8;
-  const BlockTask task = task_of_block(launch.space, launch.plan, 1, [](int head) { return head; });
-  if (task.tile == nullptr) return;
-  const int batch = task.batch, head = task.head;
+  using Memory = WalkMemory<Config::kOwners, Config::kChunk>;
+  static constexpr int kRowTiles = Config::kRowTiles, kOwners = Config::kOwners;
+  static constexpr int kChunk = Config::kChunk, kThreads = Config::kThreads;
+  static constexpr int kColumnTiles = kChunk / 8;
+  using Logits = float[kRowTiles][kColumnTiles][4];
 
-  extern __shared__ __align__(128) unsigned char smem[];
-  const SmemTile<kQkDim> q_tile{smem_address(smem)};
-  const SmemTile<kQkDim> k_tile{q_tile.base + 2 * kOwners * kQkDim};
-  const SmemTile<kVDim> v_tile{k_tile.base + 2 * kChunk * kQkDim};
-  auto& memory = *reinterpret_cast<WalkMemory<kOwners, kChunk>*>(smem + Config::kTileBytes);
-  TileWalk walk(memory, launch.plan, launch.shape.k_len);
-
-  const int kv_head = head / static_cast<int>(launch.shape.heads / launch.shape.kv_heads);
-  const T* k = launch.k.head<T>(batch, kv_head);
-  const T* v = launch.v.head<T>(batch, kv_head);
-  const int qk_dim = static_cast<int>(launch.shape.qk_dim);
-  const int v_dim = static_cast<int>(launch.shape.v_dim);
-  const int lane = static_cast<int>(threadIdx.x) & 31;
-  const int first_row = static_cast<int>(threadIdx.x) / 32 * 16 * kRowTiles;
-  const int64_t head_rows = (batch * launch.shape.heads + head) * launch.shape.q_len;
-
-  walk.begin(task.tile->source, launch.shape.q_len, 2);
-  __syncthreads();
-  load_rows<kQkDim, kOwners, kThreads>(q_tile, memory.owners, launch.q.head<T>(batch, head),
-                                       launch.q, qk_dim);
-  walk.advance(2, 0);
-  __syncthreads();
-  if (walk.valid(0)) {
-    load_rows<kQkDim, kChunk, kThreads>(k_tile, memory.others[0], k, launch.k, qk_dim);
-  }
-
+  const ForwardLaunch& launch;
+  const BlockTask& task;
+  Memory& memory;
+  TileWalk<Memory> walk;
+  SmemTile<kQkDim> q_tile, k_tile;
+  SmemTile<kVDim> v_tile;
+  const int qk_dim, v_dim;
+  const int lane, first_row;  // the first of this warp's rows
+  const T *k, *v;             // of the key head
   float out[kRowTiles][kVDim / 8][4] = {};
   OnlineSoftmax<kRowTiles> softmax;
 
-  for (int slot = 0; walk.valid(slot); slot ^= 1) {
-    wait_copies();
-    __syncthreads();
-    load_rows<kVDim, kChunk, kThreads>(v_tile, memory.others[slot], v, launch.v, v_dim);
-    walk.advance(slot, slot ^ 1);
+  __device__ ForwardBlock(const ForwardLaunch& of, const BlockTask& tile, unsigned char* smem)
+      : launch(of),
+        task(tile),
+        memory(*reinterpret_cast<Memory*>(smem + Config::kTileBytes)),
+        walk(memory, of.plan, of.shape.k_len),
+        q_tile{smem_address(smem)},
+        k_tile{q_tile.base + 2 * kOwners * kQkDim},
+        v_tile{k_tile.base + 2 * kChunk * kQkDim},
+        qk_dim(static_cast<int>(of.shape.qk_dim)),
+        v_dim(static_cast<int>(of.shape.v_dim)),
+        lane(static_cast<int>(threadIdx.x) & 31),
+        first_row(static_cast<int>(threadIdx.x) / 32 * 16 * kRowTiles) {
+    const int kv_head = tile.head / static_cast<int>(of.shape.heads / of.shape.kv_heads);
+    k = of.k.head<T>(tile.batch, kv_head);
+    v = of.v.head<T>(tile.batch, kv_head);
+  }
 
-    const Live live = walk.template live_pairs<16 * kRowTiles, kChunk>(slot, first_row, 0, lane);
-    float logits[kRowTiles][kColumnTiles][4] = {};
-    if (live != Live::kNone) {
-      add_scores<T>(logits, q_tile, first_row, k_tile, 0, lane);
+  __device__ void load_keys(int slot) {
+    load_rows<kQkDim, kChunk, kThreads>(k_tile, memory.others[slot], k, launch.k, qk_dim);
+  }
+
+  // Asks for the queries and the first keys.
+  __device__ void start() {
+    walk.begin(task.tile->source, launch.shape.q_len, 2);
+    __syncthreads();
+    load_rows<kQkDim, kOwners, kThreads>(q_tile, memory.owners,
+                                         launch.q.head<T>(task.batch, task.head), launch.q, qk_dim);
+    walk.advance(2, 0);
+    __syncthreads();
+    if (walk.valid(0)) load_keys(0);
+  }
+
+  // All chunks of keys.
+  __device__ void run() {
+    for (int slot = 0; walk.valid(slot); slot ^= 1) {
+      wait_copies();
+      __syncthreads();
+      load_rows<kVDim, kChunk, kThreads>(v_tile, memory.others[slot], v, launch.v, v_dim);
+      walk.advance(slot, slot ^ 1);
+
+      const Live live = walk.template live_pairs<16 * kRowTiles, kChunk>(slot, first_row, 0, lane);
+      Logits logits = {};
+      if (live != Live::kNone) {
+        add_scores<T>(logits, q_tile, first_row, k_tile, 0, lane);
+      }
+      wait_copies();
+      __syncthreads();
+      if (walk.valid(slot ^ 1)) load_keys(slot ^ 1);
+      if (live != Live::kNone) weigh(logits, slot, live);
     }
     wait_copies();
-    __syncthreads();
-    if (walk.valid(slot ^ 1)) {
-      load_rows<kQkDim, kChunk, kThreads>(k_tile, memory.others[slot ^ 1], k, launch.k, qk_dim);
-    }
-    if (live == Live::kNone) continue;
+  }
 
+  // Logits become weights, which meet the values.
+  __device__ void weigh(Logits& logits, int slot, Live live) {
 #pragma unroll
     for (int r = 0; r < kRowTiles; r++) {
       if (launch.negative) {
@@ -155,62 +174,86 @@ __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
     add_weighted<T>(out, weights, v_tile, 0, 0, lane);
   }
 
-  wait_copies();
-  wait_for_passes(launch.space, task, 1);
-  const SmemTile<kVDim> out_tile{q_tile.base};
-  __syncthreads();  // the tiles are read
+  // What passes before left of a row is joined like one key, whose logit is their log-sum-exp.
+  __device__ void join(int r, int half, float left_lse, const float* partial) {
+    const float lse = left_lse * kLog2E;
+    const float top = fmaxf(softmax.row_max[r][half], lse);
+    const float origin = top == -INFINITY ? 0 : top;
+    const float factor = exp2f(softmax.row_max[r][half] - origin);
+    const float weight = exp2f(lse - origin);
+    softmax.row_max[r][half] = top;
+    softmax.row_sum[r][half] = softmax.row_sum[r][half] * factor + ((lane & 3) == 0 ? weight : 0);
 #pragma unroll
-  for (int r = 0; r < kRowTiles; r++) {
+    for (int j = 0; j < kVDim / 8; j++) {
+      const int column = 8 * j + 2 * (lane & 3);
+      if (column >= v_dim) continue;
+      const float2 pair = __ldcg(reinterpret_cast<const float2*>(partial + column));
+      out[r][j][2 * half] = out[r][j][2 * half] * factor + pair.x * weight;
+      out[r][j][2 * half + 1] = out[r][j][2 * half + 1] * factor + pair.y * weight;
+    }
+  }
+
+  // Joins passes, and leaves each row's result in the tile of the queries, which are read by then.
+  __device__ void finish_rows() {
+    const SmemTile<kVDim> out_tile{q_tile.base};
+    const int64_t head_rows = (task.batch * launch.shape.heads + task.head) * launch.shape.q_len;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int in_tile = first_row + 16 * r + 8 * half + lane / 4;
-      const int32_t row = memory.owners[in_tile];
-      float* partial = launch.partial + (head_rows + row) * v_dim;
-      if (row >= 0 && has_earlier(launch.space, task, in_tile)) {
-        // What passes before left is joined like one key, whose logit is their log-sum-exp.
-        const float lse = __ldcg(launch.lse + head_rows + row) * kLog2E;
-        const float top = fmaxf(softmax.row_max[r][half], lse);
-        const float origin = top == -INFINITY ? 0 : top;
-        const float factor = exp2f(softmax.row_max[r][half] - origin);
-        const float weight = exp2f(lse - origin);
-        softmax.row_max[r][half] = top;
-        softmax.row_sum[r][half] =
-            softmax.row_sum[r][half] * factor + ((lane & 3) == 0 ? weight : 0);
+    for (int r = 0; r < kRowTiles; r++) {
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const int in_tile = first_row + 16 * r + 8 * half + lane / 4;
+        const int32_t row = memory.owners[in_tile];
+        float* partial = launch.partial + (head_rows + row) * v_dim;
+        if (row >= 0 && has_earlier(launch.space, task, in_tile)) {
+          join(r, half, __ldcg(launch.lse + head_rows + row), partial);
+        }
+        __syncwarp();  // the rows of a quad are together again
+        float sum = softmax.row_sum[r][half];
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        const float factor = sum > 0 ? 1 / sum : 0;
+        const bool later = row >= 0 && has_later(launch.space, task, in_tile);
+        if (row >= 0 && (lane & 3) == 0) {
+          launch.lse[head_rows + row] =
+              sum > 0 ? (softmax.row_max[r][half] + log2f(sum)) / kLog2E : -INFINITY;
+        }
 #pragma unroll
         for (int j = 0; j < kVDim / 8; j++) {
+          const float low = out[r][j][2 * half] * factor, high = out[r][j][2 * half + 1] * factor;
+          out_tile.store_pair(in_tile, j, lane, pack<T>(low, high));
           const int column = 8 * j + 2 * (lane & 3);
-          if (column >= v_dim) continue;
-          const float2 pair = __ldcg(reinterpret_cast<const float2*>(partial + column));
-          out[r][j][2 * half] = out[r][j][2 * half] * factor + pair.x * weight;
-          out[r][j][2 * half + 1] = out[r][j][2 * half + 1] * factor + pair.y * weight;
+          if (later && column < v_dim) *reinterpret_cast<float2*>(partial + column) = {low, high};
         }
-      }
-      __syncwarp();  // the rows of a quad are together again
-      float sum = softmax.row_sum[r][half];
-      sum += __shfl_xor_sync(~0u, sum, 1);
-      sum += __shfl_xor_sync(~0u, sum, 2);
-      const float factor = sum > 0 ? 1 / sum : 0;
-      const bool later = row >= 0 && has_later(launch.space, task, in_tile);
-      if (row >= 0 && (lane & 3) == 0) {
-        launch.lse[head_rows + row] =
-            sum > 0 ? (softmax.row_max[r][half] + log2f(sum)) / kLog2E : -INFINITY;
-      }
-#pragma unroll
-      for (int j = 0; j < kVDim / 8; j++) {
-        const float low = out[r][j][2 * half] * factor, high = out[r][j][2 * half + 1] * factor;
-        out_tile.store_pair(in_tile, j, lane, pack<T>(low, high));
-        const int column = 8 * j + 2 * (lane & 3);
-        if (later && column < v_dim) *reinterpret_cast<float2*>(partial + column) = {low, high};
       }
     }
   }
-  __syncthreads();
-  // A later pass stores the rows that it finishes once more.
-  if (!is_left(launch.space, task)) {
-    store_rows<kVDim, kOwners, kThreads>(out_tile, memory.owners, launch.out.head<T>(batch, head),
-                                         launch.out, v_dim);
+
+  __device__ void finish() {
+    wait_for_passes(launch.space, task, 1);
+    __syncthreads();  // the tiles are read
+    finish_rows();
+    __syncthreads();
+    // A later pass stores the rows that it finishes once more.
+    if (!is_left(launch.space, task)) {
+      store_rows<kVDim, kOwners, kThreads>(SmemTile<kVDim>{q_tile.base}, memory.owners,
+                                           launch.out.head<T>(task.batch, task.head), launch.out,
+                                           v_dim);
+    }
+    tell_done(launch.space, task);
   }
-  tell_done(launch.space, task);
+};
+
+template <typename T, int kQkDim, int kVDim>
+__global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
+                                  ForwardConfig<kQkDim, kVDim>::kBlocks)
+    forward_kernel(const __grid_constant__ ForwardLaunch launch) {
+  const BlockTask task = task_of_block(launch.space, launch.plan, 1, [](int head) { return head; });
+  if (task.tile == nullptr) return;
+  extern __shared__ __align__(128) unsigned char smem[];
+  ForwardBlock<T, kQkDim, kVDim> block(launch, task, smem);
+  block.start();
+  block.run();
+  block.finish();
 }
 
 }  // namespace lace::cuda::portable

@@ -72,8 +72,13 @@ struct BackwardLaunch {
   float* dq_sums = nullptr;
 };
 
+// Up to which head_dim there are kernels.
+constexpr int kMaxDim = 256;
+
 // The kernels of one dtype, chosen by head_dim: the smallest that has room for (qk_dim, v_dim).
 struct Launchers {
+  // The tiles that they take: no more owners, and any number of others, walked in chunks.
+  KernelTiles (*tiles)(const AttentionShape&);
   void (*forward)(const ForwardLaunch&, cudaStream_t);
   // Of backward_rows.h.
   void (*statistics)(const RowsShape&, const Rows& out, const Rows& dout, const float* lse,

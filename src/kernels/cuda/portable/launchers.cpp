@@ -16,6 +16,8 @@ template <typename T, BackwardMode kMode>
 void launch_backward(BackwardLaunch, cudaStream_t);
 template <typename T>
 int dq_width(const AttentionShape&);
+template <typename T>
+KernelTiles tiles_for(const AttentionShape&);
 
 namespace {
 std::atomic<int> limit_for_tests{0};
@@ -33,7 +35,8 @@ void limit_tile_memory(int bytes) { limit_for_tests = bytes; }
 
 template <typename T>
 constexpr Launchers launchers_of() {
-  return {launch_forward<T>,
+  return {tiles_for<T>,
+          launch_forward<T>,
           launch_statistics<T>,
           launch_round<T>,
           launch_backward<T, BackwardMode::kKeys>,

@@ -16,7 +16,29 @@ void dispatch_dims(const AttentionShape& shape, const Function& function) {
   if (qk <= 64 && v <= 64) return function.template operator()<64, 64>();
   if (qk <= 64 && v <= 128) return function.template operator()<64, 128>();
   if (qk <= 128 && v <= 128) return function.template operator()<128, 128>();
-  return function.template operator()<256, 256>();
+  return function.template operator()<kMaxDim, kMaxDim>();
+}
+
+// Of tiles with more others than a chunk every chunk is full.
+constexpr int32_t kTileOthers = 64;
+
+template <typename T>
+KernelTiles tiles_for(const AttentionShape& shape) {
+  KernelTiles tiles;
+  dispatch_dims(shape, [&]<int kQkDim, int kVDim>() {
+    using Keys = BackwardConfig<BackwardMode::kKeysAlone, kQkDim, kVDim>;
+    using Queries = BackwardConfig<BackwardMode::kQueries, kQkDim, kVDim>;
+    using Forward = ForwardConfig<kQkDim, kVDim>;
+    static_assert(Queries::kOwners == Forward::kOwners, "they run the same plan");
+    if constexpr (!Keys::kLarge) {
+      using AddsDq = BackwardConfig<BackwardMode::kKeys, kQkDim, kVDim>;
+      static_assert(AddsDq::kOwners == Keys::kOwners, "they run the same plan");
+    }
+    static_assert(kTileOthers % Forward::kChunk == 0 && kTileOthers % Keys::kChunk == 0 &&
+                  kTileOthers % Queries::kChunk == 0);
+    tiles = {{Forward::kOwners, kTileOthers}, {Keys::kOwners, kTileOthers}};
+  });
+  return tiles;
 }
 
 template <typename Kernel, typename Launch>
