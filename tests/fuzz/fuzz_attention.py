@@ -9,8 +9,9 @@ Case k of a seed is always the same call: a pattern (all atoms with small, large
 1 to 1,700 around the edges of tiles, grouped heads, head dims of q and v drawn apart, dtypes,
 layouts (transposed, fused, padded, odd offsets and strides, stride 0, overlapping rows, shared
 storage), values (normal, rows of large ones, constants, tiny and large ones), scales, determinism,
-forward alone or with gradients. cases.py and patterns.py draw them; reference.py computes what is expected,
-by dense masked attention from docs/design.md's definitions alone, and how far roundings may lead.
+forward alone or with gradients. cases.py and patterns.py draw them; reference.py computes what is
+expected, by dense masked attention from docs/design.md's definitions alone, and how far roundings
+may lead.
 
 A case fails if a result is further off than that or not a number, if a second call (deterministic
 on a GPU; with other threads on a CPU) differs in a bit, if inputs or guards around the results
