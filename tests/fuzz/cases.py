@@ -5,10 +5,11 @@ A case is numbers and names only; build() makes its tensors on a device.
 
 import random
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
-from patterns import EDGES, PatternDraw, generator, log_uniform
+from patterns import EDGES, PatternDraw, log_uniform
 
 LONGEST = 1700
 MOST_HEADS = 12
@@ -51,7 +52,7 @@ PROFILES = {
 FEW = 0.03  # share of the cases that break what a kernel asks for, to see it refuse
 
 
-# ---- views ------------------------------------------------------------------------------------------
+# ---- views --------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -122,7 +123,7 @@ def draw_view(rng, aligned):
     return View(kind, **kinds[kind][1])
 
 
-# ---- values -----------------------------------------------------------------------------------------
+# ---- values -------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -156,7 +157,7 @@ def draw_values(rng, dtype):
     return Values("normal", rng.choice([1e-3, 1e-20, 30.0, 300.0]))
 
 
-# ---- a case -----------------------------------------------------------------------------------------
+# ---- a case -------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -185,17 +186,21 @@ class Case:
     values_seed: int = 0
 
     def text(self):
+        gradients = f"gradients of {' '.join(self.wanted)}" if self.backward else "forward only"
+        again = f", again with {self.other_threads} threads" if self.again else ""
         lines = [
             f"pattern   {self.pattern.text()}",
-            f"shapes    {SHORT_NAMES[self.dtype]} batch {self.batch} heads {self.heads}/{self.kv_heads}"
-            f" lengths {self.q_len}/{self.k_len} head dims {self.qk_dim}/{self.v_dim}",
-            f"call      scale {self.scale}, deterministic: {self.deterministic}, threads {self.threads}, "
-            + (f"gradients of {' '.join(self.wanted)}" if self.backward else "forward only")
-            + (f", again with {self.other_threads} threads" if self.again else ""),
+            f"shapes    {SHORT_NAMES[self.dtype]} batch {self.batch} "
+            f"heads {self.heads}/{self.kv_heads} lengths {self.q_len}/{self.k_len} "
+            f"head dims {self.qk_dim}/{self.v_dim}",
+            f"call      scale {self.scale}, deterministic: {self.deterministic}, "
+            f"threads {self.threads}, {gradients}{again}",
             f"storage   {self.storage}",
         ]
         for name, view in self.views.items():
-            lines.append(f"{name:<9} {self.values[name].text()} {view.text() if view else ''}".rstrip())
+            lines.append(
+                f"{name:<9} {self.values[name].text()} {view.text() if view else ''}".rstrip()
+            )
         for mask in self.pattern.masks:
             lines.append(
                 f"mask      {list(mask.live.shape)} in blocks of {mask.block_size}, "
@@ -233,8 +238,8 @@ class Case:
         for name, view in self.views.items():
             if view is None:
                 continue
-            make = lambda shape, name=name: self.values[name].make(shape, gen, device)
-            storage, tensors[name] = view.build(sizes[name], make, self.dtype, device)
+            values = partial(self.values[name].make, gen=gen, device=device)
+            storage, tensors[name] = view.build(sizes[name], values, self.dtype, device)
             storages.append(storage)
         if self.storage == "shared":
             tensors["q"] = tensors["k"][:, :, self.k_len - self.q_len :]
@@ -245,7 +250,10 @@ class Case:
         """q, k and v side by side in each row, as one product of a layer gives them."""
         widths = {name: sizes[name][1] * sizes[name][3] for name in "qkv"}
         storage = torch.full(
-            (self.batch, self.k_len, sum(widths.values())), torch.nan, dtype=self.dtype, device=device
+            (self.batch, self.k_len, sum(widths.values())),
+            torch.nan,
+            dtype=self.dtype,
+            device=device,
         )
         begin = 0
         for name, width in widths.items():
@@ -260,7 +268,9 @@ class Case:
 def draw_length(rng):
     x = rng.random()
     if x < 0.35:
-        return rng.choice([63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257, 383, 385, 512, 1024])
+        return rng.choice(
+            [63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257, 383, 385, 512, 1024]
+        )
     if x < 0.45:
         return rng.randint(1, 40)
     return log_uniform(rng, 1, LONGEST)
@@ -270,7 +280,9 @@ def draw_lengths(rng, pairs):
     k_len = draw_length(rng)
     q_len = k_len
     if rng.random() < 0.4:
-        q_len = rng.choice([1, rng.randint(1, k_len), min(k_len, rng.choice(EDGES)), max(1, k_len - 1)])
+        q_len = rng.choice(
+            [1, rng.randint(1, k_len), min(k_len, rng.choice(EDGES)), max(1, k_len - 1)]
+        )
     if q_len * k_len > pairs:
         if rng.random() < 0.5:
             q_len = max(1, pairs // k_len)
@@ -333,7 +345,9 @@ def draw_storage(rng, case, aligned):
         if name == "dout" and not case.backward:
             continue
         view = draw_view(rng, aligned and name != "dout")
-        own = name == "dout" or case.storage == "apart" or (case.storage == "shared" and name == "k")
+        own = (
+            name == "dout" or case.storage == "apart" or (case.storage == "shared" and name == "k")
+        )
         case.views[name] = view if own else None
         case.values[name] = draw_values(rng, case.dtype)
 

@@ -5,12 +5,13 @@
                     [--first CASE] [--small] [--jobs J] [--failures N] [--under COMMAND] [--json]
 
 Case k of a seed is always the same call: a pattern (all atoms with small, large and odd arguments,
-`|`, `&`, parentheses, heads(…), both directions; mostly ones that need several passes), lengths of 1
-to 1,700 around the edges of tiles, grouped heads, head dims of q and v drawn apart, dtypes, layouts
-(transposed, fused, padded, odd offsets and strides, stride 0, overlapping rows, shared storage),
-values (normal, rows of large ones, constants, tiny and large ones), scales, determinism, forward
-alone or with gradients. cases.py and patterns.py draw them; reference.py computes what is expected,
-by dense masked attention from docs/design.md's definitions alone, and how far roundings may lead.
+`|`, `&`, parentheses, heads(…), both directions; mostly ones that need several passes), lengths of
+1 to 1,700 around the edges of tiles, grouped heads, head dims of q and v drawn apart, dtypes,
+layouts (transposed, fused, padded, odd offsets and strides, stride 0, overlapping rows, shared
+storage), values (normal, rows of large ones, constants, tiny and large ones), scales, determinism,
+forward alone or with gradients. cases.py and patterns.py draw them; reference.py computes what is
+expected, by dense masked attention from docs/design.md's definitions alone, and how far roundings
+may lead.
 
 A case fails if a result is further off than that or not a number, if a second call (deterministic
 on a GPU; with other threads on a CPU) differs in a bit, if inputs or guards around the results
@@ -34,8 +35,8 @@ import sys
 import tempfile
 import time
 
-KERNELS = ["cuda_sm90", "cuda_portable", "cpu_avx512_bf16", "cpu_avx512", "cpu_avx2", "cpu_portable",
-           "reference"]  # fmt: skip
+KERNELS = ["cuda_sm90", "cuda_portable", "cpu_avx512_bf16", "cpu_avx512", "cpu_avx2",
+           "cpu_portable", "reference"]  # fmt: skip
 MOST_SKIPPED = 0.25
 UNAVAILABLE = 77
 LINES_SHOWN = 60  # of what runs a worker says
@@ -54,7 +55,9 @@ def arguments():
     )
     parser.add_argument("library")
     parser.add_argument("--kernel", required=True, choices=KERNELS)
-    parser.add_argument("--seconds", type=float, help="stop after so long (10 if no cases are given)")
+    parser.add_argument(
+        "--seconds", type=float, help="stop after so long (10 if no cases are given)"
+    )
     parser.add_argument("--cases", type=int, help="stop after so many")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
@@ -62,7 +65,9 @@ def arguments():
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the cases")
     parser.add_argument("--under", default="", help="what runs them, such as compute-sanitizer")
     parser.add_argument("--failures", type=int, default=1, help="stop after so many")
-    parser.add_argument("--hung", type=float, default=300, help="seconds after which a case has hung")
+    parser.add_argument(
+        "--hung", type=float, default=300, help="seconds after which a case has hung"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", metavar="PROGRESS", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -83,10 +88,11 @@ def repeat_command(options, number):
 
 
 def report_failure(options, case, fault):
-    return f"case {case.number}: {fault}\n{case.text()}\nrepeat:   {repeat_command(options, case.number)}"
+    command = repeat_command(options, case.number)
+    return f"case {case.number}: {fault}\n{case.text()}\nrepeat:   {command}"
 
 
-# ---- a worker: runs every jobs-th case --------------------------------------------------------------
+# ---- a worker: runs every jobs-th case ----------------------------------------------------------
 
 
 class Refused(Exception):
@@ -131,9 +137,9 @@ class Worker:
             raise
 
     def fill_free_memory(self, case):
-        """NaN into blocks of the sizes that the call will want, each between two guards, and frees
-        them: whoever reads what was never written gets NaN, whoever writes past an end hits a guard.
-        Returns the guards."""
+        """Writes NaN to blocks of the sizes that the call will want, each between two guards, and
+        frees them: whoever reads what was never written gets NaN, whoever writes past an end hits a
+        guard. Returns the guards."""
         torch = self.torch
         b, h, n, m, kv = case.batch, case.heads, case.q_len, case.k_len, case.kv_heads
         width = torch.finfo(case.dtype).bits // 8
@@ -180,9 +186,7 @@ class Worker:
         live = case.pattern.mask(case.heads, case.q_len, case.k_len, self.device)
         q, k, v = (tensors[name].double() for name in "qkv")
         dout = tensors["dout"].double() if case.backward else None
-        return attention64(
-            q, k, v, live, case.actual_scale(), dout, case.dtype, case.independent()
-        )
+        return attention64(q, k, v, live, case.actual_scale(), dout, case.dtype, case.independent())
 
     def run(self, case):
         """Measures by name of result; throws Fault or Refused."""
@@ -220,7 +224,9 @@ class Worker:
             if ratio > 1:
                 raise Fault(f"{name} {worst_element(got[name], expected[name])}")
             if spread > 1:
-                raise Fault(f"{name}: the root mean square of its errors is {spread:.3g} times its bound")
+                raise Fault(
+                    f"{name}: the root mean square of its errors is {spread:.3g} times its bound"
+                )
         return measured
 
     def same_bits(self, a, b):
@@ -256,7 +262,9 @@ class Worker:
                 else:
                     summary["cases"] += 1
                     if not case.independent():  # errors over values that may be nearly 0
-                        measured = {name: [*numbers[:2], 0, 0] for name, numbers in measured.items()}
+                        measured = {
+                            name: [*numbers[:2], 0, 0] for name, numbers in measured.items()
+                        }
                     merge_largest(summary["largest"], {SHORT_NAMES[case.dtype]: measured})
                 for mask in case.pattern.masks:
                     os.remove(mask.file)
@@ -286,7 +294,7 @@ def worker(options):
     print(json.dumps(job.work(options.jobs, int(offset), progress)))
 
 
-# ---- the parent: starts workers, adds up what they say ------------------------------------------------
+# ---- the parent: starts workers, adds up what they say ------------------------------------------
 
 
 class Job:
@@ -336,7 +344,9 @@ class Job:
             return summaries[-1]
         number = self.current()[0]
         code = self.process.returncode
-        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = (
+            f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        )
         if code == -signal.SIGKILL:
             how = f"was killed, by itself or after {options.hung:g} s"
         failure = f"a worker {how} before its first case"
@@ -346,7 +356,11 @@ class Job:
 
             case = draw_case(options.kernel, options.seed, number, "FOLDER", options.small)
             failure = report_failure(options, case, f"the process {how}; this was its last case")
-        summary = summaries[-1] if summaries else {"cases": 0, "skipped": {}, "largest": {}, "failures": []}
+        summary = (
+            summaries[-1]
+            if summaries
+            else {"cases": 0, "skipped": {}, "largest": {}, "failures": []}
+        )
         summary["failures"].append("\n".join([failure, *said[:LINES_SHOWN]]))
         return summary
 
@@ -382,13 +396,15 @@ def print_summary(total):
     for failure in total["failures"]:
         print(failure + "\n")
     print(
-        f"{total['kernel']}: {total['cases']} cases from {total['first']} of seed {total['seed']} in "
-        f"{total['seconds']:.0f} s, {len(total['failures'])} failed"
+        f"{total['kernel']}: {total['cases']} cases from {total['first']} of seed {total['seed']} "
+        f"in {total['seconds']:.0f} s, {len(total['failures'])} failed"
     )
     for reason, count in sorted(total["skipped"].items()):
         print(f"  skipped {count}: {reason}")
     if total["largest"]:
-        print("  largest errors: of an element over its bound, all over theirs; of the largest value;")
+        print(
+            "  largest errors: of an element over its bound, all over theirs; of the largest value;"
+        )
         print("  of the root mean square")
     for dtype, results in sorted(total["largest"].items()):
         for name, numbers in results.items():

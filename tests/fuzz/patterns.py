@@ -1,7 +1,7 @@
 """Patterns for the fuzzer: drawn, written as text, and defined as masks.
 
-The masks are written from docs/design.md, "Patterns, by name", and from nothing else of lace: tensor
-expressions over the absolute positions i (queries) and j (keys).
+The masks are written from docs/design.md, "Patterns, by name", and from nothing else of lace:
+tensor expressions over the absolute positions i (queries) and j (keys).
 """
 
 import json
@@ -16,11 +16,11 @@ EDGES = [15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 
 LARGEST = 2**31 - 1  # argument of an atom
 
 
-# ---- what a mask is written over ------------------------------------------------------------------
+# ---- what a mask is written over ----------------------------------------------------------------
 
 
 class Positions:
-    """i [q_len, 1] and j [1, k_len], absolute; head [heads, 1, 1], for the atoms that ask for it."""
+    """i [q_len, 1] and j [1, k_len], absolute; head [heads, 1, 1], for atoms that ask for it."""
 
     def __init__(self, heads, q_len, k_len, two_sided, device):
         self.i = torch.arange(k_len - q_len, k_len, dtype=torch.int32, device=device)[:, None]
@@ -49,7 +49,7 @@ def both(masks):
     return result
 
 
-# ---- atoms: text(), and mask(positions) [q_len, k_len] or [heads, q_len, k_len] without causality ---
+# ---- atoms: text(), and mask(positions) [q_len, k_len] or [heads, q_len, k_len] ------------------
 
 
 @dataclass
@@ -234,7 +234,7 @@ class Mask:
         return rows[:, :, j.clamp(max=blocks - 1)] & inside
 
 
-# ---- random(r, b, seed): Philox4x32-10 (Salmon et al., SC'11) and Floyd's sampling -------------------
+# ---- random(r, b, seed): Philox4x32-10 (Salmon et al., SC'11) and Floyd's sampling --------------
 
 
 def philox(counter, key):
@@ -279,7 +279,7 @@ def random_table(blocks, seed, heads, count, two_sided):
     return table
 
 
-# ---- expressions ----------------------------------------------------------------------------------
+# ---- expressions --------------------------------------------------------------------------------
 
 
 @dataclass
@@ -356,7 +356,7 @@ class Pattern:
         return result
 
 
-# ---- drawing ----------------------------------------------------------------------------------------
+# ---- drawing ------------------------------------------------------------------------------------
 
 
 def log_uniform(rng, low, high):
@@ -403,7 +403,9 @@ class PatternDraw:
 
     def summary(self):
         length, columns = self.columns()
-        return Summary(length, columns, self.rng.choice([0, 0, self.rng.randrange(length // columns)]))
+        return Summary(
+            length, columns, self.rng.choice([0, 0, self.rng.randrange(length // columns)])
+        )
 
     def fixed(self):
         length, columns = self.columns()
@@ -440,7 +442,7 @@ class PatternDraw:
         live = torch.rand(heads, blocks, blocks, generator=generator(rng)) < share
         if rng.random() < 0.5:
             live |= torch.eye(blocks, dtype=torch.bool)
-        file = f"{self.name}-{len(self.masks)}" + rng.choice(["", "", " of \"blocks\"\\"])
+        file = f"{self.name}-{len(self.masks)}" + rng.choice(["", "", ' of "blocks"\\'])
         mask = Mask(os.path.join(self.folder, file), live, block)
         self.masks.append(mask)
         return mask

@@ -15,9 +15,10 @@ which its weight then is relatively. The worst case is far from what happens, bu
   Roundings in ε of different weights have signs that know nothing of each other, where inputs are
 random. By Hoeffding's inequality a sum of such errors, each at most c_i, is beyond t √Σ c_i² with a
 probability of at most 2 exp(−t²/2): t = 9 makes that 5·10⁻¹⁸ an element. Inputs that are not random
-(constants; logits so close together that their weights round alike) get Σ c_i instead. All together,
-as a root mean square, independent errors come to less than √Σ c_i² (a rounding error is at most c,
-but c/√3 in the mean); twice that is allowed, since a few of them decide on many elements.
+(constants; logits so close together that their weights round alike) get Σ c_i instead. All
+together, as a root mean square, independent errors come to less than √Σ c_i² (a rounding error is
+at most c, but c/√3 in the mean); twice that is allowed, since a few of them decide on many
+elements.
   Numbers below the smallest normal one may be flushed to 0, weights a little earlier.
 """
 
@@ -107,7 +108,9 @@ def attention64(q, k, v, live, scale, dout, dtype, independent):
     floor = eps.floor * live
     p_off = p * off
     row_off = p_off.sum(-1, keepdim=True) + k_len * u  # of the sum of a row
-    lse_off = row_off.clamp(max=50) + 4 * u * (lse.masked_fill(~has_keys, 0).abs() + shift.abs() + 8)
+    lse_off = row_off.clamp(max=50) + 4 * u * (
+        lse.masked_fill(~has_keys, 0).abs() + shift.abs() + 8
+    )
     lse_off = lse_off + eps.exponential
     result = {"lse": Expected(lse.squeeze(-1), lse_off.squeeze(-1), None)}
     # Nothing is known of a weight that may be wrong by more than all there is.

@@ -6,6 +6,7 @@ Usage: test_fuzz.py PATH/liblace_torch.so [unittest options]
 import argparse
 import math
 import os
+import struct
 import sys
 import tempfile
 import unittest
@@ -14,7 +15,7 @@ import torch
 
 import cases
 import fuzz_attention
-from patterns import Local, Pattern, Random, Strided, Union, philox
+from patterns import Local, Pattern, Positions, Random, Strided, Union, philox
 from reference import attention64, measure, root_mean_square, sizes
 
 LIBRARY = ""
@@ -38,12 +39,13 @@ def worker(kernel="reference", seed=3):
 
 class ReferenceTest(unittest.TestCase):
     def test_equals_autograd(self):
-        for number in range(60):
+        for number in range(40):
             with tempfile.TemporaryDirectory() as folder, self.subTest(number=number):
                 case = cases.draw_case("reference", 8, number, folder)
                 tensors, _ = case.build("cpu")
                 q, k, v, dout = (
-                    tensors[name].double() if name in tensors else None for name in ("q", "k", "v", "dout")
+                    tensors[name].double() if name in tensors else None
+                    for name in ("q", "k", "v", "dout")
                 )
                 dout = torch.ones(*q.shape[:3], v.shape[3], dtype=q.dtype) if dout is None else dout
                 live = case.pattern.mask(case.heads, case.q_len, case.k_len, "cpu")
@@ -75,10 +77,7 @@ class ReferenceTest(unittest.TestCase):
             self.assertEqual(tuple(word.item() for word in words), result)
 
     def test_random_draws_distinct_blocks_at_or_before_its_own(self):
-        table = Random(3, 8, 7).mask(
-            __import__("patterns").Positions([0, 1], 100, 100, False, "cpu")
-        )  # [2, 100, 100]
-        blocks = table[:, ::8, ::8]
+        blocks = Random(3, 8, 7).mask(Positions([0, 1], 100, 100, False, "cpu"))[:, ::8, ::8]
         drawn = blocks.sum(-1)
         expected = torch.arange(1, 14).clamp(max=3).expand(2, -1)
         self.assertTrue(torch.equal(drawn, expected))
@@ -93,7 +92,9 @@ class BoundsTest(unittest.TestCase):
         self.q, self.k, self.v, self.dout = (
             torch.randn(1, 2, 300, 64, generator=gen).bfloat16() for _ in range(4)
         )
-        self.live = Pattern([(None, Union([Local(100), Strided(7)]))], False).mask(2, 300, 300, "cpu")
+        self.live = Pattern([(None, Union([Local(100), Strided(7)]))], False).mask(
+            2, 300, 300, "cpu"
+        )
 
     def expected(self, live, dtype=torch.bfloat16):
         tensors = [tensor.double() for tensor in (self.q, self.k, self.v)]
@@ -105,7 +106,10 @@ class BoundsTest(unittest.TestCase):
         return {name for name, (ratio, spread, _, _) in measures.items() if ratio > 1 or spread > 1}
 
     def rounded(self, results, dtype=torch.bfloat16):
-        return {name: r.value.to(dtype if name != "lse" else torch.float32) for name, r in results.items()}
+        return {
+            name: r.value.to(dtype if name != "lse" else torch.float32)
+            for name, r in results.items()
+        }
 
     def test_rounded_results_are_right(self):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -131,7 +135,9 @@ class BoundsTest(unittest.TestCase):
         gen = torch.Generator().manual_seed(1)
         got = self.rounded(expected)
         for name in ("out", "dq", "dk", "dv"):
-            noise = torch.randn(got[name].shape, generator=gen) * root_mean_square(got[name].float())
+            noise = torch.randn(got[name].shape, generator=gen) * root_mean_square(
+                got[name].float()
+            )
             got[name] = (got[name].float() + 0.02 * noise).bfloat16()
         self.assertEqual(self.faults(got, expected), {"out", "dq", "dk", "dv"})
 
@@ -140,7 +146,7 @@ class WorkerTest(unittest.TestCase):
     def test_a_case_is_a_function_of_seed_and_number(self):
         with tempfile.TemporaryDirectory() as folder:
             for kernel in cases.PROFILES:
-                for number in range(40):
+                for number in range(10):
                     one, two = (cases.draw_case(kernel, 5, number, folder) for _ in range(2))
                     self.assertEqual(one.text(), two.text())
                     if kernel.startswith("cuda"):
@@ -152,7 +158,7 @@ class WorkerTest(unittest.TestCase):
     def test_faults_are_found(self):
         """Each kind of fault, put in on purpose into what the library returned."""
         job = worker()
-        attend = job.attend
+        attend, make_guards, guards = job.attend, job.fill_free_memory, []
 
         def with_fault(fault):
             def call(case, tensors, threads):
@@ -170,18 +176,16 @@ class WorkerTest(unittest.TestCase):
 
         def change_second(got, tensors, threads):
             if threads == case.other_threads:
-                got["lse"][0, 0, 0] = got["lse"][0, 0, 0].nextafter(torch.tensor(math.inf, dtype=got["lse"].dtype))
+                lse = got["lse"][0, 0, 0]
+                lse.copy_(lse.nextafter(torch.full_like(lse, math.inf)))
 
         def change_guard(got, tensors, threads):
             guards[-1][4095] = 0
-
-        make_guards = job.fill_free_memory
 
         def keep_guards(case):
             guards[:] = make_guards(case)
             return guards
 
-        guards = []
         job.fill_free_memory = keep_guards
         with tempfile.TemporaryDirectory() as folder:
             drawn = (cases.draw_case("reference", 3, number, folder) for number in range(10**6))
@@ -198,7 +202,34 @@ class WorkerTest(unittest.TestCase):
                 with self.assertRaisesRegex(fuzz_attention.Fault, message):
                     job.run(case)
 
+    def test_a_worker_that_dies_names_its_case(self):
+        options = argparse.Namespace(
+            library=LIBRARY,
+            kernel="reference",
+            seed=3,
+            first=0,
+            jobs=1,
+            small=False,
+            under="",
+            hung=9,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            job = fuzz_attention.Job.__new__(fuzz_attention.Job)
+            job.progress = os.path.join(folder, "progress")
+            job.output = open(os.path.join(folder, "output"), "w+")
+            job.output.write("what a sanitizer says\n")
+            job.process = argparse.Namespace(returncode=-11)
+            with open(job.progress, "wb") as file:
+                file.write(struct.pack("<qd", 17, 0))
+            (failure,) = job.summary(options)["failures"]
+            job.output.close()
+        self.assertIn("case 17: the process died of SIGSEGV", failure)
+        self.assertIn(cases.draw_case("reference", 3, 17, "FOLDER").pattern.text(), failure)
+        self.assertIn("--kernel reference --seed 3 --first 17 --cases 1", failure)
+        self.assertIn("what a sanitizer says", failure)
+
 
 if __name__ == "__main__":
     LIBRARY = sys.argv.pop(1)
+    torch.set_num_threads(1)
     unittest.main()
