@@ -72,16 +72,11 @@ void check_equal(const char* op, const char* what, const char* name, int64_t val
 
 }  // namespace
 
-namespace {
-
-// Of a tensor of 16-bit elements with contiguous rows, which it will be made to have.
 bool is_aligned(const at::Tensor& tensor) {
   if (tensor.stride(3) != 1 && tensor.size(3) != 1) return true;
   return lace::is_aligned(to_tensor4(tensor), DType::kBFloat16, tensor.size(0), tensor.size(1),
                           tensor.size(2));
 }
-
-}  // namespace
 
 AttentionArguments check_attention(const char* op, const at::Tensor& q, const at::Tensor& k,
                                    const at::Tensor& v, std::optional<double> scale) {
@@ -152,7 +147,8 @@ at::Tensor empty_result(const at::Tensor& like, c10::SymInt batch, c10::SymInt h
 }
 
 at::Tensor with_aligned_rows(const at::Tensor& tensor) {
-  return tensor.stride(3) == 1 && is_aligned(tensor) ? tensor : tensor.contiguous();
+  if (tensor.stride(3) == 1 && is_aligned(tensor)) return tensor;
+  return tensor.clone(at::MemoryFormat::Contiguous);  // contiguous() may keep where it begins
 }
 
 Tensor4 to_tensor4(const at::Tensor& tensor) {

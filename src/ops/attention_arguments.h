@@ -34,7 +34,11 @@ at::Tensor empty_result(const at::Tensor& like, c10::SymInt batch, c10::SymInt h
 
 Tensor4 to_tensor4(const at::Tensor& tensor);
 
-// `tensor` if is_aligned(), else a contiguous copy.
+// Whether a tensor of 16-bit elements is as AttentionShape::aligned asks for, once its rows are
+// contiguous.
+bool is_aligned(const at::Tensor& tensor);
+
+// `tensor` if it has contiguous rows and is_aligned(), else a copy.
 at::Tensor with_aligned_rows(const at::Tensor& tensor);
 
 }  // namespace lace::ops

@@ -91,6 +91,10 @@ void attention_backward_into(const Gradients& grads, const at::Tensor& dout, con
   if (shape.batch == 0) return;
   const InputRows rows(q, k, v);
   const bool on_cpu = shape.device == Device::kCpu;
+  LACE_CHECK(
+      on_cpu || !shape.aligned || (is_aligned(dq) && is_aligned(dk) && is_aligned(dv)),
+      "[attention_backward] gradients must begin at multiples of 16 bytes, with strides that "
+      "are positive multiples of them, where q, k and v do");
   const at::Tensor out_rows = on_cpu ? with_contiguous_rows(out) : with_aligned_rows(out);
   const at::Tensor dout_rows = on_cpu ? with_contiguous_rows(dout) : with_aligned_rows(dout);
   auto args = rows.args<BackwardArgs>(arguments);
