@@ -204,8 +204,9 @@ Reach exact_reach(const std::vector<BoundPattern>& layers) {
   }
 }
 
-// The last query, and others drawn from all positions, fewer where each takes long.
-Reach sampled_reach(const std::vector<BoundPattern>& layers) {
+// Of the last query, and of others drawn from all positions, fewer where each takes long. −1 is
+// exact: one query that never sees everything is enough.
+int64_t sampled_reach(const std::vector<BoundPattern>& layers) {
   const int64_t size = layers[0].k_len();
   ReachSearch search(layers);
   int64_t most = 0;
@@ -213,10 +214,10 @@ Reach sampled_reach(const std::vector<BoundPattern>& layers) {
     const auto draw = pattern::philox({static_cast<uint32_t>(sample), 0, 0, 0}, kSampleSeed);
     const int64_t query = sample == 0 ? size - 1 : static_cast<int64_t>(draw[0]) % size;
     const int64_t depth = search.layers_of(query);
-    if (depth < 0) return {-1, false};
+    if (depth < 0) return -1;
     most = std::max(most, depth);
   }
-  return {most, false};
+  return most;
 }
 
 }  // namespace
@@ -231,7 +232,9 @@ Reach reach(const std::vector<Pattern>& layers, int64_t heads, int64_t seq_len) 
                "[reach] layers must be all causal or all bidirectional, got ",
                printable(layers[0].to_string()), " and ", printable(layer.to_string()));
   }
-  return seq_len <= plan::kExactLength ? plan::exact_reach(bound) : plan::sampled_reach(bound);
+  const int64_t sampled = plan::sampled_reach(bound);
+  const bool exact = seq_len <= plan::kExactLength;
+  return exact && sampled >= 0 ? plan::exact_reach(bound) : Reach{sampled, exact};
 }
 
 }  // namespace lace

@@ -5,6 +5,9 @@
 #include <utility>
 
 namespace lace::plan {
+namespace {
+constexpr size_t kMaxSearchedTerms = 1024;
+}
 
 BitTree::BitTree(int64_t size) {
   do {
@@ -57,7 +60,7 @@ ReachSearch::ReachSearch(const std::vector<BoundPattern>& layers)
     std::vector<Term>& terms = terms_[layer];
     const BoundPattern& bound = layers[layer];
     for (int64_t group = 0; group < bound.groups(); ++group) {
-      for (Term& term : normal_form(bound, bound.group_head(group), false)) {
+      for (Term& term : normal_form(bound, bound.group_head(group), false, kMaxSearchedTerms)) {
         const auto covers = [&term](const Term& other) { return inside(term, other); };
         if (std::ranges::none_of(terms, covers)) terms.push_back(std::move(term));
       }
