@@ -3,8 +3,9 @@
 #include <cstdlib>
 #include <string>
 
-#include <sys/mman.h>
 #include <unistd.h>
+
+#include <sys/mman.h>
 
 #include "lace/error.h"
 
