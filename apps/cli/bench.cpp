@@ -16,7 +16,7 @@
 #include "bench_cuda.h"
 #include "bench_step.h"
 #include "commands.h"
-#include "machine.h"
+#include "core/processor.h"
 #include "ops/torch_context.h"
 #include "terminal.h"
 
@@ -115,15 +115,15 @@ Json row_json(const AttentionResult& r) {
 }
 
 Json report_json(const std::vector<AttentionResult>& results) {
-  const Machine machine = this_machine();
+  const Processor processor = this_processor();
   Json rows = Json::array();
   for (const AttentionResult& result : results) rows.push_back(row_json(result));
   return {{"benchmark", "attention"},
           {"version", version()},
           {"commit", commit()},
           {"libtorch", TORCH_VERSION},
-          {"processor", machine.processor},
-          {"features", machine.features},
+          {"processor", processor.name},
+          {"features", processor.features},
           {"threads", ops::torch_executor().num_threads()},
           {"rows", rows}};
 }

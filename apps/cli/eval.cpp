@@ -18,6 +18,7 @@
 #include "lace/train.h"
 
 #include "commands.h"
+#include "core/bounded_json.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -86,10 +87,14 @@ std::vector<Baseline> baselines(const ByteStream& train, const ByteStream& score
   return rows;
 }
 
-// What the run's last checkpoint says of its training.
+// What the run's last checkpoint says of its training; nothing where it cannot be read.
 Json training_summary(const std::string& run) {
-  std::ifstream file(run + "/last.json");
-  const Json last = Json::parse(file, nullptr, false);
+  nlohmann::json last;
+  try {
+    last = read_json(run + "/last.json", "run");
+  } catch (const Error&) {
+    return {};
+  }
   if (!last.is_object()) return {};
   const double elapsed = last.value("elapsed_s", 0.0), bytes = last.value("bytes_trained", 0.0);
   return {{"steps", last.value("step", int64_t{0})},

@@ -62,11 +62,18 @@ TileShape parse_tile(const std::string& text) {
   return tile;
 }
 
+// The least common multiple, or kMostHeads + 1 where it is larger than kMostHeads.
+constexpr int64_t kMostHeads = 65536;
+int64_t joined(int64_t a, int64_t b) {
+  if (a > kMostHeads || b > kMostHeads) return kMostHeads + 1;
+  return std::min(std::lcm(a, b), kMostHeads + 1);
+}
+
 int64_t heads_named(const Expr& expr) {
   int64_t heads =
       expr.op == Expr::Op::kAtom && expr.atom.kind == AtomKind::kFixed ? expr.atom.args[2] : 1;
   if (expr.atom.mask != nullptr) heads = expr.atom.mask->heads;
-  for (const Expr& operand : expr.operands) heads = std::lcm(heads, heads_named(operand));
+  for (const Expr& operand : expr.operands) heads = joined(heads, heads_named(operand));
   return heads;
 }
 
@@ -77,10 +84,12 @@ int64_t heads_named(const std::vector<Pattern>& cycle) {
     int64_t counts = 0;
     for (const auto& [count, expr] : pattern.entries()) {
       counts += count;
-      heads = std::lcm(heads, heads_named(expr));
+      heads = joined(heads, heads_named(expr));
     }
-    heads = std::lcm(heads, std::max<int64_t>(counts, 1));
+    heads = joined(heads, std::max<int64_t>(counts, 1));
   }
+  LACE_CHECK(heads <= kMostHeads, "[explain] the patterns tell more than ", kMostHeads,
+             " heads apart: choose a number with --heads");
   return heads;
 }
 
@@ -387,7 +396,7 @@ void add_explain(CLI::App& app) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   command
       ->add_option("--heads", options->heads, "Heads; default: as many as the patterns tell apart")
-      ->check(CLI::Range(1, 65536));
+      ->check(CLI::Range(int64_t{1}, kMostHeads));
   command->add_option("--layers", options->layers, "Layers of the stack: does it reach everything?")
       ->check(CLI::Range(1, 1'000'000));
   command->add_option("--tile", options->tile, "Tiles: QUERIESxKEYS")->capture_default_str();

@@ -12,8 +12,8 @@
 #include "lace/version.h"
 
 #include "commands.h"
+#include "core/processor.h"
 #include "kernels/kernel.h"
-#include "machine.h"
 #include "ops/device_stream.h"
 #include "ops/torch_context.h"
 #include "terminal.h"
@@ -42,14 +42,14 @@ Json selected(Device device, DType dtype, Json& json) {
 }
 
 Json describe() {
-  const Machine machine = this_machine();
+  const Processor processor = this_processor();
   Json json;
   json["version"] = version();
   json["commit"] = commit();
   json["libtorch"] = TORCH_VERSION;
-  json["processor"] = machine.processor;
-  json["cores"] = machine.cores;
-  json["features"] = machine.features;
+  json["processor"] = processor.name;
+  json["cores"] = processor.cores;
+  json["features"] = processor.features;
   json["threads"] = ops::torch_executor().num_threads();
   Json& list = json["kernels"] = Json::array();
   for (const Kernel& kernel : kernels()) {

@@ -24,7 +24,4 @@ struct Context {
   bool deterministic = false;  // GPU kernels: bitwise repeatable; CPU kernels always are
 };
 
-// A Context on `executor` whose workspace comes from the heap.
-Context make_host_context(const Executor& executor);
-
 }  // namespace lace

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <type_traits>
 
 namespace lace {
@@ -41,10 +40,6 @@ class Executor {
   // The first exception that a body throws is thrown again here.
   virtual void run(FunctionRef<void(int thread)> body) const = 0;
 };
-
-// A pool of `num_threads` threads of its own, the caller's among them.
-// Throws lace::Error unless 1 <= num_threads <= 1024.
-std::unique_ptr<Executor> make_thread_pool(int num_threads);
 
 // Runs tasks [0, count) on `executor`, handed out in ascending order from a shared counter, so that
 // a task may wait for one of a lower index. task(index, thread).

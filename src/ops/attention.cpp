@@ -17,6 +17,7 @@
 #include "kernels/kernel.h"
 #include "ops/attention_arguments.h"
 #include "ops/attention_call.h"
+#include "ops/seen_patterns.h"
 
 namespace lace {
 
@@ -29,7 +30,8 @@ using torch::autograd::variable_list;
 
 // ---- the operations of torch.ops below autograd -------------------------------------------------
 
-// The pattern of a text. Mask files are read again at each call, for they may have changed.
+// The pattern of a text. One that names mask files is parsed at each call, for they may have
+// changed; a file that has not is not read again.
 Pattern parse_cached(const std::string& text) {
   constexpr size_t kMaxTexts = 256;
   static std::mutex mutex;
@@ -45,14 +47,19 @@ Pattern parse_cached(const std::string& text) {
 std::tuple<at::Tensor, at::Tensor> attention_op(const at::Tensor& q, const at::Tensor& k,
                                                 const at::Tensor& v, const std::string& pattern,
                                                 std::optional<double> scale, bool deterministic) {
-  return attention_forward(q, k, v, parse_cached(pattern), {scale, deterministic});
+  const Pattern parsed = parse_cached(pattern);
+  auto results = attention_forward(q, k, v, parsed, {scale, deterministic});
+  remember_pattern(std::get<1>(results), pattern, parsed);
+  return results;
 }
 
 Gradients attention_backward_op(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k,
                                 const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
                                 const std::string& pattern, std::optional<double> scale,
                                 bool deterministic) {
-  return attention_backward(dout, q, k, v, out, lse, parse_cached(pattern), {scale, deterministic});
+  const std::optional<Pattern> seen = remembered_pattern(lse, pattern);
+  return attention_backward(dout, q, k, v, out, lse, seen ? *seen : parse_cached(pattern),
+                            {scale, deterministic});
 }
 
 // Shapes, dtypes and strides only, sizes possibly symbolic: what torch.compile traces.
@@ -90,15 +97,18 @@ struct PatternArgument final : torch::CustomClassHolder {
 
   std::optional<Pattern> pattern;
   std::string text;
+  std::optional<Pattern> seen;  // by forward, where the text names files
   AttentionOptions options;
 
   std::tuple<at::Tensor, at::Tensor> call_forward(const at::Tensor& q, const at::Tensor& k,
-                                                  const at::Tensor& v) const {
+                                                  const at::Tensor& v) {
     if (pattern) return attention_forward(q, k, v, *pattern, options);
     static const auto op = c10::Dispatcher::singleton()
                                .findSchemaOrThrow("lace::attention", "")
                                .typed<decltype(attention_op)>();
-    return op.call(q, k, v, text, options.scale, options.deterministic);
+    auto results = op.call(q, k, v, text, options.scale, options.deterministic);
+    seen = remembered_pattern(std::get<1>(results), text);
+    return results;
   }
 
   Gradients call_backward(const variable_list& t) const {
@@ -106,6 +116,7 @@ struct PatternArgument final : torch::CustomClassHolder {
     static const auto op = c10::Dispatcher::singleton()
                                .findSchemaOrThrow("lace::attention_backward", "")
                                .typed<decltype(attention_backward_op)>();
+    if (seen) remember_pattern(t[5], text, *seen);  // hooks may have put lse elsewhere
     return op.call(t[0], t[1], t[2], t[3], t[4], t[5], text, options.scale, options.deterministic);
   }
 };

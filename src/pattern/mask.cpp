@@ -2,10 +2,14 @@
 
 #include <algorithm>
 #include <charconv>
+#include <mutex>
+#include <unordered_map>
 #include <utility>
 
 #include "lace/error.h"
 
+#include "core/regular_file.h"
+#include "core/safe_text.h"
 #include "core/safetensors.h"
 #include "pattern/atoms.h"
 
@@ -30,7 +34,7 @@ int64_t block_size(const SafetensorsHeader& header, const std::string& file) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), size);
   LACE_CHECK(
       error == std::errc{} && end == text.data() + text.size() && size >= 1 && size <= kMaxArgument,
-      "[mask] block_size of ", file, " must be a positive integer, got \"", text, "\"");
+      "[mask] block_size of ", file, " must be a positive integer, got \"", printable(text), "\"");
   return size;
 }
 
@@ -56,14 +60,11 @@ uint64_t hash(const BlockMask& mask) {
   return value;
 }
 
-}  // namespace
-
-std::shared_ptr<const BlockMask> read_mask(const std::string& file) {
-  LACE_CHECK(!file.empty(), "[mask] file must have a name, got none");
-  const SafetensorsHeader header = read_safetensors_header(file);
+std::shared_ptr<const BlockMask> load(const SafetensorsFile& opened, const std::string& file) {
+  const SafetensorsHeader& header = opened.header();
   const SafetensorsHeader::Tensor& tensor = mask_tensor(header, file);
   LACE_CHECK(tensor.dtype == "BOOL", "[mask] tensor of ", file, " must be BOOL, got ",
-             tensor.dtype);
+             printable(tensor.dtype));
   const auto& shape = tensor.shape;
   LACE_CHECK(shape.size() == 3 && shape[0] >= 1 && shape[1] >= 1 && shape[1] == shape[2],
              "[mask] tensor of ", file, " must be [heads or 1, blocks, blocks], got ",
@@ -72,11 +73,68 @@ std::shared_ptr<const BlockMask> read_mask(const std::string& file) {
   mask->heads = shape[0];
   mask->blocks = shape[1];
   mask->block_size = block_size(header, file);
-  mask->live = read_safetensors_bytes(file, tensor);
+  mask->live = opened.read(tensor);
   for (const uint8_t byte : mask->live) {
     LACE_CHECK(byte <= 1, "[mask] elements of ", file, " must be 0 or 1, got ", int{byte});
   }
   mask->content_hash = hash(*mask);
+  return mask;
+}
+
+// The masks of files that have not changed since. At most kMaxFiles of them, and kMaxBytes in all:
+// when one more would be too many, all go.
+class MaskCache {
+ public:
+  std::shared_ptr<const BlockMask> find(const std::string& file, const FileIdentity& identity) {
+    const std::lock_guard lock(mutex_);
+    const auto known = masks_.find(file);
+    return known != masks_.end() && known->second.identity == identity ? known->second.mask
+                                                                       : nullptr;
+  }
+
+  void keep(const std::string& file, const FileIdentity& identity,
+            std::shared_ptr<const BlockMask> mask) {
+    const std::lock_guard lock(mutex_);
+    const size_t bytes = mask->live.size();
+    const auto known = masks_.find(file);
+    if (known != masks_.end()) {
+      bytes_ -= known->second.mask->live.size();
+      masks_.erase(known);
+    }
+    if (masks_.size() >= kMaxFiles || bytes_ + bytes > kMaxBytes) {
+      masks_.clear();
+      bytes_ = 0;
+    }
+    bytes_ += bytes;
+    masks_[file] = {identity, std::move(mask)};
+  }
+
+ private:
+  static constexpr size_t kMaxFiles = 256, kMaxBytes = size_t{1} << 30;
+  struct Entry {
+    FileIdentity identity;
+    std::shared_ptr<const BlockMask> mask;
+  };
+  std::mutex mutex_;
+  std::unordered_map<std::string, Entry> masks_;
+  size_t bytes_ = 0;
+};
+
+}  // namespace
+
+std::shared_ptr<const BlockMask> read_mask(const std::string& file) {
+  static MaskCache cache;
+  LACE_CHECK(!file.empty(), "[mask] file must have a name, got none");
+  LACE_CHECK(file.find('\0') == std::string::npos,
+             "[mask] file must have a name without zero bytes, got ", printable(file));
+  const auto identity = identity_of(file);
+  if (identity) {
+    if (auto known = cache.find(file, *identity)) return known;
+  }
+  const bool settled = identity && identity->settled();  // before a byte is read
+  const SafetensorsFile opened(file);
+  auto mask = load(opened, printable(file));
+  if (settled && opened.identity() == *identity) cache.keep(file, *identity, mask);
   return mask;
 }
 

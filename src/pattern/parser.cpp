@@ -8,6 +8,8 @@
 #include "lace/error.h"
 #include "lace/pattern.h"
 
+#include "core/edit_distance.h"
+#include "core/safe_text.h"
 #include "pattern/atoms.h"
 #include "pattern/expr.h"
 #include "pattern/mask.h"
@@ -23,25 +25,6 @@ bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; 
 bool is_digit(char c) { return '0' <= c && c <= '9'; }
 bool is_letter(char c) { return ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z') || c == '_'; }
 bool continues_utf8(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
-
-// Edits (insert, delete, replace, swap neighbours) that turn a into b.
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
-  for (size_t i = 0; i <= a.size(); ++i) {
-    for (size_t j = 0; j <= b.size(); ++j) {
-      if (i == 0 || j == 0) {
-        d[i][j] = i + j;
-        continue;
-      }
-      d[i][j] = std::min(
-          {d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
-        d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
-      }
-    }
-  }
-  return d[a.size()][b.size()];
-}
 
 // The known name nearest to `name`, or none.
 std::string_view near_miss(std::string_view name) {
@@ -69,19 +52,28 @@ std::string known_names() {
   return text;
 }
 
-// The text around `at` on a line of its own, and a caret below the character at `at`.
+// The text around `at` on a line of its own, and a caret below the character at `at`. Control
+// characters become spaces, and so does each byte that is no UTF-8.
 std::string show(std::string_view text, size_t at) {
   size_t begin = at > kShownBefore ? at - kShownBefore : 0;
   size_t end = std::min(text.size(), at + kShownAfter);
-  while (begin > 0 && continues_utf8(text[begin])) --begin;
-  while (end < text.size() && continues_utf8(text[end])) ++end;
+  for (int more = 0; more < 3 && begin > 0 && continues_utf8(text[begin]); ++more) --begin;
+  for (int more = 0; more < 3 && end < text.size() && continues_utf8(text[end]); ++more) ++end;
   std::string line = begin > 0 ? "…" : "";
   size_t column = begin > 0 ? 1 : 0;
+  SafeText safe;
+  const auto take = [&](const std::string& shown) {  // "", a character, or escapes of 4 each
+    const bool escapes = shown.size() % 4 == 0 && shown.starts_with("\\x");
+    line += escapes ? std::string(shown.size() / 4, ' ') : shown;
+    return escapes ? shown.size() / 4 : size_t{!shown.empty()};
+  };
   for (size_t p = begin; p < end; ++p) {
-    const auto c = static_cast<unsigned char>(text[p]);
-    line += c < 32 || c == 127 ? ' ' : text[p];
-    if (p < at && !continues_utf8(text[p])) ++column;
+    const bool space = is_space(text[p]);
+    const size_t width =
+        space ? take(safe.finish()) + take(" ") : take(safe.add(static_cast<uint8_t>(text[p])));
+    if (p < at) column += width;
   }
+  take(safe.finish());
   if (end < text.size()) line += "…";
   return "\n  " + line + "\n  " + std::string(column, ' ') + "^";
 }
@@ -130,8 +122,8 @@ class Parser {
   std::string here() {
     if (at_ >= text_.size()) return "the end";
     size_t end = at_ + 1;
-    while (end < text_.size() && continues_utf8(text_[end])) ++end;
-    return concat("'", text_.substr(at_, end - at_), "'");
+    while (end < text_.size() && end < at_ + 4 && continues_utf8(text_[end])) ++end;
+    return concat("'", printable(text_.substr(at_, end - at_)), "'");
   }
 
   bool take(char c) {

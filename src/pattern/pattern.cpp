@@ -7,6 +7,7 @@
 
 #include "lace/error.h"
 
+#include "core/safe_text.h"
 #include "pattern/atoms.h"
 #include "pattern/expr.h"
 #include "pattern/mask.h"
@@ -63,14 +64,14 @@ void check_expr(const Expr& expr) {
       throw Error(concat("[", spec.name, "] ", error->text));
     }
     LACE_CHECK(expr.atom.kind != AtomKind::kMask || expr.atom.mask != nullptr,
-               "[mask] file must have been read, got none for ", expr.atom.file);
+               "[mask] file must have been read, got none for ", printable(expr.atom.file));
     return;
   }
   LACE_CHECK(expr.operands.size() >= 2, "[pattern] a union or an intersection takes at least 2 ",
              "operands, got ", expr.operands.size());
   for (const Expr& operand : expr.operands) {
     LACE_CHECK(operand.op != expr.op, "[pattern] an operand must not repeat its parent's ",
-               "operation, got ", to_string(operand));
+               "operation, got ", printable(to_string(operand)));
     check_expr(operand);
   }
 }
@@ -119,9 +120,9 @@ Pattern one_atom(AtomKind kind, std::array<int64_t, 3> args) {
 // The expression of a pattern that is neither bidirectional(…) nor heads(…).
 const Expr& inner_expr(const Pattern& pattern, const char* operation) {
   LACE_CHECK(pattern.causal(), "[", operation, "] bidirectional(…) must be outermost, got ",
-             pattern.to_string());
+             printable(pattern.to_string()));
   LACE_CHECK(pattern.entries().size() == 1 && pattern.entries()[0].count == 0, "[", operation,
-             "] heads(…) must be outermost, got ", pattern.to_string());
+             "] heads(…) must be outermost, got ", printable(pattern.to_string()));
   return pattern.entries()[0].expr;
 }
 
@@ -261,7 +262,7 @@ Pattern operator&(const Pattern& a, const Pattern& b) {
 
 Pattern bidirectional(const Pattern& pattern) {
   LACE_CHECK(pattern.causal(), "[bidirectional] pattern must not be bidirectional already, got ",
-             pattern.to_string());
+             printable(pattern.to_string()));
   return Pattern(pattern.entries(), false);
 }
 

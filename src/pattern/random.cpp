@@ -1,6 +1,7 @@
 #include "pattern/random.h"
 
 #include <algorithm>
+#include <numeric>
 #include <tuple>
 
 #include "lace/error.h"
@@ -64,6 +65,11 @@ std::vector<int64_t> random_blocks(int64_t count, uint64_t seed, int64_t head, i
   const int64_t candidates = causal ? query_block + 1 : blocks;
   const int64_t draws = std::min(count, candidates);
   std::vector<int64_t> taken;
+  if (draws == candidates) {  // all are taken, in whatever order
+    taken.resize(static_cast<size_t>(draws));
+    std::iota(taken.begin(), taken.end(), 0);
+    return taken;
+  }
   taken.reserve(static_cast<size_t>(draws));
   for (int64_t k = 0; k < draws; ++k) {
     const int64_t top = candidates - draws + k;

@@ -8,6 +8,7 @@
 #include "plan/masks.h"
 #include "plan/orders.h"
 #include "plan/plan.h"
+#include "plan/stored.h"
 
 namespace lace {
 namespace plan {
@@ -48,7 +49,7 @@ class PassBuilder {
     Pass pass;
     pass.order = spec_.order.kind;
     pass.period = spec_.order.period;
-    pass.tile_begin = static_cast<int32_t>(plan_.tiles.size());
+    pass.tile_begin = stored(plan_.tiles.size(), "tiles");
     for (const Owners& owners :
          owner_tiles(spec_.order, domain_, plan_.tile.owners, plan_.offsets)) {
       add_tile(owners, first);
@@ -56,10 +57,10 @@ class PassBuilder {
     if (first) {
       for (const Owners& owners :
            unlisted_tiles(spec_.order, domain_, plan_.tile.owners, plan_.offsets)) {
-        list_tile(owners, static_cast<int32_t>(plan_.runs.size()), 0);
+        list_tile(owners, stored(plan_.runs.size(), "runs"), 0);
       }
     }
-    pass.tile_end = static_cast<int32_t>(plan_.tiles.size());
+    pass.tile_end = stored(plan_.tiles.size(), "tiles");
     pass.live_pairs = live_pairs_;
     pass.computed_pairs = computed_pairs_;
     if (spec_.order.kind != RowOrder::kResidue) sort_by_work(pass);
@@ -72,7 +73,7 @@ class PassBuilder {
     for (const Term& term : spec_.terms.own) {
       add_support(term, spec_.order, owners, domain_, plan_.offsets, stripes_);
     }
-    const int32_t run_begin = static_cast<int32_t>(plan_.runs.size());
+    const int32_t run_begin = stored(plan_.runs.size(), "runs");
     const int64_t computed_before = computed_pairs_;
     if (!stripes_.empty()) {
       merge_stripes(stripes_, spec_.order.kind == RowOrder::kResidue, plan_.tile.others, domain_);
@@ -80,12 +81,12 @@ class PassBuilder {
       owner_count_ = count_before(owners.set, domain_.end, plan_.offsets);
       for (const Cut& cut : cut_stripes(stripes_, plan_.tile.others, plan_.offsets)) add_cut(cut);
     }
-    const bool has_runs = run_begin < static_cast<int32_t>(plan_.runs.size());
+    const bool has_runs = run_begin < stored(plan_.runs.size(), "runs");
     if (has_runs || list_empty) list_tile(owners, run_begin, computed_pairs_ - computed_before);
   }
 
   void list_tile(const Owners& owners, int32_t run_begin, int64_t work) {
-    OwnerTile tile{owners.set, run_begin, static_cast<int32_t>(plan_.runs.size()), owners.chain};
+    OwnerTile tile{owners.set, run_begin, stored(plan_.runs.size(), "runs"), owners.chain};
     tile.owners.first -= domain_.owner_begin;
     std::stable_sort(plan_.runs.begin() + run_begin, plan_.runs.end(),
                      [](const Run& a, const Run& b) { return a.others.first < b.others.first; });
@@ -206,7 +207,8 @@ class PassBuilder {
 
   void close_run() {
     if (open_tiles_ == 0) return;
-    Run run{cut_->set, open_tiles_ > 1 ? cut_->step : 0, static_cast<int32_t>(open_tiles_), 0, 0};
+    Run run{cut_->set, open_tiles_ > 1 ? cut_->step : 0, stored(open_tiles_, "tiles in a run"), 0,
+            0};
     run.others.first += open_at_ * cut_->step - domain_.other_begin;
     if (open_ids_.size() > 1 || open_ids_[0] != kFullMask) {
       run.mask_begin = store_.sequence(open_ids_);
@@ -267,12 +269,12 @@ void add_group(Plan& plan, MaskStore& store, const BoundPattern& pattern, int64_
   if (specs.empty()) specs.push_back({});
   put_listing_pass_first(specs);
   HeadGroup heads;
-  heads.pass_begin = static_cast<int32_t>(plan.passes.size());
+  heads.pass_begin = stored(plan.passes.size(), "passes");
   for (size_t s = 0; s < specs.size(); ++s) {
     const Pass pass = PassBuilder(plan, store, specs[s], domain).build(s == 0);
     if (pass.tile_begin < pass.tile_end) plan.passes.push_back(pass);
   }
-  heads.pass_end = static_cast<int32_t>(plan.passes.size());
+  heads.pass_end = stored(plan.passes.size(), "passes");
   for (int64_t head = 0; head < pattern.heads(); ++head)
     heads.heads += pattern.group(head) == group;
   plan.groups.push_back(heads);

@@ -11,6 +11,21 @@
 namespace lace {
 namespace {
 
+int64_t product(int64_t count, int64_t pairs) {
+  int64_t all = 0;
+  LACE_CHECK(!__builtin_mul_overflow(count, pairs, &all),
+             "[explain] pairs of all heads and layers must stay below 2^63, got ", count, " times ",
+             pairs);
+  return all;
+}
+
+int64_t sum(int64_t a, int64_t b) {
+  int64_t all = 0;
+  LACE_CHECK(!__builtin_add_overflow(a, b, &all),
+             "[explain] pairs of all heads and layers must stay below 2^63, got ", a, " and ", b);
+  return all;
+}
+
 // Live others of each owner of a mask, among its first `others` others.
 class MaskCounts {
  public:
@@ -131,8 +146,8 @@ class TileCounter {
 PassFigures pass_figures(const Plan& plan, const Pass& pass, int64_t group) {
   const int64_t heads = plan.groups[static_cast<size_t>(group)].heads;
   PassFigures figures{group, heads, pass.order, pass.period, 0, 0, 0, 0};
-  figures.live_pairs = heads * pass.live_pairs;
-  figures.computed_pairs = heads * pass.computed_pairs;
+  figures.live_pairs = product(heads, pass.live_pairs);
+  figures.computed_pairs = product(heads, pass.computed_pairs);
   figures.owner_tiles = heads * (pass.tile_end - pass.tile_begin);
   for (int32_t t = pass.tile_begin; t < pass.tile_end; ++t) {
     const OwnerTile& tile = plan.tiles[static_cast<size_t>(t)];
@@ -149,8 +164,8 @@ PlanFigures plan_figures(const Plan& plan) {
     for (int32_t p = plan.groups[g].pass_begin; p < plan.groups[g].pass_end; ++p) {
       const PassFigures pass =
           pass_figures(plan, plan.passes[static_cast<size_t>(p)], static_cast<int64_t>(g));
-      figures.live_pairs += pass.live_pairs;
-      figures.computed_pairs += pass.computed_pairs;
+      figures.live_pairs = sum(figures.live_pairs, pass.live_pairs);
+      figures.computed_pairs = sum(figures.computed_pairs, pass.computed_pairs);
       figures.owner_tiles += pass.owner_tiles;
       figures.key_tiles += pass.key_tiles;
       figures.passes.push_back(pass);
@@ -165,8 +180,8 @@ PlanFigures plan_figures(const Plan& plan) {
 
 // Everything but the passes.
 void add(const PlanFigures& from, PlanFigures& to) {
-  to.live_pairs += from.live_pairs;
-  to.computed_pairs += from.computed_pairs;
+  to.live_pairs = sum(to.live_pairs, from.live_pairs);
+  to.computed_pairs = sum(to.computed_pairs, from.computed_pairs);
   to.owner_tiles += from.owner_tiles;
   to.key_tiles += from.key_tiles;
   to.runs += from.runs;
@@ -265,14 +280,17 @@ Explanation explain(const std::vector<Pattern>& cycle, int64_t heads, int64_t se
   all.seq_len = seq_len;
   all.tile = tile;
   for (const Pattern& pattern : cycle) {
+    pattern.bind(heads, seq_len, seq_len);  // its errors come first
+    const int64_t head_pairs = pattern.causal() ? seq_len * (seq_len + 1) / 2 : seq_len * seq_len;
+    all.dense_pairs = sum(all.dense_pairs, product(heads, head_pairs));
+  }
+  for (const Pattern& pattern : cycle) {
     all.layers.push_back(explain_layer(pattern, heads, seq_len, tile));
     const LayerFigures& layer = all.layers.back();
     add(layer.forward, all.forward);
     add(layer.transposed, all.transposed);
     all.mean_keys += layer.mean_keys / static_cast<double>(cycle.size());
     all.max_keys = std::max(all.max_keys, layer.max_keys);
-    const int64_t head_pairs = pattern.causal() ? seq_len * (seq_len + 1) / 2 : seq_len * seq_len;
-    all.dense_pairs += heads * head_pairs;
   }
   all.reach = reach(cycle, heads, seq_len);
   return all;

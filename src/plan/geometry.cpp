@@ -4,6 +4,8 @@
 #include <map>
 #include <numeric>
 
+#include "plan/stored.h"
+
 namespace lace::plan {
 
 void add_columns_in(int64_t period, int64_t begin, int64_t width, Range range, int64_t floor,
@@ -206,7 +208,7 @@ IndexSet set_of(const std::vector<int64_t>& firsts, int64_t inner, std::vector<i
   } else if (affine) {
     set.outer_stride = stride;
   } else {
-    set.offsets = static_cast<int32_t>(offsets.size());
+    set.offsets = stored(offsets.size(), "offsets");
     for (const int64_t first : firsts) offsets.push_back(first - firsts[0]);
   }
   return set;
@@ -260,9 +262,9 @@ std::vector<Cut> cut_stripes(const std::vector<Stripe>& stripes, int64_t capacit
   for (size_t s = 0; s < stripes.size(); ++s) {
     const size_t before = cuts.size();
     cut_stripe(stripes[s], capacity, cuts);
-    for (size_t c = before; c < cuts.size(); ++c) cuts[c].stripe = static_cast<int32_t>(s);
+    for (size_t c = before; c < cuts.size(); ++c) cuts[c].stripe = stored(s, "stripes of a tile");
     if (stripes[s].scattered && stripes[s].width % capacity != 0) {
-      if (scattered.empty()) first_scattered = static_cast<int32_t>(s);
+      if (scattered.empty()) first_scattered = stored(s, "stripes of a tile");
       scattered.push_back({cuts.back().set.first, stripes[s].end()});
       cuts.pop_back();
     }
@@ -316,7 +318,7 @@ std::vector<Owners> residue_tiles(int64_t period, const Domain& domain, int64_t 
                capacity, cuts);
     for (const Cut& cut : cuts) {
       for (int64_t t = 0; t < cut.tiles; ++t) {
-        tiles.push_back({cut.set, static_cast<int32_t>(first / pack), width});
+        tiles.push_back({cut.set, stored(first / pack, "chains"), width});
         tiles.back().set.first += t * cut.step;
       }
     }

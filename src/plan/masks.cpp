@@ -4,6 +4,8 @@
 #include <bit>
 #include <numeric>
 
+#include "plan/stored.h"
+
 namespace lace::plan {
 namespace {
 
@@ -29,7 +31,7 @@ int32_t MaskStore::keep(Mask mask) {
   std::vector<uint64_t> content = mask.words;
   content.push_back(static_cast<uint64_t>(mask.owners) << 32 | static_cast<uint64_t>(mask.others));
   const auto [it, added] =
-      by_content_.try_emplace(std::move(content), static_cast<int32_t>(masks_.size()));
+      by_content_.try_emplace(std::move(content), stored(masks_.size(), "masks"));
   if (added) {
     masks_.push_back(std::move(mask));
     plan_ids_.push_back(-1);
@@ -74,7 +76,8 @@ int32_t MaskStore::trimmed(int32_t id, int64_t owners, int64_t others) {
 }
 
 int32_t MaskStore::sequence(const std::vector<int32_t>& ids) {
-  const auto [it, added] = sequences_.try_emplace(ids, static_cast<int32_t>(plan_.mask_ids.size()));
+  const auto [it, added] =
+      sequences_.try_emplace(ids, stored(plan_.mask_ids.size(), "masks of runs"));
   if (!added) return it->second;
   for (const int32_t id : ids) {
     if (id == kFullMask) {
@@ -83,7 +86,7 @@ int32_t MaskStore::sequence(const std::vector<int32_t>& ids) {
     }
     int32_t& plan_id = plan_ids_[static_cast<size_t>(id)];
     if (plan_id < 0) {
-      plan_id = static_cast<int32_t>(plan_.masks.size());
+      plan_id = stored(plan_.masks.size(), "masks");
       plan_.masks.push_back(masks_[static_cast<size_t>(id)]);
     }
     plan_.mask_ids.push_back(plan_id);

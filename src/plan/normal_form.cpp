@@ -1,24 +1,23 @@
 #include <algorithm>
 #include <utility>
 
+#include "lace/error.h"
+
 #include "plan/terms.h"
 
 namespace lace::plan {
 namespace {
 
-// More terms than this are one General term: a plan for them would only be slower to compile.
-constexpr size_t kMaxTerms = 96;
-
 // Collects the terms of one head in the plan's direction.
 class Builder {
  public:
-  Builder(const BoundPattern& pattern, int64_t head, bool transposed)
-      : pattern_(pattern), head_(head), transposed_(transposed) {
+  Builder(const BoundPattern& pattern, int64_t head, bool transposed, size_t most)
+      : pattern_(pattern), head_(head), transposed_(transposed), most_(most) {
     const int64_t query_begin = pattern.k_len() - pattern.q_len();
     domain_ = {transposed ? 0 : query_begin, transposed ? query_begin : 0, pattern.k_len()};
   }
 
-  // Nothing: more than kMaxTerms.
+  // Nothing: more than `most`.
   std::optional<std::vector<Term>> terms(const Expr& expr) {
     if (expr.op == Expr::Op::kAtom) return atom_terms(expr.atom);
     std::optional<std::vector<Term>> all;
@@ -33,7 +32,7 @@ class Builder {
         all = products(*all, *more);
       }
       drop_inner(*all);
-      if (all->size() > kMaxTerms) return std::nullopt;
+      if (all->size() > most_) return std::nullopt;
     }
     return all;
   }
@@ -115,6 +114,9 @@ class Builder {
         key_ranges(term) = Ranges{{0, args[0]}};
         break;
       case AtomKind::kRandom:
+        if (args[0] >= ceil_div(pattern_.k_len(), args[1])) break;  // every block is drawn
+        term.lists.push_back(block_list(atom));
+        break;
       case AtomKind::kMask:
         term.lists.push_back(block_list(atom));
         break;
@@ -142,6 +144,10 @@ class Builder {
     const int64_t inside = (pattern_.k_len() + size - 1) / size;
     const int64_t blocks = drawn ? inside : std::min(inside, atom.mask->blocks);
     const int64_t first = (pattern_.k_len() - pattern_.q_len()) / size;
+    constexpr int64_t kMostListed = int64_t{1} << 26;
+    LACE_CHECK(!drawn || atom.args[0] <= kMostListed / (blocks - first),
+               "[random] blocks drawn for all blocks of queries must be at most ", kMostListed,
+               ", got ", atom.args[0], " for each of ", blocks - first);
     std::vector<std::vector<int64_t>> rows(static_cast<size_t>(blocks));
     for (int64_t query = first; query < blocks; ++query) {
       for (const int64_t key : seen_blocks(atom, query, blocks)) {
@@ -188,14 +194,16 @@ class Builder {
   const BoundPattern& pattern_;
   int64_t head_;
   bool transposed_;
+  size_t most_;
   Domain domain_;
   std::vector<std::pair<Atom, std::shared_ptr<const BlockList>>> lists_;
 };
 
 }  // namespace
 
-std::vector<Term> normal_form(const BoundPattern& pattern, int64_t head, bool transposed) {
-  Builder builder(pattern, head, transposed);
+std::vector<Term> normal_form(const BoundPattern& pattern, int64_t head, bool transposed,
+                              size_t most) {
+  Builder builder(pattern, head, transposed, most);
   auto terms = builder.terms(pattern.expr(head));
   return terms ? std::move(*terms) : builder.general();
 }

@@ -110,8 +110,11 @@ struct Domain {
 };
 
 // The union of the terms is the pattern of `head`, or its transpose. No term is empty and none lies
-// inside another as far as their constraints show. Terms that hold General borrow `pattern`.
-std::vector<Term> normal_form(const BoundPattern& pattern, int64_t head, bool transposed);
+// inside another as far as their constraints show. Where more than `most` terms would be needed on
+// the way, one General term stands for all, which borrows `pattern`.
+inline constexpr size_t kMaxTerms = 96;  // a plan for more would only be slower to compile
+std::vector<Term> normal_form(const BoundPattern& pattern, int64_t head, bool transposed,
+                              size_t most = kMaxTerms);
 
 // Drops constraints that always hold and tightens the others. False: no pair is live.
 bool simplify(Term& term, const Domain& domain);

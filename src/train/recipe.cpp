@@ -8,28 +8,61 @@
 
 #include <toml++/toml.h>
 
+#include "core/edit_distance.h"
+#include "core/safe_text.h"
 #include "train/recipe_fields.h"
 
 namespace lace {
 namespace {
 
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = std::exchange(row[0], i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t change = diagonal + (a[i - 1] != b[j - 1]);
-      diagonal = std::exchange(row[j], std::min({change, row[j] + 1, row[j - 1] + 1}));
+constexpr size_t kMaxText = size_t{1} << 20;
+constexpr int kMaxBrackets = 8, kMaxDots = 8;  // of values in each other; of one key
+
+// The place just past the string that begins at `at`; a string on one line ends with the line.
+size_t past_string(std::string_view text, size_t at) {
+  const char quote = text[at];
+  const std::string_view triple = quote == '"' ? R"(""")" : "'''";
+  const bool several = text.substr(at, 3) == triple;
+  for (at += several ? 3 : 1; at < text.size(); ++at) {
+    if (quote == '"' && text[at] == '\\') {
+      ++at;
+    } else if (several ? text.substr(at, 3) == triple : text[at] == quote) {
+      return at + (several ? 3 : 1);
+    } else if (!several && text[at] == '\n') {
+      return at;
     }
   }
-  return row[b.size()];
+  return text.size();
 }
 
-std::string nearest(std::string_view wrong, const std::vector<std::string>& known) {
-  return *std::min_element(known.begin(), known.end(), [&](const auto& a, const auto& b) {
-    return edit_distance(wrong, a) < edit_distance(wrong, b);
-  });
+// Throws where text is much larger or deeper than sections of keys, of which some are lists: each
+// level would take frames of the stack, in the parser and once more when its tables are freed.
+void check_bounds(std::string_view text, const std::string& source) {
+  LACE_CHECK(text.size() <= kMaxText, "[recipe] ", source, " must have at most ", kMaxText,
+             " bytes, got ", text.size());
+  int brackets = 0, dots = 0;
+  int64_t line = 1;
+  for (size_t at = 0; at < text.size();) {
+    const char c = text[at];
+    if (c == '"' || c == '\'') {
+      const size_t past = past_string(text, at);
+      line += std::count(text.begin() + static_cast<int64_t>(at),
+                         text.begin() + static_cast<int64_t>(past), '\n');
+      at = past;
+      continue;
+    }
+    ++at;
+    if (c == '#') at = std::min(text.find('\n', at), text.size());
+    if (c == '\n') ++line;
+    if (c == '[' || c == '{') ++brackets;
+    if (c == ']' || c == '}') brackets = std::max(0, brackets - 1);
+    if (c == '.') ++dots;
+    if (std::string_view("\n=,[]{}").find(c) != std::string_view::npos) dots = 0;
+    LACE_CHECK(brackets <= kMaxBrackets, "[recipe] ", source, ":", line,
+               ": values must nest at most ", kMaxBrackets, " deep");
+    LACE_CHECK(dots <= kMaxDots, "[recipe] ", source, ":", line, ": a key must have at most ",
+               kMaxDots, " dots");
+  }
 }
 
 // Where a value stands: "demo.toml:12" or "--set model.layers".
@@ -45,7 +78,8 @@ struct Place {
                              const toml::node& node) {
   std::ostringstream value;
   value << toml::node_view<const toml::node>(node);
-  throw Error(concat("[recipe] ", where, ": ", key, " is ", expected, ", got ", value.str()));
+  throw Error(
+      concat("[recipe] ", where, ": ", key, " is ", expected, ", got ", printable(value.str())));
 }
 
 // Sets one field from a TOML value.
@@ -111,24 +145,28 @@ class Assign {
 template <typename Section>
 void assign_section(Section& section, const std::string& name, const toml::table& table,
                     const Place& place) {
-  std::vector<std::string> known;
+  std::vector<std::string_view> known;
   train::visit_fields(section, [&](const char* key, auto&) { known.emplace_back(key); });
-  for (const auto& [key, node] : table) {
+  for (const auto& [entry_key, entry_node] : table) {
+    const toml::key& key = entry_key;  // a lambda cannot capture the names of a binding
+    const toml::node& node = entry_node;
     bool found = false;
     train::visit_fields(section, [&](const char* field_key, auto& field) {
       if (key.str() != field_key) return;
       Assign(node, name + "." + field_key, place(node))(field);
       found = true;
     });
-    LACE_CHECK(found, "[recipe] ", place(node), ": unknown key ", name, ".", key.str(),
-               "; the nearest is ", name, ".", nearest(key.str(), known));
+    LACE_CHECK(found, "[recipe] ", place(node), ": unknown key ", name, ".", printable(key.str()),
+               "; the nearest is ", name, ".", nearest_name(key.str(), known));
   }
 }
 
 void assign_recipe(Recipe& recipe, const toml::table& table, const Place& place) {
-  std::vector<std::string> known = {"name"};
+  std::vector<std::string_view> known = {"name"};
   train::visit_sections(recipe, [&](const char* name, auto&) { known.emplace_back(name); });
-  for (const auto& [key, node] : table) {
+  for (const auto& [entry_key, entry_node] : table) {
+    const toml::key& key = entry_key;  // a lambda cannot capture the names of a binding
+    const toml::node& node = entry_node;
     if (key.str() == "name") {
       Assign(node, "name", place(node))(recipe.name);
       continue;
@@ -140,17 +178,18 @@ void assign_recipe(Recipe& recipe, const toml::table& table, const Place& place)
       assign_section(section, name, *node.as_table(), place);
       found = true;
     });
-    LACE_CHECK(found, "[recipe] ", place(node), ": unknown section [", key.str(),
-               "]; the nearest is ", nearest(key.str(), known));
+    LACE_CHECK(found, "[recipe] ", place(node), ": unknown section [", printable(key.str()),
+               "]; the nearest is ", nearest_name(key.str(), known));
   }
 }
 
 toml::table parse_toml(std::string_view text, const std::string& source) {
+  check_bounds(text, source);
   try {
     return toml::parse(text, source);
   } catch (const toml::parse_error& error) {
-    throw Error(
-        concat("[recipe] ", source, ":", error.source().begin.line, ": ", error.description()));
+    throw Error(concat("[recipe] ", source, ":", error.source().begin.line, ": ",
+                       printable(error.description())));
   }
 }
 
@@ -160,12 +199,14 @@ toml::table override_table(const std::string& override_text) {
   const size_t dot = override_text.find('.');
   const bool named = override_text.starts_with("name=");
   LACE_CHECK(equals != std::string::npos && (named || dot < equals),
-             "[recipe] --set takes section.key=value, got ", override_text);
+             "[recipe] --set takes section.key=value, got ", printable(override_text));
   const std::string key = override_text.substr(0, equals);
   const std::string value = override_text.substr(equals + 1);
+  const std::string text = concat(key, " = ", value);
   try {
-    return toml::parse(concat(key, " = ", value));
-  } catch (const toml::parse_error&) {
+    check_bounds(text, "--set");
+    return toml::parse(text);
+  } catch (const std::runtime_error&) {  // bounds, or TOML's own error
     toml::table leaf;
     if (named) {
       leaf.insert("name", value);
@@ -208,7 +249,7 @@ Recipe parse_recipe(std::string_view text, const std::string& source,
   Recipe recipe;
   assign_recipe(recipe, parse_toml(text, source), {source});
   for (const std::string& text : overrides) {
-    const Place place{"--set " + text.substr(0, text.find('=')), true};
+    const Place place{"--set " + printable(text.substr(0, text.find('='))), true};
     assign_recipe(recipe, override_table(text), place);
   }
   recipe.check();

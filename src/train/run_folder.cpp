@@ -7,7 +7,6 @@
 #include <fstream>
 #include <limits>
 #include <sstream>
-#include <thread>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -17,19 +16,13 @@
 #include "lace/device.h"
 #include "lace/version.h"
 
+#include "core/bounded_json.h"
+#include "core/processor.h"
 #include "train/checkpoint.h"
 
 namespace lace {
 namespace train {
 namespace {
-
-std::string processor() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  }
-  return "unknown";
-}
 
 std::string now_utc() {
   const std::time_t now = std::time(nullptr);
@@ -53,6 +46,17 @@ std::string identity(Recipe recipe) {
   return to_toml(recipe);
 }
 
+// Nothing if the line is torn.
+std::optional<int64_t> step_of(const std::string& line) try {
+  const nlohmann::json entry = parse_json(line, "[train] a line of metrics.jsonl");
+  if (!entry.is_object()) return std::nullopt;
+  const auto step = entry.find("step");
+  if (step == entry.end() || !step->is_number_integer()) return std::nullopt;
+  return step->get<int64_t>();
+} catch (const Error&) {
+  return std::nullopt;
+}
+
 // Metrics as JSON lines. On resuming, lines of steps after the checkpoint are dropped.
 class Metrics {
  public:
@@ -61,9 +65,7 @@ class Metrics {
     if (keep_up_to > 0) {
       std::ifstream old(path);
       for (std::string line; std::getline(old, line);) {
-        const auto entry = nlohmann::json::parse(line, nullptr, false);
-        if (!entry.is_discarded() && entry.value("step", int64_t{0}) <= keep_up_to)
-          kept += line + "\n";
+        if (step_of(line).value_or(keep_up_to + 1) <= keep_up_to) kept += line + "\n";
       }
     }
     out_.open(path, std::ios::trunc);
@@ -126,9 +128,10 @@ void save_best(Trainer& trainer, const std::string& path, double validation) {
 nlohmann::ordered_json machine(at::Device device) {
   struct sysinfo memory {};
   ::sysinfo(&memory);
+  const Processor processor = this_processor();
   nlohmann::ordered_json json = {
-      {"processor", processor()},
-      {"cores", std::thread::hardware_concurrency()},
+      {"processor", processor.name},
+      {"cores", processor.cores},
       {"memory_bytes", static_cast<uint64_t>(memory.totalram) * memory.mem_unit},
       {"threads", at::get_num_threads()},
       {"libtorch", TORCH_VERSION},
@@ -144,8 +147,9 @@ std::string json_path(const std::string& safetensors_path) {
 nlohmann::json checkpoint_state(const std::map<std::string, std::string>& metadata,
                                 const std::string& path) {
   const auto found = metadata.find("lace");
-  const auto state = found == metadata.end() ? nlohmann::json()
-                                             : nlohmann::json::parse(found->second, nullptr, false);
+  const auto state = found == metadata.end()
+                         ? nlohmann::json()
+                         : parse_json(found->second, concat("[checkpoint] ", path, " metadata"));
   LACE_CHECK(state.is_object() && state.value("format", 0) == 1, "[checkpoint] ", path,
              " is no lace checkpoint of format 1");
   return state;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/cases.h"
+#include "kernels/host.h"
 #include "kernels/kernel.h"
 
 namespace lace::test {

@@ -1,14 +1,18 @@
 #include "pattern/mask.h"
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "lace/error.h"
 #include "lace/pattern.h"
+
+#include "core/regular_file.h"
 
 namespace lace {
 namespace {
@@ -26,6 +30,13 @@ class MaskFile : public ::testing::Test {
     std::ofstream out(path_, std::ios::binary);
     for (int shift = 0; shift < 64; shift += 8) out.put(static_cast<char>(header.size() >> shift));
     out << header << data;
+  }
+
+  // Waits until a change to come will show.
+  void settle() const {
+    while (!identity_of(path_)->settled()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
   }
 
   // BOOL [heads, blocks, blocks] with the bits of `live`, query by query.
@@ -86,6 +97,58 @@ TEST_F(MaskFile, ContentTellsPatternsApart) {
   EXPECT_FALSE(first == other);
   write_mask(1, 2, 8, {1, 0, 1, 1});
   EXPECT_TRUE(mask(path_) == first);
+}
+
+TEST_F(MaskFile, UnchangedFileIsReadOnce) {
+  write_mask(1, 2, 8, {1, 0, 1, 1});
+  settle();
+  const auto first = pattern::read_mask(path_);
+  EXPECT_EQ(pattern::read_mask(path_), first);  // the same mask, not an equal one
+  EXPECT_EQ(Pattern::parse(mask(path_).to_string()).entries()[0].expr.atom.mask, first);
+
+  write_mask(1, 2, 8, {1, 0, 0, 1});  // in place, of the same size
+  const auto second = pattern::read_mask(path_);
+  EXPECT_NE(second->content_hash, first->content_hash);
+  settle();
+  const auto kept = pattern::read_mask(path_);
+  EXPECT_EQ(kept->content_hash, second->content_hash);
+  EXPECT_EQ(pattern::read_mask(path_), kept);
+  EXPECT_EQ(first->live, (std::vector<uint8_t>{1, 0, 1, 1}));  // who holds the old one keeps it
+}
+
+TEST_F(MaskFile, ChangesThatKeepSizeAndTimeAreNoticed) {
+  write_mask(1, 2, 8, {1, 0, 1, 1});
+  settle();
+  const auto first = pattern::read_mask(path_);
+  const auto time = std::filesystem::last_write_time(path_);
+  write_mask(1, 2, 8, {1, 0, 0, 1});
+  std::filesystem::last_write_time(path_, time);  // as cp -p does
+  EXPECT_NE(pattern::read_mask(path_)->content_hash, first->content_hash);
+}
+
+// A file that is changed at every step is never mistaken for the one before, however fast.
+TEST_F(MaskFile, ChangesInQuickSuccessionAreNoticed) {
+  for (int round = 0; round < 200; ++round) {
+    const int bit = round % 3 == 0;
+    write_mask(1, 1, 8, {bit});
+    ASSERT_EQ(pattern::read_mask(path_)->live[0], bit) << round;
+  }
+}
+
+TEST_F(MaskFile, WhatItSaysIsEscaped) {
+  path_ = ::testing::TempDir() + "lace\x1b[2J.safetensors";
+  write(R"({"__metadata__":{"block_size":"\u001b[2J"},
+            "m":{"dtype":"BOOL","shape":[1,1,1],"data_offsets":[0,1]}})",
+        "\1");
+  EXPECT_EQ(error(), "[mask] block_size of " + ::testing::TempDir() +
+                         "lace\\x1b[2J.safetensors must be a positive integer, got \"\\x1b[2J\"");
+}
+
+TEST_F(MaskFile, MillionsOfBracketsAreAnError) {
+  const std::string deep = std::string(1'000'000, '[') + std::string(1'000'000, ']');
+  write("{\"m\":" + deep + "}", "\1");
+  EXPECT_EQ(error(), "[safetensors] tensor m of " + path_ + " must be an object, got a list");
+  EXPECT_THROW(Pattern::parse(R"(local(4) & mask(")" + path_ + R"("))"), Error);
 }
 
 TEST_F(MaskFile, TensorNamedMaskIsMeant) {

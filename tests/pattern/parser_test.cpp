@@ -1,4 +1,7 @@
+#include <iterator>
+#include <random>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -7,6 +10,7 @@
 #include "lace/error.h"
 #include "lace/pattern.h"
 
+#include "core/safe_text.h"
 #include "pattern/random_patterns.h"
 
 namespace lace {
@@ -147,6 +151,99 @@ TEST(Parser, LimitsNesting) {
         for (int i = 0; i < 100; ++i) deep = i % 2 ? deep | block(2) : deep & block(3);
       },
       Error);
+}
+
+std::string error_of(const std::string& text) {
+  try {
+    Pattern::parse(text);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+TEST(Parser, AbsurdTextsAreShortErrors) {
+  const auto repeated = [](const std::string& part, size_t bytes) {
+    std::string text;
+    while (text.size() < bytes) text += part;
+    return text;
+  };
+  const std::string million = repeated("0", 1'000'000), long_number = "1" + repeated("0", 60'000);
+  const std::string long_text = "[pattern] text must be at most 65536 characters, got ";
+  EXPECT_EQ(error_of(repeated("(", 1'000'000)), long_text + "1000000");
+  EXPECT_EQ(error_of("local(1" + million + ")"), long_text + "1000008");
+  const std::pair<std::string, const char*> cases[] = {
+      {repeated("(", 60'000), "[pattern] parentheses must nest at most 100 deep"},
+      {repeated("dense & (", 60'000), "[pattern] parentheses must nest at most 100 deep"},
+      {repeated("bidirectional(", 60'000), "[pattern] bidirectional(…) must be outermost and once"},
+      {repeated("heads(1*", 60'000), "[pattern] heads(…) must be outermost"},
+      {"local(" + long_number + ")", "[pattern] window must fit into 64 bits"},
+      {"local(-" + long_number + ")", "[pattern] window must fit into 64 bits"},
+      {"local(9223372036854775807)",
+       "[local] window must be at most 2147483647, got 9223372036854775807"},
+      {"local(-9223372036854775808)",
+       "[local] window must be at least 1, got -9223372036854775808"},
+      {"heads(" + long_number + "*dense)", "[pattern] the count of heads must fit into 64 bits"},
+      {"heads(4294967296*dense)", "[heads] count must be from 1 to 2147483647, got 4294967296"},
+      {"global{0..99999999999}", "[global] token must be within ±2147483647, got 99999999999"},
+      {repeated("x", 60'000),
+       "[pattern] unknown pattern 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx', known are dense, local, "
+       "block, "
+       "strided, summary, fixed, dilated, global, sinks, random, mask"},
+      {"mask(\"" + repeated("x", 60'000),
+       "[pattern] expected '\"' after the file's name, got the end"},
+  };
+  for (const auto& [text, rule] : cases) {
+    const std::string error = error_of(text);
+    EXPECT_EQ(first_line(error), rule);
+    EXPECT_LT(error.size(), 500u);
+  }
+  EXPECT_LT(error_of("mask(" + repeated("x", 60'000) + ")").size(), 800u);
+}
+
+TEST(Parser, HugeCountsOfHeadsAreErrorsOfBind) {
+  const Pattern pattern = Pattern::parse("heads(2147483647*dense, 2147483647*local(2))");
+  try {
+    pattern.bind(8, 4, 4);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(),
+                 "[bind] counts of heads(…) must add up to the heads (8) or divide them, got "
+                 "4294967294");
+  }
+}
+
+TEST(Parser, ErrorsAreSafeToPrint) {
+  EXPECT_EQ(error_of("dense \x1b[2J"),
+            "[pattern] expected '|', '&' or the end, got '\\x1b'\n  dense  [2J\n        ^");
+  EXPECT_EQ(error_of("dense\xff\xfe(2)"),
+            "[pattern] expected '|', '&' or the end, got '\\xff'\n  dense  (2)\n       ^");
+  EXPECT_EQ(first_line(error_of("mask(\"a\x1b[2J\n\")")),
+            "[safetensors] file must exist, got a\\x1b[2J\\x0a");
+  EXPECT_EQ(first_line(error_of(std::string("mask(\"/dev/null\0\")", 18))),
+            "[mask] file must have a name without zero bytes, got /dev/null\\x00");
+  std::mt19937_64 rng(11);
+  const std::string_view parts[] = {"dense", " | ", "local(", "3", ")", "mask(\"", "\"", "é", "∞"};
+  for (int round = 0; round < 20'000; ++round) {
+    std::string text;
+    for (int64_t more = testing::pick(rng, 1, 60); more > 0; --more) {
+      if (testing::pick(rng, 0, 1) == 0) {
+        text += parts[testing::pick(rng, 0, std::ssize(parts) - 1)];
+      } else {
+        text += static_cast<char>(testing::pick(rng, 0, 255));
+      }
+    }
+    const std::string error = error_of(text);
+    std::string shown = printable(error, error.size());
+    for (size_t at; (at = shown.find("\\x0a")) != std::string::npos;) shown.replace(at, 4, "\n");
+    std::string expected = error;  // a name's own newline is escaped in the error already
+    for (size_t at; (at = expected.find("\\x0a")) != std::string::npos;) {
+      expected.replace(at, 4, "\n");
+    }
+    ASSERT_EQ(shown, expected);
+  }
 }
 
 }  // namespace

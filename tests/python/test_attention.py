@@ -3,6 +3,7 @@
 Usage: test_attention.py PATH/liblace_torch.so [unittest options]
 """
 
+import json
 import math
 import sys
 import tempfile
@@ -44,6 +45,24 @@ def gradients(function, tensors):
     out = function(*tensors)
     weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
     return [out, *torch.autograd.grad((out * weights).sum(), tensors)]
+
+
+def write_mask(path, live):
+    """A mask file of blocks of 32: live [blocks, blocks] of 0 and 1."""
+    blocks = len(live)
+    header = json.dumps(
+        {
+            "__metadata__": {"block_size": "32"},
+            "mask": {
+                "dtype": "BOOL",
+                "shape": [1, blocks, blocks],
+                "data_offsets": [0, blocks * blocks],
+            },
+        }
+    ).encode()
+    with open(path, "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(bytes(bit for row in live for bit in row))
 
 
 class AttentionTest(unittest.TestCase):
@@ -146,6 +165,34 @@ class AttentionTest(unittest.TestCase):
         ]
         compiled = torch.compile(layer, fullgraph=True)
         self.assert_close(gradients(compiled, tensors), gradients(layer, tensors), 1e-5)
+
+    def test_backward_uses_the_mask_that_forward_saw(self):
+        old, new = [[1, 0, 0], [0, 1, 0], [1, 0, 1]], [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+        offloaded = torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda t: t)
+        torch._dynamo.reset()
+        compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "m.safetensors")
+            pattern = f'mask("{path}")'
+
+            def both(call, after=None):
+                tensors = inputs()
+                write_mask(path, old)
+                out = call(*tensors, pattern)
+                if after is not None:
+                    write_mask(path, after)
+                weights = torch.linspace(-1, 1, out.numel()).view(out.shape)
+                return [out, *torch.autograd.grad((out * weights).sum(), tensors)]
+
+            expected = both(attend)
+            for call in (attend, compiled):
+                self.assert_close(both(call, after=new), expected, 1e-7)
+            with offloaded:
+                self.assert_close(both(attend, after=new), expected, 1e-7)
+            # The next forward sees the new file.
+            write_mask(path, new)
+            changed = attend(*inputs(), pattern)
+            self.assertGreater((changed - expected[0]).abs().max().item(), 1e-2)
 
     def test_errors_name_the_argument(self):
         q, k, v = inputs()

@@ -99,6 +99,44 @@ TEST(Recipe, WrongTypesAndSyntaxNameTheLine) {
   EXPECT_HAS(error_of("", {"layers"}), "section.key=value");
 }
 
+// Each level once took a frame of the stack.
+TEST(Recipe, MillionsOfLevelsAreAnError) {
+  const auto repeated = [](const std::string& part) {
+    std::string text;
+    while (text.size() < 1'000'000) text += part;
+    return text;
+  };
+  EXPECT_HAS(error_of(repeated("a.") + "a = 1\n"), "x.toml:1: a key must have at most 8 dots");
+  EXPECT_HAS(error_of("[" + repeated("a.") + "a]\n"), "x.toml:1: a key must have at most 8 dots");
+  EXPECT_HAS(error_of("a = {" + repeated("a.") + "a = 1}\n"), "at most 8 dots");
+  EXPECT_HAS(error_of(repeated("\"\".") + "a = 1\n"), "at most 8 dots");
+  EXPECT_HAS(error_of("\n\na = " + repeated("[")), "x.toml:3: values must nest at most 8 deep");
+  EXPECT_HAS(error_of("a = " + repeated("{a=")), "at most 8 deep");
+  EXPECT_HAS(error_of("a = " + repeated("[{a.a=\n")), "at most 8 deep");
+  EXPECT_HAS(error_of(repeated("# more\n") + repeated("\n")), "at most 1048576 bytes");
+  // What is no TOML value is a string, and so is what could be one of a million levels.
+  EXPECT_HAS(error_of("", {repeated("a.") + "a=1"}), "unknown section [a]");
+  EXPECT_EQ(error_of("", {"data.paths=" + repeated("[")}), "");
+  EXPECT_EQ(error_of("", {"data.paths=a.b.c.d.e.f.g.h.i.j.k"}), "");
+}
+
+TEST(Recipe, StringsAndCommentsMayHoldDotsAndBrackets) {
+  const std::string dots = ".a.b.c.d.e.f.g.h.i.j[[[[[[[[[[{{{{";
+  for (const std::string& quoted :
+       {"\"" + dots + "\\\"" + dots + "\"", "'" + dots + "'",
+        "\"\"\"" + dots + "\n" + dots + "\"\"\"", "'''" + dots + "\n\"" + dots + "'''"}) {
+    EXPECT_EQ(error_of("[data]\npaths = " + quoted + " # " + dots + "\n[model]\nlayers = 2\n"), "")
+        << quoted;
+  }
+  EXPECT_EQ(error_of("[data]\npaths = [\"a.b.c.d.e.f.g.h.i.j.k\", \n 'x.y' ]\n"), "");
+}
+
+TEST(Recipe, NamesInErrorsAreEscapedAndCut) {
+  EXPECT_HAS(error_of("[\"a\\u001b[2J\"]\n"), "unknown section [a\\x1b[2J]");
+  EXPECT_LT(error_of("[" + std::string(500'000, 'a') + "]\n").size(), 1000u);
+  EXPECT_LT(error_of("[model]\nlayers = \"" + std::string(500'000, 'a') + "\"\n").size(), 1000u);
+}
+
 TEST(Recipe, ChecksValues) {
   EXPECT_HAS(error_of("[optimizer]\nbeta2 = 1.0\n"), "optimizer.beta2");
   EXPECT_HAS(error_of("[train]\nbatch = 0\n"), "train.batch");

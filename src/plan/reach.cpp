@@ -6,16 +6,18 @@
 #include "lace/error.h"
 #include "lace/pattern.h"
 
-#include "pattern/atoms.h"
+#include "core/safe_text.h"
 #include "pattern/random.h"
 #include "pattern/rows.h"
+#include "plan/reach_search.h"
 
 namespace lace {
-namespace pattern {
+namespace plan {
 namespace {
 
 constexpr int64_t kExactLength = 16384;
 constexpr int64_t kSampledQueries = 8;
+constexpr int64_t kMostAsked = 20'000'000;  // after which no query is begun
 constexpr uint64_t kSampleSeed = 0x5ac3;
 
 // Bit (i, j): position j can influence position i. Every position influences itself, through the
@@ -80,7 +82,7 @@ Relation layer_relation(const BoundPattern& bound) {
   for (int64_t i = 0; i < bound.k_len(); ++i) {
     uint64_t* row = relation.row(i);
     for (int64_t g = 0; g < bound.groups(); ++g) {
-      add_row(bound, bound.group_head(g), i, 0, bound.k_len(), row);
+      pattern::add_row(bound, bound.group_head(g), i, 0, bound.k_len(), row);
     }
     row[i / 64] |= uint64_t{1} << (i % 64);
     relation.close(i);
@@ -202,82 +204,24 @@ Reach exact_reach(const std::vector<BoundPattern>& layers) {
   }
 }
 
-// The positions that influence one query, from the top layer of a stack downwards.
-class BackwardSearch {
- public:
-  BackwardSearch(const std::vector<BoundPattern>& layers, int64_t query)
-      : layers_(layers),
-        wanted_(wanted(layers[0].causal(), layers[0].k_len(), query)),
-        seen_(static_cast<size_t>((layers[0].k_len() + 63) / 64)),
-        expanded_(layers.size(), seen_) {
-    seen_[static_cast<size_t>(query / 64)] |= uint64_t{1} << (query % 64);
-  }
-
-  // The fewest layers, `top` + 1 modulo the cycle, after which all positions are seen; -1: never.
-  int64_t layers_below(int64_t top) {
-    const auto cycle = static_cast<int64_t>(layers_.size());
-    int64_t depth = 0, unchanged = 0, from = 0;
-    for (int64_t layer = top;; layer = (layer + cycle - 1) % cycle) {
-      unchanged = expand(static_cast<size_t>(layer)) ? 0 : unchanged + 1;
-      ++depth;
-      if (layer == 0 && full(seen_.data(), wanted_, from)) return depth;
-      if (unchanged == cycle) return full(seen_.data(), wanted_, from) ? depth + layer : -1;
-    }
-  }
-
- private:
-  // Adds the keys of all positions seen that this layer has not expanded yet.
-  bool expand(size_t layer) {
-    const BoundPattern& bound = layers_[layer];
-    std::vector<uint64_t> todo = seen_;
-    for (size_t w = 0; w < todo.size(); ++w) todo[w] &= ~expanded_[layer][w];
-    expanded_[layer] = seen_;
-    const std::vector<uint64_t> before = seen_;
-    int64_t from = 0;
-    for (size_t w = todo.size(); w-- > 0;) {
-      for (uint64_t bits = todo[w]; bits != 0; bits &= bits - 1) {
-        const int64_t query = static_cast<int64_t>(w) * 64 + std::countr_zero(bits);
-        for (int64_t g = 0; g < bound.groups(); ++g) {
-          add_row(bound, bound.group_head(g), query, 0, bound.k_len(), seen_.data());
-        }
-        if (full(seen_.data(), wanted_, from)) return true;
-      }
-    }
-    return seen_ != before;
-  }
-
-  const std::vector<BoundPattern>& layers_;
-  int64_t wanted_;
-  std::vector<uint64_t> seen_;
-  std::vector<std::vector<uint64_t>> expanded_;
-};
-
-// The fewest layers after which query i has seen everything, whatever layer of the cycle is on top.
-int64_t layers_of_query(const std::vector<BoundPattern>& layers, int64_t query) {
-  int64_t fewest = -1;
-  for (int64_t top = 0; top < static_cast<int64_t>(layers.size()); ++top) {
-    const int64_t depth = BackwardSearch(layers, query).layers_below(top);
-    if (depth >= 0 && (fewest < 0 || depth < fewest)) fewest = depth;
-  }
-  return fewest;
-}
-
-// The last query, and others drawn from all positions.
-Reach sampled_reach(const std::vector<BoundPattern>& layers) {
+// Of the last query, and of others drawn from all positions, fewer where each takes long. −1 is
+// exact: one query that never sees everything is enough.
+int64_t sampled_reach(const std::vector<BoundPattern>& layers) {
   const int64_t size = layers[0].k_len();
+  ReachSearch search(layers);
   int64_t most = 0;
-  for (int64_t sample = 0; sample < kSampledQueries; ++sample) {
-    const auto draw = philox({static_cast<uint32_t>(sample), 0, 0, 0}, kSampleSeed);
+  for (int64_t sample = 0; sample < kSampledQueries && search.asked() < kMostAsked; ++sample) {
+    const auto draw = pattern::philox({static_cast<uint32_t>(sample), 0, 0, 0}, kSampleSeed);
     const int64_t query = sample == 0 ? size - 1 : static_cast<int64_t>(draw[0]) % size;
-    const int64_t depth = layers_of_query(layers, query);
-    if (depth < 0) return {-1, false};
+    const int64_t depth = search.layers_of(query);
+    if (depth < 0) return -1;
     most = std::max(most, depth);
   }
-  return {most, false};
+  return most;
 }
 
 }  // namespace
-}  // namespace pattern
+}  // namespace plan
 
 Reach reach(const std::vector<Pattern>& layers, int64_t heads, int64_t seq_len) {
   LACE_CHECK(!layers.empty(), "[reach] layers must be at least one pattern, got none");
@@ -286,10 +230,11 @@ Reach reach(const std::vector<Pattern>& layers, int64_t heads, int64_t seq_len) 
     bound.push_back(layer.bind(heads, seq_len, seq_len));
     LACE_CHECK(layer.causal() == layers[0].causal(),
                "[reach] layers must be all causal or all bidirectional, got ",
-               layers[0].to_string(), " and ", layer.to_string());
+               printable(layers[0].to_string()), " and ", printable(layer.to_string()));
   }
-  return seq_len <= pattern::kExactLength ? pattern::exact_reach(bound)
-                                          : pattern::sampled_reach(bound);
+  const int64_t sampled = plan::sampled_reach(bound);
+  const bool exact = seq_len <= plan::kExactLength;
+  return exact && sampled >= 0 ? plan::exact_reach(bound) : Reach{sampled, exact};
 }
 
 }  // namespace lace

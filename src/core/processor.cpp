@@ -1,4 +1,4 @@
-#include "machine.h"
+#include "core/processor.h"
 
 #include <algorithm>
 #include <array>
@@ -8,8 +8,7 @@
 
 #include <sched.h>
 
-namespace lace::cli {
-
+namespace lace {
 namespace {
 
 constexpr std::array<std::string_view, 12> kFeatures = {
@@ -23,24 +22,24 @@ std::string after_colon(const std::string& line) {
 
 }  // namespace
 
-Machine this_machine() {
-  Machine machine;
+Processor this_processor() {
+  Processor processor;
   cpu_set_t set;
-  machine.cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) processor.cores = CPU_COUNT(&set);
   std::ifstream cpuinfo("/proc/cpuinfo");
   bool seen_flags = false;
-  for (std::string line; std::getline(cpuinfo, line) && !seen_flags;) {
-    if (line.rfind("model name", 0) == 0) machine.processor = after_colon(line);
-    if (line.rfind("flags", 0) != 0) continue;
+  for (std::string line; !seen_flags && std::getline(cpuinfo, line);) {
+    if (line.starts_with("model name")) processor.name = after_colon(line);
+    if (!line.starts_with("flags")) continue;
     seen_flags = true;
     std::istringstream flags(after_colon(line));
     for (std::string flag; flags >> flag;) {
-      if (std::find(kFeatures.begin(), kFeatures.end(), flag) != kFeatures.end()) {
-        machine.features.push_back(flag);
+      if (std::ranges::find(kFeatures, flag) != kFeatures.end()) {
+        processor.features.push_back(flag);
       }
     }
   }
-  return machine;
+  return processor;
 }
 
-}  // namespace lace::cli
+}  // namespace lace

@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -7,6 +10,7 @@
 #include "lace/pattern.h"
 
 #include "pattern/random_patterns.h"
+#include "plan/reach_search.h"
 
 namespace lace {
 namespace {
@@ -106,6 +110,110 @@ TEST(Reach, LongSequencesAreSampled) {
   }
   EXPECT_EQ(reach(parse_all({"local(256)", "strided(256)"}), 1, 65536).layers, 2);
   EXPECT_EQ(reach(parse_all({"strided(256)", "block(4)", "local(256)"}), 1, 65536).layers, 3);
+}
+
+// The search that long sequences are sampled by, over every query of a short one.
+TEST(Reach, SearchEqualsBruteForce) {
+  std::mt19937_64 rng(6);
+  for (int round = 0; round < 300; ++round) {
+    const bool causal = testing::pick(rng, 0, 1) == 0;
+    const int64_t n = testing::pick(rng, 1, 70), heads = testing::pick(rng, 1, 2);
+    std::vector<Pattern> layers;
+    std::vector<BoundPattern> bound;
+    std::string text;
+    for (int64_t count = testing::pick(rng, 1, 3); count > 0; --count) {
+      const Pattern tree = testing::random_tree(rng, 2);
+      layers.push_back(causal ? tree : bidirectional(tree));
+      bound.push_back(layers.back().bind(heads, n, n));
+      text += layers.back().to_string() + "; ";
+    }
+    plan::ReachSearch search(bound);
+    int64_t most = 0;
+    for (int64_t query = 0; query < n && most >= 0; ++query) {
+      const int64_t depth = search.layers_of(query);
+      most = depth < 0 ? -1 : std::max(most, depth);
+    }
+    ASSERT_EQ(most, brute_force(layers, heads, n)) << text << n;
+  }
+}
+
+constexpr int64_t kMillion = 1'048'576;
+
+struct Long {
+  const char* text;
+  int64_t layers, heads = 1;
+};
+
+// Each of these takes well under a second; their live pairs, up to 5 · 10¹¹, would take minutes.
+TEST(Reach, MillionsOfPositions) {
+  const Long cases[] = {
+      {"dense", 1},
+      {"local(1)", -1},
+      {"local(2)", kMillion - 1},
+      {"local(128)", 8257},  // ⌈1048575 / 127⌉
+      {"local(600000)", 2},
+      {"local(2, 64)", 16383},  // blocks of 64 behind the last
+      {"block(64)", -1},
+      {"strided(1)", 1},
+      {"strided(2)", -1},
+      {"strided(1024)", -1},
+      {"summary(2, 1)", -1},
+      {"dilated(2, 1)", kMillion - 1},
+      {"dilated(4, 3)", -1},
+      {"global(64)", -1},
+      {"sinks(1)", -1},
+      {"random(3, 64, 7)", -1},
+      {"local(2) | sinks(4)", kMillion - 5},  // the fifth position is the last to be seen
+      {"local(1024) | strided(1024)", 2},
+      {"local(2) | strided(2)", 2},
+      {"fixed(1024, 32, 4)", 2, 4},
+      {"heads(1*local(1024), 1*strided(1024))", 2, 2},
+      {"local(4096) & strided(64)", -1},
+      {"bidirectional(local(2))", kMillion - 1},
+      {"bidirectional(global(1) | local(2))", 2},
+      {"bidirectional(random(2, 64, 3))", -1},
+  };
+  for (const auto& [text, layers, heads] : cases) {
+    const Reach result = reach({Pattern::parse(text)}, heads, kMillion);
+    EXPECT_EQ(result.layers, layers) << text;
+    EXPECT_FALSE(result.exact);
+  }
+  EXPECT_EQ(reach(parse_all({"local(2)", "strided(2)"}), 1, kMillion).layers, 2);
+  EXPECT_EQ(reach(parse_all({"block(2)", "summary(2, 1)", "local(3)"}), 1, kMillion).layers, 2);
+  // Random blocks make the way shorter than windows alone.
+  const char* mixed = "heads(2*random(2, 64, 1) | local(64), 2*local(2) | sinks(1))";
+  const int64_t layers = reach(parse_all({mixed}), 4, kMillion).layers;
+  EXPECT_TRUE(2 <= layers && layers < kMillion / 64) << layers;
+}
+
+TEST(Reach, SearchAsksForEachPositionOnce) {
+  for (const char* text : {"local(2)", "strided(2)", "local(1000)", "random(3, 64, 7)"}) {
+    const std::vector<BoundPattern> bound{Pattern::parse(text).bind(1, 200'000, 200'000)};
+    plan::ReachSearch search(bound);
+    search.layers_of(199'999);
+    EXPECT_LE(search.asked(), 4 * 200'000) << text;
+  }
+}
+
+TEST(BitTree, FindsTheNext) {
+  for (const int64_t size : {1, 64, 65, 4096, 5000, 300'000}) {
+    plan::BitTree tree(size);
+    EXPECT_EQ(tree.next(0), -1);
+    std::set<int64_t> numbers;
+    std::mt19937_64 rng(static_cast<uint64_t>(size));
+    for (int round = 0; round < 2000; ++round) {
+      const int64_t number = testing::pick(rng, 0, size - 1), from = testing::pick(rng, 0, size);
+      if (testing::pick(rng, 0, 2) == 0) {
+        tree.erase(number);
+        numbers.erase(number);
+      } else {
+        tree.insert(number);
+        numbers.insert(number);
+      }
+      const auto next = numbers.lower_bound(from);
+      ASSERT_EQ(tree.next(from), next == numbers.end() ? -1 : *next) << size;
+    }
+  }
 }
 
 TEST(Reach, ChecksItsLayers) {

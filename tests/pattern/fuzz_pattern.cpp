@@ -6,10 +6,10 @@
 #include "lace/error.h"
 #include "lace/pattern.h"
 
-// Any text either parses to a pattern that survives printing, or throws lace::Error.
+// Any text either parses to a pattern that survives printing, or throws lace::Error. mask(…) reads
+// what regular files the text names, relative to the working folder.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
-  if (text.find("mask") != std::string_view::npos) return 0;  // reads files
   try {
     const lace::Pattern pattern = lace::Pattern::parse(text);
     const lace::Pattern again = lace::Pattern::parse(pattern.to_string());

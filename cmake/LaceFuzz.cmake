@@ -1,0 +1,10 @@
+# lace_fuzzer(NAME SOURCES files... [LINKS targets...])
+# A libFuzzer program fuzz_NAME (clang only). With LACE_FUZZ every room is instrumented (lace_flags).
+function(lace_fuzzer name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
+  add_executable(fuzz_${name} ${ARG_SOURCES})
+  target_include_directories(fuzz_${name} PRIVATE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/include)
+  target_link_libraries(fuzz_${name} PRIVATE ${ARG_LINKS})
+  lace_flags(fuzz_${name})
+  target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
+endfunction()
