@@ -18,6 +18,7 @@
 #include "lace/train.h"
 
 #include "commands.h"
+#include "notes.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -42,9 +43,10 @@ class TemporaryFile {
     LACE_CHECK(fd >= 0, "[eval] cannot create ", path_);
     ::close(fd);
     std::ofstream file(path_, std::ios::binary);
-    for (const auto piece : stream.pieces())
-      file.write(reinterpret_cast<const char*>(piece.data()),
-                 static_cast<std::streamsize>(piece.size()));
+    stream.each_chunk([&](std::span<const uint8_t> chunk) {
+      file.write(reinterpret_cast<const char*>(chunk.data()),
+                 static_cast<std::streamsize>(chunk.size()));
+    });
     file.close();
     LACE_CHECK(file.good(), "[eval] cannot write ", path_);
   }
@@ -121,7 +123,8 @@ void print_table(const LoadedRun& run, const EvalResult& result, const Options& 
   }
   std::cout << "scored with at least " << run.recipe.eval.min_context
             << " bytes of context (from the second window on) in "
-            << format_duration(result.elapsed_s) << "\nrun files in " << options.run << "/\n";
+            << format_duration(result.elapsed_s) << "\nrun files in " << path_text(options.run)
+            << "/\n";
 }
 
 void eval(const Options& options) {
@@ -130,6 +133,7 @@ void eval(const Options& options) {
   if (options.min_context >= 0) run.recipe.eval.min_context = options.min_context;
   run.recipe.check();
   const TextData data = load_data(run.recipe);
+  print_notes(data);
   const ByteStream& stream = options.split == "test"         ? data.test
                              : options.split == "validation" ? data.validation
                                                              : data.train;
@@ -144,7 +148,7 @@ void eval(const Options& options) {
   if (options.baselines) rows = baselines(data.train, stream);
   const Json training = training_summary(options.run);
   if (!options.json) return print_table(run, result, options, rows, training);
-  Json json = {{"run", options.run},
+  Json json = {{"run", path_text(options.run)},
                {"checkpoint", run.checkpoint},
                {"step", run.step},
                {"split", options.split},

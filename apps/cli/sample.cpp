@@ -11,7 +11,7 @@
 #include "lace/train.h"
 
 #include "commands.h"
-#include "safe_text.h"
+#include "core/safe_text.h"
 
 namespace lace::cli {
 
