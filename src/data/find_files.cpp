@@ -20,8 +20,7 @@ namespace fs = std::filesystem;
 
 const char* kind_of(mode_t mode) {
   if (S_ISFIFO(mode)) return "a pipe";
-  if (S_ISSOCK(mode)) return "a socket";
-  return S_ISCHR(mode) || S_ISBLK(mode) ? "a device" : "no file";
+  return S_ISSOCK(mode) ? "a socket" : "a device";
 }
 
 // Why a regular file cannot be read, or "".
@@ -93,8 +92,10 @@ class Walk {
     struct stat info {};
     std::string failure;
     if (::stat(path.c_str(), &info) != 0) {
-      if (errno == ENOENT) return left_out_.add(LeftOut::kDangling, path);
-      failure = std::strerror(errno);
+      const int error = errno;
+      if (error == ENOENT && ::lstat(path.c_str(), &info) == 0)
+        return left_out_.add(LeftOut::kDangling, path);
+      failure = std::strerror(error);
     } else if (S_ISDIR(info.st_mode)) {
       failure = folder(path, info);
     } else if (S_ISREG(info.st_mode)) {
