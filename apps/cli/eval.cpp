@@ -19,6 +19,7 @@
 
 #include "commands.h"
 #include "core/bounded_json.h"
+#include "notes.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -43,9 +44,10 @@ class TemporaryFile {
     LACE_CHECK(fd >= 0, "[eval] cannot create ", path_);
     ::close(fd);
     std::ofstream file(path_, std::ios::binary);
-    for (const auto piece : stream.pieces())
-      file.write(reinterpret_cast<const char*>(piece.data()),
-                 static_cast<std::streamsize>(piece.size()));
+    stream.each_chunk([&](std::span<const uint8_t> chunk) {
+      file.write(reinterpret_cast<const char*>(chunk.data()),
+                 static_cast<std::streamsize>(chunk.size()));
+    });
     file.close();
     LACE_CHECK(file.good(), "[eval] cannot write ", path_);
   }
@@ -126,7 +128,8 @@ void print_table(const LoadedRun& run, const EvalResult& result, const Options& 
   }
   std::cout << "scored with at least " << run.recipe.eval.min_context
             << " bytes of context (from the second window on) in "
-            << format_duration(result.elapsed_s) << "\nrun files in " << options.run << "/\n";
+            << format_duration(result.elapsed_s) << "\nrun files in " << path_text(options.run)
+            << "/\n";
 }
 
 void eval(const Options& options) {
@@ -135,6 +138,7 @@ void eval(const Options& options) {
   if (options.min_context >= 0) run.recipe.eval.min_context = options.min_context;
   run.recipe.check();
   const TextData data = load_data(run.recipe);
+  print_notes(data);
   const ByteStream& stream = options.split == "test"         ? data.test
                              : options.split == "validation" ? data.validation
                                                              : data.train;
@@ -149,7 +153,7 @@ void eval(const Options& options) {
   if (options.baselines) rows = baselines(data.train, stream);
   const Json training = training_summary(options.run);
   if (!options.json) return print_table(run, result, options, rows, training);
-  Json json = {{"run", options.run},
+  Json json = {{"run", path_text(options.run)},
                {"checkpoint", run.checkpoint},
                {"step", run.step},
                {"split", options.split},

@@ -20,6 +20,7 @@
 #include "lace/device.h"
 
 #include "commands.h"
+#include "notes.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -122,7 +123,7 @@ void dry_run(const Recipe& recipe, at::Device device, bool json) {
 std::string run_folder(const Options& options, const Recipe& recipe) {
   if (!options.run.empty()) return options.run;
   const std::string name =
-      recipe.name.empty() ? std::filesystem::path(options.recipe).stem().string() : recipe.name;
+      recipe.name.empty() ? std::filesystem::path(options.recipe).stem().native() : recipe.name;
   return "runs/" + name;
 }
 
@@ -131,7 +132,7 @@ void print_result(const RunResult& result, const std::string& folder, bool json)
     const auto optional = [](const std::optional<double>& value) {
       return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
     };
-    std::cout << nlohmann::ordered_json{{"run", folder},
+    std::cout << nlohmann::ordered_json{{"run", path_text(folder)},
                                         {"finished", result.finished},
                                         {"steps", result.steps},
                                         {"bytes_trained", result.tokens},
@@ -151,7 +152,7 @@ void print_result(const RunResult& result, const std::string& folder, bool json)
             << format_count(std::llround(result.tokens_per_s)) << " tokens/s)";
   if (result.best_validation_bits_per_byte)
     std::cout << "; validation " << fixed(*result.best_validation_bits_per_byte, 3) << " bits/byte";
-  std::cout << "\nrun folder: " << folder << "\n";
+  std::cout << "\nrun folder: " << path_text(folder) << "\n";
 }
 
 void train(const Options& options) {
@@ -160,7 +161,7 @@ void train(const Options& options) {
   if (options.dry_run) return dry_run(recipe, device, options.json);
   const std::string folder = run_folder(options, recipe);
   std::cerr << format_count(parameter_count(recipe.model)) << " parameters, context "
-            << format_count(recipe.model.seq_len) << ", run folder " << folder << "\n";
+            << format_count(recipe.model.seq_len) << ", run folder " << path_text(folder) << "\n";
   RunResult result;
   {
     const InterruptHandler handler;
@@ -168,6 +169,7 @@ void train(const Options& options) {
     result = train_run(recipe, {.folder = folder,
                                 .resume = options.resume,
                                 .device = device,
+                                .on_data = print_notes,
                                 .on_step = [&](const TrainProgress& progress) {
                                   view.show(progress);
                                   return !interrupted;

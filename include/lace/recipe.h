@@ -15,10 +15,11 @@ namespace lace {
 struct DataConfig {
   std::vector<std::string> paths;  // files and folders
   double validation_fraction =
-      0.05;  // of the bytes, where there are too few files to split by file
+      0.05;  // of the bytes; with 21 files or more every 20th file (0: none)
   double test_fraction = 0.05;
   int64_t record_bytes = 0;  // 0: text. Else the data are records of this size (images,
-                             // clips): windows and splits fall on multiples of it
+                             // clips): windows and splits fall on multiples of it in each
+                             // file, and what is left over at a file's end is left out
 };
 
 // [optimizer]: Adam with decoupled weight decay on tensors of rank 2 and more.
@@ -66,13 +67,16 @@ struct Recipe {
 
 // Reads a recipe from TOML. `source` names the text in errors. `overrides` are `section.key=value`,
 // the value as in TOML, quotes may be left out. Keys that the text leaves out keep their defaults.
+// A group \xNN in a string (two hexadecimal digits; in TOML's double quotes \\xNN) stands for that
+// byte, so that paths of any bytes can be named, as path_text() shows them.
 // Throws lace::Error: a syntax error with its line; an unknown section or key with its line and the
 // nearest known one; a value of the wrong type; what Recipe::check finds.
 Recipe parse_recipe(std::string_view text, const std::string& source,
                     const std::vector<std::string>& overrides = {});
 Recipe load_recipe(const std::string& path, const std::vector<std::string>& overrides = {});
 
-// All fields as TOML: parse_recipe(to_toml(recipe)) gives the same recipe.
+// All fields as TOML, in UTF-8 whatever bytes its strings hold: parse_recipe(to_toml(recipe)) gives
+// the same recipe.
 std::string to_toml(const Recipe& recipe);
 
 }  // namespace lace

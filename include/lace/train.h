@@ -80,6 +80,7 @@ struct RunOptions {
   std::string folder;
   bool resume = false;           // take up the folder's last checkpoint, if there is one
   at::Device device = at::kCPU;  // to train on
+  std::function<void(const TextData&)> on_data = {};  // called once, with what will be trained on
   // Called after each step; returning false saves a checkpoint and ends the run early.
   std::function<bool(const TrainProgress&)> on_step = {};
 };

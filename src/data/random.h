@@ -2,19 +2,15 @@
 
 #include <cstdint>
 
+#include "core/mix64.h"
+
 namespace lace {
 
 // A counter-based generator: the same (seed, stream, counter) always gives the same 64 bits, in any
-// order of asking. Two rounds of the SplitMix64 finaliser over the mixed words.
-inline uint64_t mix64(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
-
+// order of asking.
 inline uint64_t random_bits(uint64_t seed, uint64_t stream, uint64_t counter) {
-  const uint64_t key = mix64(seed + 0x9e3779b97f4a7c15ull * (stream + 1));
-  return mix64(mix64(key + 0x9e3779b97f4a7c15ull * (counter + 1)) ^ key);
+  const uint64_t key = mix64(seed + kMix64Step * (stream + 1));
+  return mix64(mix64(key + kMix64Step * (counter + 1)) ^ key);
 }
 
 // Uniform in [0, bound), bound >= 1.

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "core/mix64.h"
+
 namespace lace::model {
 
 // A dropout mask that needs no memory: element (row, column) is kept iff
@@ -15,22 +17,17 @@ struct Dropout {
   float scale = 1;
 };
 
-// The finaliser of splitmix64 (Steele, Lea, Flood 2014): a bijection that mixes all bits.
-inline uint64_t mix64(uint64_t x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
+// The next number of SplitMix64 after state x.
+inline uint64_t splitmix64(uint64_t x) { return mix64(x + kMix64Step); }
 
 // p in [0, 1).
 inline Dropout make_dropout(double p, uint64_t seed, int64_t step, int64_t micro_batch,
                             int64_t layer, int64_t branch) {
   Dropout dropout;
   if (p == 0) return dropout;
-  uint64_t key = mix64(seed);
+  uint64_t key = splitmix64(seed);
   for (const int64_t part : {step, micro_batch, layer, branch}) {
-    key = mix64(key ^ static_cast<uint64_t>(part));
+    key = splitmix64(key ^ static_cast<uint64_t>(part));
   }
   dropout.key = key;
   dropout.threshold = static_cast<uint32_t>(p * 0x1p32);
@@ -39,7 +36,7 @@ inline Dropout make_dropout(double p, uint64_t seed, int64_t step, int64_t micro
 }
 
 inline uint64_t dropout_row_key(const Dropout& dropout, int64_t row) {
-  return mix64(dropout.key ^ static_cast<uint64_t>(row));
+  return splitmix64(dropout.key ^ static_cast<uint64_t>(row));
 }
 
 // The hash of one element, for one column (uint32_t) or a vector of columns: two rounds of

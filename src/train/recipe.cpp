@@ -8,6 +8,8 @@
 
 #include <toml++/toml.h>
 
+#include "lace/data.h"
+
 #include "core/edit_distance.h"
 #include "core/safe_text.h"
 #include "train/recipe_fields.h"
@@ -108,18 +110,18 @@ class Assign {
   }
   void operator()(std::string& field) const {
     if (!node_.is_string()) wrong_type(where_, key_, "a string", node_);
-    field = **node_.as_string();
+    field = path_bytes(**node_.as_string());
   }
   void operator()(std::vector<std::string>& field) const {
     field.clear();
     if (node_.is_string()) {
-      field.push_back(**node_.as_string());
+      field.push_back(path_bytes(**node_.as_string()));
       return;
     }
     if (!node_.is_array()) wrong_type(where_, key_, "a string or a list of strings", node_);
     for (const toml::node& element : *node_.as_array()) {
       if (!element.is_string()) wrong_type(where_, key_, "a string or a list of strings", node_);
-      field.push_back(**element.as_string());
+      field.push_back(path_bytes(**element.as_string()));
     }
   }
   void operator()(Precision& field) const { parse(field, parse_precision); }
@@ -219,9 +221,10 @@ toml::table override_table(const std::string& override_text) {
   }
 }
 
+// TOML is UTF-8, a path any bytes.
 std::string quoted(const std::string& text) {
   std::ostringstream out;
-  out << toml::value<std::string>(text);
+  out << toml::value<std::string>(path_text(text));
   return out.str();
 }
 

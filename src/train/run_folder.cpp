@@ -203,6 +203,7 @@ RunResult train_run(const Recipe& recipe, const RunOptions& options) {
   recipe.check();
   const Folder folder{options.folder};
   TextData data = load_data(recipe);
+  if (options.on_data) options.on_data(data);
   const bool resumed = open_folder(folder, recipe, options.resume);
   train::write_description(folder.path, recipe, data, options.device);
   Trainer trainer(recipe, std::move(data), options.device);

@@ -5,6 +5,8 @@
 
 #include "lace/data.h"
 
+#include "data/markov_counts.h"
+
 namespace lace {
 namespace {
 
@@ -35,16 +37,40 @@ TEST(Markov, PiecesDoNotMatterAndHigherOrdersLearnMore) {
   for (int i = 0; i < 4000; ++i) text += "the quick brown fox "[(i * i / 3 + i) % 20];
   const ByteStream whole = stream(text);
   ByteStream pieces;
-  for (int64_t i = 0; i < whole.size(); i += 1000) {
-    const ByteStream part = whole.slice(i, i + 1000);
-    pieces.append(part.pieces()[0], std::make_shared<ByteStream>(part));
-  }
+  for (int64_t i = 0; i < whole.size(); i += 1000) pieces.append(whole.slice(i, i + 1000));
   const std::vector<double> bits = markov_bits_per_byte(whole, whole);
   EXPECT_EQ(bits, markov_bits_per_byte(pieces, pieces));
   ASSERT_EQ(bits.size(), 4u);
   for (size_t k = 1; k < bits.size(); ++k) EXPECT_LT(bits[k], bits[k - 1]);
   EXPECT_THROW(markov_bits_per_byte(whole, whole, 4), Error);
   EXPECT_THROW(markov_bits_per_byte(whole, ByteStream()), Error);
+}
+
+TEST(MarkovCounts, CountsPass32Bits) {
+  // As after 10 GB of "a", a third as many "b", and one "c", in every context of up to three bytes.
+  constexpr uint64_t kTimes = 10'000'000'000;
+  for (int context = 0; context <= 3; ++context) {
+    MarkovCounts counts(context);
+    for (const uint64_t times : {kTimes - 7, uint64_t{7}}) counts.add(0x616161, 'a', times);
+    counts.add(0x616161, 'b', kTimes / 3);
+    counts.add(0x616161, 'c');
+    counts.finish();
+    const double all = kTimes + kTimes / 3 + 1 + 3;
+    EXPECT_NEAR(counts.probability(0x616161, 'a', 0.25), (kTimes + 0.75) / all, 1e-12);
+    EXPECT_NEAR(counts.probability(0x616161, 'b', 0.25), (kTimes / 3 + 0.75) / all, 1e-12);
+    EXPECT_NEAR(counts.probability(0x616161, 'c', 0.25), 1.75 / all, 1e-15);
+    EXPECT_NEAR(counts.probability(0x616161, 'd', 0.25), 0.75 / all, 1e-15);
+    if (context > 0) {
+      EXPECT_EQ(counts.probability(0x626262, 'a', 0.25), 0.25);
+    }
+  }
+}
+
+TEST(MarkovCounts, ACountOfExactly32BitsIsNotNone) {
+  MarkovCounts counts(1);
+  counts.add('x', 'y', uint64_t{1} << 32);
+  counts.finish();
+  EXPECT_GT(counts.probability('x', 'y', 0.001), 0.99);
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace {
 
 TEST(WindowSampler, EpochsHoldDisjointWindowsInShuffledOrder) {
   constexpr int64_t kSize = 1037, kWindow = 10;
-  WindowSampler sampler(kSize, kWindow, 7);
+  const WindowSampler sampler(kSize, kWindow, 7);
   const int64_t count = sampler.windows_per_epoch();
   EXPECT_EQ(count, 102);
   std::set<int64_t> offsets;
@@ -29,7 +29,7 @@ TEST(WindowSampler, EpochsHoldDisjointWindowsInShuffledOrder) {
 }
 
 TEST(WindowSampler, AnyOrderOfAskingGivesTheSame) {
-  WindowSampler forward(1000, 16, 3), jumping(1000, 16, 3), other(1000, 16, 4);
+  const WindowSampler forward(1000, 16, 3), jumping(1000, 16, 3), other(1000, 16, 4);
   std::vector<int64_t> expected, different;
   for (int64_t i = 0; i < 200; ++i) expected.push_back(forward.begin(i));
   for (int64_t i = 0; i < 200; ++i) different.push_back(other.begin(i));
@@ -39,18 +39,47 @@ TEST(WindowSampler, AnyOrderOfAskingGivesTheSame) {
   }
 }
 
+TEST(WindowSampler, EpochsHaveOrdersOfTheirOwn) {
+  const WindowSampler sampler(4000, 10, 1, true), other(4000, 10, 2, true);
+  std::set<std::vector<int64_t>> orders;
+  for (const WindowSampler* s : {&sampler, &other}) {
+    for (int64_t epoch = 0; epoch < 10; ++epoch) {
+      std::vector<int64_t> begins;
+      for (int64_t i = 0; i < 400; ++i) begins.push_back(s->begin(epoch * 400 + i));
+      orders.insert(begins);
+    }
+  }
+  EXPECT_EQ(orders.size(), 20u);
+}
+
+TEST(WindowSampler, HugeStreamsNeedNoMemory) {
+  constexpr int64_t kSize = int64_t{1} << 60;
+  const WindowSampler sampler(kSize, 1024, 3);
+  const int64_t count = sampler.windows_per_epoch();
+  EXPECT_EQ(count, (kSize - 1023) / 1024);
+  std::set<int64_t> begins;
+  for (int64_t i = 0; i < 1000; ++i) {
+    const int64_t begin = sampler.begin(i);
+    EXPECT_TRUE(begin >= 0 && begin <= kSize - 1024) << begin;
+    EXPECT_EQ(begin % 1024, sampler.begin(count - 1) % 1024);
+    begins.insert(begin);
+  }
+  EXPECT_EQ(begins.size(), 1000u);
+  EXPECT_GE(sampler.begin(5 * count), 0);
+}
+
 TEST(WindowSampler, ShortStreams) {
-  WindowSampler exact(16, 16, 0);
+  const WindowSampler exact(16, 16, 0);
   EXPECT_EQ(exact.windows_per_epoch(), 1);
   EXPECT_EQ(exact.begin(5), 0);
-  WindowSampler longer(20, 16, 0);
+  const WindowSampler longer(20, 16, 0);
   for (int64_t i = 0; i < 50; ++i) EXPECT_LE(longer.begin(i), 4);
   EXPECT_THROW(WindowSampler(15, 16, 0), Error);
   EXPECT_THROW(WindowSampler(15, 0, 0), Error);
 }
 
 TEST(WindowSampler, AlignedWindowsAreRecords) {
-  WindowSampler sampler(105, 10, 3, true);
+  const WindowSampler sampler(105, 10, 3, true);
   EXPECT_EQ(sampler.windows_per_epoch(), 10);
   for (int64_t epoch = 0; epoch < 3; ++epoch) {
     std::set<int64_t> begins;

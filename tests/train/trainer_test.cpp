@@ -31,8 +31,9 @@ class TrainerTest : public testing::Test {
     Recipe recipe = small_recipe();
     const ByteStream text = small_text(4000);
     std::ofstream file(path("text"), std::ios::binary);
-    for (const auto piece : text.pieces())
-      file.write(reinterpret_cast<const char*>(piece.data()), static_cast<long>(piece.size()));
+    text.each_chunk([&](std::span<const uint8_t> chunk) {
+      file.write(reinterpret_cast<const char*>(chunk.data()), static_cast<long>(chunk.size()));
+    });
     recipe.data.paths = {path("text")};
     recipe.train.validate_every = 3;
     recipe.train.validate_windows = 2;
