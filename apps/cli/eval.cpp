@@ -18,6 +18,7 @@
 #include "lace/train.h"
 
 #include "commands.h"
+#include "load_checked.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -86,13 +87,24 @@ std::vector<Baseline> baselines(const ByteStream& train, const ByteStream& score
   return rows;
 }
 
-// What the run's last checkpoint says of its training.
+// What the run's last checkpoint says of its training; nothing, and a warning, if it cannot be
+// read.
 Json training_summary(const std::string& run) {
-  std::ifstream file(run + "/last.json");
+  const std::string path = run + "/last.json";
+  std::ifstream file(path);
+  if (!file) return {};
   const Json last = Json::parse(file, nullptr, false);
-  if (!last.is_object()) return {};
-  const double elapsed = last.value("elapsed_s", 0.0), bytes = last.value("bytes_trained", 0.0);
-  return {{"steps", last.value("step", int64_t{0})},
+  const auto is_number = [&](const char* key) {
+    return last.contains(key) && last[key].is_number();
+  };
+  if (!last.is_object() || !is_number("step") || !is_number("elapsed_s") ||
+      !is_number("bytes_trained")) {
+    std::cerr << "lace: warning: " << path << " is not the summary of a checkpoint\n";
+    return {};
+  }
+  const double elapsed = last["elapsed_s"].get<double>(),
+               bytes = last["bytes_trained"].get<double>();
+  return {{"steps", last["step"].get<int64_t>()},
           {"bytes_trained", std::llround(bytes)},
           {"elapsed_s", elapsed},
           {"tokens_per_s", elapsed > 0 ? bytes / elapsed : 0.0}};
@@ -125,7 +137,7 @@ void print_table(const LoadedRun& run, const EvalResult& result, const Options& 
 }
 
 void eval(const Options& options) {
-  LoadedRun run = load_run(options.run, options.checkpoint, find_device(options.device));
+  LoadedRun run = load_checked(options.run, options.checkpoint, find_device(options.device));
   if (!options.data.empty()) run.recipe.data.paths = options.data;
   if (options.min_context >= 0) run.recipe.eval.min_context = options.min_context;
   run.recipe.check();
@@ -151,6 +163,7 @@ void eval(const Options& options) {
                {"bytes", result.bytes},
                {"min_context", run.recipe.eval.min_context},
                {"bits_per_byte", result.bits_per_byte},
+               {"not_finite", run.not_finite},
                {"elapsed_s", result.elapsed_s},
                {"training", training}};
   for (const Baseline& row : rows)
@@ -172,8 +185,10 @@ void add_eval(CLI::App& app) {
                    "Score each byte with at least so many before it; default: the recipe's")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--data", options->data, "Other files and folders than the recipe's");
-  command->add_option("--checkpoint", options->checkpoint, "best or last; default: best if any")
-      ->check(CLI::IsMember({"best", "last"}));
+  command
+      ->add_option("--checkpoint", options->checkpoint,
+                   "best, last or previous; default: best if any")
+      ->check(CLI::IsMember({"best", "last", "previous"}));
   command->add_flag("--baselines", options->baselines,
                     "Beside it: Markov models counted on the train split, gzip -9 and xz -9");
   command->add_flag("--json", options->json, "Print JSON");
