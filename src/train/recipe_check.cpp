@@ -55,7 +55,7 @@ void check_name(const std::string& name) {
     const size_t length = printable_length(std::string_view(name).substr(i));
     if (length == 0) {
       printable = false;
-      shown += "\\x" + hex64(static_cast<unsigned char>(name[i++])).substr(14);
+      shown += "\\x" + train::hex64(static_cast<unsigned char>(name[i++])).substr(14);
     } else {
       shown += name.substr(i, length);
       i += length;

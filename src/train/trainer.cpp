@@ -57,6 +57,7 @@ class SwappedWeights {
 struct Trainer::Impl {
   Recipe recipe;
   TextData data;
+  nlohmann::ordered_json fingerprint;  // of the data as they were at the start
   SparseTransformer model;
   train::Adam adam;
   WindowSampler sampler;
@@ -71,6 +72,7 @@ struct Trainer::Impl {
   Impl(const Recipe& r, TextData d, at::Device device)
       : recipe(r),
         data(std::move(d)),
+        fingerprint(train::data_fingerprint(data)),
         model(r.model, device),
         adam(r.optimizer, model.parameters()),
         sampler(data.train.size(), r.model.seq_len, r.train.seed, r.data.record_bytes > 0) {}
@@ -221,7 +223,7 @@ void Trainer::save(const std::string& path, const std::string& keep_old_as) cons
       {"loss_scale", s.loss_scale.value},
       {"bytes_trained",
        s.step * s.recipe.train.batch * s.recipe.train.accumulate * s.recipe.model.seq_len},
-      {"data", train::data_fingerprint(s.data)},
+      {"data", s.fingerprint},
       {"recipe", s.recipe.name},
       {"version", version()},
       {"commit", commit()},
@@ -248,7 +250,7 @@ std::vector<std::string> Trainer::load(const std::string& path, bool accept_chan
     notes.push_back(path + " does not say what its data were: they are not compared");
   } else {
     const std::string difference =
-        train::fingerprint_difference(state.json()["data"], train::data_fingerprint(s.data));
+        train::fingerprint_difference(state.json()["data"], s.fingerprint);
     if (!difference.empty()) {
       const std::string text = "the data are not those of " + path + ": " + difference;
       if (!accept_changed_data) throw train::DataChanged("[train] " + text);

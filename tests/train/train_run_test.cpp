@@ -29,7 +29,7 @@ class TrainRunTest : public FolderTest {
   std::string train_error(const Recipe& recipe, const std::string& name, bool resume = false) {
     return error_of([&] { train(recipe, name, resume); });
   }
-  // A folder's files, without the times of day.
+  // A folder's files, sorted.
   std::vector<std::string> names(const std::string& folder) const {
     std::vector<std::string> found;
     for (const auto& entry : fs::directory_iterator(path(folder)))
@@ -53,10 +53,6 @@ TEST_F(TrainRunTest, DamagedCheckpointsGiveWayToTheOneBefore) {
   Recipe recipe = recipe_with_file();
   recipe.train.checkpoint_every = 2;
   train(recipe, "whole");
-  train(recipe, "parts", false, 4);
-  EXPECT_EQ(load_run(path("parts"), "last").step, 4);
-  EXPECT_EQ(load_run(path("parts"), "previous").step, 4 - 2 + 2);  // saved at 4 and at the stop
-  fs::remove_all(path("parts"));
   train(recipe, "parts", false, 5);
   EXPECT_EQ(load_run(path("parts"), "last").step, 5);
   EXPECT_EQ(load_run(path("parts"), "previous").step, 4);
@@ -85,7 +81,7 @@ TEST_F(TrainRunTest, DamagedCheckpointsGiveWayToTheOneBefore) {
                                *load_run(path("whole"), checkpoint).model))
           << what << " " << checkpoint;
     // The sound one was not pushed out by the damaged one.
-    EXPECT_EQ(load_run(path("hurt"), "previous").step, 6 - 2 + 2) << what;
+    EXPECT_EQ(load_run(path("hurt"), "previous").step, 4) << what;
   }
   fs::resize_file(last, text.size() / 2);
   EXPECT_TRUE(train(recipe, "parts", true).finished);
@@ -131,8 +127,7 @@ TEST_F(TrainRunTest, NanNeverIsTheBest) {
   Trainer trainer(recipe, load_data(recipe));
   const std::string last = path("run/last.safetensors");
   trainer.load(last);
-  const at::Tensor weight = trainer.model().parameters().front().tensor.detach();
-  const at::Tensor sound = weight.clone();
+  const at::Tensor sound = trainer.model().parameters().front().tensor.detach().clone();
   fill_with_nan(trainer.model());
   trainer.save(last);
   recipe.train.steps = 8;
@@ -144,7 +139,7 @@ TEST_F(TrainRunTest, NanNeverIsTheBest) {
   EXPECT_EQ(file_text(path("run/best.json")).find("null"), std::string::npos);
   EXPECT_TRUE(load_run(path("run"), "best").not_finite.empty());
   EXPECT_EQ(load_run(path("run"), "last").not_finite.size(), 1u);
-  EXPECT_FALSE(train(recipe, "run", true, 7).finished);
+  EXPECT_TRUE(train(recipe, "run", true).finished);
 
   // NaN from the start, then numbers.
   recipe.train.steps = 1000;
@@ -158,7 +153,6 @@ TEST_F(TrainRunTest, NanNeverIsTheBest) {
   EXPECT_FALSE(fs::exists(path("first/best.safetensors")));
   EXPECT_EQ(load_run(path("first")).checkpoint, "last");
   other.load(first);
-  weight.copy_(sound);
   other.model().parameters().front().tensor.detach().copy_(sound);
   other.save(first);
   const RunResult mended = train(recipe, "first", true, 7);
@@ -297,7 +291,8 @@ TEST_F(TrainRunTest, OneTrainsInAFolderAtATime) {
 }
 
 TEST_F(TrainRunTest, LostMetricsEndTheRunAfterItsStepsAreSaved) {
-  const Recipe recipe = recipe_with_file();
+  Recipe recipe = recipe_with_file();
+  recipe.train.validate_every = 0;  // nothing else is written
   const auto run = [&](const std::string& name, const std::function<void()>& at_step_2) {
     return error_of([&] {
       train_run(recipe, {.folder = path(name), .on_step = [&](const TrainProgress& p) {
