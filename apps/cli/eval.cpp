@@ -19,6 +19,7 @@
 
 #include "commands.h"
 #include "core/bounded_json.h"
+#include "load_checked.h"
 #include "notes.h"
 #include "terminal.h"
 
@@ -89,17 +90,27 @@ std::vector<Baseline> baselines(const ByteStream& train, const ByteStream& score
   return rows;
 }
 
-// What the run's last checkpoint says of its training; nothing where it cannot be read.
+// What the run's last checkpoint says of its training; nothing, and a warning, if it cannot be
+// read.
 Json training_summary(const std::string& run) {
+  const std::string path = run + "/last.json";
+  if (!std::filesystem::exists(path)) return {};
   nlohmann::json last;
   try {
-    last = read_json(run + "/last.json", "run");
+    last = read_json(path, "run");
   } catch (const Error&) {
+  }
+  const auto is_number = [&](const char* key) {
+    return last.contains(key) && last[key].is_number();
+  };
+  if (!last.is_object() || !is_number("step") || !is_number("elapsed_s") ||
+      !is_number("bytes_trained")) {
+    std::cerr << "lace: warning: " << path_text(path) << " is not the summary of a checkpoint\n";
     return {};
   }
-  if (!last.is_object()) return {};
-  const double elapsed = last.value("elapsed_s", 0.0), bytes = last.value("bytes_trained", 0.0);
-  return {{"steps", last.value("step", int64_t{0})},
+  const double elapsed = last["elapsed_s"].get<double>(),
+               bytes = last["bytes_trained"].get<double>();
+  return {{"steps", last["step"].get<int64_t>()},
           {"bytes_trained", std::llround(bytes)},
           {"elapsed_s", elapsed},
           {"tokens_per_s", elapsed > 0 ? bytes / elapsed : 0.0}};
@@ -133,7 +144,7 @@ void print_table(const LoadedRun& run, const EvalResult& result, const Options& 
 }
 
 void eval(const Options& options) {
-  LoadedRun run = load_run(options.run, options.checkpoint, find_device(options.device));
+  LoadedRun run = load_checked(options.run, options.checkpoint, find_device(options.device));
   if (!options.data.empty()) run.recipe.data.paths = options.data;
   if (options.min_context >= 0) run.recipe.eval.min_context = options.min_context;
   run.recipe.check();
@@ -160,6 +171,7 @@ void eval(const Options& options) {
                {"bytes", result.bytes},
                {"min_context", run.recipe.eval.min_context},
                {"bits_per_byte", result.bits_per_byte},
+               {"not_finite", run.not_finite},
                {"elapsed_s", result.elapsed_s},
                {"training", training}};
   for (const Baseline& row : rows)
@@ -181,8 +193,10 @@ void add_eval(CLI::App& app) {
                    "Score each byte with at least so many before it; default: the recipe's")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--data", options->data, "Other files and folders than the recipe's");
-  command->add_option("--checkpoint", options->checkpoint, "best or last; default: best if any")
-      ->check(CLI::IsMember({"best", "last"}));
+  command
+      ->add_option("--checkpoint", options->checkpoint,
+                   "best, last or previous; default: best if any")
+      ->check(CLI::IsMember({"best", "last", "previous"}));
   command->add_flag("--baselines", options->baselines,
                     "Beside it: Markov models counted on the train split, gzip -9 and xz -9");
   command->add_flag("--json", options->json, "Print JSON");

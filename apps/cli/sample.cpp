@@ -12,6 +12,7 @@
 
 #include "commands.h"
 #include "core/safe_text.h"
+#include "load_checked.h"
 
 namespace lace::cli {
 
@@ -24,7 +25,7 @@ struct Options {
 };
 
 void sample(const Options& options) {
-  const LoadedRun run = load_run(options.run, options.checkpoint, find_device(options.device));
+  const LoadedRun run = load_checked(options.run, options.checkpoint, find_device(options.device));
   const std::span prompt(reinterpret_cast<const uint8_t*>(options.prompt.data()),
                          options.prompt.size());
   SafeText safe;
@@ -78,8 +79,10 @@ void add_sample(CLI::App& app) {
                    "Draw among the likeliest that have this share of the probability")
       ->check(CLI::Range(0.0, 1.0));
   command->add_option("--seed", options->sample.seed, "Of the draws")->capture_default_str();
-  command->add_option("--checkpoint", options->checkpoint, "best or last; default: best if any")
-      ->check(CLI::IsMember({"best", "last"}));
+  command
+      ->add_option("--checkpoint", options->checkpoint,
+                   "best, last or previous; default: best if any")
+      ->check(CLI::IsMember({"best", "last", "previous"}));
   command->add_flag("--raw", options->raw,
                     "Print the bytes as they are; else those that are no text show as \\x1b");
   command->add_flag("--json", options->json, "Print JSON");

@@ -11,6 +11,7 @@
 #include <iostream>
 #include <memory>
 #include <numbers>
+#include <optional>
 #include <sstream>
 
 #include <unistd.h>
@@ -30,31 +31,35 @@ namespace {
 struct Options {
   std::string recipe, run, device = "cpu";
   std::vector<std::string> overrides;
-  bool resume = false, dry_run = false, json = false;
+  bool resume = false, accept_changed_data = false, dry_run = false, json = false;
 };
 
 std::atomic<bool> interrupted{false};
 
-// The first Ctrl-C asks for a checkpoint; the second ends the program at once.
-class InterruptHandler {
+// While a run trains: the first Ctrl-C asks for a checkpoint, the second ends the program at once.
+class SignalHandler {
  public:
-  InterruptHandler() {
+  SignalHandler() {
     struct sigaction action {};
     action.sa_handler = [](int) { interrupted = true; };
     action.sa_flags = SA_RESETHAND;
     sigaction(SIGINT, &action, &old_int_);
     sigaction(SIGTERM, &action, &old_term_);
+    struct sigaction ignore {};
+    ignore.sa_handler = SIG_IGN;  // a write past a limit is then an error that names the file
+    sigaction(SIGXFSZ, &ignore, &old_size_);
   }
-  ~InterruptHandler() {
+  ~SignalHandler() {
     sigaction(SIGINT, &old_int_, nullptr);
     sigaction(SIGTERM, &old_term_, nullptr);
+    sigaction(SIGXFSZ, &old_size_, nullptr);
   }
-  InterruptHandler(const InterruptHandler&) = delete;
-  InterruptHandler& operator=(const InterruptHandler&) = delete;
+  SignalHandler(const SignalHandler&) = delete;
+  SignalHandler& operator=(const SignalHandler&) = delete;
 
  private:
   struct sigaction old_int_ {
-  }, old_term_{};
+  }, old_term_{}, old_size_{};
 };
 
 std::string fixed(double value, int digits) {
@@ -69,12 +74,13 @@ class ProgressView {
   ProgressView() : bar_("train", kBarSteps), terminal_(is_terminal(stderr)) {}
 
   void show(const TrainProgress& p) {
-    loss_ = p.step == 1 || loss_ == 0 ? p.loss : 0.95 * loss_ + 0.05 * p.loss;
+    loss_ =
+        p.step == 1 || loss_ == 0 || !std::isfinite(loss_) ? p.loss : 0.95 * loss_ + 0.05 * p.loss;
     speed_ = speed_ == 0 ? p.tokens_per_s : 0.9 * speed_ + 0.1 * p.tokens_per_s;
-    if (p.validation_bits_per_byte) validation_ = *p.validation_bits_per_byte;
+    if (p.validation_bits_per_byte) validation_ = p.validation_bits_per_byte;
     std::string text = "loss " + fixed(loss_, 3) + " · " + fixed(loss_ / std::numbers::ln2, 3) +
                        " bits/byte · " + format_count(std::llround(speed_)) + " tokens/s";
-    if (validation_ > 0) text += " · validation " + fixed(validation_, 3);
+    if (validation_) text += " · validation " + fixed(*validation_, 3);
     if (terminal_) {
       // The bar reckons the time left from its own start: a resumed run begins at 0 there too.
       if (first_fraction_ < 0) first_fraction_ = p.step == 1 ? 0 : p.fraction;
@@ -95,7 +101,8 @@ class ProgressView {
   static constexpr int64_t kBarSteps = 1000;
   ProgressBar bar_;
   bool terminal_;
-  double loss_ = 0, speed_ = 0, validation_ = 0, first_fraction_ = -1;
+  double loss_ = 0, speed_ = 0, first_fraction_ = -1;
+  std::optional<double> validation_;
   std::chrono::steady_clock::time_point shown_{};
 };
 
@@ -124,6 +131,8 @@ std::string run_folder(const Options& options, const Recipe& recipe) {
   if (!options.run.empty()) return options.run;
   const std::string name =
       recipe.name.empty() ? std::filesystem::path(options.recipe).stem().native() : recipe.name;
+  LACE_CHECK(name != "." && name != "..", "[train] ", options.recipe,
+             " gives the run no name: set name or --run");
   return "runs/" + name;
 }
 
@@ -164,16 +173,21 @@ void train(const Options& options) {
             << format_count(recipe.model.seq_len) << ", run folder " << path_text(folder) << "\n";
   RunResult result;
   {
-    const InterruptHandler handler;
+    const SignalHandler handler;
     ProgressView view;
-    result = train_run(recipe, {.folder = folder,
-                                .resume = options.resume,
-                                .device = device,
-                                .on_data = print_notes,
-                                .on_step = [&](const TrainProgress& progress) {
-                                  view.show(progress);
-                                  return !interrupted;
-                                }});
+    result = train_run(
+        recipe,
+        {.folder = folder,
+         .resume = options.resume,
+         .device = device,
+         .on_data = print_notes,
+         .on_step =
+             [&](const TrainProgress& progress) {
+               view.show(progress);
+               return !interrupted;
+             },
+         .accept_changed_data = options.accept_changed_data,
+         .on_note = [](const std::string& text) { std::cerr << "lace: " << text << std::endl; }});
   }
   print_result(result, folder, options.json);
   LACE_CHECK(result.finished, "[train] interrupted: a checkpoint is saved, go on with --resume");
@@ -189,6 +203,8 @@ void add_train(CLI::App& app) {
       ->allow_extra_args(false);
   command->add_option("--run", options->run, "The run's folder; default runs/NAME");
   command->add_flag("--resume", options->resume, "Go on from the folder's last checkpoint");
+  command->add_flag("--accept-changed-data", options->accept_changed_data,
+                    "With --resume: go on also if the data have changed");
   command->add_flag("--dry-run", options->dry_run,
                     "Only tell parameters, memory and an estimate of the time");
   command->add_flag("--json", options->json, "Print the result as JSON");

@@ -54,14 +54,17 @@ struct EvalConfig {
 };
 
 struct Recipe {
-  std::string name;
+  std::string name;  // of the run's folder below runs/; "": that of the recipe's file
   ModelConfig model;
   DataConfig data;
   OptimizerConfig optimizer;
   TrainConfig train;
   EvalConfig eval;
 
-  // Throws lace::Error `[section] rule, got value` on the first field that is wrong.
+  // Every number has a range, and so have the products that sizes follow from (parameters, symbols
+  // of a step and of the run, values of a micro-batch): what passes overflows nowhere.
+  // Throws lace::Error on the first field that is wrong: `[model] rule, got value`, or
+  // `[recipe] section.field rule, got value`.
   void check() const;
 };
 
@@ -70,7 +73,8 @@ struct Recipe {
 // A group \xNN in a string (two hexadecimal digits; in TOML's double quotes \\xNN) stands for that
 // byte, so that paths of any bytes can be named, as path_text() shows them.
 // Throws lace::Error: a syntax error with its line; an unknown section or key with its line and the
-// nearest known one; a value of the wrong type; what Recipe::check finds.
+// nearest known one; a value of the wrong type; what Recipe::check finds. load_recipe: also if
+// there is no such file, it is a folder, or it cannot be read.
 Recipe parse_recipe(std::string_view text, const std::string& source,
                     const std::vector<std::string>& overrides = {});
 Recipe load_recipe(const std::string& path, const std::vector<std::string>& overrides = {});

@@ -22,7 +22,7 @@ struct TrainProgress {
   double loss = 0;           // mean nats a byte over the step
   double bits_per_byte = 0;  // loss / ln 2
   double learning_rate = 0;
-  double gradient_norm = 0;  // before clipping; not finite where the step was left out
+  double gradient_norm = 0;  // before clipping; what is not finite (fp16) counts as 0
   double tokens_per_s = 0;
   double elapsed_s = 0;                            // of training, all sittings together
   double remaining_s = 0;                          // estimate
@@ -42,13 +42,16 @@ class Trainer {
 
   const Recipe& recipe() const;
   SparseTransformer& model();
-  int64_t step() const;      // steps done
-  double elapsed_s() const;  // of training, all sittings together
-  bool done() const;         // train.steps or train.max_minutes are reached
+  int64_t step() const;                           // steps done
+  double elapsed_s() const;                       // of training, all sittings together
+  std::optional<double> best_validation() const;  // the lowest finite validate() of the run
+  bool done() const;                              // train.steps or train.max_minutes are reached
 
   // One optimiser step over train.accumulate micro-batches of train.batch sequences. Where the
-  // precision is fp16, the loss is scaled and a step whose gradients are not finite is left out; in
-  // other precisions such a step throws lace::Error and changes nothing.
+  // precision is fp16, the loss is scaled; gradients that are not finite then count as 0, the step
+  // is taken with the rest, and the scale halves. In other precisions such a step throws
+  // lace::Error and changes nothing: neither weights nor place in the run nor its time; no
+  // gradients stay.
   TrainProgress take_step();
 
   // Bits a byte on at most train.validate_windows windows spread over the validation bytes, with
@@ -58,12 +61,17 @@ class Trainer {
   // The weights that validate() scores, named as the model's parameters.
   std::vector<NamedParameter> validated_weights() const;
 
-  // Writes everything to a safetensors file, and a summary in JSON beside it, each under a
-  // temporary name first, synced, then renamed.
-  void save(const std::string& path) const;
+  // Writes everything to a safetensors file with checksums, and a summary in JSON beside it, each
+  // under a temporary name first, synced, then renamed. What had the name before is kept as
+  // `keep_old_as`, unless that is "".
+  void save(const std::string& path, const std::string& keep_old_as = "") const;
 
-  // Takes up where save() left off. Throws lace::Error if the file is of another model.
-  void load(const std::string& path);
+  // Takes up where save() left off. Throws lace::Error, and changes nothing, if the file is of
+  // another model, if it is not as it was written (the error names the tensor), or, unless
+  // `accept_changed_data`, if it was saved with other data: sizes of the splits, number of files,
+  // and hashes of samples are compared. Returns what a user should know, a line each: files of
+  // older versions have no checksums, or nothing to compare the data with.
+  std::vector<std::string> load(const std::string& path, bool accept_changed_data = false);
 
  private:
   struct Impl;
@@ -71,11 +79,16 @@ class Trainer {
 };
 
 // A run folder:
-//   recipe.toml                     the recipe as it was resolved
-//   run.json                        version, commit, machine, device, seed, sizes
-//   metrics.jsonl                   one line a step and a validation
-//   last.safetensors, last.json     model, optimiser, place in the data
-//   best.safetensors, best.json     the same at the lowest validation loss
+//   recipe.toml                          the recipe as it was resolved
+//   run.json                             version, commit, machine, device, seed, sizes
+//   metrics.jsonl                        one line a step, also with its validation
+//   last.safetensors, last.json          model, optimiser, place in the data
+//   previous.safetensors, previous.json  the same, of the checkpoint before
+//   best.safetensors, best.json          the weights at the lowest validation loss, and that loss
+//   damaged.safetensors, damaged.json    a `last` that could not be read when the run went on
+//   train.lock                           while a process trains: its id
+// Files of weights are complete at every moment. Beside last and previous, of equal size, the disk
+// needs room for one more such file while a checkpoint is written.
 struct RunOptions {
   std::string folder;
   bool resume = false;           // take up the folder's last checkpoint, if there is one
@@ -83,6 +96,10 @@ struct RunOptions {
   std::function<void(const TextData&)> on_data = {};  // called once, with what will be trained on
   // Called after each step; returning false saves a checkpoint and ends the run early.
   std::function<bool(const TrainProgress&)> on_step = {};
+  bool accept_changed_data = false;  // resume also if the data are not those of the checkpoint
+  // Called with a line that the user should see: where the run goes on and from which file, what
+  // could not be read, a validation that is not finite.
+  std::function<void(const std::string&)> on_note = {};
 };
 
 struct RunResult {
@@ -95,16 +112,23 @@ struct RunResult {
 };
 
 // Trains a recipe into a run folder. Throws lace::Error if the folder already holds a run and
-// `resume` is not set, or holds one of another recipe and it is.
+// `resume` is not set, or holds one of another recipe or other data and it is; or if another
+// process or thread trains in it. A `last` checkpoint that is damaged is set aside, and the run
+// goes on from `previous`. When a step, a validation or a write fails, the steps so far are saved
+// if that works before the error is thrown. A start that fails before its first step leaves no
+// folder behind.
 RunResult train_run(const Recipe& recipe, const RunOptions& options);
 
-// The recipe and the weights of a run folder: those of `checkpoint` ("best" or "last"; "": best if
-// there is one), and of these the mean where one is kept.
+// The recipe and the weights of a run folder: those of `checkpoint` ("best", "last" or "previous";
+// "": best if there is one, else last), and of these the mean where one is kept. Also while the run
+// is being trained. Throws lace::Error naming the file and tensor that are not as they were
+// written, and the other checkpoints that there are.
 struct LoadedRun {
   Recipe recipe;
   std::unique_ptr<SparseTransformer> model;
   int64_t step = 0;
   std::string checkpoint;
+  std::vector<std::string> not_finite;  // parameters that hold NaN or infinities
 };
 LoadedRun load_run(const std::string& folder, const std::string& checkpoint = "",
                    at::Device device = at::kCPU);

@@ -18,8 +18,32 @@ Enum parse_name(const char* key, std::string_view text, const std::array<Enum, k
   throw Error(concat("[model] ", key, " must be one of ", known, ", got ", text));
 }
 
-void check_positive(const char* key, int64_t value) {
-  LACE_CHECK(value > 0, "[model] ", key, " must be positive, got ", value);
+// The largest of each number. Sums and products of a few of them fit into 64 bits; the number of
+// parameters, a product of more, has a limit of its own.
+constexpr int64_t kMaxVocab = int64_t{1} << 24;
+constexpr int64_t kMaxSeqLen = (int64_t{1} << 31) - 1;
+constexpr int64_t kMaxLayers = int64_t{1} << 16;
+constexpr int64_t kMaxWidth = int64_t{1} << 20;
+constexpr int64_t kMaxHeads = int64_t{1} << 16;
+constexpr int64_t kMaxMultiple = 1024;
+constexpr double kMaxParameters = 0x1p40;
+constexpr double kMinEps = 1e-30,
+                 kMaxGain = 1e6;  // float32 holds the one and layers bear the other
+
+template <typename Number>
+void check_range(const char* key, Number value, Number least, Number most) {
+  LACE_CHECK(value >= least && value <= most, "[model] ", key, " must be from ", least, " to ",
+             most, ", got ", value);
+}
+
+// The number of parameters where the fields are in their ranges but their product may overflow.
+double approximate_parameters(const ModelConfig& c) {
+  const auto d = static_cast<double>(c.d_model);
+  double rows = static_cast<double>(c.vocab) * (c.tied ? 1 : 2);
+  for (const int64_t count : c.position_rows()) rows += static_cast<double>(count);
+  const auto widths = static_cast<double>(c.qkv_width() + c.v_dim_or_default()) +
+                      2 * static_cast<double>(c.ff_width());
+  return rows * d + static_cast<double>(c.layers) * widths * d;
 }
 
 int64_t product(const std::vector<int64_t>& shape) {
@@ -91,12 +115,14 @@ std::vector<int64_t> ModelConfig::position_rows() const {
 }
 
 void ModelConfig::check() const {
-  check_positive("vocab", vocab);
-  check_positive("seq_len", seq_len);
-  check_positive("layers", layers);
-  check_positive("d_model", d_model);
-  check_positive("heads", heads);
-  check_positive("ff_multiple", ff_multiple);
+  check_range<int64_t>("vocab", vocab, 1, kMaxVocab);
+  check_range<int64_t>("seq_len", seq_len, 1, kMaxSeqLen);
+  check_range<int64_t>("layers", layers, 1, kMaxLayers);
+  check_range<int64_t>("d_model", d_model, 1, kMaxWidth);
+  check_range<int64_t>("heads", heads, 1, kMaxHeads);
+  check_range<int64_t>("ff_multiple", ff_multiple, 1, kMaxMultiple);
+  check_range<int64_t>("qk_dim", qk_dim, 0, kMaxWidth);
+  check_range<int64_t>("v_dim", v_dim, 0, kMaxWidth);
   LACE_CHECK(kv_heads >= 0 && heads % kv_heads_or_default() == 0,
              "[model] kv_heads must divide heads (", heads, "), got ", kv_heads);
   for (const auto& [key, width] :
@@ -106,23 +132,30 @@ void ModelConfig::check() const {
     LACE_CHECK(width / heads % 8 == 0 && width / heads <= 256, "[model] ", key,
                " / heads must be a multiple of 8 up to 256, got ", width, " / ", heads);
   }
-  if (positions == PositionKind::kImage) {
-    check_positive("image_height", image_height);
-    check_positive("image_width", image_width);
-    check_positive("image_channels", image_channels);
-    const int64_t bytes = image_height * image_width * image_channels;
-    LACE_CHECK(bytes == seq_len, "[model] image_height · image_width · image_channels must be ",
-               "seq_len (", seq_len, "), got ", bytes);
-  } else {
-    LACE_CHECK(position_stride >= 0 && position_stride <= seq_len,
-               "[model] position_stride must be between 1 and seq_len (", seq_len, "), got ",
-               position_stride);
+  const bool image = positions == PositionKind::kImage;
+  for (const auto& [key, size] :
+       {std::pair{"image_height", image_height}, std::pair{"image_width", image_width},
+        std::pair{"image_channels", image_channels}}) {
+    check_range<int64_t>(key, size, image ? 1 : 0, kMaxSeqLen);
   }
+  // The first product fits into 64 bits, and what it leaves of seq_len can be compared.
+  LACE_CHECK(!image || (seq_len % (image_height * image_width) == 0 &&
+                        seq_len / (image_height * image_width) == image_channels),
+             "[model] image_height · image_width · image_channels must be seq_len (", seq_len,
+             "), got ", image_height, " · ", image_width, " · ", image_channels);
+  LACE_CHECK(position_stride >= 0 && position_stride <= seq_len,
+             "[model] position_stride must be from 0 to seq_len (", seq_len, "), got ",
+             position_stride);
   LACE_CHECK(dropout >= 0 && dropout < 1, "[model] dropout must be in [0, 1), got ", dropout);
-  LACE_CHECK(embedding_gain > 0, "[model] embedding_gain must be positive, got ", embedding_gain);
-  LACE_CHECK(linear_gain > 0, "[model] linear_gain must be positive, got ", linear_gain);
-  LACE_CHECK(block_norm_eps > 0, "[model] block_norm_eps must be positive, got ", block_norm_eps);
-  LACE_CHECK(final_norm_eps > 0, "[model] final_norm_eps must be positive, got ", final_norm_eps);
+  check_range("embedding_gain", embedding_gain, 1 / kMaxGain, kMaxGain);
+  check_range("linear_gain", linear_gain, 1 / kMaxGain, kMaxGain);
+  check_range("block_norm_eps", block_norm_eps, kMinEps, 1.0);
+  check_range("final_norm_eps", final_norm_eps, kMinEps, 1.0);
+  LACE_CHECK(seed >> 63 == 0, "[model] seed must be below 2^63, got ", seed);
+  LACE_CHECK(approximate_parameters(*this) <= kMaxParameters,
+             "[model] there must be at most 2^40 parameters, got about ",
+             approximate_parameters(*this), " from layers = ", layers, ", d_model = ", d_model,
+             ", ff_multiple = ", ff_multiple, ", vocab = ", vocab, " and the positions");
   LACE_CHECK(!patterns.empty(), "[model] patterns must hold at least one pattern, got none");
   for (const std::string& text : patterns) {
     const Pattern pattern = Pattern::parse(text);

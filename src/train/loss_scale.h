@@ -19,9 +19,10 @@ struct LossScale {
 };
 
 // One update by `adam` from gradients of a loss that was multiplied by scale->value (by 1 without a
-// scale). Returns their norm, unscaled. Where the norm is not finite: with a scale, the gradients
-// that are not finite count as 0 and the scale halves; without, throws lace::Error before the
-// parameters change.
+// scale). Returns the norm that was clipped, unscaled. Where the norm is not finite: with a scale,
+// the gradients that are not finite count as 0, the update is made all the same, and the scale
+// halves; without, throws lace::Error before the parameters change: the gradients are the caller's
+// to drop.
 inline double apply_gradients(Adam& adam, LossScale* scale, double learning_rate) {
   const double factor = scale ? scale->value : 1.0;
   double norm = adam.gradient_norm(factor);

@@ -1,6 +1,9 @@
 #include "lace/recipe.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <sstream>
@@ -260,11 +263,22 @@ Recipe parse_recipe(std::string_view text, const std::string& source,
 }
 
 Recipe load_recipe(const std::string& path, const std::vector<std::string>& overrides) {
+  std::error_code failure;
+  const auto status = std::filesystem::status(path, failure);
+  LACE_CHECK(std::filesystem::status_known(status), "[recipe] cannot read ", path, ": ",
+             failure.message());
+  LACE_CHECK(std::filesystem::exists(status), "[recipe] no such file: ", path);
+  LACE_CHECK(!std::filesystem::is_directory(status), "[recipe] ", path,
+             " is a folder, a recipe is a file");
   std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  if (file) text << file.rdbuf();
-  LACE_CHECK(file && !file.bad(), "[recipe] cannot read ", path);
-  return parse_recipe(text.str(), path, overrides);
+  LACE_CHECK(file, "[recipe] cannot open ", path, ": ", std::strerror(errno));
+  std::string text(kMaxText + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  LACE_CHECK(!file.bad(), "[recipe] cannot read ", path, ": ", std::strerror(errno));
+  text.resize(static_cast<size_t>(file.gcount()));
+  LACE_CHECK(text.size() <= kMaxText, "[recipe] a recipe has at most ", kMaxText,
+             " bytes, ", path, " has more");
+  return parse_recipe(text, path, overrides);
 }
 
 std::string to_toml(const Recipe& recipe) {
@@ -280,49 +294,6 @@ std::string to_toml(const Recipe& recipe) {
     });
   });
   return out.str();
-}
-
-void Recipe::check() const {
-  model.check();
-  LACE_CHECK(model.vocab == 256 || data.paths.empty(),
-             "[recipe] bytes need model.vocab = 256, got ", model.vocab);
-  LACE_CHECK(data.validation_fraction >= 0 && data.test_fraction >= 0 &&
-                 data.validation_fraction + data.test_fraction < 1,
-             "[data] the fractions for validation and test must be at least 0 and leave some for "
-             "train, got ",
-             data.validation_fraction, " and ", data.test_fraction);
-  LACE_CHECK(data.record_bytes == 0 || data.record_bytes == model.seq_len,
-             "[data] record_bytes is 0 or model.seq_len (", model.seq_len, "), got ",
-             data.record_bytes);
-  const auto positive = [](const char* key, auto value) {
-    LACE_CHECK(value > 0, "[recipe] ", key, " must be above 0, got ", value);
-  };
-  const auto not_negative = [](const char* key, auto value) {
-    LACE_CHECK(value >= 0, "[recipe] ", key, " must be at least 0, got ", value);
-  };
-  const auto fraction = [](const char* key, double value) {
-    LACE_CHECK(value >= 0 && value < 1, "[recipe] ", key, " must be in [0, 1), got ", value);
-  };
-  not_negative("optimizer.learning_rate", optimizer.learning_rate);
-  not_negative("optimizer.warmup_steps", optimizer.warmup_steps);
-  fraction("optimizer.beta1", optimizer.beta1);
-  fraction("optimizer.beta2", optimizer.beta2);
-  not_negative("optimizer.epsilon", optimizer.epsilon);
-  not_negative("optimizer.weight_decay", optimizer.weight_decay);
-  not_negative("optimizer.clip_norm", optimizer.clip_norm);
-  fraction("optimizer.ema", optimizer.ema);
-  positive("train.batch", train.batch);
-  positive("train.accumulate", train.accumulate);
-  not_negative("train.steps", train.steps);
-  not_negative("train.max_minutes", train.max_minutes);
-  LACE_CHECK(train.steps > 0 || train.max_minutes > 0,
-             "[recipe] train.steps or train.max_minutes must end the run, both are 0");
-  not_negative("train.validate_every", train.validate_every);
-  positive("train.validate_windows", train.validate_windows);
-  not_negative("train.checkpoint_every", train.checkpoint_every);
-  positive("eval.batch", eval.batch);
-  LACE_CHECK(eval.min_context >= 0 && eval.min_context < model.seq_len,
-             "[recipe] eval.min_context must be in [0, model.seq_len), got ", eval.min_context);
 }
 
 }  // namespace lace

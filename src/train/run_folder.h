@@ -1,23 +1,64 @@
 #pragma once
 
-#include <map>
+#include <filesystem>
 #include <string>
+#include <vector>
 
-#include <nlohmann/json.hpp>
+#include "lace/recipe.h"
 
-#include "lace/train.h"
+#include "train/files.h"
 
 namespace lace::train {
-
-// What this machine is: processor, cores, memory, threads, libtorch; and which device of it works.
-nlohmann::ordered_json machine(at::Device device);
 
 // "x/last.safetensors" → "x/last.json"
 std::string json_path(const std::string& safetensors_path);
 
-// The state that Trainer::save wrote into a file's metadata. Throws lace::Error if `path` is no
-// checkpoint of this format.
-nlohmann::json checkpoint_state(const std::map<std::string, std::string>& metadata,
-                                const std::string& path);
+// The names of a run folder's files (lace/train.h lists them).
+struct RunFiles {
+  std::string folder;
+
+  std::string recipe() const { return folder + "/recipe.toml"; }
+  std::string description() const { return folder + "/run.json"; }
+  std::string metrics() const { return folder + "/metrics.jsonl"; }
+  std::string lock() const { return folder + "/train.lock"; }
+  // "last", "previous", "best" or "damaged"
+  std::string checkpoint(const std::string& name) const {
+    return folder + "/" + name + ".safetensors";
+  }
+  bool has(const std::string& name) const;
+  // Those of "best", "last" and "previous" that are there.
+  std::vector<std::string> checkpoints() const;
+  // Is there anything that a run would lose: a checkpoint, or a step's metrics? What a start that
+  // failed before its first step has left is nothing.
+  bool holds_run() const;
+};
+
+// A run folder that this process trains in: made if need be, and locked against all others until
+// the object is gone, however the process ends. Unless keep() was called, what a start has made is
+// then removed.
+class TrainingFolder {
+ public:
+  // Throws lace::Error if the folder cannot be made or is being trained in, naming the process.
+  explicit TrainingFolder(const std::string& folder);
+  ~TrainingFolder();
+  TrainingFolder(const TrainingFolder&) = delete;
+  TrainingFolder& operator=(const TrainingFolder&) = delete;
+
+  const RunFiles& files() const { return files_; }
+
+  // Throws lace::Error unless a run of `recipe` may start here (`resume`: or go on). The recipe of
+  // a run that goes on may differ in where it ends and in what is measured on the way. A
+  // recipe.toml that no run wrote is never replaced.
+  void check(const Recipe& recipe, bool resume) const;
+
+  void keep() { kept_ = true; }
+
+ private:
+  RunFiles files_;
+  std::vector<std::filesystem::path> made_;  // folders, the outermost first
+  std::vector<std::string> new_files_;       // those that were not there
+  Descriptor lock_;
+  bool kept_ = false;
+};
 
 }  // namespace lace::train

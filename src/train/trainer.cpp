@@ -11,9 +11,13 @@
 #include "train/adam.h"
 #include "train/batch.h"
 #include "train/checkpoint.h"
+#include "train/data_fingerprint.h"
+#include "train/files.h"
 #include "train/loss_scale.h"
+#include "train/machine.h"
 #include "train/run_folder.h"
 #include "train/schedule.h"
+#include "train/score.h"
 
 namespace lace {
 namespace {
@@ -53,12 +57,14 @@ class SwappedWeights {
 struct Trainer::Impl {
   Recipe recipe;
   TextData data;
+  nlohmann::ordered_json fingerprint;  // of the data as they were at the start
   SparseTransformer model;
   train::Adam adam;
   WindowSampler sampler;
   train::LossScale loss_scale;
   int64_t step = 0;
-  double elapsed_before = 0;  // the load
+  std::optional<double> best_validation;
+  double elapsed_before = 0;  // the load, or a step that failed
   double last_step_s = 0;
   bool started = false;
   Clock::time_point start;
@@ -66,6 +72,7 @@ struct Trainer::Impl {
   Impl(const Recipe& r, TextData d, at::Device device)
       : recipe(r),
         data(std::move(d)),
+        fingerprint(train::data_fingerprint(data)),
         model(r.model, device),
         adam(r.optimizer, model.parameters()),
         sampler(data.train.size(), r.model.seq_len, r.train.seed, r.data.record_bytes > 0) {}
@@ -99,6 +106,36 @@ struct Trainer::Impl {
     return loss;
   }
 
+  // The mean over at most train.validate_windows windows.
+  double validation_bits() const {
+    const ByteStream& stream = data.validation;
+    const SwappedWeights mean(model.parameters(), adam.ema());
+    const int64_t window = recipe.model.seq_len;
+    if (stream.size() < window) return evaluate(model, stream, {}).bits_per_byte;
+    const int64_t available = stream.size() / window;
+    const int64_t count = std::min(available, recipe.train.validate_windows);
+    double nats = 0;
+    for (int64_t first = 0; first < count;) {
+      std::vector<int64_t> begins;
+      for (int64_t i = first; i < count && i < first + recipe.eval.batch; ++i)
+        begins.push_back(i * available / count * window);
+      nats += model.nats(train::read_windows(stream, begins, window, model.device()))
+                  .sum(at::kDouble)
+                  .item<double>();
+      first += static_cast<int64_t>(begins.size());
+    }
+    return nats / static_cast<double>(count * window) / std::numbers::ln2;
+  }
+
+  void drop_gradients() {
+    for (const NamedParameter& p : model.parameters()) p.tensor.mutable_grad().reset();
+  }
+
+  void set_elapsed(double seconds) {
+    elapsed_before = seconds;
+    started = false;
+  }
+
   std::vector<NamedParameter> saved_tensors() const {
     std::vector<NamedParameter> tensors;
     for (const NamedParameter& p : model.parameters())
@@ -119,6 +156,7 @@ const Recipe& Trainer::recipe() const { return impl_->recipe; }
 SparseTransformer& Trainer::model() { return impl_->model; }
 int64_t Trainer::step() const { return impl_->step; }
 double Trainer::elapsed_s() const { return impl_->elapsed(); }
+std::optional<double> Trainer::best_validation() const { return impl_->best_validation; }
 
 bool Trainer::done() const {
   const TrainConfig& config = impl_->recipe.train;
@@ -130,14 +168,21 @@ TrainProgress Trainer::take_step() {
   Impl& s = *impl_;
   const TrainConfig& config = s.recipe.train;
   const auto step_start = Clock::now();
+  const double elapsed = s.elapsed();
   if (!s.started) {
     s.start = step_start;
     s.started = true;
   }
   TrainProgress progress;
-  progress.learning_rate = train::learning_rate(s.recipe, {s.step, s.elapsed()});
-  progress.loss = s.accumulate_gradients();
-  progress.gradient_norm = train::apply_gradients(s.adam, s.scale(), progress.learning_rate);
+  progress.learning_rate = train::learning_rate(s.recipe, {s.step, elapsed});
+  try {
+    progress.loss = s.accumulate_gradients();
+    progress.gradient_norm = train::apply_gradients(s.adam, s.scale(), progress.learning_rate);
+  } catch (...) {
+    s.drop_gradients();
+    s.set_elapsed(elapsed);
+    throw;
+  }
   ++s.step;
   s.last_step_s = seconds_since(step_start);
 
@@ -154,24 +199,10 @@ TrainProgress Trainer::take_step() {
 
 std::optional<double> Trainer::validate() {
   Impl& s = *impl_;
-  const ByteStream& stream = s.data.validation;
-  if (stream.size() == 0) return std::nullopt;
-  const SwappedWeights mean(s.model.parameters(), s.adam.ema());
-  const int64_t window = s.recipe.model.seq_len;
-  if (stream.size() < window) return evaluate(s.model, stream, {}).bits_per_byte;
-  const int64_t available = stream.size() / window;
-  const int64_t count = std::min(available, s.recipe.train.validate_windows);
-  double nats = 0;
-  for (int64_t first = 0; first < count;) {
-    std::vector<int64_t> begins;
-    for (int64_t i = first; i < count && i < first + s.recipe.eval.batch; ++i)
-      begins.push_back(i * available / count * window);
-    nats += s.model.nats(train::read_windows(stream, begins, window, s.model.device()))
-                .sum(at::kDouble)
-                .item<double>();
-    first += static_cast<int64_t>(begins.size());
-  }
-  return nats / static_cast<double>(count * window) / std::numbers::ln2;
+  if (s.data.validation.size() == 0) return std::nullopt;
+  const double bits = s.validation_bits();
+  if (train::is_better(bits, s.best_validation)) s.best_validation = bits;
+  return bits;
 }
 
 std::vector<NamedParameter> Trainer::validated_weights() const {
@@ -182,33 +213,59 @@ std::vector<NamedParameter> Trainer::validated_weights() const {
   return weights;
 }
 
-void Trainer::save(const std::string& path) const {
+void Trainer::save(const std::string& path, const std::string& keep_old_as) const {
   const Impl& s = *impl_;
-  const nlohmann::ordered_json state = {
-      {"format", 1},
+  nlohmann::ordered_json state = {
+      {"format", 2},
       {"step", s.step},
       {"optimizer_steps", s.adam.steps()},
       {"elapsed_s", s.elapsed()},
       {"loss_scale", s.loss_scale.value},
       {"bytes_trained",
        s.step * s.recipe.train.batch * s.recipe.train.accumulate * s.recipe.model.seq_len},
+      {"data", s.fingerprint},
       {"recipe", s.recipe.name},
       {"version", version()},
       {"commit", commit()},
       {"machine", train::machine(s.model.device())}};
-  train::write_safetensors(path, s.saved_tensors(), {{"lace", state.dump()}});
-  train::write_file_atomically(train::json_path(path), state.dump(2) + "\n");
+  if (s.best_validation) state["best_validation_bits_per_byte"] = *s.best_validation;
+  train::write_safetensors(path, s.saved_tensors(), {{"lace", state.dump()}}, keep_old_as);
+  train::write_file_atomically(train::json_path(path), state.dump(2) + "\n",
+                               keep_old_as.empty() ? "" : train::json_path(keep_old_as));
 }
 
-void Trainer::load(const std::string& path) {
+std::vector<std::string> Trainer::load(const std::string& path, bool accept_changed_data) {
   Impl& s = *impl_;
-  const auto state =
-      train::checkpoint_state(train::read_safetensors(path, s.saved_tensors()), path);
-  s.step = state.at("step").get<int64_t>();
-  s.adam.set_steps(state.at("optimizer_steps").get<int64_t>());
-  s.elapsed_before = state.at("elapsed_s").get<double>();
-  s.loss_scale.value = state.at("loss_scale").get<double>();
-  s.started = false;
+  train::CheckpointFile file(path);
+  const train::CheckpointState state(file);
+  const int64_t step = state.count("step"), optimizer_steps = state.count("optimizer_steps");
+  const double elapsed = state.number("elapsed_s"), loss_scale = state.number("loss_scale");
+  std::optional<double> best;
+  constexpr const char* kBest = "best_validation_bits_per_byte";
+  if (state.has(kBest)) best = state.number(kBest);
+
+  std::vector<std::string> notes;
+  if (!file.has_checksums()) notes.push_back(path + " has no checksums: it is taken as it is");
+  if (!state.has("data")) {
+    notes.push_back(path + " does not say what its data were: they are not compared");
+  } else {
+    const std::string difference =
+        train::fingerprint_difference(state.json()["data"], s.fingerprint);
+    if (!difference.empty()) {
+      const std::string text = "the data are not those of " + path + ": " + difference;
+      if (!accept_changed_data) throw train::DataChanged("[train] " + text);
+      notes.push_back(text);
+    }
+  }
+  file.read(s.saved_tensors());
+  s.drop_gradients();
+  s.step = step;
+  s.adam.set_steps(optimizer_steps);
+  s.best_validation = best;
+  s.set_elapsed(elapsed);
+  s.last_step_s = 0;
+  s.loss_scale.value = loss_scale;
+  return notes;
 }
 
 }  // namespace lace

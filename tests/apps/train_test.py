@@ -1,8 +1,11 @@
 """lace train, eval and sample as a user runs them: train_test.py LACE."""
 
 import json
+import os
 import pathlib
+import resource
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -28,14 +31,114 @@ validate_every = 20
 """
 
 
-def lace(*arguments, code=0):
-    result = subprocess.run([LACE, *map(str, arguments)], capture_output=True, text=True, timeout=100)
+def lace(*arguments, code=0, **options):
+    result = subprocess.run([LACE, *map(str, arguments)], capture_output=True, text=True,
+                            timeout=100, **options)
     assert result.returncode == code, (arguments, result.returncode, result.stdout, result.stderr)
     return result
 
 
 def last_losses(run):
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def start(*arguments):
+    """A run in the background that has taken its first step."""
+    process = subprocess.Popen([LACE, *map(str, arguments)], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    while "step 1 " not in process.stderr.readline():
+        assert process.poll() is None
+    return process
+
+
+def one_at_a_time(folder, recipe):
+    """A second process on a run folder is refused at once; a killed one leaves nothing in the way."""
+    run = folder / "shared"
+    command = ["train", recipe, "--run", run, "--set", "train.steps=1000000",
+               "--set", "train.checkpoint_every=1"]
+    first = start(*command)
+    for resume in ([], ["--resume"]):
+        error = lace(*command, *resume, code=1).stderr
+        assert f"{run} is being trained in by process {first.pid}" in error, error
+    while not (run / "previous.safetensors").exists():
+        assert first.poll() is None
+    assert json.loads(lace("sample", run, "--length", 3, "--json", "--checkpoint", "last").stdout)
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=100)
+    losses = last_losses(run)
+    resumed = lace(*command[:4], "--resume", "--set", f"train.steps={len(losses) + 5}")
+    assert "goes on after step" in resumed.stderr, resumed.stderr
+    assert last_losses(run)[:len(losses)] == losses and len(last_losses(run)) == len(losses) + 5
+    assert not (run / "train.lock").exists()
+
+
+def changed_data(folder, recipe, text):
+    run = folder / "changed"
+    lace("train", recipe, "--run", run)
+    again = ["train", recipe, "--run", run, "--resume", "--set", "train.steps=45"]
+    before = text.read_bytes()
+    text.write_bytes(before + b"more\n" * 100)
+    error = lace(*again, code=1).stderr
+    assert "train has " in error and "--accept-changed-data" in error, error
+    text.write_bytes(b"L" + before[1:])
+    error = lace(*again, code=1).stderr
+    assert "train has as many bytes, but others" in error, error
+    assert "but others" in lace(*again, "--accept-changed-data").stderr
+    text.write_bytes(before)
+
+
+def full_disk(folder, recipe):
+    """No file may grow past a size: what a full disk is to the program that writes."""
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+    run = folder / "full"
+    result = lace("train", recipe, "--run", run, "--set", "train.validate_every=0", code=1,
+                  preexec_fn=limited)
+    assert f"cannot write {run}/metrics.jsonl" in result.stderr, result.stderr
+    assert "trained" not in result.stdout
+
+
+def damaged(run):
+    """Flipped bits are named; weights that are not finite are told of."""
+    best = run / "best.safetensors"
+    sound = best.read_bytes()
+    best.write_bytes(sound[:-2] + bytes([sound[-2] ^ 1]) + sound[-1:])
+    for command in (["eval", run], ["sample", run]):
+        error = lace(*command, code=1).stderr
+        assert f"of {best} is damaged" in error and "there is also last" in error, error
+    lace("eval", run, "--checkpoint", "last")
+    # A file without checksums, as older versions wrote them, with a NaN.
+    length, = struct.unpack("<Q", sound[:8])
+    header = json.loads(sound[8:8 + length])
+    state = json.loads(header["__metadata__"]["lace"]) | {"format": 1}
+    header["__metadata__"] = {"lace": json.dumps(state)}
+    begin, _ = header["model.tok"]["data_offsets"]
+    data = bytearray(sound[8 + length:])
+    for i in range(begin, begin + 4 * 32 * 256, 4):
+        data[i:i + 4] = struct.pack("<f", float("nan"))
+    text_header = json.dumps(header).encode()
+    best.write_bytes(struct.pack("<Q", len(text_header)) + text_header + data)
+    result = lace("eval", run, "--json")
+    scores = json.loads(result.stdout)
+    assert scores["bits_per_byte"] is None and scores["not_finite"] == ["tok"], scores
+    assert "warning" in result.stderr and "NaN" in result.stderr, result.stderr
+    assert "NaN" in lace("sample", run, "--length", 3).stderr
+    (run / "last.json").write_text('{"step": null}')
+    assert "last.json is not" in lace("eval", run).stderr
+    best.write_bytes(sound)
+
+
+def wrong_starts(folder, recipe):
+    """Folders are no recipes, names are no paths, and a start that fails leaves no run behind."""
+    assert f"{folder} is a folder" in lace("model", folder, code=1).stderr
+    assert "no such file" in lace("model", folder / "absent.toml", code=1).stderr
+    here = dict(cwd=folder)
+    assert "name must be" in lace("train", recipe, "--set", "name='../x'", code=1, **here).stderr
+    (folder / "short").write_text("abc")
+    lace("train", recipe, "--set", f"data.paths='{folder}/short'", code=1, **here)
+    assert not (folder / "runs").exists() and not os.path.exists(folder.parent / "x")
+    lace("train", recipe, **here)
+    assert (folder / "runs" / "tiny" / "last.json").exists()
 
 
 def main(folder):
@@ -73,10 +176,7 @@ def main(folder):
     whole = folder / "whole"
     longer = ["--set", "train.steps=150"]
     lace("train", recipe, "--run", whole, *longer)
-    process = subprocess.Popen([LACE, "train", recipe, "--run", stopped, *longer],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while "step 1 " not in process.stderr.readline():
-        assert process.poll() is None
+    process = start("train", recipe, "--run", stopped, *longer)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 1 and "--resume" in errors, (process.returncode, errors)
@@ -92,6 +192,12 @@ def main(folder):
     lace("eval", run, "--split", "all", code=2)
     for command in ("train", "eval", "sample"):
         assert "Examples:" in lace(command, "--help").stdout
+
+    one_at_a_time(folder, recipe)
+    changed_data(folder, recipe, text)
+    full_disk(folder, recipe)
+    damaged(run)
+    wrong_starts(folder, recipe)
 
 
 with tempfile.TemporaryDirectory() as name:

@@ -1,53 +1,18 @@
 #include <cmath>
-#include <filesystem>
-#include <fstream>
+#include <limits>
 
-#include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 #include <torch/torch.h>
 
-#include "train/small_recipe.h"
+#include "train/edit_checkpoint.h"
+#include "train/loss_scale.h"
 
 namespace lace {
 namespace {
 
 namespace fs = std::filesystem;
 
-class TrainerTest : public testing::Test {
- protected:
-  void SetUp() override {
-    folder_ =
-        fs::path(testing::TempDir()) /
-        ("lace_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
-
-  // A recipe whose data are a file.
-  Recipe recipe_with_file() {
-    Recipe recipe = small_recipe();
-    const ByteStream text = small_text(4000);
-    std::ofstream file(path("text"), std::ios::binary);
-    text.each_chunk([&](std::span<const uint8_t> chunk) {
-      file.write(reinterpret_cast<const char*>(chunk.data()), static_cast<long>(chunk.size()));
-    });
-    recipe.data.paths = {path("text")};
-    recipe.train.validate_every = 3;
-    recipe.train.validate_windows = 2;
-    return recipe;
-  }
-
-  fs::path folder_;
-};
-
-bool same_weights(const SparseTransformer& a, const SparseTransformer& b) {
-  for (size_t i = 0; i < a.parameters().size(); ++i)
-    if (!torch::equal(a.parameters()[i].tensor, b.parameters()[i].tensor)) return false;
-  return true;
-}
+class TrainerTest : public FolderTest {};
 
 TEST_F(TrainerTest, ResumesBitForBit) {
   for (const Precision precision : {Precision::kFloat32, Precision::kBFloat16}) {
@@ -106,6 +71,121 @@ TEST_F(TrainerTest, MicroBatchesAddUp) {
   }
 }
 
+TEST_F(TrainerTest, AStepThatFailsChangesNothing) {
+  Trainer whole(small_recipe(), small_data()), other(small_recipe(), small_data());
+  std::vector<double> losses;
+  for (int i = 0; i < 3; ++i) losses.push_back(whole.take_step().loss);
+  other.take_step();
+  other.save(path("x.safetensors"));
+
+  const at::Tensor weight = other.model().parameters().front().tensor.detach();
+  const at::Tensor sound = weight.clone();
+  const auto fail = [&] {
+    weight.fill_(std::numeric_limits<float>::quiet_NaN());
+    const int64_t step = other.step();
+    EXPECT_HAS(error_of([&] { other.take_step(); }), "the gradients' norm is");
+    const double elapsed = other.elapsed_s();
+    EXPECT_HAS(error_of([&] { other.take_step(); }), "the gradients' norm is");
+    EXPECT_EQ(other.elapsed_s(), elapsed);  // the time of such steps does not count
+    EXPECT_EQ(other.step(), step);
+    for (const NamedParameter& p : other.model().parameters())
+      EXPECT_FALSE(p.tensor.grad().defined()) << p.name;
+  };
+  fail();
+  weight.copy_(sound);
+  EXPECT_EQ(other.take_step().loss, losses[1]);
+  EXPECT_EQ(other.take_step().loss, losses[2]);
+  EXPECT_TRUE(same_weights(whole.model(), other.model()));
+
+  // Gradients that somebody else left do not outlive load().
+  fail();
+  other.model().parameters().back().tensor.mutable_grad() = torch::full_like(
+      other.model().parameters().back().tensor, std::numeric_limits<float>::infinity());
+  other.load(path("x.safetensors"));
+  EXPECT_EQ(other.take_step().loss, losses[1]);
+  EXPECT_EQ(other.take_step().loss, losses[2]);
+  EXPECT_TRUE(same_weights(whole.model(), other.model()));
+}
+
+TEST_F(TrainerTest, OverflowsInHalfPrecisionAreTakenAsTheHeadersSay) {
+  Recipe recipe = small_recipe();
+  recipe.model.precision = Precision::kFloat16;
+  Trainer trainer(recipe, small_data());
+  const auto state = [&] {
+    trainer.save(path("x.safetensors"));
+    return nlohmann::json::parse(file_text(path("x.json")));
+  };
+  trainer.take_step();
+  const at::Tensor weight = trainer.model().parameters().front().tensor.detach();
+  weight.fill_(std::numeric_limits<float>::quiet_NaN());
+  const double scale = state().at("loss_scale");
+  const TrainProgress progress = trainer.take_step();
+  EXPECT_EQ(progress.step, 2);
+  EXPECT_TRUE(std::isfinite(progress.gradient_norm));
+  EXPECT_EQ(state().at("optimizer_steps"), 2);
+  EXPECT_EQ(state().at("loss_scale"), scale / 2);
+  EXPECT_GT(scale, train::LossScale::kStart);  // the first step was good
+}
+
+TEST_F(TrainerTest, NanNeverIsTheBestValidation) {
+  Trainer trainer(small_recipe(), small_data());
+  const at::Tensor weight = trainer.model().parameters().front().tensor.detach();
+  const at::Tensor sound = weight.clone();
+  const auto poison = [&] { weight.fill_(std::numeric_limits<float>::quiet_NaN()); };
+  poison();
+  EXPECT_TRUE(std::isnan(*trainer.validate()));
+  EXPECT_FALSE(trainer.best_validation());
+  weight.copy_(sound);
+  const double bits = *trainer.validate();
+  EXPECT_EQ(trainer.best_validation(), bits);
+  poison();
+  EXPECT_TRUE(std::isnan(*trainer.validate()));
+  EXPECT_EQ(trainer.best_validation(), bits);
+  trainer.save(path("x.safetensors"));
+  EXPECT_EQ(file_text(path("x.json")).find("null"), std::string::npos);
+  Trainer other(small_recipe(), small_data());
+  other.load(path("x.safetensors"));
+  EXPECT_EQ(other.best_validation(), bits);
+}
+
+TEST_F(TrainerTest, ALoadThatFailsChangesNothing) {
+  Trainer trainer(small_recipe(), small_data()), same(small_recipe(), small_data());
+  const std::string file = path("x.safetensors");
+  trainer.take_step();
+  trainer.save(file);
+  trainer.take_step();
+  same.take_step();
+  same.take_step();
+  flip_bit(file, byte_of(file, "adam.v.out.weight"), 5);
+  EXPECT_HAS(error_of([&] { trainer.load(file); }), "adam.v.out.weight of " + file + " is damaged");
+  TextData other = small_data();
+  other.validation = small_text(401);
+  trainer.save(file);
+  Trainer elsewhere(small_recipe(), other);
+  const std::string error = error_of([&] { elsewhere.load(file); });
+  EXPECT_HAS(error, "validation has 401 bytes, had 400");
+  EXPECT_EQ(elsewhere.step(), 0);
+  EXPECT_EQ(elsewhere.load(file, true).size(), 1u);
+  EXPECT_EQ(elsewhere.step(), 2);
+  EXPECT_EQ(trainer.step(), 2);
+  EXPECT_TRUE(same_weights(trainer.model(), same.model()));
+  EXPECT_EQ(trainer.take_step().loss, same.take_step().loss);
+}
+
+TEST_F(TrainerTest, CheckpointsOfOlderVersionsLoad) {
+  const std::string file = path("x.safetensors");
+  Trainer trainer(small_recipe(), small_data()), other(small_recipe(), small_data());
+  trainer.take_step();
+  trainer.save(file);
+  EXPECT_TRUE(other.load(file).empty());
+  make_format_1(file);
+  const std::vector<std::string> notes = other.load(file);
+  ASSERT_EQ(notes.size(), 2u);
+  EXPECT_HAS(notes[0], "no checksums");
+  EXPECT_HAS(notes[1], "data");
+  EXPECT_EQ(other.take_step().loss, trainer.take_step().loss);
+}
+
 TEST_F(TrainerTest, RunFolderHoldsWhatItSays) {
   const Recipe recipe = recipe_with_file();
   const std::string run = path("run");
@@ -135,7 +215,7 @@ TEST_F(TrainerTest, RunFolderHoldsWhatItSays) {
   const LoadedRun loaded = load_run(run);
   EXPECT_EQ(loaded.checkpoint, "best");
   EXPECT_EQ(to_toml(loaded.recipe), to_toml(recipe));
-  EXPECT_THROW(train_run(recipe, {.folder = run}), Error);  // there is a run already
+  EXPECT_HAS(error_of([&] { train_run(recipe, {.folder = run}); }), "already holds a run");
   Recipe other = recipe;
   other.optimizer.learning_rate = 1;
   EXPECT_THROW(train_run(other, {.folder = run, .resume = true}), Error);
