@@ -75,7 +75,7 @@ struct Kernel {
   Device device;
   // Empty, or why this machine cannot run it ("the processor lacks avx512f").
   std::string (*unavailable)();
-  // Empty, or why it does not compute this ("head_dim 12 is not a multiple of 8").
+  // Empty, or why it does not compute this ("head_dim 520 is more than 512").
   std::string (*unsupported)(const AttentionShape&);
   KernelTiles (*tiles)(const AttentionShape&);
   // On a GPU enqueue on context.stream and return; on a CPU return when the results are there.
@@ -95,7 +95,8 @@ std::span<const Kernel> kernels();
 // environment variable LACE_KERNEL names. Throws lace::Error with the reason if that one cannot run
 // or if none can.
 // passed_over, if not null: why better kernels of the device that this machine could run do not
-// compute `shape`, a line "\n  name: reason" each; empty if LACE_KERNEL names the kernel.
+// compute `shape`, a line "\n  names: reason" for each reason; empty if LACE_KERNEL names the
+// kernel.
 const Kernel& select_kernel(const AttentionShape& shape, std::string* passed_over = nullptr);
 
 // The kernel of that name. Throws lace::Error listing all names if there is none.

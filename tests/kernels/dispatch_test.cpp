@@ -62,9 +62,11 @@ TEST(Dispatch, TellsWhichBetterOnesWerePassedOver) {
     return reasons;
   };
   EXPECT_EQ(passed_over(shape_of(DType::kFloat32, 16)), "");
+  EXPECT_EQ(passed_over(shape_of(DType::kFloat16, 36)), "");
   const std::string reasons = passed_over(shape_of(DType::kFloat64, 16));
-  EXPECT_NE(reasons.find("cpu_portable: "), std::string::npos) << reasons;
+  EXPECT_NE(reasons.find("cpu_portable: dtype float64 is "), std::string::npos) << reasons;
   EXPECT_EQ(reasons.find("reference"), std::string::npos) << reasons;
+  EXPECT_EQ(reasons.find('\n', 1), std::string::npos) << "a line for each kernel: " << reasons;
   const ForcedKernel forced("reference");
   EXPECT_EQ(passed_over(shape_of(DType::kFloat64, 16)), "");
 }
