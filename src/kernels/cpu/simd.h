@@ -15,7 +15,8 @@
 //                               pointer a row the others
 //   tile_columns(vectors)       the same where one pointer leads to all rows
 //   F                           the vector
-//   zero() set(x) add sub mul div fma(a, b, c) = a·b + c; max: b where a or b is NaN
+//   zero() set(x) add sub mul div; fma(a, b, c) = a·b + c, not rounded in between; max: b where a
+//                               or b is NaN
 //   load(p) store(p, x)         kLanes floats, BFloat16 or Float16 ↔ F, of any alignment, rounding
 //                               to nearest even
 //   load_first(p, n) …          the first n of them only, 0 < n <= kLanes, and no memory past them

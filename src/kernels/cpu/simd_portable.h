@@ -58,7 +58,12 @@ struct Portable {
   [[gnu::always_inline]] static F sub(F a, F b) { return a - b; }
   [[gnu::always_inline]] static F mul(F a, F b) { return a * b; }
   [[gnu::always_inline]] static F div(F a, F b) { return a / b; }
-  [[gnu::always_inline]] static F fma(F a, F b, F c) { return a * b + c; }
+  // Through doubles, which hold the product: the sum alone is rounded, as by the others.
+  [[gnu::always_inline]] static F fma(F a, F b, F c) {
+    using D = double __attribute__((vector_size(32)));
+    const D product = __builtin_convertvector(a, D) * __builtin_convertvector(b, D);
+    return __builtin_convertvector(product + __builtin_convertvector(c, D), F);
+  }
   [[gnu::always_inline]] static F max(F a, F b) { return select(a > b, a, b); }
   [[gnu::always_inline]] static F keep(uint32_t bits, F x, F otherwise) {
     const I lane = {1, 2, 4, 8};
