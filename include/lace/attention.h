@@ -21,12 +21,16 @@ struct AttentionOptions {
 };
 
 // out = softmax(scale · q kᵀ, kept to the pattern's pairs) v
-//   q    [batch, heads,    q_len, head_dim]     float32, bfloat16 or float64; any strides
+//   q    [batch, heads,    q_len, head_dim]     float32, bfloat16, float16 or float64; any strides
 //   k    [batch, kv_heads, k_len, head_dim]     heads is a multiple of kv_heads, q_len <= k_len
 //   v    [batch, kv_heads, k_len, v_head_dim]
 //   out  [batch, heads,    q_len, v_head_dim]
 // Differentiable once in q, k, v. Under autocast, q, k and v are cast to the autocast dtype.
-// A row without keys gives 0. float64 runs the reference kernel.
+// A row without keys gives 0. On a CPU float64 runs the reference kernel, plain loops.
+// Rows that a query may not see never change its results, nor its gradients, bit for bit, as long
+// as they are finite, and q·k and dout·v of them too (on a CPU these may overflow). NaN or infinity
+// in such a row of q, k, v or dout may: tiles multiply what is not live with a weight of 0. Padding
+// holds finite numbers, zeros say.
 // Throws lace::Error before any work if an argument breaks a rule above.
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const Pattern& pattern, const AttentionOptions& options = {});

@@ -1,5 +1,7 @@
 #include <atomic>
 #include <cstdlib>
+#include <string>
+#include <string_view>
 
 #include "lace/error.h"
 
@@ -34,6 +36,26 @@ Refusal refuse(const Kernel& kernel, const AttentionShape& shape) {
   return {kernel.unsupported(shape), true};
 }
 
+// Lines "\n  name: reason" of kernels in the table's order; neighbours of one reason share a line.
+class Reasons {
+ public:
+  void add(std::string_view name, const std::string& reason) {
+    if (reason == last_) {
+      names_ += concat(", ", name);
+      return;
+    }
+    done_ = text();
+    names_ = name;
+    last_ = reason;
+  }
+  std::string text() const {
+    return names_.empty() ? done_ : concat(done_, "\n  ", names_, ": ", last_);
+  }
+
+ private:
+  std::string done_, names_, last_;
+};
+
 }  // namespace
 
 const Kernel& find_kernel(std::string_view name) {
@@ -53,15 +75,17 @@ const Kernel& select_kernel(const AttentionShape& shape, std::string* passed_ove
                " cannot run: ", refusal.reason);
     return kernel;
   }
-  std::string reasons;
+  Reasons all, of_shape;
   for (const Kernel& kernel : kernels()) {
     const Refusal refusal = refuse(kernel, shape);
-    if (refusal.reason.empty()) return kernel;
-    const std::string line = concat("\n  ", kernel.name, ": ", refusal.reason);
-    if (refusal.is_of_shape && passed_over != nullptr) *passed_over += line;
-    reasons += line;
+    if (refusal.reason.empty()) {
+      if (passed_over != nullptr) *passed_over = of_shape.text();
+      return kernel;
+    }
+    all.add(kernel.name, refusal.reason);
+    if (refusal.is_of_shape) of_shape.add(kernel.name, refusal.reason);
   }
-  throw Error("[attention] no kernel can compute this:" + reasons);
+  throw Error("[attention] no kernel can compute this:" + all.text());
 }
 
 bool is_aligned(const Tensor4& tensor, DType dtype, int64_t batch, int64_t heads, int64_t rows) {

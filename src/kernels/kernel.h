@@ -25,8 +25,12 @@ struct AttentionShape {
   int64_t qk_dim = 0;          // head_dim of q and k
   int64_t v_dim = 0;           // head_dim of v and out
   bool aligned = true;         // q, k and v are as is_aligned() tells
-  bool positive_scale = true;  // scale > 0
+  bool positive_scale = true;  // as is_positive() tells
 };
+
+// Whether `scale` is positive as kernels see it that multiply by it in float32: a product with a
+// dead pair's −∞ must stay −∞, so numbers that are not normal do not count.
+constexpr bool is_positive(double scale) { return scale >= 0x1p-126; }
 
 // A tensor [batch, heads, rows, head_dim] of any strides (in elements) but the innermost, which is
 // 1. A stride may be negative or 0 for inputs.
@@ -75,7 +79,7 @@ struct Kernel {
   Device device;
   // Empty, or why this machine cannot run it ("the processor lacks avx512f").
   std::string (*unavailable)();
-  // Empty, or why it does not compute this ("head_dim 12 is not a multiple of 8").
+  // Empty, or why it does not compute this ("head_dim 520 is more than 512").
   std::string (*unsupported)(const AttentionShape&);
   KernelTiles (*tiles)(const AttentionShape&);
   // On a GPU enqueue on context.stream and return; on a CPU return when the results are there.
@@ -95,7 +99,8 @@ std::span<const Kernel> kernels();
 // environment variable LACE_KERNEL names. Throws lace::Error with the reason if that one cannot run
 // or if none can.
 // passed_over, if not null: why better kernels of the device that this machine could run do not
-// compute `shape`, a line "\n  name: reason" each; empty if LACE_KERNEL names the kernel.
+// compute `shape`, a line "\n  names: reason" for each reason; empty if LACE_KERNEL names the
+// kernel.
 const Kernel& select_kernel(const AttentionShape& shape, std::string* passed_over = nullptr);
 
 // The kernel of that name. Throws lace::Error listing all names if there is none.

@@ -111,7 +111,7 @@ AttentionArguments check_attention(const char* op, const at::Tensor& q, const at
   arguments.scale = check_scale(
       op, scale.value_or(1 / std::sqrt(static_cast<double>(shape.qk_dim))), shape.dtype);
   shape.aligned = is_aligned(q) && is_aligned(k) && is_aligned(v);
-  shape.positive_scale = arguments.scale > 0;
+  shape.positive_scale = is_positive(arguments.scale);
   return arguments;
 }
 

@@ -33,7 +33,9 @@ bool is_verbose() {
 void report_kernel(const AttentionShape& shape, const Kernel& kernel,
                    const std::string& passed_over) {
   if (!passed_over.empty() && is_first(passed_over)) {
+    const bool plain = kernel.name == "reference";
     TORCH_WARN("lace: attention runs ", kernel.name,
+               plain ? ", plain loops that are exact and slow" : "",
                ", since faster kernels here cannot:", passed_over);
   }
   if (!is_verbose()) return;

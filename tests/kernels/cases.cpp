@@ -80,6 +80,34 @@ void add_dims(std::vector<Case>& cases) {
                        .v_dim = v_dim});
     }
   }
+  // Dims that fill no vector, odd ones, and the largest.
+  const std::pair<int64_t, int64_t> odd_dims[] = {{1, 1},   {3, 7},    {2, 20},   {33, 36},
+                                                  {36, 36}, {36, 33},  {100, 12}, {20, 100},
+                                                  {7, 264}, {264, 90}, {512, 512}};
+  for (const auto& [qk_dim, v_dim] : odd_dims) {
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+      cases.push_back({.pattern = "local(20) | strided(20)",
+                       .dtype = dtype,
+                       .q_len = 83,
+                       .k_len = 83,
+                       .qk_dim = qk_dim,
+                       .v_dim = v_dim,
+                       .layout = Layout::kUnaligned});
+    }
+  }
+  // float16, in each way that passes and heads meet.
+  for (const char* pattern : {"dense", "local(24) | strided(8)", "strided(20)",
+                              "heads(2*local(24), 2*block(25) | summary(25, 4))"}) {
+    cases.push_back({.pattern = pattern,
+                     .dtype = DType::kFloat16,
+                     .batch = 2,
+                     .heads = 4,
+                     .kv_heads = 2,
+                     .q_len = 130,
+                     .k_len = 150,
+                     .qk_dim = 64,
+                     .v_dim = 40});
+  }
   // Several passes, and queries that are each in one tile alone, where head_dims differ.
   for (const auto& [qk_dim, v_dim] : {std::pair<int64_t, int64_t>{64, 128}, {128, 64}}) {
     for (const char* pattern : {"local(20) | strided(20)", "strided(20)"}) {
@@ -174,6 +202,20 @@ void add_special(std::vector<Case>& cases) {
                        .qk_dim = qk_dim,
                        .v_dim = v_dim});
     }
+    // Scales that are negative, 0, subnormal, and 0 as a float; in partly masked tiles, over
+    // several passes, and with rows without keys.
+    for (const double scale : {0.0, -0.2, 1e-46, -1e-46, 4.9e-324, 1e-40, -1e-40, 2e-38, -1e-30}) {
+      cases.push_back({.pattern = "local(20) | summary(30, 3)",
+                       .dtype = dtype,
+                       .q_len = 100,
+                       .k_len = 100,
+                       .scale = scale});
+      cases.push_back({.pattern = "summary(30, 3)",
+                       .dtype = dtype,
+                       .q_len = 100,
+                       .k_len = 100,
+                       .scale = scale});
+    }
     // Long enough for runs of many tiles.
     for (const char* pattern : {"local(128) | strided(128)", "block(128) | summary(128, 32)"}) {
       cases.push_back({.pattern = pattern,
@@ -198,6 +240,7 @@ std::string Case::name() const {
              "x", k_len, "_d", qk_dim, "x", v_dim, kLayouts[static_cast<int>(layout)]);
   if (tile != TileShape{64, 64}) text += concat("_t", tile.owners, "x", tile.others);
   if (magnitude != 1) text += concat("_m", magnitude);
+  if (scale) text += concat("_s", *scale);
   std::string safe;
   for (const char c : text) {
     const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_';

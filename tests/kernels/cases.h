@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <iosfwd>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,8 +28,9 @@ struct Case {
   int64_t q_len = 0, k_len = 0;
   int64_t qk_dim = 16, v_dim = 16;
   Layout layout = Layout::kContiguous;
-  TileShape tile{64, 64};  // asked of the plan, instead of what the kernel asks
-  double magnitude = 1;    // of the elements of q and k
+  TileShape tile{64, 64};            // asked of the plan, instead of what the kernel asks
+  double magnitude = 1;              // of the elements of q and k
+  std::optional<double> scale = {};  // default: 1 / √qk_dim
 
   // Unique in the list, and fit for the name of a test.
   std::string name() const;

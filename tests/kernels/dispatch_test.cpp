@@ -47,7 +47,12 @@ TEST(Dispatch, PicksTheFirstThatCan) {
     break;
   }
   EXPECT_EQ(select_kernel(shape_of(DType::kFloat64, 64)).name, "reference");
-  EXPECT_EQ(select_kernel(shape_of(DType::kFloat32, 12)).name, "reference");
+  EXPECT_EQ(select_kernel(shape_of(DType::kFloat32, 513)).name, "reference");
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    for (const int64_t head_dim : {1, 3, 33, 36, 100, 264, 512}) {
+      EXPECT_NE(select_kernel(shape_of(dtype, head_dim)).name, "reference") << head_dim;
+    }
+  }
 }
 
 TEST(Dispatch, TellsWhichBetterOnesWerePassedOver) {
@@ -57,9 +62,11 @@ TEST(Dispatch, TellsWhichBetterOnesWerePassedOver) {
     return reasons;
   };
   EXPECT_EQ(passed_over(shape_of(DType::kFloat32, 16)), "");
+  EXPECT_EQ(passed_over(shape_of(DType::kFloat16, 36)), "");
   const std::string reasons = passed_over(shape_of(DType::kFloat64, 16));
-  EXPECT_NE(reasons.find("cpu_portable: "), std::string::npos) << reasons;
+  EXPECT_NE(reasons.find("cpu_portable: dtype float64 is "), std::string::npos) << reasons;
   EXPECT_EQ(reasons.find("reference"), std::string::npos) << reasons;
+  EXPECT_EQ(reasons.find('\n', 1), std::string::npos) << "a line for each kernel: " << reasons;
   const ForcedKernel forced("reference");
   EXPECT_EQ(passed_over(shape_of(DType::kFloat64, 16)), "");
 }
@@ -84,10 +91,10 @@ TEST(Dispatch, UnknownNameListsAll) {
 TEST(Dispatch, ForcedOneThatCannotRunSaysWhy) {
   const ForcedKernel forced("cpu_portable");
   EXPECT_EQ(error_of(shape_of(DType::kFloat64, 64)),
-            "[attention] LACE_KERNEL=cpu_portable cannot run: dtype float64 is neither float32 nor "
-            "bfloat16");
-  EXPECT_EQ(error_of(shape_of(DType::kFloat32, 12)),
-            "[attention] LACE_KERNEL=cpu_portable cannot run: head_dim 12 is not a multiple of 8");
+            "[attention] LACE_KERNEL=cpu_portable cannot run: dtype float64 is none of float32, "
+            "bfloat16 and float16");
+  EXPECT_EQ(error_of(shape_of(DType::kFloat32, 520)),
+            "[attention] LACE_KERNEL=cpu_portable cannot run: head_dim 520 is more than 512");
 }
 
 TEST(Dispatch, NeverCrossesDevices) {

@@ -110,7 +110,7 @@ Problem::Problem(const Case& shape, uint64_t seed, const KernelTiles& tiles) : c
   fill(v_, seed + 2, 1);
   fill(dout_, seed + 3, 1);
   const double q_norm = std::sqrt(static_cast<double>(case_.qk_dim)) * case_.magnitude;
-  max_logit_ = 3 * case_.magnitude * q_norm * scale();
+  max_logit_ = 3 * case_.magnitude * q_norm * std::fabs(scale());
 }
 
 AttentionShape Problem::shape() const {
@@ -120,10 +120,13 @@ AttentionShape Problem::shape() const {
     shape.aligned = shape.aligned && is_aligned(tensor->view(), case_.dtype, tensor->size(0),
                                                 tensor->size(1), tensor->size(2));
   }
+  shape.positive_scale = is_positive(scale());
   return shape;
 }
 
-double Problem::scale() const { return 1 / std::sqrt(static_cast<double>(case_.qk_dim)); }
+double Problem::scale() const {
+  return case_.scale.value_or(1 / std::sqrt(static_cast<double>(case_.qk_dim)));
+}
 
 // Uniform, of variance 1.
 void Problem::fill(Tensor& tensor, uint64_t seed, double magnitude) const {

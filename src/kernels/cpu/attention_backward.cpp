@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cassert>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <vector>
 
 #include "kernels/cpu/backward_tasks.h"
+#include "kernels/cpu/scale.h"
 #include "kernels/cpu/tile_walk.h"
 
 namespace lace::cpu {
@@ -43,6 +46,35 @@ struct Partial {
   }
 };
 
+// Cuts up `base` into `scratch` and returns how many bytes that takes.
+size_t place_scratch(Operands operands, int qk_dim, int v_dim, std::byte* base,
+                     BackwardScratch& scratch) {
+  size_t used = 0;
+  const auto place = [&]<typename T>(T*& member, int rows, int columns) {
+    member = reinterpret_cast<T*>(base + used);
+    used += (static_cast<size_t>(rows) * static_cast<size_t>(columns) * sizeof(T) + 63) / 64 * 64;
+  };
+  scratch.qk_stride = (qk_dim + 15) / 16 * 16;
+  scratch.v_stride = (v_dim + 15) / 16 * 16;
+  place(scratch.k, qk_dim, kTileOwners);
+  place(scratch.v, v_dim, kTileOwners);
+  place(scratch.k_rows, kTileOwners, scratch.qk_stride);
+  place(scratch.dk, qk_dim, kTileOwners);
+  place(scratch.dv, v_dim, kTileOwners);
+  place(scratch.p, kBatchOthers, kTileOwners);
+  place(scratch.ds, kBatchOthers, kTileOwners);
+  if (operands == Operands::kPairs) {
+    place(scratch.p_pairs, kBatchOthers / 2, kTileOwners);
+    place(scratch.ds_rows, kBatchOthers, kTileOwners);
+  }
+  if (operands != Operands::kInPlace) {
+    const int rows = operands == Operands::kPairs ? kBatchOthers / 2 : kBatchOthers;
+    place(scratch.q, rows, scratch.qk_stride);
+    place(scratch.dout, rows, scratch.v_stride);
+  }
+  return used;
+}
+
 class Backward {
  public:
   Backward(const BackwardTypeOps& ops, const Context& context, const Plan& plan,
@@ -52,6 +84,7 @@ class Backward {
         plan_(plan),
         args_(args),
         shape_(args.shape),
+        scale_(logit_scale(args.scale)),
         order_(backward_tasks(plan, args.shape, context.executor->num_threads())),
         remaining_(new std::atomic<int32_t>[order_.of_stage.size()]) {
     for (size_t i = 0; i < order_.of_stage.size(); i++) remaining_[i] = order_.of_stage[i];
@@ -77,21 +110,27 @@ class Backward {
     dk_ = rows_of(args_.dk, s.dtype);
     dv_ = rows_of(args_.dv, s.dtype);
     if (narrow) {
-      partials_.emplace_back(context_, s.batch, s.heads, s.q_len, s.qk_dim);
-      dq_ = partials_.back().rows;
+      dq_sums_.emplace(context_, s.batch, s.heads, s.q_len, s.qk_dim);
+      dq_ = dq_sums_->rows;
     }
     if (narrow && order_.max_stages > 1) {
-      partials_.emplace_back(context_, s.batch, s.kv_heads, s.k_len, s.qk_dim);
-      dk_ = partials_.back().rows;
-      partials_.emplace_back(context_, s.batch, s.kv_heads, s.k_len, s.v_dim);
-      dv_ = partials_.back().rows;
+      dk_sums_.emplace(context_, s.batch, s.kv_heads, s.k_len, s.qk_dim);
+      dk_ = dk_sums_->rows;
+      dv_sums_.emplace(context_, s.batch, s.kv_heads, s.k_len, s.v_dim);
+      dv_ = dv_sums_->rows;
     }
     const size_t rows = static_cast<size_t>(s.batch * s.heads * s.q_len);
     neg_delta_ = context_.allocate(rows * sizeof(float));
     touched_ = std::make_unique<std::atomic<uint8_t>[]>(rows);
-    scratch_bytes_ = ops_.scratch_bytes(static_cast<int>(s.qk_dim), static_cast<int>(s.v_dim));
+    BackwardScratch scratch;
+    scratch_bytes_ = place_scratch(nullptr, scratch);
     scratch_ =
         context_.allocate(scratch_bytes_ * static_cast<size_t>(context_.executor->num_threads()));
+  }
+
+  size_t place_scratch(std::byte* base, BackwardScratch& scratch) const {
+    return cpu::place_scratch(ops_.operands, static_cast<int>(shape_.qk_dim),
+                              static_cast<int>(shape_.v_dim), base, scratch);
   }
 
   // Calls body(batch, head, row) for every row of a [batch, heads, len, ·] tensor, in parallel.
@@ -147,7 +186,7 @@ class Backward {
     for (int32_t head = stage.head_begin; head < stage.head_end; head++) {
       run_head(index, head, head + 1 < stage.head_end ? index : upcoming, owners, tile, progress);
     }
-    if (order_.max_stages > 1) {
+    if (dk_sums_) {
       ops_.end_fp32(tile, reinterpret_cast<float* const*>(gradients.dk),
                     reinterpret_cast<float* const*>(gradients.dv));
     } else {
@@ -168,11 +207,12 @@ class Backward {
     tile.v_dim = static_cast<int>(shape_.v_dim);
     tile.count = owners.count;
     tile.ragged = owners.rows != ~uint64_t{0};
-    tile.scale = static_cast<float>(args_.scale);
-    tile.scratch = scratch_.get() + scratch_bytes_ * static_cast<size_t>(thread);
+    tile.scale = scale_;
+    place_scratch(scratch_.get() + scratch_bytes_ * static_cast<size_t>(thread), tile.scratch);
     for (int e = 0; e < kTileOwners; e++) {
       const bool used = (owners.rows >> e & 1) != 0;
-      tile.k[e] = used ? k_.at(task.batch, task.kv_head, owners.positions[e]) : nullptr;
+      tile.k[e] =
+          used && scale_ != 0 ? k_.at(task.batch, task.kv_head, owners.positions[e]) : nullptr;
       tile.v[e] = used ? v_.at(task.batch, task.kv_head, owners.positions[e]) : nullptr;
     }
   }
@@ -221,7 +261,6 @@ class Backward {
 
   // What comes to a row of dq first sets it, and computes its delta.
   void set_query_rows(const BackwardTask& task, int64_t head, const Batch& batch, QueryRows& rows) {
-    constexpr float kLog2E = 1.44269504088896341f;
     const int64_t base = row_index(task, head, 0);
     const float* lse = static_cast<const float*>(args_.lse) + base;
     float* neg_delta = reinterpret_cast<float*>(neg_delta_.get()) + base;
@@ -231,15 +270,13 @@ class Backward {
       rows.q[r] = q_.at(task.batch, head, row);
       rows.dout[r] = dout_.at(task.batch, head, row);
       rows.dq[r] = reinterpret_cast<float*>(dq_.at(task.batch, head, row));
-      rows.neg_lse2[r] =
-          lse[row] == -std::numeric_limits<float>::infinity() ? lse[row] : -lse[row] * kLog2E;
+      rows.neg_lse[r] = lse[row] == -std::numeric_limits<float>::infinity() ? lse[row] : -lse[row];
       std::atomic<uint8_t>& touched = touched_[static_cast<size_t>(base + row)];
       if (touched.load(std::memory_order_relaxed) == 0) {
         touched.store(1, std::memory_order_relaxed);
         rows.fresh |= uint64_t{1} << r;
-        neg_delta[row] =
-            -static_cast<float>(args_.scale) *
-            ops_.dot(rows.dout[r], out_.at(task.batch, head, row), static_cast<int>(shape_.v_dim));
+        neg_delta[row] = -scale_ * ops_.dot(rows.dout[r], out_.at(task.batch, head, row),
+                                            static_cast<int>(shape_.v_dim));
       }
       rows.neg_delta[r] = neg_delta[row];
     }
@@ -303,7 +340,6 @@ class Backward {
 
   // Rounds what was added up in workspace.
   void round_partials() {
-    if (partials_.empty()) return;
     const auto round = [&](const Rows& from, const Tensor4& tensor, int64_t heads, int64_t len,
                            int64_t dim) {
       const Rows to = rows_of(tensor, shape_.dtype);
@@ -312,11 +348,9 @@ class Backward {
                    to.at(batch, head, row), static_cast<int>(dim));
       });
     };
-    round(dq_, args_.dq, shape_.heads, shape_.q_len, shape_.qk_dim);
-    if (partials_.size() > 1) {
-      round(dk_, args_.dk, shape_.kv_heads, shape_.k_len, shape_.qk_dim);
-      round(dv_, args_.dv, shape_.kv_heads, shape_.k_len, shape_.v_dim);
-    }
+    if (dq_sums_) round(dq_, args_.dq, shape_.heads, shape_.q_len, shape_.qk_dim);
+    if (dk_sums_) round(dk_, args_.dk, shape_.kv_heads, shape_.k_len, shape_.qk_dim);
+    if (dv_sums_) round(dv_, args_.dv, shape_.kv_heads, shape_.k_len, shape_.v_dim);
   }
 
   const BackwardTypeOps& ops_;
@@ -324,11 +358,12 @@ class Backward {
   const Plan& plan_;
   const BackwardArgs& args_;
   const AttentionShape& shape_;
+  const float scale_;
   const BackwardTasks order_;
   std::unique_ptr<std::atomic<int32_t>[]> remaining_;  // tasks of [batch, kv_heads, stage]
   Rows q_, k_, v_, out_, dout_;
-  Rows dq_, dk_, dv_;  // partials_ where there are any
-  std::vector<Partial> partials_;
+  Rows dq_, dk_, dv_;  // of the sums where there are any
+  std::optional<Partial> dq_sums_, dk_sums_, dv_sums_;
   Workspace neg_delta_;                              // [batch, heads, q_len], of touched rows
   std::unique_ptr<std::atomic<uint8_t>[]> touched_;  // [batch, heads, q_len]
   Workspace scratch_;
@@ -337,10 +372,10 @@ class Backward {
 
 }  // namespace
 
-void attention_backward(const BackwardOps& ops, const Context& context, const Plan& transposed,
+void attention_backward(const BackwardTypeOps& ops, const Context& context, const Plan& transposed,
                         const BackwardArgs& args) {
-  const bool narrow = args.shape.dtype == DType::kBFloat16;
-  Backward(narrow ? ops.bfloat16 : ops.float32, context, transposed, args).run();
+  assert(args.shape.qk_dim <= kMaxHeadDim && args.shape.v_dim <= kMaxHeadDim);
+  Backward(ops, context, transposed, args).run();
 }
 
 }  // namespace lace::cpu

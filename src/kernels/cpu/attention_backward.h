@@ -10,14 +10,14 @@ namespace lace::cpu {
 
 // What a batch of query rows brings to a tile of keys. Entries [0, batch.count) are set.
 //   q [·][qk_dim], dout [·][v_dim] in the tensors' dtype;  dq [·][qk_dim] fp32, added to
-//   neg_lse2   −lse · log₂e, or −inf for a row without keys
+//   neg_lse    −lse, or −inf for a row without keys
 //   neg_delta  −scale · Σ_d dout[d] · out[d]
 //   fresh      bit r: row r of dq is not set yet, and gets its first sum instead of adding to it
 struct QueryRows {
   const void* q[kBatchOthers];
   const void* dout[kBatchOthers];
   float* dq[kBatchOthers];
-  float neg_lse2[kBatchOthers];
+  float neg_lse[kBatchOthers];
   float neg_delta[kBatchOthers];
   uint64_t fresh = 0;
 };
@@ -36,14 +36,30 @@ struct Prefetch {
   }
 };
 
+// Memory of one thread, each array 64-byte aligned. kPairs: k, v, k_rows, ds, q and dout hold pairs
+// of bf16 in place of two floats, where ds, q and dout pair neighbouring query rows, k_rows
+// neighbouring keys.
+struct BackwardScratch {
+  float *k = nullptr, *v = nullptr;     // [dim][kTileOwners]
+  float* k_rows = nullptr;              // [kTileOwners][qk_stride]
+  float *dk = nullptr, *dv = nullptr;   // [dim][kTileOwners]
+  float *p = nullptr, *ds = nullptr;    // [kBatchOthers][kTileOwners]
+  uint32_t* p_pairs = nullptr;          // kPairs: [kBatchOthers / 2][kTileOwners]
+  BFloat16* ds_rows = nullptr;          // kPairs: [kBatchOthers][kTileOwners]
+  float *q = nullptr, *dout = nullptr;  // kWidened: [kBatchOthers][stride] rows as floats;
+                                        // kPairs: [kBatchOthers / 2][stride]
+  int qk_stride = 0, v_stride = 0;      // dims rounded up to 16
+};
+
 // A tile of keys.
 struct KeyTile {
   int qk_dim = 0, v_dim = 0;
   int count = 0;        // lanes in use: highest + 1
   bool ragged = false;  // some lane has no row
   float scale = 1;
-  std::byte* scratch = nullptr;  // BackwardTypeOps::scratch_bytes, 64-byte aligned
-  const void* k[kTileOwners];  // [·][qk_dim] in the tensors' dtype, null for a lane without a row
+  BackwardScratch scratch;
+  const void* k[kTileOwners];  // [·][qk_dim] in the tensors' dtype; null, which reads as 0, for a
+                               // lane without a row, and where the scale is 0
   const void* v[kTileOwners];  // [·][v_dim]
 };
 
@@ -53,7 +69,7 @@ struct KeyTile {
 //   dv += Pᵀ dout,  dk += dSᵀ q,  dq += dS k
 // Lanes are keys, so that dk and dv stay packed in scratch while batches of queries stream past.
 struct BackwardTypeOps {
-  size_t (*scratch_bytes)(int qk_dim, int v_dim);
+  Operands operands;  // of q, k, v and dout
   // Packs k and v; dk and dv start as the fp32 rows dk, dv, or as zero if `dk` is null.
   void (*begin)(const KeyTile& tile, const float* const* dk, const float* const* dv);
   // One batch; prefetches `next` on the way.
@@ -70,22 +86,24 @@ struct BackwardTypeOps {
 
 // The code of an instruction set.
 struct BackwardOps {
-  BackwardTypeOps float32, bfloat16;
+  BackwardTypeOps float32, bfloat16, float16;
 };
 
-extern const BackwardOps kBackwardAvx512Bf16;
 extern const BackwardOps kBackwardAvx512;
 extern const BackwardOps kBackwardAvx2;
 extern const BackwardOps kBackwardPortable;
+// bf16 with dot products of pairs.
+extern const BackwardTypeOps kBackwardAvx512Bf16;
 
 // Kernel::backward with the code of one instruction set, on `transposed` (owners are keys).
 //
 // Tiles of keys are tasks; all passes and heads are in flight at once. Bitwise the same for every
 // number of threads: every row of dq, dk and dv is added to in one fixed order, that of the plan.
-// Workspace: scratch for each thread; 4 bytes a row of q; for bf16 an fp32 copy of dq, and with
-// several passes of dk and dv.
-// Preconditions: an owner is in one tile of a pass at most.
-void attention_backward(const BackwardOps& ops, const Context& context, const Plan& transposed,
+// Workspace: scratch for each thread; 4 bytes a row of q; for 16-bit dtypes an fp32 copy of dq,
+// and with several passes of dk and dv.
+// Preconditions: an owner is in one tile of a pass at most; head_dims are at most kMaxHeadDim, the
+// plan's tiles of owners at most kTileOwners.
+void attention_backward(const BackwardTypeOps& ops, const Context& context, const Plan& transposed,
                         const BackwardArgs& args);
 
 }  // namespace lace::cpu

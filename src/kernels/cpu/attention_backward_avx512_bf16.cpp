@@ -3,6 +3,7 @@
 
 namespace lace::cpu {
 
-constinit const BackwardOps kBackwardAvx512Bf16 = make_backward_ops<Avx512Bf16>();
+constinit const BackwardTypeOps kBackwardAvx512Bf16 =
+    Backward<Avx512Bf16, BFloat16, Operands::kPairs>::ops();
 
 }  // namespace lace::cpu

@@ -7,48 +7,14 @@
 #include "kernels/cpu/micro_kernels.h"
 #include "kernels/cpu/pack.h"
 
-// BackwardOps for an instruction set S: make_backward_ops<S>(). T is float, or uint16_t for bf16.
+// For an instruction set S, BackwardOps: make_backward_ops<S>(), and BackwardTypeOps of one dtype:
+// Backward<S, T, kOperands>::ops().
 
 namespace lace::cpu {
 
 inline constexpr float kLog2E = 1.44269504088896341f;
 
-// Memory of one thread. With bf16 dot products, k, v, k_rows, p, ds, ds_rows, q and dout hold
-// pairs, where p, ds, q and dout pair neighbouring query rows, k_rows neighbouring keys.
-struct BackwardScratch {
-  float *k, *v;     // [dim][kTileOwners]
-  float* k_rows;    // [kTileOwners][row_stride]
-  float *dk, *dv;   // [dim][kTileOwners]
-  float *p, *ds;    // [kBatchOthers][kTileOwners]
-  float* p_pairs;   // [kBatchOthers / 2][kTileOwners]
-  float* ds_rows;   // [kBatchOthers][kTileOwners / 2]
-  float *q, *dout;  // [kBatchOthers][dim]: rows as floats, or [kBatchOthers / 2][dim] pairs
-  int row_stride;
-
-  // Cuts up `base`; returns how many bytes that takes.
-  size_t place(std::byte* base, int qk_dim, int v_dim) {
-    size_t used = 0;
-    const auto take = [&](int rows, int columns) {
-      float* begin = reinterpret_cast<float*>(base + used);
-      used += (static_cast<size_t>(rows) * columns * sizeof(float) + 63) / 64 * 64;
-      return begin;
-    };
-    row_stride = (qk_dim + 15) / 16 * 16;
-    k = take(qk_dim, kTileOwners);
-    v = take(v_dim, kTileOwners);
-    k_rows = take(kTileOwners, row_stride);
-    dk = take(qk_dim, kTileOwners);
-    dv = take(v_dim, kTileOwners);
-    p = take(kBatchOthers, kTileOwners);
-    ds = take(kBatchOthers, kTileOwners);
-    p_pairs = take(kBatchOthers / 2, kTileOwners);
-    ds_rows = take(kBatchOthers, kTileOwners / 2);
-    q = take(kBatchOthers, row_stride);
-    dout = take(kBatchOthers, (v_dim + 15) / 16 * 16);
-    return used;
-  }
-};
-
+// The dot that multiplies operands of that form.
 template <typename S, bool kPairs>
 struct DotOf {
   using Type = typename S::Fma;
@@ -58,10 +24,10 @@ struct DotOf<S, true> {
   using Type = typename S::DotBf16;
 };
 
-template <typename S, typename T>
+template <typename S, typename T, Operands kOperands>
 struct Backward {
   using F = typename S::F;
-  static constexpr bool kPairs = S::kHasDotBf16 && sizeof(T) == 2;
+  static constexpr bool kPairs = kOperands == Operands::kPairs;
 
   // Prefetches a share of `next` with each row of a batch: half of it with the first product, half
   // with the second.
@@ -83,26 +49,27 @@ struct Backward {
     }
   };
 
-  // P of a segment, from the accumulated q kᵀ.
+  // P of a segment, from the accumulated q kᵀ. The scale and the difference are one step: scaled
+  // logits may be large, and lse is rounded as it is.
   struct WeightEnd {
     const Batch& batch;
     const QueryRows& rows;
     float* p;
-    float factor;  // scale · log₂e
+    float scale;
     bool masked;
     Prefetcher prefetcher;
 
     template <int kRows, int kVectors>
     [[gnu::always_inline]] void operator()(F (&acc)[kRows][kVectors], int r, int v) const {
-      const F c = S::set(factor);
+      const F c = S::set(scale), log2e = S::set(kLog2E);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; i++) {
         const int row = prefetcher.first + r + i;
-        const F bias = S::set(rows.neg_lse2[row]);
+        const F bias = S::set(rows.neg_lse[row]);
         const uint64_t live = batch.live[row] >> (v * S::kLanes);
 #pragma GCC unroll 16
         for (int j = 0; j < kVectors; j++) {
-          F x = S::exp2(S::fma(acc[i][j], c, bias));
+          F x = S::exp2(S::mul(S::fma(acc[i][j], c, bias), log2e));
           if (masked) {
             x = S::keep(static_cast<uint32_t>(live >> (j * S::kLanes)), x, S::zero());
           }
@@ -113,11 +80,14 @@ struct Backward {
     }
   };
 
-  // dS of a segment, from the accumulated dout vᵀ and P.
+  // dS of a segment, from the accumulated dout vᵀ and P. Masked too: 0 · dout vᵀ is no 0 where that
+  // overflows.
   struct GradientEnd {
+    const Batch& batch;
     const QueryRows& rows;
     const BackwardScratch& scratch;
     float scale;
+    bool masked;
     Prefetcher prefetcher;
 
     template <int kRows, int kVectors>
@@ -125,11 +95,17 @@ struct Backward {
       const F c = S::set(scale);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; i++) {
-        const F bias = S::set(rows.neg_delta[prefetcher.first + r + i]);
+        const int row = prefetcher.first + r + i;
+        const F bias = S::set(rows.neg_delta[row]);
+        const uint64_t live = batch.live[row] >> (v * S::kLanes);
 #pragma GCC unroll 16
         for (int j = 0; j < kVectors; j++) {
           const int at = (r + i) * kTileOwners + (v + j) * S::kLanes;
           acc[i][j] = S::mul(S::load(scratch.p + at), S::fma(acc[i][j], c, bias));
+          if (masked) {
+            acc[i][j] =
+                S::keep(static_cast<uint32_t>(live >> (j * S::kLanes)), acc[i][j], S::zero());
+          }
           if constexpr (!kPairs) S::store(scratch.ds + at, acc[i][j]);
         }
       }
@@ -147,15 +123,14 @@ struct Backward {
           const int lane = (v + j) * S::kLanes;
           const float* p = scratch.p + (r + i) * kTileOwners + lane;
           const int at = (r + i) / 2 * kTileOwners + lane;
-          uint16_t* row =
-              reinterpret_cast<uint16_t*>(scratch.ds_rows) + (r + i) * kTileOwners + lane;
+          BFloat16* row = scratch.ds_rows + (r + i) * kTileOwners + lane;
           const bool both = i + 1 < kRows;
-          S::store_pairs(reinterpret_cast<uint32_t*>(scratch.p_pairs) + at, S::load(p),
+          S::store_pairs(scratch.p_pairs + at, S::load(p),
                          both ? S::load(p + kTileOwners) : S::zero());
           S::store_pairs(reinterpret_cast<uint32_t*>(scratch.ds) + at, ds[i][j],
                          both ? ds[both ? i + 1 : i][j] : S::zero());
-          S::store_bf16(row, ds[i][j]);
-          if (both) S::store_bf16(row + kTileOwners, ds[both ? i + 1 : i][j]);
+          S::store(row, ds[i][j]);
+          if (both) S::store(row + kTileOwners, ds[both ? i + 1 : i][j]);
         }
       }
     }
@@ -191,19 +166,8 @@ struct Backward {
     }
   };
 
-  static size_t scratch_bytes(int qk_dim, int v_dim) {
-    BackwardScratch scratch;
-    return scratch.place(nullptr, qk_dim, v_dim);
-  }
-
-  static BackwardScratch scratch_of(const KeyTile& tile) {
-    BackwardScratch scratch;
-    scratch.place(tile.scratch, tile.qk_dim, tile.v_dim);
-    return scratch;
-  }
-
   static void begin(const KeyTile& tile, const float* const* dk, const float* const* dv) {
-    const BackwardScratch scratch = scratch_of(tile);
+    const BackwardScratch& scratch = tile.scratch;
     const T* const* k = reinterpret_cast<const T* const*>(tile.k);
     const T* const* v = reinterpret_cast<const T* const*>(tile.v);
     const int lanes = (tile.count + kGranule - 1) / kGranule * kGranule;
@@ -211,7 +175,8 @@ struct Backward {
       pack_rows<S>(reinterpret_cast<const float* const*>(tile.k), lanes, tile.qk_dim / 2,
                    scratch.k);
       pack_rows<S>(reinterpret_cast<const float* const*>(tile.v), lanes, tile.v_dim / 2, scratch.v);
-      zip_rows(k, lanes, tile.qk_dim, scratch.row_stride, scratch.k_rows);
+      zip_rows<S>(k, lanes, tile.qk_dim, scratch.qk_stride,
+                  reinterpret_cast<uint32_t*>(scratch.k_rows));
     } else {
       pack_rows<S>(k, lanes, tile.qk_dim, scratch.k);
       pack_rows<S>(v, lanes, tile.v_dim, scratch.v);
@@ -235,43 +200,32 @@ struct Backward {
   // k_rows[e] = k[e] as floats, or zero.
   static void copy_rows(const T* const* k, int count, int dim, const BackwardScratch& scratch) {
     for (int e = 0; e < count; e++) {
-      float* row = scratch.k_rows + e * scratch.row_stride;
-      for (int d = 0; d < scratch.row_stride; d += S::kLanes) {
+      float* row = scratch.k_rows + e * scratch.qk_stride;
+      for (int d = 0; d < scratch.qk_stride; d += S::kLanes) {
         const int n = dim - d < S::kLanes ? dim - d : S::kLanes;
         S::store(row + d, k[e] && n > 0 ? load_some<S>(k[e] + d, n) : S::zero());
       }
     }
   }
 
-  // out[r / 2][d] = (rows[r][d], rows[r + 1][d]); a null row, or one past count, reads as 0.
-  static void zip_rows(const T* const* rows, int count, int dim, int stride, float* out) {
-    alignas(64) static constexpr uint16_t kZeros[256] = {};
-    for (int r = 0; r < count; r += 2) {
-      const uint16_t* even = rows[r] ? rows[r] : kZeros;
-      const uint16_t* odd = r + 1 < count && rows[r + 1] ? rows[r + 1] : kZeros;
-      uint32_t* pairs = reinterpret_cast<uint32_t*>(out) + r / 2 * stride;
-      for (int d = 0; d < dim; d += 16) {
-        S::zip_bf16(pairs + d, even + d, odd + d, dim - d < 16 ? dim - d : 16);
-      }
-    }
-  }
-
   static void batch(const KeyTile& tile, const Batch& batch, const QueryRows& rows,
                     const Prefetch& next) {
-    const BackwardScratch scratch = scratch_of(tile);
-    if constexpr (!kPairs && sizeof(T) == 2) {
-      widen_rows<S>(reinterpret_cast<const T* const*>(rows.q), batch.count, tile.qk_dim, scratch.q);
+    const BackwardScratch& scratch = tile.scratch;
+    if constexpr (kOperands == Operands::kWidened) {
+      widen_rows<S>(reinterpret_cast<const T* const*>(rows.q), batch.count, tile.qk_dim,
+                    scratch.qk_stride, scratch.q);
       widen_rows<S>(reinterpret_cast<const T* const*>(rows.dout), batch.count, tile.v_dim,
-                    scratch.dout);
+                    scratch.v_stride, scratch.dout);
     }
     for (int s = 0; s < batch.segment_count; s++) {
-      segment(tile, scratch, batch, batch.segments[s], rows, next);
+      segment(tile, batch, batch.segments[s], rows, next);
     }
   }
 
   // The five products of one segment.
-  static void segment(const KeyTile& tile, const BackwardScratch& scratch, const Batch& batch,
-                      const Segment& segment, const QueryRows& rows, const Prefetch& next) {
+  static void segment(const KeyTile& tile, const Batch& batch, const Segment& segment,
+                      const QueryRows& rows, const Prefetch& next) {
+    const BackwardScratch& scratch = tile.scratch;
     using D = typename DotOf<S, kPairs>::Type;
     using Element = typename D::Element;
     constexpr int kStep = kPairs ? 2 : 1;  // query rows or dims in an element
@@ -279,16 +233,17 @@ struct Backward {
     const int count = segment.end - segment.begin;
     const int v_begin = segment.granule_begin * kGranuleVectors;
     const int v_end = segment.granule_end * kGranuleVectors;
-    const auto as = [](const float* p) { return reinterpret_cast<const Element*>(p); };
+    const auto as = [](const auto* p) { return reinterpret_cast<const Element*>(p); };
+    const bool masked = segment.masked || tile.ragged;
 
     const Element* q[kBatchOthers];
     const Element* dout[kBatchOthers];
     const Element* ds[kBatchOthers];
     for (int r = 0; r < count; r++) {
       const int row = segment.begin + r;
-      if constexpr (!kPairs && sizeof(T) == 2) {
-        q[r] = scratch.q + row * tile.qk_dim;
-        dout[r] = scratch.dout + row * tile.v_dim;
+      if constexpr (kOperands == Operands::kWidened) {
+        q[r] = scratch.q + row * scratch.qk_stride;
+        dout[r] = scratch.dout + row * scratch.v_stride;
       } else {
         q[r] = static_cast<const Element*>(rows.q[row]);
         dout[r] = static_cast<const Element*>(rows.dout[row]);
@@ -296,42 +251,42 @@ struct Backward {
     }
     Prefetcher prefetcher{next, segment.begin, batch.count, 0};
     dot_rows<D>(count, tile.qk_dim / kStep, q, as(scratch.k), kTileOwners, v_begin, v_end,
-                ZeroTile<S>{},
-                WeightEnd{batch, rows, scratch.p, tile.scale * kLog2E,
-                          segment.masked || tile.ragged, prefetcher});
+                ZeroTile<S>{}, WeightEnd{batch, rows, scratch.p, tile.scale, masked, prefetcher});
     prefetcher.half = 1;
     dot_rows<D>(count, tile.v_dim / kStep, dout, as(scratch.v), kTileOwners, v_begin, v_end,
-                ZeroTile<S>{}, GradientEnd{rows, scratch, tile.scale, prefetcher});
+                ZeroTile<S>{}, GradientEnd{batch, rows, scratch, tile.scale, masked, prefetcher});
 
     const int lane = segment.granule_begin * kGranule;
     const int lanes = (segment.granule_end - segment.granule_begin) * kGranule;
-    const float* ds_rows = kPairs ? scratch.ds_rows : scratch.ds;
-    for (int r = 0; r < count; r++) ds[r] = as(ds_rows + (r * kTileOwners + lane) / kStep);
-    dot_rows<D>(count, lanes / kStep, ds, as(scratch.k_rows + lane / kStep * scratch.row_stride),
-                scratch.row_stride, 0, (tile.qk_dim + S::kLanes - 1) / S::kLanes, ZeroTile<S>{},
+    for (int r = 0; r < count; r++) {
+      const int at = r * kTileOwners + lane;
+      ds[r] = kPairs ? as(scratch.ds_rows + at) : as(scratch.ds + at);
+    }
+    dot_rows<D>(count, lanes / kStep, ds, as(scratch.k_rows + lane / kStep * scratch.qk_stride),
+                scratch.qk_stride, 0, (tile.qk_dim + S::kLanes - 1) / S::kLanes, ZeroTile<S>{},
                 QueryEnd{rows.dq + segment.begin, rows.fresh >> segment.begin, tile.qk_dim});
 
     const int steps = (count + kStep - 1) / kStep;
     if constexpr (kPairs) {
-      const int v_stride = (tile.v_dim + 15) / 16 * 16;
-      zip_rows(reinterpret_cast<const T* const*>(rows.q) + segment.begin, count, tile.qk_dim,
-               scratch.row_stride, scratch.q);
-      zip_rows(reinterpret_cast<const T* const*>(rows.dout) + segment.begin, count, tile.v_dim,
-               v_stride, scratch.dout);
+      zip_rows<S>(reinterpret_cast<const T* const*>(rows.q) + segment.begin, count, tile.qk_dim,
+                  scratch.qk_stride, reinterpret_cast<uint32_t*>(scratch.q));
+      zip_rows<S>(reinterpret_cast<const T* const*>(rows.dout) + segment.begin, count, tile.v_dim,
+                  scratch.v_stride, reinterpret_cast<uint32_t*>(scratch.dout));
       for (int r = 0; r < steps; r++) {
-        q[r] = as(scratch.q + r * scratch.row_stride);
-        dout[r] = as(scratch.dout + r * v_stride);
+        q[r] = as(scratch.q + r * scratch.qk_stride);
+        dout[r] = as(scratch.dout + r * scratch.v_stride);
       }
     }
-    dot_columns<D>(tile.v_dim, steps, dout, as(kPairs ? scratch.p_pairs : scratch.p), kTileOwners,
-                   v_begin, v_end, LoadTile<S>{scratch.dv}, StoreTile<S>{scratch.dv});
+    const Element* p = kPairs ? as(scratch.p_pairs) : as(scratch.p);
+    dot_columns<D>(tile.v_dim, steps, dout, p, kTileOwners, v_begin, v_end, LoadTile<S>{scratch.dv},
+                   StoreTile<S>{scratch.dv});
     dot_columns<D>(tile.qk_dim, steps, q, as(scratch.ds), kTileOwners, v_begin, v_end,
                    LoadTile<S>{scratch.dk}, StoreTile<S>{scratch.dk});
   }
 
   template <typename To>
   static void store(const KeyTile& tile, To* const* dk, To* const* dv) {
-    const BackwardScratch scratch = scratch_of(tile);
+    const BackwardScratch& scratch = tile.scratch;
     alignas(64) float ones[kTileOwners];
     for (int e = 0; e < kTileOwners; e++) ones[e] = 1;
     unpack_rows<S>(scratch.dk, ones, tile.count, tile.qk_dim, dk);
@@ -367,13 +322,15 @@ struct Backward {
   }
 
   static constexpr BackwardTypeOps ops() {
-    return {scratch_bytes, begin, batch, end, end_fp32, dot, round};
+    return {kOperands, begin, batch, end, end_fp32, dot, round};
   }
 };
 
 template <typename S>
 constexpr BackwardOps make_backward_ops() {
-  return {Backward<S, float>::ops(), Backward<S, uint16_t>::ops()};
+  return {Backward<S, float, Operands::kInPlace>::ops(),
+          Backward<S, BFloat16, Operands::kWidened>::ops(),
+          Backward<S, Float16, Operands::kWidened>::ops()};
 }
 
 }  // namespace lace::cpu

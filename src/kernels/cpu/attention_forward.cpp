@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <bit>
+#include <cassert>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <numbers>
 
+#include "kernels/cpu/scale.h"
 #include "kernels/cpu/tile_tasks.h"
 #include "kernels/cpu/tile_walk.h"
 
@@ -38,28 +40,54 @@ struct Partial {
   Workspace memory;
   float* max = nullptr;
   float* sum = nullptr;
-  float* out = nullptr;  // bf16 only; floats are kept in ForwardArgs::out
+  float* out = nullptr;  // of 16-bit dtypes; floats are kept in ForwardArgs::out
 };
+
+// Places the scratch of `tile`, whose dims are set, at `base` and returns its size.
+size_t place_scratch(Operands operands, std::byte* base, ForwardTile& tile) {
+  size_t used = 0;
+  const auto place = [&]<typename T>(T*& member, int count) {
+    member = reinterpret_cast<T*>(base + used);
+    used += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+  };
+  place(tile.q, tile.qk_dim / (operands == Operands::kPairs ? 2 : 1) * kTileOwners);
+  place(tile.logits, kBatchOthers * kTileOwners);
+  place(tile.out, tile.v_dim * kTileOwners);
+  place(tile.max, kTileOwners);
+  place(tile.sum, kTileOwners);
+  place(tile.factor, kTileOwners);
+  place(tile.peak, kTileOwners);
+  if (operands == Operands::kPairs) {
+    place(tile.weight_pairs, kBatchOthers / 2 * kTileOwners);
+    place(tile.v_pairs, kBatchOthers / 2 * tile.v_dim);
+  } else if (operands == Operands::kWidened) {
+    place(tile.k_wide, kBatchOthers * tile.qk_dim);
+    place(tile.v_wide, kBatchOthers * tile.v_dim);
+  }
+  return used;
+}
 
 class ForwardRun {
  public:
-  ForwardRun(const ForwardOps& ops, const Context& context, const Plan& plan,
+  ForwardRun(const ForwardTypeOps& ops, const Context& context, const Plan& plan,
              const ForwardArgs& args)
       : ops_(ops), context_(context), plan_(plan), args_(args) {
     const AttentionShape& shape = args.shape;
-    bf16_ = shape.dtype == DType::kBFloat16;
     element_bytes_ = size_bytes(shape.dtype);
     passes_ = pass_count(plan);
-    scratch_bytes_ = lay_out(nullptr, nullptr);
+    scale_ = logit_scale(args.scale);
+    ForwardTile tile = make_tile();
+    scratch_bytes_ = place_scratch(ops.operands, nullptr, tile);
     const auto threads = static_cast<size_t>(context.executor->num_threads());
     scratch_ = context.allocate(scratch_bytes_ * threads);
     if (passes_ > 1) {
       const auto rows = static_cast<size_t>(shape.batch * shape.heads * shape.q_len);
-      const size_t out_floats = bf16_ ? rows * static_cast<size_t>(shape.v_dim) : 0;
+      const bool keeps_out = shape.dtype != DType::kFloat32;
+      const size_t out_floats = keeps_out ? rows * static_cast<size_t>(shape.v_dim) : 0;
       partial_.memory = context.allocate((2 * rows + out_floats) * sizeof(float));
       partial_.max = reinterpret_cast<float*>(partial_.memory.get());
       partial_.sum = partial_.max + rows;
-      partial_.out = bf16_ ? partial_.sum + rows : nullptr;
+      partial_.out = keeps_out ? partial_.sum + rows : nullptr;
     }
   }
 
@@ -73,30 +101,6 @@ class ForwardRun {
   }
 
  private:
-  // Places the scratch of a thread at `base` and returns its size; with a null tile, only that.
-  size_t lay_out(std::byte* base, ForwardTile* tile) const {
-    const int qk_dim = static_cast<int>(args_.shape.qk_dim);
-    const int v_dim = static_cast<int>(args_.shape.v_dim);
-    size_t floats = 0;
-    const auto place = [&](float*(ForwardTile::*member), int count) {
-      if (tile) tile->*member = reinterpret_cast<float*>(base) + floats;
-      floats += static_cast<size_t>((count + 15) / 16 * 16);
-    };
-    place(&ForwardTile::q, qk_dim * kTileOwners);
-    place(&ForwardTile::logits, kBatchOthers * kTileOwners);
-    place(&ForwardTile::out, v_dim * kTileOwners);
-    place(&ForwardTile::max, kTileOwners);
-    place(&ForwardTile::sum, kTileOwners);
-    place(&ForwardTile::factor, kTileOwners);
-    place(&ForwardTile::peak, kTileOwners);
-    if (bf16_) {
-      place(&ForwardTile::v_wide, kBatchOthers * v_dim);
-      place(ops_.packs_pairs ? &ForwardTile::weight_pairs : &ForwardTile::k_wide,
-            ops_.packs_pairs ? kBatchOthers / 2 * kTileOwners : kBatchOthers * qk_dim);
-    }
-    return floats * sizeof(float);
-  }
-
   const std::byte* head_of(const Tensor4& tensor, int64_t batch, int64_t head) const {
     return static_cast<const std::byte*>(tensor.data) +
            (batch * tensor.batch_stride + head * tensor.head_stride) * element_bytes_;
@@ -133,7 +137,9 @@ class ForwardRun {
   // next, is known one step ahead.
   void run_chunk(const TileTasks& tasks, int64_t chunk, int pass, int thread) const {
     const auto index = static_cast<size_t>(chunk);
-    ForwardTile tile = make_tile(thread);
+    ForwardTile tile = make_tile();
+    place_scratch(ops_.operands, scratch_.get() + scratch_bytes_ * static_cast<size_t>(thread),
+                  tile);
     Unit units[2];
     Step steps[2];
     int unit = 0, step = 0;
@@ -172,14 +178,13 @@ class ForwardRun {
     }
   }
 
-  ForwardTile make_tile(int thread) const {
+  ForwardTile make_tile() const {
     ForwardTile tile;
-    tile.bf16 = bf16_;
     tile.qk_dim = static_cast<int>(args_.shape.qk_dim);
     tile.v_dim = static_cast<int>(args_.shape.v_dim);
-    tile.scale =
-        args_.scale == 0 ? 1.0f : static_cast<float>(std::abs(args_.scale) * std::numbers::log2e);
-    lay_out(scratch_.get() + scratch_bytes_ * static_cast<size_t>(thread), &tile);
+    // With a scale of 0 the queries are packed as 0 instead, so that a masked logit of −∞ stays it.
+    const double scale = scale_ == 0 ? 1 : std::fabs(static_cast<double>(scale_));
+    tile.scale = static_cast<float>(scale * std::numbers::log2e);
     return tile;
   }
 
@@ -192,8 +197,9 @@ class ForwardRun {
     const std::byte* out = head_of(args_.out, task.batch, task.head);
     for (int e = 0; e < unit.owners.count; e++) {
       const int64_t position = unit.owners.positions[e];
-      unit.q_rows[e] =
-          position < 0 ? nullptr : row_of(q, args_.q.row_stride * element_bytes_, position);
+      unit.q_rows[e] = position < 0 || scale_ == 0
+                           ? nullptr
+                           : row_of(q, args_.q.row_stride * element_bytes_, position);
       unit.out_rows[e] = position < 0 ? nullptr
                                       : const_cast<std::byte*>(row_of(
                                             out, args_.out.row_stride * element_bytes_, position));
@@ -230,14 +236,14 @@ class ForwardRun {
   // Packs the queries with the sign of the scale, which the rest takes as positive.
   void load_queries(const Unit& unit, ForwardTile& tile) const {
     ops_.pack_queries(tile, unit.q_rows);
-    if (args_.scale > 0) return;
-    const bool pairs = bf16_ && ops_.packs_pairs;
+    if (scale_ >= 0) return;
+    const bool pairs = ops_.operands == Operands::kPairs;
     const int words = tile.qk_dim / (pairs ? 2 : 1) * kTileOwners;
     const uint32_t sign = pairs ? 0x80008000u : 0x80000000u;
     for (int i = 0; i < words; i++) {
       uint32_t word;
       std::memcpy(&word, tile.q + i, sizeof word);
-      word = args_.scale == 0 ? 0 : word ^ sign;
+      word ^= sign;
       std::memcpy(tile.q + i, &word, sizeof word);
     }
   }
@@ -264,19 +270,20 @@ class ForwardRun {
     for (int e = 0; e < unit.owners.count; e++) {
       if (unit.owners.positions[e] < 0) continue;
       const int64_t row = row_index(unit.task, unit.owners.positions[e]);
-      lse[row] = static_cast<float>(
-          (static_cast<double>(tile.max[e]) + static_cast<double>(log_sum[e])) * std::numbers::ln2);
+      lse[row] = static_cast<float>(static_cast<double>(tile.max[e]) *
+                                        std::fabs(static_cast<double>(scale_)) +
+                                    static_cast<double>(log_sum[e]) * std::numbers::ln2);
       if (last) continue;
       partial_.max[row] = tile.max[e];
       partial_.sum[row] = tile.sum[e];
     }
-    ops_.finish(tile, unit.out_rows, bf16_);
-    if (last || !bf16_) return;
-    void* rows[kTileOwners];
+    ops_.finish(tile, unit.out_rows);
+    if (last || !partial_.out) return;
+    float* rows[kTileOwners];
     for (int e = 0; e < unit.owners.count; e++) {
       rows[e] = unit.out_rows[e] ? partial_row(unit, e) : nullptr;
     }
-    ops_.finish(tile, rows, false);
+    ops_.finish_fp32(tile, rows);
   }
 
   int64_t row_index(const TileTask& task, int64_t position) const {
@@ -285,17 +292,17 @@ class ForwardRun {
 
   // Where the fp32 result of the row of lane e stands between passes.
   float* partial_row(const Unit& unit, int e) const {
-    if (!bf16_) return static_cast<float*>(unit.out_rows[e]);
+    if (!partial_.out) return static_cast<float*>(unit.out_rows[e]);
     return partial_.out + row_index(unit.task, unit.owners.positions[e]) * args_.shape.v_dim;
   }
 
-  const ForwardOps& ops_;
+  const ForwardTypeOps& ops_;
   const Context& context_;
   const Plan& plan_;
   const ForwardArgs& args_;
-  bool bf16_ = false;
   int64_t element_bytes_ = 0;
   int passes_ = 0;
+  float scale_ = 0;
   size_t scratch_bytes_ = 0;
   Workspace scratch_;
   Partial partial_;
@@ -303,8 +310,9 @@ class ForwardRun {
 
 }  // namespace
 
-void attention_forward(const ForwardOps& ops, const Context& context, const Plan& plan,
+void attention_forward(const ForwardTypeOps& ops, const Context& context, const Plan& plan,
                        const ForwardArgs& args) {
+  assert(args.shape.qk_dim <= kMaxHeadDim && args.shape.v_dim <= kMaxHeadDim);
   ForwardRun(ops, context, plan, args).run();
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "kernels/cpu/tile.h"
 #include "kernels/kernel.h"
@@ -10,51 +11,61 @@ namespace lace::cpu {
 
 // One tile of queries on its way through the forward pass: the plain struct between
 // attention_forward.cpp, compiled for the baseline, and the code of each instruction set.
-// Lanes are queries. After any number of batches, for each query e over the keys seen so far:
-//   max[e]     the largest logit, in base 2 (q·k · scale); kNoLogit if there was none
-//   sum[e]     Σ 2^(logit − max[e])
-//   out[d][e]  Σ 2^(logit − max[e]) · v[d]
+// Lanes are queries. After any number of batches, for each query e over the keys seen so far,
+// s(key) being q·key, negated where the scale is negative:
+//   max[e]     the largest s, not scaled, so that it is no rounding away from the s it is compared
+//              with; kNoLogit if there was none
+//   sum[e]     Σ 2^((s − max[e]) · scale)
+//   out[d][e]  Σ 2^((s − max[e]) · scale) · v[d]
 struct ForwardTile {
-  bool bf16 = false;
   int qk_dim = 0, v_dim = 0;
   float scale = 1;  // > 0, in base 2: |scale| · log2(e)
   int owners = 0;   // lanes in use, in [1, kTileOwners]
 
   // Scratch, each 64-byte aligned.
-  float* q = nullptr;       // packed [qk_dim][kTileOwners], or as bf16 pairs [qk_dim / 2][…]
+  float* q = nullptr;       // packed [qk_dim][kTileOwners]; kPairs: pairs [qk_dim / 2][…]
   float* out = nullptr;     // [v_dim][kTileOwners]
   float* max = nullptr;     // [kTileOwners]
   float* sum = nullptr;     // [kTileOwners]
   float* factor = nullptr;  // [kTileOwners]
   float* peak = nullptr;    // [kTileOwners]
   float* logits = nullptr;  // [kBatchOthers][kTileOwners], then the weights
-  float* weight_pairs = nullptr;  // bf16 pairs: [kBatchOthers / 2][kTileOwners]
-  float* k_wide = nullptr;        // bf16: [kBatchOthers][qk_dim] of k as floats
-  float* v_wide = nullptr;  // bf16: [kBatchOthers][v_dim] of v as floats, or pairs of its rows
+  uint32_t* weight_pairs = nullptr;  // kPairs: [kBatchOthers / 2][kTileOwners]
+  uint32_t* v_pairs = nullptr;       // kPairs: [kBatchOthers / 2][v_dim], pairs of rows of v
+  float* k_wide = nullptr;           // kWidened: [kBatchOthers][qk_dim]
+  float* v_wide = nullptr;           // kWidened: [kBatchOthers][v_dim]
 };
 
 // What max starts from: finite, so that a query whose keys are all masked makes no NaN.
-inline constexpr float kNoLogit = -3e38f;
+inline constexpr float kNoLogit = std::numeric_limits<float>::lowest();
 
-// Rows are pointers to float or bf16 (uint16_t), as ForwardTile::bf16 says.
-struct ForwardOps {
-  bool packs_pairs;  // q as bf16 pairs: the code has bf16 dot products
+// The arithmetic of forward for one instruction set and dtype. Rows are pointers to elements of it.
+struct ForwardTypeOps {
+  Operands operands;  // of q, k and v
 
-  // Packs the queries; q_rows [owners], null for a lane without a row.
+  // Packs the queries; q_rows [owners], null for a lane without a row, which reads as 0.
   void (*pack_queries)(const ForwardTile&, const void* const* q_rows);
   // Sets out[d][e] = rows[e][d] · sum[e]; rows [owners] of floats.
   void (*resume)(const ForwardTile&, const float* const* rows);
   // Takes one batch of keys. ahead: rows to prefetch on the way, as long as the keys'.
   void (*take)(const ForwardTile&, const Batch&, const void* const* k_rows,
                const void* const* v_rows, const void* const* ahead, int ahead_count);
-  // Writes out / sum (0 where sum is 0) to rows [owners]; a null row is skipped.
-  void (*finish)(const ForwardTile&, void* const* rows, bool rows_bf16);
+  // Writes out / sum (0 where sum is 0) to rows [owners], of the dtype or of floats; a null row is
+  // skipped.
+  void (*finish)(const ForwardTile&, void* const* rows);
+  void (*finish_fp32)(const ForwardTile&, float* const* rows);
 };
 
-extern const ForwardOps kForwardAvx512Bf16;
+// The code of an instruction set.
+struct ForwardOps {
+  ForwardTypeOps float32, bfloat16, float16;
+};
+
 extern const ForwardOps kForwardAvx512;
 extern const ForwardOps kForwardAvx2;
 extern const ForwardOps kForwardPortable;
+// bf16 with dot products of pairs.
+extern const ForwardTypeOps kForwardAvx512Bf16;
 
 // Kernel::forward with the code of one instruction set.
 //
@@ -63,9 +74,10 @@ extern const ForwardOps kForwardPortable;
 // keys stream past. A tile of a later pass resumes where the earlier passes left its rows, from
 // their largest logits, sums and fp32 results, so that joining passes is one more step of the same
 // online softmax. Results do not depend on the number of threads.
-// Workspace: scratch for each thread; with several passes 8 bytes a row of q, and for bf16 an fp32
-// copy of out.
-void attention_forward(const ForwardOps& ops, const Context& context, const Plan& plan,
+// Workspace: scratch for each thread; with several passes 8 bytes a row of q, and for 16-bit dtypes
+// an fp32 copy of out.
+// Preconditions: head_dims are at most kMaxHeadDim, the plan's tiles of owners at most kTileOwners.
+void attention_forward(const ForwardTypeOps& ops, const Context& context, const Plan& plan,
                        const ForwardArgs& args);
 
 }  // namespace lace::cpu

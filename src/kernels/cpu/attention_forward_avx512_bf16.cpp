@@ -3,6 +3,7 @@
 
 namespace lace::cpu {
 
-constinit const ForwardOps kForwardAvx512Bf16 = make_forward_ops<Avx512Bf16>();
+constinit const ForwardTypeOps kForwardAvx512Bf16 =
+    Forward<Avx512Bf16, BFloat16, Operands::kPairs>::ops();
 
 }  // namespace lace::cpu

@@ -1,16 +1,15 @@
 #pragma once
 
-#include <algorithm>
-
 #include "kernels/cpu/attention_forward.h"
 #include "kernels/cpu/micro_kernels.h"
 #include "kernels/cpu/pack.h"
 
-// ForwardOps for an instruction set S: make_forward_ops<S>().
+// For an instruction set S, ForwardOps: make_forward_ops<S>(), and ForwardTypeOps of one dtype:
+// Forward<S, T, kOperands>::ops().
 //
 // A batch of keys is taken in three steps: Sᵀ = K Qᵀ with the largest logit of each query;
-// P = 2^(S·scale − max) with the sums; Oᵀ = Oᵀ · 2^(old max − max) + Vᵀ P. Everything about softmax
-// is vertical, as lanes are queries. Each segment of the batch computes only its granules.
+// P = 2^((S − max) · scale) with the sums; Oᵀ = Oᵀ · 2^(old max − max) + Vᵀ P. Everything about
+// softmax is vertical, as lanes are queries. Each segment of the batch computes only its granules.
 
 namespace lace::cpu {
 
@@ -103,6 +102,7 @@ struct StoreOut {
 // For each granule of owners the others [begin, end) of the batch whose weights are multiplied with
 // V: outside them all its pairs are dead; begin is even, end is 0 if there is none. Neighbouring
 // granules get the span of their union where one product over it is cheaper than one for each.
+template <typename S>
 struct Spans {
   int begin[kTileGranules] = {};
   int end[kTileGranules] = {};
@@ -129,10 +129,7 @@ struct Spans {
       best[first] = -1;
       int low = 0, high = 0;
       for (int last = first; last < granules; last++) {
-        if (end[last] > 0) {
-          low = high == 0 ? begin[last] : std::min(low, begin[last]);
-          high = std::max(high, end[last]);
-        }
+        widen(last, low, high);
         const int cost = (high - low) * kCost[last - first + 1] + best[last + 1];
         if (best[first] < 0 || cost < best[first]) {
           best[first] = cost;
@@ -142,18 +139,23 @@ struct Spans {
     }
     for (int first = 0; first < granules; first = group_end[first]) {
       int low = 0, high = 0;
+      for (int g = first; g < group_end[first]; g++) widen(g, low, high);
       for (int g = first; g < group_end[first]; g++) {
-        if (end[g] == 0) continue;
-        low = high == 0 ? begin[g] : std::min(low, begin[g]);
-        high = std::max(high, end[g]);
+        begin[g] = low;
+        end[g] = high;
       }
-      std::fill(begin + first, begin + group_end[first], low);
-      std::fill(end + first, end + group_end[first], high);
     }
+  }
+
+  // [low, high), if not empty, becomes the span of its union with that of granule g.
+  void widen(int g, int& low, int& high) const {
+    if (end[g] == 0) return;
+    if (high == 0 || begin[g] < low) low = begin[g];
+    if (end[g] > high) high = end[g];
   }
 };
 
-template <typename S>
+template <typename S, typename T, Operands kOperands>
 struct Forward {
   using F = typename S::F;
   static constexpr int kGranuleVectors = kGranule / S::kLanes;
@@ -163,14 +165,11 @@ struct Forward {
   }
 
   static void pack_queries(const ForwardTile& tile, const void* const* q_rows) {
-    if (!tile.bf16) {
-      pack_rows<S>(reinterpret_cast<const float* const*>(q_rows), tile.owners, tile.qk_dim, tile.q);
-    } else if constexpr (S::kHasDotBf16) {
+    if constexpr (kOperands == Operands::kPairs) {
       pack_rows<S>(reinterpret_cast<const float* const*>(q_rows), tile.owners, tile.qk_dim / 2,
                    tile.q);
     } else {
-      pack_rows<S>(reinterpret_cast<const uint16_t* const*>(q_rows), tile.owners, tile.qk_dim,
-                   tile.q);
+      pack_rows<S>(reinterpret_cast<const T* const*>(q_rows), tile.owners, tile.qk_dim, tile.q);
     }
   }
 
@@ -192,7 +191,7 @@ struct Forward {
     for (int v = 0; v < vectors(tile); v++) {
       S::store(tile.peak + v * S::kLanes, S::set(-__builtin_inff()));
     }
-    const int v_bytes = tile.v_dim * (tile.bf16 ? 2 : 4);
+    const int v_bytes = tile.v_dim * static_cast<int>(sizeof(T));
     const auto* q = reinterpret_cast<const typename D::Element*>(tile.q);
     for (int s = 0; s < batch.segment_count; s++) {
       const Segment& segment = batch.segments[s];
@@ -211,26 +210,31 @@ struct Forward {
     }
   }
 
-  // Raises max to the batch's peak; factor = 2^(old max − max).
+  // Raises max to the batch's peak; factor = 2^((old max − max) · scale).
   static void raise_max(const ForwardTile& tile) {
     const F scale = S::set(tile.scale);
     for (int v = 0; v < vectors(tile); v++) {
       const int e = v * S::kLanes;
       const F old_max = S::load(tile.max + e);
-      const F new_max = S::max(S::mul(S::load(tile.peak + e), scale), old_max);
-      const F factor = S::exp2(S::sub(old_max, new_max));
+      const F new_max = S::max(S::load(tile.peak + e), old_max);
+      const F factor = S::exp2(S::mul(S::sub(old_max, new_max), scale));
       S::store(tile.max + e, new_max);
       S::store(tile.factor + e, factor);
       S::store(tile.sum + e, S::mul(S::load(tile.sum + e), factor));
     }
   }
 
+  // The difference before the scale: both sides of it may be large, and are exact.
+  [[gnu::always_inline]] static F weight(const float* logit, F max, F scale) {
+    return S::exp2(S::mul(S::sub(S::load(logit), max), scale));
+  }
+
   // logits → weights, in place; rows of a granule's span that its segments leave out weigh 0.
-  static void weigh(const ForwardTile& tile, const Batch& batch, const Spans& spans) {
+  static void weigh(const ForwardTile& tile, const Batch& batch, const Spans<S>& spans) {
     const F scale = S::set(tile.scale);
     for (int v = 0; v < vectors(tile); v++) {
       const int g = v / kGranuleVectors;
-      const F minus_max = S::sub(S::zero(), S::load(tile.max + v * S::kLanes));
+      const F max = S::load(tile.max + v * S::kLanes);
       F sum = S::load(tile.sum + v * S::kLanes);
       float* x = tile.logits + v * S::kLanes;
       for_each_segment(batch, spans, g, [&](int begin, int end, bool live) {
@@ -240,7 +244,7 @@ struct Forward {
         }
 #pragma GCC unroll 4
         for (int r = begin; r < end; r++) {
-          const F p = S::exp2(S::fma(S::load(x + r * kTileOwners), scale, minus_max));
+          const F p = weight(x + r * kTileOwners, max, scale);
           sum = S::add(sum, p);
           S::store(x + r * kTileOwners, p);
         }
@@ -251,14 +255,14 @@ struct Forward {
 
   // logits → pairs of weights, likewise; an odd last row is paired with 0. Segments begin at even
   // rows.
-  static void weigh_pairs(const ForwardTile& tile, const Batch& batch, const Spans& spans) {
+  static void weigh_pairs(const ForwardTile& tile, const Batch& batch, const Spans<S>& spans) {
     const F scale = S::set(tile.scale);
     for (int v = 0; v < vectors(tile); v++) {
       const int g = v / kGranuleVectors;
-      const F minus_max = S::sub(S::zero(), S::load(tile.max + v * S::kLanes));
+      const F max = S::load(tile.max + v * S::kLanes);
       F sum = S::load(tile.sum + v * S::kLanes);
       const float* x = tile.logits + v * S::kLanes;
-      auto* pairs = reinterpret_cast<uint32_t*>(tile.weight_pairs) + v * S::kLanes;
+      uint32_t* pairs = tile.weight_pairs + v * S::kLanes;
       for_each_segment(batch, spans, g, [&](int begin, int end, bool live) {
         if (!live) {
           for (int r = begin; r < end; r += 2) {
@@ -268,10 +272,8 @@ struct Forward {
         }
 #pragma GCC unroll 4
         for (int r = begin; r < end; r += 2) {
-          const F even = S::exp2(S::fma(S::load(x + r * kTileOwners), scale, minus_max));
-          const F odd = r + 1 < end
-                            ? S::exp2(S::fma(S::load(x + (r + 1) * kTileOwners), scale, minus_max))
-                            : S::zero();
+          const F even = weight(x + r * kTileOwners, max, scale);
+          const F odd = r + 1 < end ? weight(x + (r + 1) * kTileOwners, max, scale) : S::zero();
           sum = S::add(sum, S::add(even, odd));
           S::store_pairs(pairs + r / 2 * kTileOwners, even, odd);
         }
@@ -282,8 +284,8 @@ struct Forward {
 
   // body(begin, end, live) for the segments within the span of granule g; live: they compute it.
   template <typename Body>
-  [[gnu::always_inline]] static void for_each_segment(const Batch& batch, const Spans& spans, int g,
-                                                      const Body& body) {
+  [[gnu::always_inline]] static void for_each_segment(const Batch& batch, const Spans<S>& spans,
+                                                      int g, const Body& body) {
     for (int s = 0; s < batch.segment_count; s++) {
       const Segment& segment = batch.segments[s];
       if (segment.begin < spans.begin[g] || segment.end > spans.end[g]) continue;
@@ -294,11 +296,11 @@ struct Forward {
   // out = out · factor + Vᵀ P. kStep: rows of V in a step of the dot. Granules with no key in the
   // batch keep their out: their factor is 1.
   template <typename D, int kStep>
-  static void add_values(const ForwardTile& tile, const Spans& spans,
+  static void add_values(const ForwardTile& tile, const Spans<S>& spans,
                          const typename D::Element* const* v_rows,
                          const typename D::Element* weights, const void* const* ahead,
                          int ahead_count) {
-    const int k_bytes = tile.qk_dim * (tile.bf16 ? 2 : 4);
+    const int k_bytes = tile.qk_dim * static_cast<int>(sizeof(T));
     const int granules = vectors(tile) / kGranuleVectors;
     for (int g = 0; g < granules;) {
       const int first = g;
@@ -318,22 +320,22 @@ struct Forward {
 
   static void take(const ForwardTile& tile, const Batch& batch, const void* const* k_rows,
                    const void* const* v_rows, const void* const* ahead, int ahead_count) {
-    if (!tile.bf16) {
-      take_floats(tile, batch, reinterpret_cast<const float* const*>(k_rows),
-                  reinterpret_cast<const float* const*>(v_rows), v_rows, ahead, ahead_count);
-    } else if constexpr (S::kHasDotBf16) {
+    if constexpr (kOperands == Operands::kPairs) {
       take_pairs(tile, batch, k_rows, v_rows, ahead, ahead_count);
-    } else {
+    } else if constexpr (kOperands == Operands::kWidened) {
       const float *k_wide[kBatchOthers], *v_wide[kBatchOthers];
       for (int r = 0; r < batch.count; r++) {
         k_wide[r] = tile.k_wide + r * tile.qk_dim;
         v_wide[r] = tile.v_wide + r * tile.v_dim;
       }
-      widen_rows<S>(reinterpret_cast<const uint16_t* const*>(k_rows), batch.count, tile.qk_dim,
-                    tile.k_wide);
-      widen_rows<S>(reinterpret_cast<const uint16_t* const*>(v_rows), batch.count, tile.v_dim,
+      widen_rows<S>(reinterpret_cast<const T* const*>(k_rows), batch.count, tile.qk_dim,
+                    tile.qk_dim, tile.k_wide);
+      widen_rows<S>(reinterpret_cast<const T* const*>(v_rows), batch.count, tile.v_dim, tile.v_dim,
                     tile.v_wide);
       take_floats(tile, batch, k_wide, v_wide, v_rows, ahead, ahead_count);
+    } else {
+      take_floats(tile, batch, reinterpret_cast<const float* const*>(k_rows),
+                  reinterpret_cast<const float* const*>(v_rows), v_rows, ahead, ahead_count);
     }
   }
 
@@ -343,7 +345,7 @@ struct Forward {
     using D = typename S::Fma;
     compute_logits<D>(tile, batch, k_rows, tile.qk_dim, v_source);
     raise_max(tile);
-    const Spans spans(batch, vectors(tile) / kGranuleVectors);
+    const Spans<S> spans(batch, vectors(tile) / kGranuleVectors);
     weigh(tile, batch, spans);
     add_values<D, 1>(tile, spans, v_rows, tile.logits, ahead, ahead_count);
   }
@@ -354,46 +356,38 @@ struct Forward {
     compute_logits<D>(tile, batch, reinterpret_cast<const uint32_t* const*>(k_rows),
                       tile.qk_dim / 2, v_rows);
     raise_max(tile);
-    const Spans spans(batch, vectors(tile) / kGranuleVectors);
+    const Spans<S> spans(batch, vectors(tile) / kGranuleVectors);
     weigh_pairs(tile, batch, spans);
+    zip_rows<S>(reinterpret_cast<const T* const*>(v_rows), batch.count, tile.v_dim, tile.v_dim,
+                tile.v_pairs);
     const uint32_t* pairs[kBatchOthers / 2];
-    const auto* const* rows = reinterpret_cast<const uint16_t* const*>(v_rows);
-    for (int r = 0; r < batch.count; r += 2) {
-      auto* zipped = reinterpret_cast<uint32_t*>(tile.v_wide) + r / 2 * tile.v_dim;
-      const bool has_odd = r + 1 < batch.count;
-      zip_rows(rows[r], has_odd ? rows[r + 1] : nullptr, tile.v_dim, zipped);
-      pairs[r / 2] = zipped;
-    }
-    add_values<D, 2>(tile, spans, pairs, reinterpret_cast<const uint32_t*>(tile.weight_pairs),
-                     ahead, ahead_count);
+    for (int r = 0; r < batch.count; r += 2) pairs[r / 2] = tile.v_pairs + r / 2 * tile.v_dim;
+    add_values<D, 2>(tile, spans, pairs, tile.weight_pairs, ahead, ahead_count);
   }
 
-  static void zip_rows(const uint16_t* even, const uint16_t* odd, int dim, uint32_t* out) {
-    static constexpr uint16_t kZeros[S::kLanes] = {};
-    for (int d = 0; d < dim; d += S::kLanes) {
-      S::zip_bf16(out + d, even + d, odd ? odd + d : kZeros,
-                  dim - d < S::kLanes ? dim - d : S::kLanes);
-    }
-  }
-
-  static void finish(const ForwardTile& tile, void* const* rows, bool rows_bf16) {
+  template <typename To>
+  static void store(const ForwardTile& tile, To* const* rows) {
     for (int e = 0; e < tile.owners; e++) {
       tile.factor[e] = tile.sum[e] == 0 ? 0 : 1 / tile.sum[e];
     }
-    if (rows_bf16) {
-      unpack_rows<S>(tile.out, tile.factor, tile.owners, tile.v_dim,
-                     reinterpret_cast<uint16_t* const*>(rows));
-    } else {
-      unpack_rows<S>(tile.out, tile.factor, tile.owners, tile.v_dim,
-                     reinterpret_cast<float* const*>(rows));
-    }
+    unpack_rows<S>(tile.out, tile.factor, tile.owners, tile.v_dim, rows);
+  }
+
+  static void finish(const ForwardTile& tile, void* const* rows) {
+    store(tile, reinterpret_cast<T* const*>(rows));
+  }
+  static void finish_fp32(const ForwardTile& tile, float* const* rows) { store(tile, rows); }
+
+  static constexpr ForwardTypeOps ops() {
+    return {kOperands, pack_queries, resume, take, finish, finish_fp32};
   }
 };
 
 template <typename S>
 constexpr ForwardOps make_forward_ops() {
-  return {S::kHasDotBf16, Forward<S>::pack_queries, Forward<S>::resume, Forward<S>::take,
-          Forward<S>::finish};
+  return {Forward<S, float, Operands::kInPlace>::ops(),
+          Forward<S, BFloat16, Operands::kWidened>::ops(),
+          Forward<S, Float16, Operands::kWidened>::ops()};
 }
 
 }  // namespace lace::cpu

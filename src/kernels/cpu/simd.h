@@ -15,17 +15,19 @@
 //                               pointer a row the others
 //   tile_columns(vectors)       the same where one pointer leads to all rows
 //   F                           the vector
-//   zero() set(x) add sub mul div fma(a, b, c) = a·b + c; max: b where a or b is NaN
-//   load(p) store(p, x)         any alignment
-//   load_first(p, n) …          the first n lanes only, 0 < n <= kLanes; other lanes load as 0
-//   load_bf16(p) …              kLanes bf16 ↔ F, rounding to nearest even
+//   zero() set(x) add sub mul div; fma(a, b, c) = a·b + c, not rounded in between; max: b where a
+//                               or b is NaN
+//   load(p) store(p, x)         kLanes floats, BFloat16 or Float16 ↔ F, of any alignment, rounding
+//                               to nearest even
+//   load_first(p, n) …          the first n of them only, 0 < n <= kLanes, and no memory past them
+//                               is touched; other lanes load as 0
 //   keep(bits, x, y)            lane i: bit i of bits ? x : y
 //   exp2(x)                     2ˣ within 8e-8 relative for −125 < x < 127; exactly 0 at and below
 //                               −125; NaN for NaN; from 127 on any value, to be masked out
 //   transpose(x)                x[i] lane j ↔ x[j] lane i
 //   Fma                         the dot of floats: Element float, one product a step
-//   DotBf16 (kHasDotBf16)       the dot of bf16 pairs: Element uint32_t, the pair (low, high half),
-//                               two products a step, accumulated in fp32
+//   DotBf16                     where there is one, the dot of bf16 pairs: Element uint32_t, the
+//                               pair (low, high half), two products a step, accumulated in fp32
 //     with store_pairs(p, even, odd) and zip_bf16(out, even, odd, n)
 //
 // A dot D has Element, Vector, load(p) of kLanes aligned elements, broadcast(p) of one element, and

@@ -4,6 +4,8 @@
 
 #include <immintrin.h>
 
+#include "kernels/cpu/tile.h"
+
 namespace lace::cpu {
 
 // Vectors of the AVX2 + FMA kernel; simd.h says what each name means. Every function is inlined by
@@ -11,7 +13,6 @@ namespace lace::cpu {
 struct Avx2 {
   static constexpr int kLanes = 8;
   static constexpr int kMaxVectors = 2;
-  static constexpr bool kHasDotBf16 = false;
   static constexpr int tile_rows(int vectors) { return vectors == 2 ? 6 : 8; }
   static constexpr int tile_columns(int vectors) { return tile_rows(vectors); }
   using F = __m256;
@@ -26,25 +27,30 @@ struct Avx2 {
   [[gnu::always_inline]] static void store_first(float* p, F x, int n) {
     _mm256_maskstore_ps(p, first(n), x);
   }
-  [[gnu::always_inline]] static F load_bf16(const uint16_t* p) {
-    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+  [[gnu::always_inline]] static F load(const BFloat16* p) {
+    return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
-  // n is kLanes: head_dim is a multiple of 8.
-  [[gnu::always_inline]] static F load_bf16_first(const uint16_t* p, int) { return load_bf16(p); }
-  // To nearest, ties to even; NaN stays NaN.
-  [[gnu::always_inline]] static void store_bf16(uint16_t* p, F x) {
-    const __m256i bits = _mm256_castps_si256(x);
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
-    const __m256i kept = _mm256_castps_si256(_mm256_blendv_ps(
-        _mm256_castsi256_ps(up), _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)),
-        _mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
-    const __m256i high = _mm256_srli_epi32(kept, 16);
-    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+  [[gnu::always_inline]] static F load_first(const BFloat16* p, int n) {
+    return widen(load_words(p, n));
   }
-  [[gnu::always_inline]] static void store_bf16_first(uint16_t* p, F x, int) { store_bf16(p, x); }
+  [[gnu::always_inline]] static void store(BFloat16* p, F x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(x));
+  }
+  [[gnu::always_inline]] static void store_first(BFloat16* p, F x, int n) {
+    store_words(p, narrow(x), n);
+  }
+  [[gnu::always_inline]] static F load(const Float16* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  [[gnu::always_inline]] static F load_first(const Float16* p, int n) {
+    return _mm256_cvtph_ps(load_words(p, n));
+  }
+  [[gnu::always_inline]] static void store(Float16* p, F x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, kToNearest));
+  }
+  [[gnu::always_inline]] static void store_first(Float16* p, F x, int n) {
+    store_words(p, _mm256_cvtps_ph(x, kToNearest), n);
+  }
 
   [[gnu::always_inline]] static F add(F a, F b) { return _mm256_add_ps(a, b); }
   [[gnu::always_inline]] static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
@@ -59,7 +65,7 @@ struct Avx2 {
   }
   [[gnu::always_inline]] static F exp2(F x) {
     const F live = _mm256_cmp_ps(x, set(-125), _CMP_NLE_UQ);
-    const F n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const F n = _mm256_round_ps(x, kToNearest);
     const F r = sub(x, n);
     F p = set(1.5345812e-4f);
     p = fma(p, r, set(1.3399931e-3f));
@@ -106,8 +112,52 @@ struct Avx2 {
   };
 
  private:
+  static constexpr int kToNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
   [[gnu::always_inline]] static __m256i first(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  [[gnu::always_inline]] static F widen(__m128i x) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+  }
+  // To nearest, ties to even; NaN stays NaN.
+  [[gnu::always_inline]] static __m128i narrow(F x) {
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
+    const __m256i kept = _mm256_castps_si256(_mm256_blendv_ps(
+        _mm256_castsi256_ps(up), _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)),
+        _mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+    const __m256i high = _mm256_srli_epi32(kept, 16);
+    return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08));
+  }
+  // The first n 16-bit words at `p`, 0 < n <= 8, in pieces of 4, 2 and 1.
+  [[gnu::always_inline]] static __m128i load_words(const void* p, int n) {
+    if (n == 8) return _mm_loadu_si128(static_cast<const __m128i*>(p));
+    alignas(16) uint16_t words[8] = {};
+    copy_words(words, static_cast<const uint16_t*>(p), n);
+    return _mm_load_si128(reinterpret_cast<const __m128i*>(words));
+  }
+  [[gnu::always_inline]] static void store_words(void* p, __m128i x, int n) {
+    alignas(16) uint16_t words[8];
+    _mm_store_si128(reinterpret_cast<__m128i*>(words), x);
+    if (n == 8) {
+      _mm_storeu_si128(static_cast<__m128i*>(p), x);
+    } else {
+      copy_words(static_cast<uint16_t*>(p), words, n);
+    }
+  }
+  [[gnu::always_inline]] static void copy_words(uint16_t* to, const uint16_t* from, int n) {
+    int done = 0;
+    if ((n & 4) != 0) {
+      __builtin_memcpy(to, from, 8);
+      done = 4;
+    }
+    if ((n & 2) != 0) {
+      __builtin_memcpy(to + done, from + done, 4);
+      done += 2;
+    }
+    if ((n & 1) != 0) to[done] = from[done];
   }
 };
 

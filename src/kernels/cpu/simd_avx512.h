@@ -4,6 +4,8 @@
 
 #include <immintrin.h>
 
+#include "kernels/cpu/tile.h"
+
 namespace lace::cpu {
 
 // Vectors of the AVX-512 kernels; simd.h says what each name means. Every function is inlined by
@@ -11,7 +13,6 @@ namespace lace::cpu {
 struct Avx512 {
   static constexpr int kLanes = 16;
   static constexpr int kMaxVectors = 4;
-  static constexpr bool kHasDotBf16 = false;
   static constexpr int tile_rows(int vectors) { return vectors == 4 ? 6 : 8; }
   static constexpr int tile_columns(int vectors) { return vectors == 1 ? 16 : tile_rows(vectors); }
   using F = __m512;
@@ -26,17 +27,29 @@ struct Avx512 {
   [[gnu::always_inline]] static void store_first(float* p, F x, int n) {
     _mm512_mask_storeu_ps(p, first(n), x);
   }
-  [[gnu::always_inline]] static F load_bf16(const uint16_t* p) {
+  [[gnu::always_inline]] static F load(const BFloat16* p) {
     return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
-  [[gnu::always_inline]] static F load_bf16_first(const uint16_t* p, int n) {
+  [[gnu::always_inline]] static F load_first(const BFloat16* p, int n) {
     return widen(_mm256_maskz_loadu_epi16(first(n), p));
   }
-  [[gnu::always_inline]] static void store_bf16(uint16_t* p, F x) {
+  [[gnu::always_inline]] static void store(BFloat16* p, F x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(x));
   }
-  [[gnu::always_inline]] static void store_bf16_first(uint16_t* p, F x, int n) {
+  [[gnu::always_inline]] static void store_first(BFloat16* p, F x, int n) {
     _mm256_mask_storeu_epi16(p, first(n), narrow(x));
+  }
+  [[gnu::always_inline]] static F load(const Float16* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  [[gnu::always_inline]] static F load_first(const Float16* p, int n) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p));
+  }
+  [[gnu::always_inline]] static void store(Float16* p, F x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, kToNearest));
+  }
+  [[gnu::always_inline]] static void store_first(Float16* p, F x, int n) {
+    _mm256_mask_storeu_epi16(p, first(n), _mm512_cvtps_ph(x, kToNearest));
   }
 
   [[gnu::always_inline]] static F add(F a, F b) { return _mm512_add_ps(a, b); }
@@ -50,7 +63,7 @@ struct Avx512 {
   }
   [[gnu::always_inline]] static F exp2(F x) {
     const __mmask16 live = _mm512_cmp_ps_mask(x, set(-125), _CMP_NLE_UQ);
-    const F n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const F n = _mm512_roundscale_ps(x, kToNearest);
     const F r = sub(x, n);
     F p = set(1.5345812e-4f);
     p = fma(p, r, set(1.3399931e-3f));
@@ -99,6 +112,8 @@ struct Avx512 {
   };
 
  private:
+  static constexpr int kToNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
   [[gnu::always_inline]] static __mmask16 first(int n) {
     return static_cast<__mmask16>((1u << n) - 1);
   }
@@ -126,8 +141,6 @@ struct Avx512 {
 
 // As Avx512, with dot products of bf16 pairs.
 struct Avx512Bf16 : Avx512 {
-  static constexpr bool kHasDotBf16 = true;
-
   // Pairs (even, odd) rounded to bf16, even in the low half of each lane. For finite values.
   [[gnu::always_inline]] static void store_pairs(uint32_t* p, F even, F odd) {
     const __m512i half = _mm512_set1_epi32(0x8000);
@@ -137,9 +150,9 @@ struct Avx512Bf16 : Avx512 {
     _mm512_store_si512(p, _mm512_ternarylogic_epi32(
                               low, high, _mm512_set1_epi32(static_cast<int>(0xffff0000)), 0xf8));
   }
-  // out[i] = (even[i], odd[i]) for n = 8 or 16 bf16 of two rows.
-  [[gnu::always_inline]] static void zip_bf16(uint32_t* out, const uint16_t* even,
-                                              const uint16_t* odd, int n) {
+  // out[i] = (even[i], odd[i]) for the first n bf16 of two rows, 0 < n <= 16.
+  [[gnu::always_inline]] static void zip_bf16(uint32_t* out, const BFloat16* even,
+                                              const BFloat16* odd, int n) {
     const __mmask16 some = static_cast<__mmask16>((1u << n) - 1);
     const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, even));
     const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, odd));

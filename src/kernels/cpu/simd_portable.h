@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/tile.h"
+
 namespace lace::cpu {
 
 // Vectors of four floats for any machine, in the compiler's vector extensions; simd.h says what
@@ -9,7 +11,6 @@ namespace lace::cpu {
 struct Portable {
   static constexpr int kLanes = 4;
   static constexpr int kMaxVectors = 2;
-  static constexpr bool kHasDotBf16 = false;
   static constexpr int tile_rows(int vectors) { return vectors == 2 ? 4 : 8; }
   static constexpr int tile_columns(int vectors) { return tile_rows(vectors); }
   using F = float __attribute__((vector_size(16)));
@@ -24,29 +25,45 @@ struct Portable {
     return x;
   }
   [[gnu::always_inline]] static void store(float* p, F x) { __builtin_memcpy(p, &x, sizeof x); }
-  // n is kLanes: every row is a multiple of 4 floats.
-  [[gnu::always_inline]] static F load_first(const float* p, int) { return load(p); }
-  [[gnu::always_inline]] static void store_first(float* p, F x, int) { store(p, x); }
-  [[gnu::always_inline]] static F load_bf16(const uint16_t* p) {
-    const I bits = {p[0], p[1], p[2], p[3]};
-    return (F)(bits << 16);
+  [[gnu::always_inline]] static F load_first(const float* p, int n) {
+    F x = {};
+    for (int i = 0; i < n; i++) x[i] = p[i];
+    return x;
   }
-  [[gnu::always_inline]] static F load_bf16_first(const uint16_t* p, int) { return load_bf16(p); }
-  // To nearest, ties to even; NaN stays NaN.
-  [[gnu::always_inline]] static void store_bf16(uint16_t* p, F x) {
-    const U bits = (U)x;
-    const U rounded = bits + ((bits >> 16) & 1) + 0x7fff;
-    const U is_nan = (U)(x != x);
-    const U kept = (is_nan & 0x7fc00000) | (~is_nan & rounded);
-    for (int i = 0; i < kLanes; i++) p[i] = static_cast<uint16_t>(kept[i] >> 16);
+  [[gnu::always_inline]] static void store_first(float* p, F x, int n) {
+    for (int i = 0; i < n; i++) p[i] = x[i];
   }
-  [[gnu::always_inline]] static void store_bf16_first(uint16_t* p, F x, int) { store_bf16(p, x); }
+  // Of BFloat16 or Float16.
+  template <typename T>
+  [[gnu::always_inline]] static F load(const T* p) {
+    return load_first(p, kLanes);
+  }
+  template <typename T>
+  [[gnu::always_inline]] static F load_first(const T* p, int n) {
+    U words = {};
+    for (int i = 0; i < n; i++) words[i] = p[i].bits;
+    return widen(words, T{});
+  }
+  template <typename T>
+  [[gnu::always_inline]] static void store(T* p, F x) {
+    store_first(p, x, kLanes);
+  }
+  template <typename T>
+  [[gnu::always_inline]] static void store_first(T* p, F x, int n) {
+    const U words = narrow(x, T{});
+    for (int i = 0; i < n; i++) p[i].bits = static_cast<uint16_t>(words[i]);
+  }
 
   [[gnu::always_inline]] static F add(F a, F b) { return a + b; }
   [[gnu::always_inline]] static F sub(F a, F b) { return a - b; }
   [[gnu::always_inline]] static F mul(F a, F b) { return a * b; }
   [[gnu::always_inline]] static F div(F a, F b) { return a / b; }
-  [[gnu::always_inline]] static F fma(F a, F b, F c) { return a * b + c; }
+  // Through doubles, which hold the product: the sum alone is rounded, as by the others.
+  [[gnu::always_inline]] static F fma(F a, F b, F c) {
+    using D = double __attribute__((vector_size(32)));
+    const D product = __builtin_convertvector(a, D) * __builtin_convertvector(b, D);
+    return __builtin_convertvector(product + __builtin_convertvector(c, D), F);
+  }
   [[gnu::always_inline]] static F max(F a, F b) { return select(a > b, a, b); }
   [[gnu::always_inline]] static F keep(uint32_t bits, F x, F otherwise) {
     const I lane = {1, 2, 4, 8};
@@ -92,6 +109,35 @@ struct Portable {
  private:
   [[gnu::always_inline]] static F select(I condition, F a, F b) {
     return (F)((condition & (I)a) | (~condition & (I)b));
+  }
+  [[gnu::always_inline]] static U select(I condition, U a, U b) {
+    return ((U)condition & a) | (~(U)condition & b);
+  }
+
+  // 16-bit words ↔ floats; to nearest, ties to even; NaN stays NaN.
+  [[gnu::always_inline]] static F widen(U words, BFloat16) { return (F)(words << 16); }
+  [[gnu::always_inline]] static U narrow(F x, BFloat16) {
+    const U bits = (U)x;
+    const U rounded = bits + ((bits >> 16) & 1) + 0x7fff;
+    return select(x != x, U{} + 0x7fc0, rounded >> 16);
+  }
+  [[gnu::always_inline]] static F widen(U words, Float16) {
+    const U size = words & 0x7fff;
+    // Subnormals are multiples of 2⁻²⁴; other exponents move from bias 15 to bias 127.
+    const F subnormal = __builtin_convertvector((I)size, F) * set(0x1p-24f);
+    const U normal = (size << 13) + (112u << 23);
+    const U finite = select((I)size < 0x400, (U)subnormal, normal);
+    const U special = (size << 13) | 0x7f800000;
+    return (F)(select((I)size >= 0x7c00, special, finite) | ((words & 0x8000) << 16));
+  }
+  [[gnu::always_inline]] static U narrow(F x, Float16) {
+    const U size = (U)x & 0x7fffffff;
+    // Adding ½ leaves multiples of 2⁻²⁴ in the low bits.
+    const U subnormal = (U)((F)size + set(0.5f)) - (U)set(0.5f);
+    const U normal = (size + 0xfff + ((size >> 13) & 1) - (112u << 23)) >> 13;
+    const U finite = select((I)size < 0x38800000, subnormal, normal);
+    const U kept = select((I)size >= 0x477ff000, U{} + 0x7c00, finite);
+    return select(x != x, U{} + 0x7e00, kept) | (((U)x >> 16) & 0x8000);
   }
 };
 

@@ -4,6 +4,21 @@
 
 namespace lace::cpu {
 
+// Elements of the 16-bit dtypes.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+// In what form a kernel multiplies the rows of its tensors.
+enum class Operands {
+  kInPlace,  // floats, read where they are
+  kWidened,  // 16-bit elements, turned into floats in scratch
+  kPairs,    // bf16, two neighbours at a time; head_dims are even
+};
+
 // Owners in a tile: the lanes of every packed operand. A packed operand X^T of a tile is
 // [depth][kTileOwners], 64-byte aligned; element (d, e) belongs to owner e.
 inline constexpr int kTileOwners = 64;
@@ -12,6 +27,8 @@ inline constexpr int kBatchOthers = 64;
 // Owners are skipped in granules of this many lanes, the same for every instruction set.
 inline constexpr int kGranule = 16;
 inline constexpr int kTileGranules = kTileOwners / kGranule;
+// The largest head_dim, of q and k or of v.
+inline constexpr int kMaxHeadDim = 512;
 
 // Others [begin, end) of a batch and the granules [granule_begin, granule_end) of owners outside
 // which all their pairs are dead. masked: inside, some pair may be dead.

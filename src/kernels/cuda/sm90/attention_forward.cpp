@@ -74,7 +74,7 @@ std::string unsupported(const AttentionShape& s) {
     return "q, k or v does not begin at a multiple of 16 bytes, or has a stride that is not a "
            "positive multiple of them";
   }
-  if (!s.positive_scale) return "scale must be positive";
+  if (!s.positive_scale) return "scale must be positive, and a normal float32";
   return {};
 }
 
