@@ -234,40 +234,40 @@ class Worker:
         kind = whole[a.element_size()]
         return (a.view(kind) == b.view(kind)).all()
 
-    def work(self, step, offset, progress):
+    def work(self, step, offset, progress, folder):
+        """folder: for the files of masks."""
         from cases import SHORT_NAMES, draw_case
 
         options = self.options
         summary = {"cases": 0, "skipped": {}, "largest": {}, "failures": []}
         start = time.monotonic()
         number = options.first + offset
-        with tempfile.TemporaryDirectory(prefix="lace-fuzz-") as folder:
-            while options.cases is None or number < options.first + options.cases:
-                if options.seconds is not None and time.monotonic() - start > options.seconds:
+        while options.cases is None or number < options.first + options.cases:
+            if options.seconds is not None and time.monotonic() - start > options.seconds:
+                break
+            os.pwrite(progress, struct.pack("<qd", number, time.time()), 0)
+            if options.under:
+                print("case", number, flush=True)
+            case = draw_case(options.kernel, options.seed, number, folder, options.small)
+            number += step
+            try:
+                measured = self.run(case)
+            except Refused as refused:
+                reason = re.sub(r"\d+", "N", str(refused))
+                summary["skipped"][reason] = summary["skipped"].get(reason, 0) + 1
+            except Exception as error:
+                kind = "" if isinstance(error, Fault) else f"{type(error).__name__}: "
+                fault = f"{kind}{error}"
+                summary["failures"].append(report_failure(options, case, fault))
+                if len(summary["failures"]) >= options.failures or self.is_lost(error):
                     break
-                os.pwrite(progress, struct.pack("<qd", number, time.time()), 0)
-                case = draw_case(options.kernel, options.seed, number, folder, options.small)
-                number += step
-                try:
-                    measured = self.run(case)
-                except Refused as refused:
-                    reason = re.sub(r"\d+", "N", str(refused))
-                    summary["skipped"][reason] = summary["skipped"].get(reason, 0) + 1
-                except Exception as error:
-                    kind = "" if isinstance(error, Fault) else f"{type(error).__name__}: "
-                    fault = f"{kind}{error}"
-                    summary["failures"].append(report_failure(options, case, fault))
-                    if len(summary["failures"]) >= options.failures or self.is_lost(error):
-                        break
-                else:
-                    summary["cases"] += 1
-                    if not case.independent():  # errors over values that may be nearly 0
-                        measured = {
-                            name: [*numbers[:2], 0, 0] for name, numbers in measured.items()
-                        }
-                    merge_largest(summary["largest"], {SHORT_NAMES[case.dtype]: measured})
-                for mask in case.pattern.masks:
-                    os.remove(mask.file)
+            else:
+                summary["cases"] += 1
+                if not case.independent():  # errors over values that may be nearly 0
+                    measured = {name: [*numbers[:2], 0, 0] for name, numbers in measured.items()}
+                merge_largest(summary["largest"], {SHORT_NAMES[case.dtype]: measured})
+            for mask in case.pattern.masks:
+                os.remove(mask.file)
         return summary
 
     def is_lost(self, error):
@@ -291,7 +291,7 @@ def worker(options):
         print(json.dumps({"unavailable": str(refused)}))
         return
     progress = os.open(path, os.O_WRONLY)
-    print(json.dumps(job.work(options.jobs, int(offset), progress)))
+    print(json.dumps(job.work(options.jobs, int(offset), progress, os.path.dirname(path))))
 
 
 # ---- the parent: starts workers, adds up what they say ------------------------------------------
@@ -313,7 +313,8 @@ class Job:
         command.append(options.library)
         command += ["--kernel", options.kernel, "--seed", str(options.seed)]
         command += ["--first", str(options.first), "--jobs", str(options.jobs)]
-        command += ["--failures", str(options.failures), "--worker", f"{self.progress}:{offset}"]
+        command += ["--failures", str(options.failures), "--under", options.under]
+        command += ["--worker", f"{self.progress}:{offset}"]
         if options.small:
             command.append("--small")
         if options.seconds is not None:
@@ -338,31 +339,42 @@ class Job:
     def summary(self, options):
         self.output.seek(0)
         lines = self.output.read().splitlines()
-        said = [line for line in lines if not line.startswith("{")]
         summaries = [json.loads(line) for line in lines if line.startswith("{")]
         if self.process.returncode == 0 and summaries:
             return summaries[-1]
-        number = self.current()[0]
+        said = [line for line in lines if not line.startswith("{")]
         code = self.process.returncode
-        how = (
-            f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        )
+        how = f"ended with exit code {code}"
+        if code < 0:
+            how = f"died of {signal.Signals(-code).name}"
         if code == -signal.SIGKILL:
-            how = f"was killed, by itself or after {options.hung:g} s"
+            how = f"was killed, perhaps because the case took more than {options.hung:g} s"
+        number = reported_case(said)
+        if number is None:
+            number = self.current()[0]
         failure = f"a worker {how} before its first case"
         if number >= 0:
             sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
             from cases import draw_case
 
             case = draw_case(options.kernel, options.seed, number, "FOLDER", options.small)
-            failure = report_failure(options, case, f"the process {how}; this was its last case")
-        summary = (
-            summaries[-1]
-            if summaries
-            else {"cases": 0, "skipped": {}, "largest": {}, "failures": []}
-        )
+            failure = report_failure(options, case, f"the process {how}")
+        said = [line for line in said if not line.startswith("case ")]
+        none = {"cases": 0, "skipped": {}, "largest": {}, "failures": []}
+        summary = summaries[-1] if summaries else none
         summary["failures"].append("\n".join([failure, *said[:LINES_SHOWN]]))
         return summary
+
+
+def reported_case(lines):
+    """The case after whose announcement something else was said first, or None."""
+    number = None
+    for line in lines:
+        if line.startswith("case "):
+            number = int(line.split()[1])
+        elif number is not None:
+            return number
+    return None
 
 
 def run_jobs(options):

@@ -5,8 +5,8 @@
 
 On a GPU: heads side by side in each row, so that positions within one head pass 2^31, of q, out and
 their gradients, then of k and v too. On a CPU: views with such strides over memory of which little
-is ever touched, and a result of more than 2^31 elements. What the memory that is free does not allow
-is left out and said. Exit code 1: a fault; 77: nothing could run here.
+is ever touched, and a result of more than 2^31 elements. What the memory that is free does not
+allow is left out and said. Exit code 1: a fault; 77: nothing could run here.
 """
 
 import argparse

@@ -217,10 +217,10 @@ class WorkerTest(unittest.TestCase):
             job = fuzz_attention.Job.__new__(fuzz_attention.Job)
             job.progress = os.path.join(folder, "progress")
             job.output = open(os.path.join(folder, "output"), "w+")
-            job.output.write("what a sanitizer says\n")
+            job.output.write("a greeting\ncase 16\ncase 17\nwhat a sanitizer says\ncase 18\n")
             job.process = argparse.Namespace(returncode=-11)
             with open(job.progress, "wb") as file:
-                file.write(struct.pack("<qd", 17, 0))
+                file.write(struct.pack("<qd", 18, 0))
             (failure,) = job.summary(options)["failures"]
             job.output.close()
         self.assertIn("case 17: the process died of SIGSEGV", failure)
