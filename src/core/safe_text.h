@@ -2,8 +2,9 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
-namespace lace::cli {
+namespace lace {
 
 // Turns bytes into text that is safe to print: valid UTF-8 passes, also newline and tab; control
 // characters and bytes that are no UTF-8 become \x and two hexadecimal digits.
@@ -19,4 +20,8 @@ class SafeText {
   size_t needed_ = 0;    // its bytes
 };
 
-}  // namespace lace::cli
+// A name or value from outside, as errors print it: one line of safe text, with newline and tab
+// escaped too, cut with … after the character that reaches `most` bytes.
+std::string printable(std::string_view text, size_t most = 300);
+
+}  // namespace lace

@@ -1,8 +1,8 @@
-#include "safe_text.h"
+#include "core/safe_text.h"
 
 #include <gtest/gtest.h>
 
-namespace lace::cli {
+namespace lace {
 namespace {
 
 std::string shown(const std::string& bytes) {
@@ -34,5 +34,19 @@ TEST(SafeText, BytesThatAreNoUtf8AreEscaped) {
   EXPECT_EQ(shown("\xf0\x9d"), "\\xf0\\x9d");                    // broken off by the end
 }
 
+TEST(Printable, IsOneLine) {
+  EXPECT_EQ(printable("a b é"), "a b é");
+  EXPECT_EQ(printable("a\nb\tc"), "a\\x0ab\\x09c");
+  EXPECT_EQ(printable("\xe2\n\x1b"), "\\xe2\\x0a\\x1b");
+  EXPECT_EQ(printable("\xe2"), "\\xe2");
+}
+
+TEST(Printable, LongTextIsCutBetweenCharacters) {
+  EXPECT_EQ(printable("abcdef", 6), "abcdef");
+  EXPECT_EQ(printable("abcdefg", 6), "abcdef…");
+  EXPECT_EQ(printable("ééé", 3), "éé…");
+  EXPECT_LT(printable(std::string(1'000'000, '\x01')).size(), 310u);
+}
+
 }  // namespace
-}  // namespace lace::cli
+}  // namespace lace

@@ -1,8 +1,8 @@
-#include "safe_text.h"
+#include "core/safe_text.h"
 
 #include <utility>
 
-namespace lace::cli {
+namespace lace {
 
 namespace {
 
@@ -55,4 +55,16 @@ std::string SafeText::finish() {
   return text;
 }
 
-}  // namespace lace::cli
+std::string printable(std::string_view text, size_t most) {
+  SafeText safe;
+  std::string shown;
+  for (const char c : text) {
+    if (shown.size() >= most) return shown + "…";
+    const bool breaks = c == '\n' || c == '\t';
+    shown += breaks ? safe.finish() + escaped(static_cast<uint8_t>(c))
+                    : safe.add(static_cast<uint8_t>(c));
+  }
+  return shown + safe.finish();
+}
+
+}  // namespace lace
