@@ -50,6 +50,7 @@ struct TextOptions {
   double validation_fraction = 0.05;
   double test_fraction = 0.05;
   int64_t record_bytes = 1;  // cuts fall on multiples of it (of an image's bytes, for instance)
+  bool whole = false;        // no splits, whatever the fractions: all bytes are train
 };
 
 struct TextData {

@@ -151,7 +151,9 @@ TextData load_text(const TextOptions& options) {
   const std::vector<std::string> files = list_files(options.paths);
   TextData data;
   data.files = static_cast<int64_t>(files.size());
-  if (data.files > kSplitPeriod) {
+  if (options.whole) {
+    for (const std::string& file : files) append_file(data.train, file);
+  } else if (data.files > kSplitPeriod) {
     for (int64_t i = 0; i < data.files; ++i) {
       const bool test = i % kSplitPeriod == kSplitPeriod - 1;
       const bool validation = i > 0 && i % kSplitPeriod == 0;
@@ -175,7 +177,7 @@ TextData load_text(const TextOptions& options) {
     data.validation = all.slice(train, train + validation);
     data.test = all.slice(train + validation, train + validation + test);
   }
-  LACE_CHECK(data.train.size() > 0, "[text] no bytes to train on below ", options.paths.front());
+  LACE_CHECK(data.train.size() > 0, "[text] no bytes below ", options.paths.front());
   return data;
 }
 
