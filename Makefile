@@ -9,7 +9,7 @@ CMAKE := $(if $(and $(filter cuda,$(PRESET)),$(wildcard .venv/bin/cmake)),.venv/
 help:
 	@echo 'make demo       set up, build, train a small Sparse Transformer, and show what it learnt'
 	@echo 'make test       set up, build and run the fast tests'
-	@echo 'make test-slow  sanitizers over the rooms below the operation; readers and attention fuzzed'
+	@echo 'make test-slow  the slow tests; all rooms with sanitizers; readers and attention fuzzed'
 	@echo 'make bench      time attention against libtorch (JSON under bench/results/)'
 	@echo 'make build      set up and build        make setup  install what is missing'
 	@echo 'make format     clang-format in place   make lint   check format and headers'
@@ -32,6 +32,7 @@ test: build
 
 test-slow: build
 	@scripts/setup dev
+	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error -L slow
 	@mkdir -p build
 	@cmake --preset asan > build/asan.configure.log
 	@ninja -C build/asan --quiet

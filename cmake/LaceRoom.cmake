@@ -31,10 +31,11 @@ function(lace_flags target)
   endif()
 endfunction()
 
-# lace_test(NAME SOURCES files... LINKS targets... [LABEL fast|slow|cuda])
-# One GoogleTest program test_NAME; each of its tests is a ctest with the label.
+# lace_test(NAME SOURCES files... LINKS targets... [LABEL fast|slow|cuda] [ONE_PROCESS])
+# One GoogleTest program test_NAME; each of its tests is a ctest with the label, or with ONE_PROCESS
+# all together are one.
 function(lace_test name)
-  cmake_parse_arguments(ARG "" "LABEL" "SOURCES;LINKS" ${ARGN})
+  cmake_parse_arguments(ARG "ONE_PROCESS" "LABEL" "SOURCES;LINKS" ${ARGN})
   if(NOT ARG_LABEL)
     set(ARG_LABEL fast)
   endif()
@@ -42,6 +43,11 @@ function(lace_test name)
   target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/tests)
   target_link_libraries(test_${name} PRIVATE ${ARG_LINKS} GTest::gtest_main)
   lace_flags(test_${name})
+  if(ARG_ONE_PROCESS)
+    add_test(NAME ${name} COMMAND test_${name})
+    set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL} TIMEOUT 1800)
+    return()
+  endif()
   gtest_discover_tests(test_${name} PROPERTIES LABELS ${ARG_LABEL} TIMEOUT 600
                        DISCOVERY_TIMEOUT 60)
 endfunction()

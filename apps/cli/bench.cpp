@@ -12,12 +12,14 @@
 #include "lace/pattern.h"
 #include "lace/version.h"
 
+#include "arguments.h"
 #include "bench_attention.h"
 #include "bench_cuda.h"
 #include "bench_step.h"
 #include "commands.h"
 #include "core/processor.h"
 #include "ops/torch_context.h"
+#include "output.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -52,7 +54,7 @@ std::vector<AttentionCase> own_cases(const BenchOptions& options) {
   std::vector<AttentionCase> cases;
   for (const Direction direction : directions(options)) {
     AttentionCase c;
-    c.pattern = Pattern::parse(options.pattern).to_string();
+    c.pattern = given_pattern(options.pattern).to_string();
     c.dtype = options.dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
     c.seq_len = options.seq_len > 0 ? options.seq_len : 4096;
     c.heads = options.heads;
@@ -192,7 +194,7 @@ void bench(const BenchOptions& options) {
     }
   }
   if (options.json) {
-    std::cout << report_json(results).dump(2) << "\n";
+    print_json(report_json(results));
   } else {
     print(results);
   }
@@ -201,9 +203,9 @@ void bench(const BenchOptions& options) {
 void add_bench(CLI::App& app) {
   CLI::App* command = app.add_subcommand("bench", "Times lace against libtorch and the processor");
   command->require_subcommand(1);
-  command->footer(examples({"lace bench attention --rows dense-float32-4096",
-                            "lace bench attention --json > attention.json",
-                            "lace bench step recipes/demo.toml"}));
+  command->footer(
+      examples({"lace bench attention --rows dense-float32-4096 --json > attention.json",
+                "lace bench step recipes/demo.toml"}));
   auto options = std::make_shared<BenchOptions>();
   CLI::App* attention = command->add_subcommand(
       "attention", "Attention, forward and with backward: a table of cases, or --pattern's");
@@ -216,20 +218,20 @@ void add_bench(CLI::App& app) {
       ->type_name("TEXT");
   attention->add_option("--pattern", options->pattern, "Time this pattern instead of the table");
   attention->add_option("--seq-len", options->seq_len, "Only this length (--pattern: default 4096)")
-      ->check(CLI::PositiveNumber);
+      ->transform(whole_number(1, int64_t{1} << 30));
   attention->add_option("--dtype", options->dtype, "Only this type (--pattern: default float32)")
       ->check(CLI::IsMember({"float32", "bfloat16"}));
   attention->add_option("--direction", options->direction, "Only this direction")
       ->check(CLI::IsMember({"forward", "forward+backward"}));
   attention->add_option("--heads", options->heads, "Heads of --pattern's rows")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->transform(whole_number(1, 65536));
   attention->add_option("--head-dim", options->head_dim, "head_dim of --pattern's rows")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->transform(whole_number(1, 65536));
   attention->add_option("--rounds", options->rounds, "Samples of each contender")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1000));
+      ->transform(whole_number(1, 1000));
   attention->add_flag("--million", options->million,
                       "The row of 1,048,576 tokens too, its memory measured");
   attention->add_flag("--no-peer", options->no_peer,

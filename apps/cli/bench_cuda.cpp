@@ -26,6 +26,7 @@
 
 #include "bench_attention.h"
 #include "bench_cuda_cases.h"
+#include "output.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -436,7 +437,7 @@ void bench_attention_cuda(const CudaBenchOptions& options) {
     }
   }
   if (options.json) {
-    std::cout << report.dump(2) << "\n";
+    print_json(report);
   } else {
     print(report);
   }

@@ -13,8 +13,10 @@
 #include "lace/device.h"
 #include "lace/train.h"
 
+#include "arguments.h"
 #include "bench_rounds.h"
 #include "commands.h"
+#include "output.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -95,12 +97,15 @@ void bench_step(const StepOptions& options) {
 void add_bench_step(CLI::App& bench) {
   auto options = std::make_shared<StepOptions>();
   CLI::App* step = bench.add_subcommand("step", "The training step of a recipe, on random bytes");
-  step->add_option("recipe", options->recipe, "A recipe's file")->required();
+  step->add_option("recipe", options->recipe, "A recipe's file")
+      ->required()
+      ->transform(path())
+      ->check(CLI::ExistingFile);
   step->add_option("--set", options->overrides, "section.key=value, as in lace train")
       ->type_name("KEY=VALUE");
   step->add_option("--steps", options->steps, "Timed steps")
       ->capture_default_str()
-      ->check(CLI::Range(1, 100000));
+      ->transform(whole_number(1, 100000));
   step->add_flag("--json", options->json, "Print JSON");
   add_device(*step, options->device, "Where to train");
   add_threads(*step, 2);

@@ -5,6 +5,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "lace/pattern.h"
+
 namespace lace::cli {
 
 // A subcommand of `lace`. Each lives in a file of its own, which registers it:
@@ -20,7 +22,7 @@ namespace lace::cli {
 //
 // The callback throws lace::Error on failure (exit code 1) and CLI::ParseError, for instance
 // CLI::ValidationError, on wrong usage (exit code 2); main prints the text to stderr. Results go to
-// stdout, progress to stderr.
+// std::cout, whose failures end the command (output.h), progress to stderr.
 enum class Order { kExplain, kModel, kTrain, kEval, kSample, kBench, kInfo };  // as --help lists
 
 struct Command {
@@ -34,6 +36,9 @@ std::vector<Command> commands();
 
 // The "Examples" paragraph that closes a subcommand's --help.
 std::string examples(const std::vector<std::string>& lines);
+
+// The pattern of an argument. Throws CLI::ValidationError: a wrong text is wrong usage.
+Pattern given_pattern(const std::string& text);
 
 // Adds `--threads N`, which sets libtorch's threads (and by that the kernels') before the callback
 // runs. Without it, `default_threads` if positive, else libtorch's own choice.

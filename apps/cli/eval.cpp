@@ -1,8 +1,10 @@
 // lace eval: bits a byte of a trained run, beside simpler models if asked.
 
+#include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iomanip>
@@ -17,10 +19,12 @@
 #include "lace/device.h"
 #include "lace/train.h"
 
+#include "arguments.h"
 #include "commands.h"
 #include "core/bounded_json.h"
 #include "load_checked.h"
 #include "notes.h"
+#include "output.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -36,36 +40,43 @@ struct Options {
   bool baselines = false, json = false;
 };
 
-// A file that is gone when this object is.
+// The bytes of a stream in a file without a name, which goes with this object.
 class TemporaryFile {
  public:
   explicit TemporaryFile(const ByteStream& stream) {
-    path_ = (std::filesystem::temp_directory_path() / "lace-eval-XXXXXX").string();
-    const int fd = ::mkstemp(path_.data());
-    LACE_CHECK(fd >= 0, "[eval] cannot create ", path_);
-    ::close(fd);
-    std::ofstream file(path_, std::ios::binary);
-    stream.each_chunk([&](std::span<const uint8_t> chunk) {
-      file.write(reinterpret_cast<const char*>(chunk.data()),
-                 static_cast<std::streamsize>(chunk.size()));
-    });
-    file.close();
-    LACE_CHECK(file.good(), "[eval] cannot write ", path_);
+    std::error_code failure;
+    const std::filesystem::path folder = std::filesystem::temp_directory_path(failure);
+    LACE_CHECK(!failure, "[eval] no folder for temporary files, set TMPDIR: ", failure.message());
+    std::string name = (folder / "lace-eval-XXXXXX").string();
+    fd_ = ::mkstemp(name.data());
+    LACE_CHECK(fd_ >= 0, "[eval] cannot create ", name, ": ", std::strerror(errno));
+    ::unlink(name.c_str());
+    try {
+      stream.each_chunk([&](std::span<const uint8_t> chunk) {
+        const int error =
+            write_all(fd_, {reinterpret_cast<const char*>(chunk.data()), chunk.size()});
+        LACE_CHECK(error == 0, "[eval] cannot write ", name, ": ", std::strerror(error));
+      });
+    } catch (...) {
+      ::close(fd_);
+      throw;
+    }
   }
-  ~TemporaryFile() { std::filesystem::remove(path_); }
+  ~TemporaryFile() { ::close(fd_); }
   TemporaryFile(const TemporaryFile&) = delete;
   TemporaryFile& operator=(const TemporaryFile&) = delete;
-  const std::string& path() const { return path_; }
+  // By which this process and its children can open it.
+  std::string path() const { return concat("/dev/fd/", fd_); }
 
  private:
-  std::string path_;
+  int fd_;
 };
 
 // Bits a byte that a compression program needs for the file; nothing if it is not installed.
 std::optional<double> compressed_bits(const std::string& program, const TemporaryFile& file,
                                       int64_t bytes) {
-  const std::string command = "command -v " + program + " >/dev/null && " + program + " -9 -c < '" +
-                              file.path() + "' | wc -c";
+  const std::string command = "command -v " + program + " >/dev/null && " + program + " -9 -c < " +
+                              file.path() + " | wc -c";
   std::FILE* pipe = ::popen(command.c_str(), "r");
   long long compressed = 0;
   const bool read = pipe != nullptr && std::fscanf(pipe, "%lld", &compressed) == 1;
@@ -123,10 +134,42 @@ std::string bits(const std::optional<double>& value) {
   return out.str();
 }
 
+// What is scored: a split of the run's data, or all of --data; and what Markov models count.
+struct Scored {
+  ByteStream bytes, train;
+  std::string name;   // "750,608 test bytes"
+  int64_t files = 0;  // of --data
+};
+
+Scored load_scored(const Recipe& recipe, const Options& options) {
+  Scored scored;
+  TextData run;
+  if (options.data.empty() || options.baselines) run = load_data(recipe);
+  print_notes(run);
+  scored.train = run.train;
+  if (options.data.empty()) {
+    scored.bytes = options.split == "test"         ? run.test
+                   : options.split == "validation" ? run.validation
+                                                   : run.train;
+    scored.name = concat(format_count(scored.bytes.size()), " ", options.split, " bytes");
+    LACE_CHECK(scored.bytes.size() > 0, "[eval] the ", options.split, " split has no bytes");
+    return scored;
+  }
+  const TextData given = load_text({.paths = options.data,
+                                    .record_bytes = std::max<int64_t>(1, recipe.data.record_bytes),
+                                    .whole = true});
+  print_notes(given);
+  scored.bytes = given.train;
+  scored.files = given.files;
+  scored.name = concat("all ", format_count(scored.bytes.size()), " bytes of ",
+                       options.data.size() == 1 ? printable(options.data.front())
+                                                : concat(format_count(given.files), " files"));
+  return scored;
+}
+
 void print_table(const LoadedRun& run, const EvalResult& result, const Options& options,
-                 const std::vector<Baseline>& rows, const Json& training) {
-  Table table(
-      {concat("on ", format_count(result.bytes), " ", options.split, " bytes"), "bits/byte"});
+                 const Scored& scored, const std::vector<Baseline>& rows, const Json& training) {
+  Table table({concat("on ", scored.name), "bits/byte"});
   table.add({concat("this model, ", format_count(parameter_count(run.recipe.model)), " parameters"),
              bits(result.bits_per_byte)});
   for (const Baseline& row : rows) table.add({row.name, bits(row.bits_per_byte)});
@@ -145,38 +188,36 @@ void print_table(const LoadedRun& run, const EvalResult& result, const Options& 
 
 void eval(const Options& options) {
   LoadedRun run = load_checked(options.run, options.checkpoint, find_device(options.device));
-  if (!options.data.empty()) run.recipe.data.paths = options.data;
   if (options.min_context >= 0) run.recipe.eval.min_context = options.min_context;
   run.recipe.check();
-  const TextData data = load_data(run.recipe);
-  print_notes(data);
-  const ByteStream& stream = options.split == "test"         ? data.test
-                             : options.split == "validation" ? data.validation
-                                                             : data.train;
-  LACE_CHECK(stream.size() > 0, "[eval] the ", options.split, " split has no bytes");
+  const Scored scored = load_scored(run.recipe, options);
   EvalResult result;
   {
     ProgressBar bar("eval", 1000);
-    result = evaluate(*run.model, stream, run.recipe.eval,
+    result = evaluate(*run.model, scored.bytes, run.recipe.eval,
                       [&](int64_t done, int64_t total) { bar.update(1000 * done / total); });
   }
   std::vector<Baseline> rows;
-  if (options.baselines) rows = baselines(data.train, stream);
+  if (options.baselines) rows = baselines(scored.train, scored.bytes);
   const Json training = training_summary(options.run);
-  if (!options.json) return print_table(run, result, options, rows, training);
+  if (!options.json) return print_table(run, result, options, scored, rows, training);
   Json json = {{"run", path_text(options.run)},
                {"checkpoint", run.checkpoint},
                {"step", run.step},
-               {"split", options.split},
+               {"split", options.data.empty() ? Json(options.split) : Json()},
                {"bytes", result.bytes},
                {"min_context", run.recipe.eval.min_context},
                {"bits_per_byte", result.bits_per_byte},
                {"not_finite", run.not_finite},
                {"elapsed_s", result.elapsed_s},
                {"training", training}};
+  if (!options.data.empty()) {
+    json["data"] = options.data;
+    json["files"] = scored.files;
+  }
   for (const Baseline& row : rows)
     json["baselines"][row.name] = row.bits_per_byte ? Json(*row.bits_per_byte) : Json();
-  std::cout << json.dump(2) << "\n";
+  print_json(json);
 }
 
 void add_eval(CLI::App& app) {
@@ -184,26 +225,29 @@ void add_eval(CLI::App& app) {
   CLI::App* command = app.add_subcommand("eval", "Scores a run in bits a byte");
   command->add_option("run", options->run, "The run's folder")
       ->required()
+      ->transform(path())
       ->check(CLI::ExistingDirectory);
-  command->add_option("--split", options->split, "test, validation or train")
-      ->check(CLI::IsMember({"test", "validation", "train"}))
-      ->capture_default_str();
+  CLI::Option* split = command->add_option("--split", options->split, "test, validation or train");
+  split->check(CLI::IsMember({"test", "validation", "train"}))->capture_default_str();
   command
       ->add_option("--min-context", options->min_context,
                    "Score each byte with at least so many before it; default: the recipe's")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--data", options->data, "Other files and folders than the recipe's");
+      ->transform(whole_number(0));
+  command->add_option("--data", options->data, "Score these files and folders, all of their bytes")
+      ->transform(path())
+      ->excludes(split);
   command
       ->add_option("--checkpoint", options->checkpoint,
                    "best, last or previous; default: best if any")
       ->check(CLI::IsMember({"best", "last", "previous"}));
   command->add_flag("--baselines", options->baselines,
-                    "Beside it: Markov models counted on the train split, gzip -9 and xz -9");
+                    "Beside it: Markov models counted on the run's train split, gzip and xz -9");
   command->add_flag("--json", options->json, "Print JSON");
   add_device(*command, options->device, "Where to compute");
   add_threads(*command);
   command->footer(examples({"lace eval runs/demo --baselines",
-                            "lace eval runs/demo --split validation --min-context 768 --json"}));
+                            "lace eval runs/demo --split validation --min-context 768 --json",
+                            "lace eval runs/demo --data /usr/include/stdio.h"}));
   command->callback([options] { eval(*options); });
 }
 

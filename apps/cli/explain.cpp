@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <numeric>
@@ -14,7 +13,9 @@
 #include "lace/error.h"
 #include "lace/pattern.h"
 
+#include "arguments.h"
 #include "commands.h"
+#include "output.h"
 #include "plan/explain_svg.h"
 #include "terminal.h"
 
@@ -33,19 +34,6 @@ struct Options {
   bool json = false;
   std::string svg;
 };
-
-// Wrong texts are wrong usage.
-std::vector<Pattern> parse_patterns(const std::vector<std::string>& texts) {
-  std::vector<Pattern> cycle;
-  for (const std::string& text : texts) {
-    try {
-      cycle.push_back(Pattern::parse(text));
-    } catch (const Error& error) {
-      throw CLI::ValidationError(error.what());
-    }
-  }
-  return cycle;
-}
 
 // "64x128": queries by keys.
 TileShape parse_tile(const std::string& text) {
@@ -368,18 +356,16 @@ void print(const Explanation& all, int64_t layers) {
 }
 
 void run_explain(const Options& options) {
-  const std::vector<Pattern> cycle = parse_patterns(options.patterns);
+  std::vector<Pattern> cycle;
+  for (const std::string& text : options.patterns) cycle.push_back(given_pattern(text));
   const TileShape tile = parse_tile(options.tile);
   const int64_t heads = options.heads > 0 ? options.heads : heads_named(cycle);
   const Explanation all = explain(cycle, heads, options.seq_len, tile);
   if (!options.svg.empty()) {
-    std::ofstream file(options.svg);
-    file << explain_svg(cycle, heads, options.seq_len) << std::flush;
-    LACE_CHECK(file.good(), "[explain] --svg must name a file that can be written, got ",
-               options.svg);
+    write_file("explain", options.svg, explain_svg(cycle, heads, options.seq_len));
   }
   if (options.json) {
-    std::cout << to_json(all, options.layers).dump(2) << "\n";
+    print_json(to_json(all, options.layers));
   } else {
     print(all, options.layers);
   }
@@ -393,15 +379,15 @@ void add_explain(CLI::App& app) {
       ->required();
   command->add_option("--seq-len", options->seq_len, "Positions, queries as many as keys")
       ->required()
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+      ->transform(whole_number(1, int64_t{1} << 30));
   command
       ->add_option("--heads", options->heads, "Heads; default: as many as the patterns tell apart")
-      ->check(CLI::Range(int64_t{1}, kMostHeads));
+      ->transform(whole_number(1, kMostHeads));
   command->add_option("--layers", options->layers, "Layers of the stack: does it reach everything?")
-      ->check(CLI::Range(1, 1'000'000));
+      ->transform(whole_number(1, 1'000'000));
   command->add_option("--tile", options->tile, "Tiles: QUERIESxKEYS")->capture_default_str();
   command->add_flag("--json", options->json, "Print JSON");
-  command->add_option("--svg", options->svg, "Draw the heads into this file");
+  command->add_option("--svg", options->svg, "Draw the heads into this file")->transform(path());
   command->footer(
       examples({"lace explain 'local(128) | strided(128)' --seq-len 12288",
                 "lace explain 'fixed(128, 32, 4)' --seq-len 12288 --heads 8 --json",

@@ -16,6 +16,7 @@
 #include "kernels/kernel.h"
 #include "ops/device_stream.h"
 #include "ops/torch_context.h"
+#include "output.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -73,7 +74,7 @@ Json describe() {
     }
   }
   const char* forced = std::getenv("LACE_KERNEL");
-  json["forced"] = forced == nullptr ? Json() : Json(forced);
+  json["forced"] = forced == nullptr || *forced == '\0' ? Json() : Json(forced);
   return json;
 }
 
@@ -131,11 +132,12 @@ void add_info(CLI::App& app) {
   CLI::App* command = app.add_subcommand("info", "Shows the version, the processor, the kernels");
   command->add_flag("--json", *as_json, "Print JSON");
   add_threads(*command);
-  command->footer(examples({"lace info", "lace info --json", "LACE_KERNEL=cpu_avx2 lace info"}));
+  command->footer(
+      examples({"lace info", "lace info --json", "LACE_KERNEL=cpu_portable lace info"}));
   command->callback([as_json] {
     const Json json = describe();
     if (*as_json) {
-      std::cout << json.dump(2) << "\n";
+      print_json(json);
     } else {
       print(json);
     }

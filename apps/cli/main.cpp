@@ -1,16 +1,21 @@
-// The command line: `lace SUBCOMMAND`. Exit codes: 0, 1 failure, 2 wrong usage.
+// The command line: `lace SUBCOMMAND`. Exit codes: 0; 1 failure, output that cannot be written
+// included (a closed pipe without a word); 2 wrong usage.
 
 #include <algorithm>
 #include <exception>
 #include <iostream>
 #include <memory>
+#include <new>
 
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 
+#include "lace/error.h"
 #include "lace/version.h"
 
+#include "arguments.h"
 #include "commands.h"
+#include "output.h"
 
 namespace lace::cli {
 
@@ -21,26 +26,30 @@ std::vector<Command>& registry() {
   return commands;
 }
 
-// The innermost subcommand that was given, for "see … --help".
-std::string given_command(const CLI::App& app) {
-  for (const CLI::App* command : app.get_subcommands()) {
-    return app.get_name() + " " + given_command(*command);
-  }
-  return app.get_name();
+// The innermost subcommand that was given, and its full name.
+const CLI::App& given_command(const CLI::App& app, std::string& name) {
+  name += (name.empty() ? "" : " ") + app.get_name();
+  for (const CLI::App* command : app.get_subcommands()) return given_command(*command, name);
+  return app;
 }
 
-// What is wrong with a first argument that is neither an option nor a subcommand of `app`, or "".
-std::string unknown_subcommand(const CLI::App& app, int argc, char** argv) {
-  if (argc < 2 || argv[1][0] == '-') return "";
-  const std::string given = argv[1];
-  std::string names;
-  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
-    if (command->get_name() == given) return "";
-    names += (names.empty() ? "" : ", ") + command->get_name();
-  }
-  return "there is no subcommand '" + given + "'; there are " + names;
+void print_error(std::string_view text) {
+  std::cerr << safe_lines(concat("lace: ", text)) << std::endl;
 }
 
+int fail(std::string_view text) {
+  print_error(text);
+  return 1;
+}
+
+int wrong_usage(const CLI::App& app, const CLI::ParseError& error) {
+  std::string name;
+  const std::string unknown = unknown_argument(given_command(app, name));
+  print_error(concat(unknown.empty() ? error.what() : unknown, "\nSee `", name, " --help`."));
+  return 2;
+}
+
+// Throws OutputError.
 int run(int argc, char** argv) {
   CLI::App app("Sparse attention from one line of text, and the Sparse Transformers built on it",
                "lace");
@@ -51,23 +60,21 @@ int run(int argc, char** argv) {
                        "lace train recipes/demo.toml", "lace eval runs/demo --baselines",
                        "lace sample runs/demo --length 400"}));
   for (const Command& command : commands()) command.add(app);
-  if (const std::string wrong = unknown_subcommand(app, argc, argv); !wrong.empty()) {
-    std::cerr << "lace: " << wrong << "\nSee `lace --help`.\n";
-    return 2;
-  }
   try {
     app.parse(argc, argv);
     return 0;
+  } catch (const OutputError&) {
+    throw;
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    std::cerr << "lace: " << error.what() << "\nSee `" << given_command(app) << " --help`.\n";
-    return 2;
+    return error.get_exit_code() == 0 ? app.exit(error)  // --help, --version
+                                      : wrong_usage(app, error);
   } catch (const c10::Error& error) {
-    std::cerr << "lace: " << error.what_without_backtrace() << "\n";
+    return fail(error.what_without_backtrace());
+  } catch (const std::bad_alloc&) {
+    return fail("out of memory");
   } catch (const std::exception& error) {
-    std::cerr << "lace: " << error.what() << "\n";
+    return fail(error.what());
   }
-  return 1;
 }
 
 }  // namespace
@@ -89,20 +96,44 @@ std::string examples(const std::vector<std::string>& lines) {
   return text;
 }
 
+Pattern given_pattern(const std::string& text) {
+  try {
+    return Pattern::parse(text);
+  } catch (const Error& error) {
+    throw CLI::ValidationError(error.what());
+  }
+}
+
 void add_threads(CLI::App& command, int default_threads) {
   auto threads = std::make_shared<int>(default_threads);
-  command.add_option("--threads", *threads, "Threads to use")->check(CLI::Range(1, 1024));
+  command.add_option("--threads", *threads, "Threads to use")->transform(whole_number(1, 1024));
   command.parse_complete_callback([threads] {
     if (*threads > 0) at::set_num_threads(*threads);
   });
 }
 
 void add_device(CLI::App& command, std::string& device, const std::string& what) {
+  const auto check = [](const std::string& name) {
+    const bool known = name == "cpu" || name == "cuda" ||
+                       (name.rfind("cuda:", 0) == 0 && name.size() > 5 &&
+                        name.find_first_not_of("0123456789", 5) == std::string::npos);
+    return known ? "" : concat("takes cpu, cuda or cuda:N, got '", name, "'");
+  };
   command.add_option("--device", device, what + ": cpu, cuda (the first GPU) or cuda:N")
       ->type_name("DEVICE")
+      ->check(check)
       ->capture_default_str();
 }
 
 }  // namespace lace::cli
 
-int main(int argc, char** argv) { return lace::cli::run(argc, argv); }
+int main(int argc, char** argv) {
+  const lace::cli::StandardOutput output;
+  try {
+    const int code = lace::cli::run(argc, argv);
+    std::cout.flush();
+    return code;
+  } catch (const lace::cli::OutputError& error) {
+    return error.closed_pipe() ? 1 : lace::cli::fail(error.what());
+  }
+}

@@ -10,7 +10,9 @@
 
 #include "lace/recipe.h"
 
+#include "arguments.h"
 #include "commands.h"
+#include "output.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -103,7 +105,7 @@ void print_table(const Recipe& recipe) {
 void run(const Options& options) {
   const Recipe recipe = load_recipe(options.recipe, options.overrides);
   if (options.json) {
-    std::cout << to_json(recipe).dump(1) << "\n";
+    print_json(to_json(recipe));
   } else {
     print_table(recipe);
   }
@@ -113,7 +115,10 @@ void add_model(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("model", "Shows a recipe's model: layers, shapes, parameters");
-  command->add_option("recipe", options->recipe, "A recipe, recipes/NAME.toml")->required();
+  command->add_option("recipe", options->recipe, "A recipe, recipes/NAME.toml")
+      ->required()
+      ->transform(path())
+      ->check(CLI::ExistingFile);
   command->add_option("--set", options->overrides, "section.key=value, over the recipe's own")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);

@@ -10,9 +10,11 @@
 #include "lace/generate.h"
 #include "lace/train.h"
 
+#include "arguments.h"
 #include "commands.h"
 #include "core/safe_text.h"
 #include "load_checked.h"
+#include "output.h"
 
 namespace lace::cli {
 
@@ -47,12 +49,10 @@ void sample(const Options& options) {
     std::string text;
     for (const uint8_t byte : bytes) text += safe.add(byte);
     text += safe.finish();
-    std::cout << nlohmann::ordered_json{{"prompt", options.prompt},
-                                        {"text", text},
-                                        {"bytes", bytes},
-                                        {"elapsed_s", elapsed.count()}}
-                     .dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
-              << "\n";
+    print_json({{"prompt", options.prompt},
+                {"text", text},
+                {"bytes", bytes},
+                {"elapsed_s", elapsed.count()}});
   } else if (!options.raw) {
     print(safe.finish() + "\n");
   }
@@ -64,21 +64,25 @@ void add_sample(CLI::App& app) {
   CLI::App* command = app.add_subcommand("sample", "Draws bytes from a run");
   command->add_option("run", options->run, "The run's folder")
       ->required()
+      ->transform(path())
       ->check(CLI::ExistingDirectory);
   command->add_option("--prompt", options->prompt, "Text to go on from");
   command->add_option("--length", options->sample.length, "Bytes to draw")
-      ->check(CLI::NonNegativeNumber)
+      ->transform(whole_number(0))
       ->capture_default_str();
   command->add_option("--temperature", options->sample.temperature, "0: always the likeliest byte")
-      ->check(CLI::NonNegativeNumber)
+      ->transform(number(0))
       ->capture_default_str();
   command->add_option("--top-k", options->sample.top_k, "Draw among the k likeliest; 0: all")
-      ->check(CLI::NonNegativeNumber);
+      ->transform(whole_number(0));
   command
       ->add_option("--top-p", options->sample.top_p,
                    "Draw among the likeliest that have this share of the probability")
-      ->check(CLI::Range(0.0, 1.0));
-  command->add_option("--seed", options->sample.seed, "Of the draws")->capture_default_str();
+      ->transform(number(0, 1))
+      ->check([](const std::string& text) { return std::stod(text) > 0 ? "" : "must be above 0"; });
+  command->add_option("--seed", options->sample.seed, "Of the draws")
+      ->transform(whole_number(0))
+      ->capture_default_str();
   command
       ->add_option("--checkpoint", options->checkpoint,
                    "best, last or previous; default: best if any")

@@ -20,8 +20,10 @@
 
 #include "lace/device.h"
 
+#include "arguments.h"
 #include "commands.h"
 #include "notes.h"
+#include "output.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -109,15 +111,12 @@ class ProgressView {
 void dry_run(const Recipe& recipe, at::Device device, bool json) {
   const TrainEstimate e = estimate_training(recipe, device);
   if (json) {
-    std::cout << nlohmann::ordered_json{{"parameters", e.parameters},
-                                        {"tokens_per_step", e.tokens_per_step},
-                                        {"steps", e.steps},
-                                        {"memory_bytes", std::llround(e.memory_bytes)},
-                                        {"step_s", e.step_seconds},
-                                        {"total_s", e.seconds}}
-                     .dump(2)
-              << "\n";
-    return;
+    return print_json({{"parameters", e.parameters},
+                       {"tokens_per_step", e.tokens_per_step},
+                       {"steps", e.steps},
+                       {"memory_bytes", std::llround(e.memory_bytes)},
+                       {"step_s", e.step_seconds},
+                       {"total_s", e.seconds}});
   }
   std::cout << "parameters   " << format_count(e.parameters) << "\n"
             << "a step       " << format_count(e.tokens_per_step) << " bytes, about "
@@ -141,19 +140,15 @@ void print_result(const RunResult& result, const std::string& folder, bool json)
     const auto optional = [](const std::optional<double>& value) {
       return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
     };
-    std::cout << nlohmann::ordered_json{{"run", path_text(folder)},
-                                        {"finished", result.finished},
-                                        {"steps", result.steps},
-                                        {"bytes_trained", result.tokens},
-                                        {"elapsed_s", result.elapsed_s},
-                                        {"tokens_per_s", result.tokens_per_s},
-                                        {"validation_bits_per_byte",
-                                         optional(result.validation_bits_per_byte)},
-                                        {"best_validation_bits_per_byte",
-                                         optional(result.best_validation_bits_per_byte)}}
-                     .dump(2)
-              << "\n";
-    return;
+    return print_json(
+        {{"run", path_text(folder)},
+         {"finished", result.finished},
+         {"steps", result.steps},
+         {"bytes_trained", result.tokens},
+         {"elapsed_s", result.elapsed_s},
+         {"tokens_per_s", result.tokens_per_s},
+         {"validation_bits_per_byte", optional(result.validation_bits_per_byte)},
+         {"best_validation_bits_per_byte", optional(result.best_validation_bits_per_byte)}});
   }
   std::cout << (result.finished ? "trained " : "stopped after ") << format_count(result.steps)
             << " steps, " << format_count(result.tokens) << " bytes in "
@@ -165,7 +160,8 @@ void print_result(const RunResult& result, const std::string& folder, bool json)
 }
 
 void train(const Options& options) {
-  const Recipe recipe = load_recipe(options.recipe, options.overrides);
+  Recipe recipe = load_recipe(options.recipe, options.overrides);
+  expand_home(recipe.data.paths);
   const at::Device device = find_device(options.device);
   if (options.dry_run) return dry_run(recipe, device, options.json);
   const std::string folder = run_folder(options, recipe);
@@ -198,10 +194,12 @@ void add_train(CLI::App& app) {
   CLI::App* command = app.add_subcommand("train", "Trains a recipe into a run folder");
   command->add_option("recipe", options->recipe, "The recipe, a TOML file")
       ->required()
+      ->transform(path())
       ->check(CLI::ExistingFile);
   command->add_option("--set", options->overrides, "section.key=value, over the recipe's own")
       ->allow_extra_args(false);
-  command->add_option("--run", options->run, "The run's folder; default runs/NAME");
+  command->add_option("--run", options->run, "The run's folder; default runs/NAME")
+      ->transform(path());
   command->add_flag("--resume", options->resume, "Go on from the folder's last checkpoint");
   command->add_flag("--accept-changed-data", options->accept_changed_data,
                     "With --resume: go on also if the data have changed");

@@ -1,0 +1,111 @@
+"""Runs every example of every --help, and of the README, literally, as a shell does:
+python3 examples_test.py PATH_OF_LACE PROJECT
+
+An example runs to its end, or for some seconds: then it gets Ctrl-C and must not have failed by
+then. One that asks for a GPU may fail for one reason: that there is none, or a build without.
+Those that train begin in a folder without runs; the others find two short runs in theirs.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from cli import LACE, TEXT, lace
+
+PROJECT = pathlib.Path(sys.argv.pop(1)).resolve()
+SECONDS = 10  # for one example
+NO_GPU = re.compile(r"^lace: \[\w+\] \S+ ?\S* needs a (GPU|build with CUDA)", re.MULTILINE)
+HELP = [[], ["explain"], ["model"], ["train"], ["eval"], ["sample"], ["bench"],
+        ["bench", "attention"], ["bench", "step"], ["info"]]
+
+
+def examples_of_help():
+    for names in HELP:
+        text = lace(*names, "--help").stdout.decode()
+        lines = text.split("Examples:\n")[1].splitlines()
+        assert lines, names
+        yield from (line.strip() for line in lines)
+
+
+def examples_of_readme():
+    for block in re.findall("```\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL):
+        for line in block.splitlines():
+            if re.match(r"(\$ )?build/\w+/bin/lace ", line):
+                yield line.removeprefix("$ ").split("  #")[0]
+
+
+def runs_of_their_own(folder):
+    """What examples name: the recipes, runs/demo and runs/mine, and ~ with a folder src."""
+    (folder / "recipes").symlink_to(PROJECT / "recipes")
+    home = folder / "home"
+    (home / "src").mkdir(parents=True)
+    (home / "src" / "text").write_text(TEXT)
+    for preset in "cpu", "cuda":
+        (folder / "build" / preset / "bin").mkdir(parents=True)
+        (folder / "build" / preset / "bin" / "lace").symlink_to(LACE)
+    return home
+
+
+class Examples(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.scratch = tempfile.TemporaryDirectory()
+        root = pathlib.Path(cls.scratch.name)
+        cls.folders = {}
+        for name in "train", "use":
+            cls.folders[name] = root / name
+            cls.folders[name].mkdir()
+            cls.home = runs_of_their_own(cls.folders[name])
+        small = ["--set", f"data.paths={cls.home}/src", "--set", "train.steps=2"]
+        for run in "demo", "mine":
+            trained = lace("train", "recipes/demo.toml", "--run", f"runs/{run}", *small,
+                           cwd=cls.folders["use"])
+            assert trained.returncode == 0, trained.stderr
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.scratch.cleanup()
+
+    def run_literally(self, example):
+        training = re.search(r"\blace train\b", example) and "--dry-run" not in example
+        folder = self.folders["train" if training else "use"]
+        path = f"{pathlib.Path(LACE).parent}:{os.environ['PATH']}"
+        process = subprocess.Popen(["bash", "-c", example], cwd=folder, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True, start_new_session=True,
+                                   env={**os.environ, "HOME": str(self.home), "PATH": path})
+        stopped = False
+        try:
+            _, errors = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            stopped = True
+            os.killpg(process.pid, signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        if "cuda" in example and NO_GPU.search(errors):
+            self.assertEqual(process.returncode, 1, errors)
+        elif not stopped:
+            self.assertEqual(process.returncode, 0, errors)
+        elif training:  # has saved what it did
+            self.assertIn("step 1 ", errors)
+            self.assertIn("go on with --resume", errors)
+            self.assertEqual(process.returncode, 1, errors)
+        else:
+            self.assertNotIn("lace:", errors)
+
+    def test_every_example_runs(self):
+        examples = [*examples_of_help(), *examples_of_readme()]
+        self.assertGreater(len(examples), 30)
+        for example in dict.fromkeys(examples):
+            with self.subTest(example=example):
+                if "--run runs/mine" in example:  # two examples give a new run this name
+                    shutil.rmtree(self.folders["train"] / "runs" / "mine", ignore_errors=True)
+                self.run_literally(example)
+
+
+if __name__ == "__main__":
+    unittest.main()
