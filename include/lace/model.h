@@ -134,7 +134,9 @@ class SparseTransformer {
   at::Device device() const;  // of the parameters
 
   // In the order of parameter_infos. Change them in place only, under no_grad: the copies in the
-  // compute precision are made anew in the next pass when a parameter's version has changed.
+  // compute precision are made anew in the next pass when a parameter's version has changed. A
+  // backward() of a loss from before the change, or a decoding begun before it, throws lace::Error
+  // that names the parameter.
   const std::vector<NamedParameter>& parameters() const;
 
   // [batch, n, vocab], float32 (float64 with kFloat64).

@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "ops/attention_call.h"
+#include "ops/torch_context.h"
 
 namespace lace::model {
 
@@ -147,8 +148,10 @@ using torch::autograd::variable_list;
 
 // A block on its way from forward to backward.
 struct BlockTape final : torch::CustomClassHolder {
-  explicit BlockTape(BlockCall call) : call(std::move(call)) {}
+  BlockTape(BlockCall call, const std::vector<NamedParameter>& parameters)
+      : call(std::move(call)), parameters(parameters) {}
   std::optional<BlockCall> call;  // gone after backward
+  Unchanged parameters;
   at::Tensor x;
   std::optional<BlockActivations> activations;  // none: to be computed again
   bool recompute = false;
@@ -169,9 +172,11 @@ class BlockFunction : public torch::autograd::Function<BlockFunction> {
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const ops::OwnThreads threads;
     const auto tape =
         c10::static_intrusive_pointer_cast<BlockTape>(context->saved_data["tape"].toCapsule());
     LACE_CHECK(tape->call.has_value(), "[model] backward runs once over a loss, got a second run");
+    tape->parameters.check(kUntilBackward);
     // Taken out of the tape, so that each block's memory is free before the next one's turn.
     const BlockCall call = *std::exchange(tape->call, std::nullopt);
     const at::Tensor x = std::exchange(tape->x, {});
@@ -188,14 +193,14 @@ class BlockFunction : public torch::autograd::Function<BlockFunction> {
 
 }  // namespace
 
-at::Tensor block(const at::Tensor& x, const std::vector<at::Tensor>& parameters, BlockCall call,
+at::Tensor block(const at::Tensor& x, const std::vector<NamedParameter>& parameters, BlockCall call,
                  bool recompute) {
   if (!at::GradMode::is_enabled()) {
     return block_output(call, block_activations(call, x));
   }
-  const auto tape = c10::make_intrusive<BlockTape>(std::move(call));
+  const auto tape = c10::make_intrusive<BlockTape>(std::move(call), parameters);
   tape->recompute = recompute;
-  return BlockFunction::apply(x, at::TensorList(parameters), tape);
+  return BlockFunction::apply(x, at::TensorList(tensors_of(parameters)), tape);
 }
 
 }  // namespace lace::model

@@ -9,6 +9,7 @@
 #include "lace/pattern.h"
 
 #include "model/layers.h"
+#include "model/unchanged.h"
 
 namespace lace::model {
 
@@ -95,8 +96,9 @@ BlockGrads block_grad(const BlockCall& call, const at::Tensor& x, BlockActivatio
                       const at::Tensor& grad);
 
 // out as a node of autograd. `parameters` (kBlockTensors) get the gradients; `call.weights` are
-// their copies. recompute: only x is kept, and backward computes the activations again.
-at::Tensor block(const at::Tensor& x, const std::vector<at::Tensor>& parameters, BlockCall call,
+// their copies or share their memory: backward throws if a parameter has changed since. recompute:
+// only x is kept, and backward computes the activations again.
+at::Tensor block(const at::Tensor& x, const std::vector<NamedParameter>& parameters, BlockCall call,
                  bool recompute);
 
 }  // namespace lace::model

@@ -10,6 +10,7 @@
 
 #include "model/layers.h"
 #include "model/transformer.h"
+#include "ops/torch_context.h"
 
 namespace lace {
 
@@ -18,6 +19,7 @@ struct DecodeState {
   int64_t slots = 0;                     // in the caches
   std::vector<at::Tensor> keys, values;  // by layer [batch, seq_len, kv_heads, head_dim]
   std::vector<Pattern> patterns;         // of the layers, a cycle, bound to seq_len
+  model::Unchanged parameters{{}};       // that the caches come from
 };
 
 namespace {
@@ -89,6 +91,7 @@ std::shared_ptr<DecodeState> SparseTransformer::start_decoding(int64_t batch) co
     state->values.push_back(
         at::empty({batch, config.seq_len, kv_heads, config.v_head_dim()}, options));
   }
+  state->parameters = model::Unchanged(impl_->parameters);
   for (const Pattern& pattern : impl_->patterns) {
     state->patterns.push_back(resolve_tokens(pattern, config.heads, config.seq_len));
   }
@@ -128,7 +131,9 @@ at::Tensor decode_block(DecodeState& state, int64_t layer, const model::BlockCal
 }  // namespace
 
 at::Tensor SparseTransformer::decode(DecodeState& state, const at::Tensor& tokens) const {
+  const ops::OwnThreads threads;
   c10::NoGradGuard no_grad;
+  state.parameters.check("while a sequence is decoded");
   const at::Tensor fresh = impl_->check_tokens(tokens);
   const bool first = state.slots == 0;
   const int64_t count = fresh.size(1) + (first ? 1 : 0);
@@ -148,7 +153,7 @@ at::Tensor SparseTransformer::decode(DecodeState& state, const at::Tensor& token
   const int64_t n = shifted.size(1);
   const int64_t position = first ? 0 : state.slots - 1;
   const at::Tensor indices = impl_->position_indices.narrow(1, position, n).contiguous();
-  at::Tensor x = model::embed(shifted, indices, impl_->embedding_tables())
+  at::Tensor x = model::embed(shifted, indices, model::tensors_of(impl_->embedding_tables()))
                      .view({state.batch, n, impl_->config.d_model})
                      .narrow(1, lead, count)
                      .contiguous()

@@ -4,17 +4,20 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "lace/model.h"
+
 namespace lace::model {
 
-// The two ends of the model as nodes of autograd.
+// The two ends of the model as nodes of autograd, whose backward throws if a parameter has changed
+// since.
 
 // H₀ [batch · n, d_model]; arguments as those of embed (layers.h), gradients for `tables`.
 at::Tensor embedding(const at::Tensor& tokens, const at::Tensor& indices,
-                     const std::vector<at::Tensor>& tables);
+                     const std::vector<NamedParameter>& tables);
 
 // The parameters of the output, and W_out's copy in the compute dtype.
 struct Head {
-  at::Tensor norm_weight, norm_bias, weight;
+  NamedParameter norm_weight, norm_bias, weight;
   at::Tensor compute_weight;
   double eps = 1e-6;
 };

@@ -1,9 +1,9 @@
 #include "model/layers.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include "model/elementwise.h"
+#include "ops/torch_context.h"
 
 namespace lace::model {
 
@@ -34,13 +34,11 @@ void with_type(at::ScalarType compute, Body body) {
   }
 }
 
-// body(rows, chunk) on libtorch's threads; `chunks` is their number.
+// body(rows, chunk) on all threads; `chunks` is their number.
 template <typename Body>
 void for_chunks(int64_t rows, int64_t columns, int64_t chunks, Body body) {
-  at::parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
-    for (int64_t chunk = first; chunk < last; ++chunk) {
-      body(Rows{rows * chunk / chunks, rows * (chunk + 1) / chunks, columns}, chunk);
-    }
+  run_tasks(ops::current_executor(), chunks, [&](int64_t chunk, int) {
+    body(Rows{rows * chunk / chunks, rows * (chunk + 1) / chunks, columns}, chunk);
   });
 }
 
@@ -324,10 +322,11 @@ std::vector<at::Tensor> embed_grad(const at::Tensor& grad, const at::Tensor& tok
     for (int p = 0; p < parts; ++p) {
       pointers.pos[p] = data<float>(grads[static_cast<size_t>(p) + 2]);
     }
-    // Each thread has columns of its own, so that rows are added in one order.
-    at::parallel_for(0, d / kElementwiseColumns, 4, [&](int64_t first, int64_t last) {
-      embedding_grad_columns(batch * n, d, first * kElementwiseColumns, last * kElementwiseColumns,
-                             n, data<int64_t>(tokens), data<int64_t>(indices), data<float>(grad),
+    // Each task has columns of its own, so that rows are added in one order.
+    constexpr int64_t kColumns = 4 * kElementwiseColumns;
+    run_tasks(ops::current_executor(), (d + kColumns - 1) / kColumns, [&](int64_t task, int) {
+      embedding_grad_columns(batch * n, d, task * kColumns, std::min(d, (task + 1) * kColumns), n,
+                             data<int64_t>(tokens), data<int64_t>(indices), data<float>(grad),
                              pointers);
     });
     return grads;

@@ -1,9 +1,23 @@
-// The matrix products of the linear layers: which library computes them.
+// The matrix products of the linear layers: which library computes them, and how they are cut into
+// tasks. A task runs on one thread, and the cut follows from the shapes alone: results depend
+// neither on the number of threads nor on who is slow.
+
+#include <algorithm>
 
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include "model/layers.h"
+#include "ops/torch_context.h"
+
+// CBLAS's product of 16-bit matrices with sums and result in float32; inside libtorch, where it is
+// built with MKL.
+extern "C" {
+using LaceMixedGemm = void(int layout, int trans_a, int trans_b, int m, int n, int k, float alpha,
+                           const void* a, int lda, const void* b, int ldb, float beta, float* c,
+                           int ldc);
+__attribute__((weak)) LaceMixedGemm cblas_gemm_bf16bf16f32, cblas_gemm_f16f16f32;
+}
 
 namespace lace::model {
 
@@ -14,6 +28,87 @@ namespace {
 bool prefer_onednn(const at::Tensor& x) {
   static const bool other_maker = !__builtin_cpu_is("intel");
   return other_maker && x.is_cpu() && x.scalar_type() == at::kFloat;
+}
+
+bool is_16_bit(const at::Tensor& x) {
+  return x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kHalf;
+}
+
+int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+
+// A range in equal parts, but for the last.
+struct Cut {
+  int64_t size, length;
+
+  // At most `parts`, each a multiple of `unit`.
+  static Cut into(int64_t size, int64_t parts, int64_t unit) {
+    return {size, std::max(unit, round_up((size + parts - 1) / parts, unit))};
+  }
+  int64_t parts() const { return (size + length - 1) / length; }
+  int64_t begin(int64_t part) const { return part * length; }
+  int64_t count(int64_t part) const { return std::min(length, size - begin(part)); }
+};
+
+// Operations of a task: about 150 µs, and many times what it costs to call a library.
+int64_t task_operations(const at::Tensor& x) { return is_16_bit(x) ? 1 << 26 : 1 << 24; }
+
+// y = x weight (+ bias), weight [in, out], any strides.
+at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  const int64_t rows = x.size(0), in = x.size(1), out = weight.size(1);
+  const at::Tensor y = at::empty({rows, out}, x.options());
+  constexpr int64_t kMinRows = 128, kMinColumns = 64;
+  // To read a weight costs as much as to multiply it with this many rows.
+  constexpr int64_t kWeightRows = 32;
+  const int64_t operations = 2 * in * out * (rows + kWeightRows);
+  const int64_t wanted = std::max<int64_t>(1, operations / task_operations(x));
+  const Cut by_rows = Cut::into(rows, std::clamp<int64_t>(rows / kMinRows, 1, wanted), 16);
+  const Cut by_columns = by_rows.parts() > 1
+                             ? Cut{out, out}
+                             : Cut::into(out, std::min(wanted, out / kMinColumns + 1), kMinColumns);
+  const bool onednn = prefer_onednn(x);
+  const at::Tensor w = onednn ? weight.t().contiguous().t() : weight;
+  run_tasks(ops::current_executor(), by_rows.parts() * by_columns.parts(), [&](int64_t task, int) {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    const int64_t r = task / by_columns.parts(), c = task % by_columns.parts();
+    const auto columns = [&](const at::Tensor& t) {
+      return t.narrow(-1, by_columns.begin(c), by_columns.count(c));
+    };
+    const at::Tensor x_part = x.narrow(0, by_rows.begin(r), by_rows.count(r));
+    const at::Tensor w_part = columns(w);
+    const at::Tensor b_part = bias.defined() ? columns(bias) : bias;
+    at::Tensor y_part = columns(y.narrow(0, by_rows.begin(r), by_rows.count(r)));
+    if (onednn) {
+      y_part.copy_(onednn_linear(x_part, w_part.t(), b_part));
+    } else if (!y_part.is_contiguous()) {
+      y_part.copy_(b_part.defined() ? at::addmm(b_part, x_part, w_part) : at::mm(x_part, w_part));
+    } else if (b_part.defined()) {
+      at::addmm_out(y_part, b_part, x_part, w_part);
+    } else {
+      at::mm_out(y_part, x_part, w_part);
+    }
+  });
+  return y;
+}
+
+LaceMixedGemm* mixed_gemm(const at::Tensor& x) {
+  return x.scalar_type() == at::kBFloat16 ? cblas_gemm_bf16bf16f32
+         : x.scalar_type() == at::kHalf   ? cblas_gemm_f16f16f32
+                                          : nullptr;
+}
+
+// out = dyᵀ x on one thread; out wide [m, n], contiguous; dy [k, m], x [k, n], rows contiguous.
+void transposed_product(at::Tensor out, const at::Tensor& dy, const at::Tensor& x) {
+  if (LaceMixedGemm* gemm = mixed_gemm(x)) {
+    constexpr int kRowMajor = 101, kNoTranspose = 111, kTranspose = 112;
+    gemm(kRowMajor, kTranspose, kNoTranspose, static_cast<int>(out.size(0)),
+         static_cast<int>(out.size(1)), static_cast<int>(x.size(0)), 1, dy.const_data_ptr(),
+         static_cast<int>(dy.stride(0)), x.const_data_ptr(), static_cast<int>(x.stride(0)), 0,
+         out.mutable_data_ptr<float>(), static_cast<int>(out.stride(0)));
+  } else if (prefer_onednn(x)) {
+    out.copy_(onednn_linear(dy.t().contiguous(), x.t().contiguous(), {}));
+  } else {
+    at::mm_out(out, dy.to(out.scalar_type()).t(), x.to(out.scalar_type()));
+  }
 }
 
 }  // namespace
@@ -31,19 +126,38 @@ at::Tensor onednn_linear(const at::Tensor& x, const at::Tensor& weight, const at
 }
 
 at::Tensor linear_forward(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  if (prefer_onednn(x)) return onednn_linear(x, weight, bias);
+  if (x.is_cpu()) return product(x, weight.t(), bias);
   if (!bias.defined()) return at::mm(x, weight.t());
   return at::addmm(bias, x, weight.t());
 }
 
 at::Tensor linear_grad_input(const at::Tensor& dy, const at::Tensor& weight) {
-  if (prefer_onednn(dy)) return onednn_linear(dy, weight.t().contiguous(), {});
-  return at::mm(dy, weight);
+  return dy.is_cpu() ? product(dy, weight, {}) : at::mm(dy, weight);
 }
 
+// Tasks are blocks of rows of the result and, where these are few, parts of the sum over the rows
+// of dy and x.
 at::Tensor linear_grad_weight(const at::Tensor& dy, const at::Tensor& x) {
-  if (prefer_onednn(dy)) return onednn_linear(dy.t().contiguous(), x.t().contiguous(), {});
-  return at::mm(dy.t(), x).to(wide_type(dy.scalar_type()));
+  const at::ScalarType wide = wide_type(dy.scalar_type());
+  if (!dy.is_cpu()) return is_16_bit(dy) ? at::mm(dy.t(), x, wide) : at::mm(dy.t(), x);
+  const int64_t rows = dy.size(0), out = dy.size(1), in = x.size(1);
+  constexpr int64_t kMaxElements = 1 << 18, kMinRows = 512, kMaxParts = 8;
+  const int64_t wanted = std::max<int64_t>(1, 2 * rows * out * in / task_operations(dy));
+  const Cut by_out = Cut::into(out, (out * in + kMaxElements - 1) / kMaxElements, 16);
+  const Cut by_sum = Cut::into(rows,
+                               std::clamp<int64_t>(std::min(wanted, kMaxParts) / by_out.parts(), 1,
+                                                   std::max<int64_t>(1, rows / kMinRows)),
+                               16);
+  const at::Tensor parts = at::empty({by_sum.parts(), out, in}, dy.options().dtype(wide));
+  run_tasks(ops::current_executor(), by_sum.parts() * by_out.parts(), [&](int64_t task, int) {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    const int64_t s = task / by_out.parts(), o = task % by_out.parts();
+    transposed_product(
+        parts[s].narrow(0, by_out.begin(o), by_out.count(o)),
+        dy.narrow(0, by_sum.begin(s), by_sum.count(s)).narrow(1, by_out.begin(o), by_out.count(o)),
+        x.narrow(0, by_sum.begin(s), by_sum.count(s)));
+  });
+  return by_sum.parts() == 1 ? parts[0] : parts.sum(0);
 }
 
 }  // namespace lace::model

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include "ops/torch_context.h"
 namespace lace {
 
 namespace {
@@ -14,6 +15,21 @@ at::Tensor initial_value(const ParameterInfo& info, at::ScalarType wide, at::Dev
   at::Tensor value = info.init_std > 0 ? at::normal(0, info.init_std, info.shape, random, options)
                                        : at::full(info.shape, info.init_value, options);
   return value.to(device, wide).requires_grad_();
+}
+
+// A copy in another dtype, made by all threads of a CPU.
+at::Tensor cast(const at::Tensor& x, at::ScalarType type) {
+  if (!x.is_cpu()) return x.to(type);
+  const at::Tensor copy = at::empty(x.sizes(), x.options().dtype(type));
+  const at::Tensor from = x.view({-1}), to = copy.view({-1});
+  constexpr int64_t kPart = 1 << 16;
+  const int64_t parts = (from.size(0) + kPart - 1) / kPart;
+  run_tasks(ops::current_executor(), parts, [&](int64_t part, int) {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    const int64_t begin = part * kPart, count = std::min(kPart, from.size(0) - begin);
+    to.narrow(0, begin, count).copy_(from.narrow(0, begin, count));
+  });
+  return copy;
 }
 
 // The row of each position table for each position: int64 [parts, seq_len].
@@ -61,17 +77,16 @@ at::ScalarType SparseTransformer::Impl::compute() const {
 
 at::ScalarType SparseTransformer::Impl::wide() const { return model::wide_type(compute()); }
 
-std::vector<at::Tensor> SparseTransformer::Impl::embedding_tables() const {
-  std::vector<at::Tensor> tables;
-  for (size_t i = 0; i < first_block; ++i) tables.push_back(parameter(i));
-  return tables;
+std::vector<NamedParameter> SparseTransformer::Impl::embedding_tables() const {
+  const auto begin = parameters.begin();
+  return {begin, begin + static_cast<std::ptrdiff_t>(first_block)};
 }
 
-std::vector<at::Tensor> SparseTransformer::Impl::block_parameters(int64_t layer) const {
-  const size_t first = first_block + static_cast<size_t>(layer) * model::kBlockTensors;
-  std::vector<at::Tensor> result;
-  for (size_t i = 0; i < model::kBlockTensors; ++i) result.push_back(parameter(first + i));
-  return result;
+std::vector<NamedParameter> SparseTransformer::Impl::block_parameters(int64_t layer) const {
+  const auto begin =
+      parameters.begin() +
+      static_cast<std::ptrdiff_t>(first_block + static_cast<size_t>(layer) * model::kBlockTensors);
+  return {begin, begin + model::kBlockTensors};
 }
 
 at::Tensor SparseTransformer::Impl::compute_copy(size_t index) const {
@@ -80,8 +95,7 @@ at::Tensor SparseTransformer::Impl::compute_copy(size_t index) const {
   Copy& copy = copies[index];
   const int64_t version = master._version();
   if (copy.version != version) {
-    // A new tensor: a loss that waits for its backward keeps the weights that it was computed with.
-    copy = {master.detach().to(compute()), version};
+    copy = {cast(master.detach(), compute()), version};
   }
   return copy.tensor;
 }
@@ -115,7 +129,7 @@ model::BlockCall SparseTransformer::Impl::block_call(int64_t layer, int64_t batc
 model::Head SparseTransformer::Impl::head() const {
   const size_t norm = first_block + static_cast<size_t>(config.layers) * model::kBlockTensors;
   const size_t weight = config.tied ? 0 : norm + 2;
-  return {parameter(norm), parameter(norm + 1), parameter(weight), compute_copy(weight),
+  return {parameters[norm], parameters[norm + 1], parameters[weight], compute_copy(weight),
           config.final_norm_eps};
 }
 
@@ -128,7 +142,7 @@ at::Tensor SparseTransformer::Impl::check_tokens(const at::Tensor& tokens) const
              position_indices.device(), ", got ", tokens.device());
   LACE_CHECK(tokens.size(1) <= config.seq_len, "[model] tokens may have up to seq_len (",
              config.seq_len, ") symbols, got ", tokens.size(1));
-  const at::Tensor wide = tokens.to(at::kLong).contiguous();
+  const at::Tensor wide = tokens.to(at::kLong, /*non_blocking=*/false, /*copy=*/true).contiguous();
   if (wide.numel() > 0 && (tokens.scalar_type() == at::kLong || config.vocab < 256)) {
     const auto low = wide.min().item<int64_t>(), high = wide.max().item<int64_t>();
     LACE_CHECK(low >= 0 && high < config.vocab, "[model] tokens must be in [0, ", config.vocab,
@@ -170,6 +184,7 @@ void check_not_empty(const at::Tensor& tokens) {
 }  // namespace
 
 at::Tensor SparseTransformer::forward(const at::Tensor& tokens, const PassMode& mode) const {
+  const ops::OwnThreads threads;
   const at::Tensor checked = impl_->check_tokens(tokens);
   check_not_empty(checked);
   return model::head_logits(impl_->hidden(checked, mode), impl_->head())
@@ -177,12 +192,14 @@ at::Tensor SparseTransformer::forward(const at::Tensor& tokens, const PassMode& 
 }
 
 at::Tensor SparseTransformer::loss(const at::Tensor& tokens, const PassMode& mode) const {
+  const ops::OwnThreads threads;
   const at::Tensor checked = impl_->check_tokens(tokens);
   check_not_empty(checked);
   return model::head_loss(impl_->hidden(checked, mode), checked.view(-1), impl_->head());
 }
 
 at::Tensor SparseTransformer::nats(const at::Tensor& tokens) const {
+  const ops::OwnThreads threads;
   c10::NoGradGuard no_grad;
   const at::Tensor checked = impl_->check_tokens(tokens);
   check_not_empty(checked);

@@ -8,6 +8,7 @@
 
 #include "model/block.h"
 #include "model/head.h"
+#include "model/unchanged.h"
 
 namespace lace {
 
@@ -19,8 +20,8 @@ struct SparseTransformer::Impl {
   at::ScalarType wide() const;
 
   const at::Tensor& parameter(size_t index) const { return parameters[index].tensor; }
-  std::vector<at::Tensor> embedding_tables() const;
-  std::vector<at::Tensor> block_parameters(int64_t layer) const;
+  std::vector<NamedParameter> embedding_tables() const;
+  std::vector<NamedParameter> block_parameters(int64_t layer) const;
 
   // Block `layer` of a pass, its weights in the compute dtype as they are now.
   model::BlockCall block_call(int64_t layer, int64_t batch, int64_t n, const PassMode& mode) const;
@@ -28,7 +29,7 @@ struct SparseTransformer::Impl {
   // The parameter in the compute dtype, cast anew only if it has changed.
   at::Tensor compute_copy(size_t index) const;
 
-  // tokens as int64 [batch, n], contiguous. Throws unless they are as lace/model.h says.
+  // A copy of tokens as int64 [batch, n], contiguous. Throws unless they are as lace/model.h says.
   at::Tensor check_tokens(const at::Tensor& tokens) const;
   // H_N [batch · n, d_model] of checked tokens.
   at::Tensor hidden(const at::Tensor& tokens, const PassMode& mode) const;

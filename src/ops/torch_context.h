@@ -10,7 +10,27 @@ namespace lace::ops {
 // is inside a parallel region of libtorch already.
 const Executor& torch_executor();
 
-// A Context on that executor and on libtorch's current stream of `device`, which must be the
+// While one lives, what its thread does runs on a pool of lace's own (core/work_pool.h), of as many
+// threads as libtorch had, and libtorch's operations run on the thread that calls them: a region
+// of libtorch's pool waits for every thread of it, so one that others keep from its core stops all.
+// Two pools never fight over the cores, as long as nobody else opens regions of libtorch's.
+// Scopes nest: the outermost counts.
+class OwnThreads {
+ public:
+  OwnThreads();
+  ~OwnThreads();
+  OwnThreads(const OwnThreads&) = delete;
+  OwnThreads& operator=(const OwnThreads&) = delete;
+
+ private:
+  bool outermost_;
+  int torch_threads_ = 0, mkl_threads_ = 0;  // what libtorch goes back to
+};
+
+// The pool of the OwnThreads scope that this thread is in, else torch_executor().
+const Executor& current_executor();
+
+// A Context on current_executor() and on libtorch's current stream of `device`, which must be the
 // current device, whose workspace comes from libtorch's allocator of that device.
 Context make_torch_context(c10::Device device, bool deterministic);
 

@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
+#include "ops/torch_context.h"
 #include "train/adam_lists.h"
 
 // The compiler's best code for each processor, chosen when the program is loaded.
@@ -120,16 +120,15 @@ double Adam::gradient_norm(double scale) const {
     return at::stack(at::_foreach_norm(gradients)).to(at::kDouble).norm().item<double>() / scale;
   }
   std::vector<double> sums(chunks_.size());
-  at::parallel_for(0, static_cast<int64_t>(chunks_.size()), 1, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      const Chunk& chunk = chunks_[static_cast<size_t>(i)];
-      const at::Tensor& g = gradients[chunk.tensor];
-      const int64_t count = chunk.end - chunk.begin;
-      sums[static_cast<size_t>(i)] =
-          g.scalar_type() == at::kFloat
-              ? sum_of_squares(g.const_data_ptr<float>() + chunk.begin, count)
-              : sum_of_squares(g.const_data_ptr<double>() + chunk.begin, count);
-    }
+  const ops::OwnThreads threads;
+  run_tasks(ops::current_executor(), static_cast<int64_t>(chunks_.size()), [&](int64_t i, int) {
+    const Chunk& chunk = chunks_[static_cast<size_t>(i)];
+    const at::Tensor& g = gradients[chunk.tensor];
+    const int64_t count = chunk.end - chunk.begin;
+    sums[static_cast<size_t>(i)] =
+        g.scalar_type() == at::kFloat
+            ? sum_of_squares(g.const_data_ptr<float>() + chunk.begin, count)
+            : sum_of_squares(g.const_data_ptr<double>() + chunk.begin, count);
   });
   double sum = 0;
   for (double value : sums) sum += value;
@@ -148,21 +147,20 @@ void Adam::update(double learning_rate, double gradient_factor) {
   const Factors factors{
       gradient_factor, config_.beta1, config_.beta2, corrected(learning_rate), config_.epsilon, 0,
       config_.ema};
-  at::parallel_for(0, static_cast<int64_t>(chunks_.size()), 1, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      const Chunk& chunk = chunks_[static_cast<size_t>(i)];
-      const at::Tensor& parameter = parameters_[chunk.tensor].tensor;
-      Factors own = factors;
-      own.decay = parameter.dim() > 1 ? config_.weight_decay : 0.0;
-      const int64_t count = chunk.end - chunk.begin;
-      Scalar* p = static_cast<Scalar*>(parameter.data_ptr()) + chunk.begin;
-      update_chunk(p, gradients[chunk.tensor].template const_data_ptr<Scalar>() + chunk.begin,
-                   m_[chunk.tensor].template data_ptr<Scalar>() + chunk.begin,
-                   v_[chunk.tensor].template data_ptr<Scalar>() + chunk.begin, count, own);
-      if (!ema_.empty()) {
-        update_ema(ema_[chunk.tensor].template data_ptr<Scalar>() + chunk.begin, p, count,
-                   config_.ema);
-      }
+  const ops::OwnThreads threads;
+  run_tasks(ops::current_executor(), static_cast<int64_t>(chunks_.size()), [&](int64_t i, int) {
+    const Chunk& chunk = chunks_[static_cast<size_t>(i)];
+    const at::Tensor& parameter = parameters_[chunk.tensor].tensor;
+    Factors own = factors;
+    own.decay = parameter.dim() > 1 ? config_.weight_decay : 0.0;
+    const int64_t count = chunk.end - chunk.begin;
+    Scalar* p = static_cast<Scalar*>(parameter.data_ptr()) + chunk.begin;
+    update_chunk(p, gradients[chunk.tensor].template const_data_ptr<Scalar>() + chunk.begin,
+                 m_[chunk.tensor].template data_ptr<Scalar>() + chunk.begin,
+                 v_[chunk.tensor].template data_ptr<Scalar>() + chunk.begin, count, own);
+    if (!ema_.empty()) {
+      update_ema(ema_[chunk.tensor].template data_ptr<Scalar>() + chunk.begin, p, count,
+                 config_.ema);
     }
   });
 }

@@ -8,6 +8,7 @@
 #include "lace/train.h"
 #include "lace/version.h"
 
+#include "ops/torch_context.h"
 #include "train/adam.h"
 #include "train/batch.h"
 #include "train/checkpoint.h"
@@ -165,6 +166,7 @@ bool Trainer::done() const {
 }
 
 TrainProgress Trainer::take_step() {
+  const ops::OwnThreads threads;
   Impl& s = *impl_;
   const TrainConfig& config = s.recipe.train;
   const auto step_start = Clock::now();
@@ -198,6 +200,7 @@ TrainProgress Trainer::take_step() {
 }
 
 std::optional<double> Trainer::validate() {
+  const ops::OwnThreads threads;
   Impl& s = *impl_;
   if (s.data.validation.size() == 0) return std::nullopt;
   const double bits = s.validation_bits();

@@ -54,6 +54,26 @@ TEST(Decode, OtherShapesEqualForward) {
   expect_decode_equals_forward(config, 1e-5, {3, 1});
 }
 
+TEST(Decode, ParametersChangedMeanwhileAreAnError) {
+  const SparseTransformer model(small_config());
+  const auto state = model.start_decoding(1);
+  model.decode(*state, random_tokens(1, 5));
+  {
+    const at::NoGradGuard no_grad;
+    model.parameters()[7].tensor.mul_(2);
+  }
+  try {
+    model.decode(*state, random_tokens(1, 1));
+    ADD_FAILURE() << "keys of other parameters were used";
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what()),
+              "[model] parameters must stay as they are while a sequence is decoded, " +
+                  model.parameters()[7].name + " has changed");
+  }
+  const auto fresh = model.start_decoding(1);
+  model.decode(*fresh, random_tokens(1, 5));
+}
+
 TEST(Decode, NamesWrongArguments) {
   const SparseTransformer model(small_config());
   EXPECT_THROW(model.start_decoding(0), Error);

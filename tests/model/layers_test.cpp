@@ -3,8 +3,10 @@
 #include "model/layers.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include "ops/torch_context.h"
 #include "small_model.h"
 
 namespace lace::model {
@@ -134,6 +136,57 @@ TEST(Linear, OneDnnAgrees) {
   EXPECT_LT(relative_error(onednn_linear(x, w, {}), wide), 1e-6);
   EXPECT_LT(relative_error(onednn_linear(x, w, b), wide + b.to(at::kDouble)), 1e-6);
   EXPECT_LT(relative_error(linear_forward(x, w, b), wide + b.to(at::kDouble)), 1e-6);
+}
+
+struct LinearShape {
+  int64_t rows, in, out;
+};
+constexpr LinearShape kLinearShapes[] = {
+    {1, 16, 33}, {7, 600, 1500}, {300, 48, 40}, {2100, 96, 288}, {1030, 700, 900}};
+
+// The three products at these shapes, of which some are cut into tasks by rows, some by columns,
+// some along the sum.
+std::array<at::Tensor, 3> products(const LinearShape& shape, at::ScalarType type) {
+  const at::Tensor x = random({shape.rows, shape.in}, 1).to(type);
+  const at::Tensor w = random({shape.out, shape.in}, 2).to(type);
+  const at::Tensor b = random({shape.out}, 3).to(type);
+  const at::Tensor dy = random({shape.rows, shape.out}, 4).to(type);
+  return {linear_forward(x, w, b), linear_grad_input(dy, w), linear_grad_weight(dy, x)};
+}
+
+TEST(Linear, ProductsOfAllShapesAgree) {
+  for (const auto type : {at::kFloat, at::kBFloat16, at::kHalf, at::kDouble}) {
+    for (const LinearShape& shape : kLinearShapes) {
+      const at::Tensor x = random({shape.rows, shape.in}, 1).to(type).to(at::kDouble);
+      const at::Tensor w = random({shape.out, shape.in}, 2).to(type).to(at::kDouble);
+      const at::Tensor b = random({shape.out}, 3).to(type).to(at::kDouble);
+      const at::Tensor dy = random({shape.rows, shape.out}, 4).to(type).to(at::kDouble);
+      const double rounded = type == at::kBFloat16 ? 4e-3 : type == at::kHalf ? 5e-4 : 1e-6;
+      const auto [y, dx, dw] = products(shape, type);
+      EXPECT_LT(relative_error(y, at::addmm(b, x, w.t())), rounded);
+      EXPECT_LT(relative_error(dx, at::mm(dy, w)), rounded);
+      // Sums of 16-bit products are in float32, and stay there.
+      EXPECT_LT(relative_error(dw, at::mm(dy.t(), x)), 1e-6) << type << " " << shape.rows;
+      EXPECT_EQ(dw.scalar_type(), wide_type(type));
+    }
+  }
+}
+
+TEST(Linear, ThreadsDoNotChangeProducts) {
+  const int threads = at::get_num_threads();
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    for (const LinearShape& shape : kLinearShapes) {
+      at::set_num_threads(1);
+      const auto one = products(shape, type);
+      for (const int count : {2, 3}) {
+        at::set_num_threads(count);
+        const ops::OwnThreads own;
+        const auto more = products(shape, type);
+        for (size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(at::equal(one[i], more[i])) << i;
+      }
+    }
+  }
+  at::set_num_threads(threads);
 }
 
 TEST(Dropout, DropsTheShareAskedFor) {

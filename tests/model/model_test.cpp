@@ -178,12 +178,19 @@ TEST(SparseTransformer, RecomputeGivesTheSameGradients) {
 
 TEST(SparseTransformer, ThreadsDoNotChangeTheGradients) {
   const int threads = at::get_num_threads();
-  at::set_num_threads(1);
-  const auto one = gradients_with(small_config(), Precision::kFloat32);
-  at::set_num_threads(2);
-  const auto two = gradients_with(small_config(), Precision::kFloat32);
+  for (const Precision precision : {Precision::kFloat32, Precision::kBFloat16}) {
+    ModelConfig config = small_config();
+    config.seq_len = 1024;  // rows enough for products of several tasks
+    config.d_model = 64;
+    at::set_num_threads(1);
+    const auto one = gradients_with(config, precision);
+    for (const int count : {2, 3}) {
+      at::set_num_threads(count);
+      const auto more = gradients_with(config, precision);
+      for (size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(at::equal(one[i], more[i])) << i;
+    }
+  }
   at::set_num_threads(threads);
-  for (size_t i = 0; i < one.size(); ++i) EXPECT_LT(relative_error(one[i], two[i]), 1e-6);
 }
 
 TEST(SparseTransformer, DropoutOnlyWhileTraining) {
@@ -262,6 +269,75 @@ TEST(SparseTransformer, NamesWrongTokens) {
         model.loss(at::empty({0, 64}, at::kByte));
       },
       "[model] tokens must hold at least one symbol, got none");
+}
+
+// Every parameter in turn is changed between a loss and its backward.
+void expect_changes_are_noticed(const ModelConfig& config) {
+  const SparseTransformer model(config);
+  randomize_output(model);
+  for (const auto& [name, tensor] : model.parameters()) {
+    const at::Tensor loss = model.loss(random_tokens(2, 64), {true, 0, 0});
+    {
+      const at::NoGradGuard no_grad;
+      tensor.mul_(1.5);
+    }
+    expect_error([&loss = loss] { loss.backward(); },
+                 "[model] parameters must stay as they are between a loss and its backward(), " +
+                     name + " has changed");
+  }
+}
+
+TEST(SparseTransformer, ParametersChangedBeforeBackwardAreAnError) {
+  for (const Precision precision : {Precision::kFloat32, Precision::kBFloat16}) {
+    for (const bool recompute : {false, true}) {
+      for (const bool tied : {false, true}) {
+        ModelConfig config = small_config();
+        config.layers = 1;
+        config.precision = precision;
+        config.recompute = recompute;
+        config.tied = tied;
+        expect_changes_are_noticed(config);
+      }
+    }
+  }
+}
+
+TEST(SparseTransformer, TokensMayChangeBeforeBackward) {
+  const SparseTransformer model(small_config());
+  randomize_output(model);
+  const at::Tensor tokens = random_tokens(2, 64);
+  const auto expected = gradients(model, tokens);
+  for (const auto& [name, tensor] : model.parameters()) tensor.mutable_grad().reset();
+  const at::Tensor loss = model.loss(tokens);
+  tokens.fill_(3);  // the caller's next batch, say
+  loss.backward();
+  for (size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_TRUE(at::equal(model.parameters()[i].tensor.grad(), expected[i]))
+        << model.parameters()[i].name;
+  }
+}
+
+// Another pass, with other dropout masks and precision's copies made anew, between the two.
+TEST(SparseTransformer, OtherPassesDoNotDisturbALoss) {
+  for (const bool recompute : {false, true}) {
+    ModelConfig config = small_config();
+    config.dropout = 0.25;
+    config.recompute = recompute;
+    config.precision = Precision::kBFloat16;
+    const SparseTransformer model(config);
+    randomize_output(model);
+    const at::Tensor tokens = random_tokens(2, 64);
+    const auto expected = gradients(model, tokens, {true, 4, 0});
+    for (const auto& [name, tensor] : model.parameters()) tensor.mutable_grad().reset();
+    const at::Tensor loss = model.loss(tokens, {true, 4, 0});
+    static_cast<void>(model.loss(random_tokens(1, 40), {false, 9, 1}));
+    static_cast<void>(model.nats(tokens));
+    loss.backward();
+    for (size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_TRUE(at::equal(model.parameters()[i].tensor.grad(), expected[i]))
+          << model.parameters()[i].name;
+    }
+  }
 }
 
 TEST(SparseTransformer, SecondBackwardIsAnError) {

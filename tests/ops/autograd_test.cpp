@@ -117,5 +117,21 @@ TEST(AttentionGradient, OfAGradientIsAnError) {
             "differentiated once");
 }
 
+TEST(AttentionGradient, NeedsItsInputsAndOutputUnchanged) {
+  for (size_t changed = 0; changed < 5; ++changed) {
+    std::vector<at::Tensor> t;
+    for (int i = 0; i < 3; ++i) t.push_back(test::random_leaf({1, 2, 20, 8}, at::kFloat));
+    const auto [out, lse] = attention_with_lse(t[0], t[1], t[2], Pattern::parse("local(4)"));
+    t.push_back(out);
+    t.push_back(lse);
+    const at::Tensor loss = (out * 2).sum();
+    {
+      const at::NoGradGuard no_grad;
+      t[changed].mul_(2);
+    }
+    EXPECT_THROW(loss.backward(), c10::Error) << changed;
+  }
+}
+
 }  // namespace
 }  // namespace lace

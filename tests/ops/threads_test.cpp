@@ -1,5 +1,6 @@
 // lace runs on libtorch's own threads, with results that do not depend on their number.
 
+#include <atomic>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -54,6 +55,44 @@ TEST(TorchExecutor, StaysOnItsThreadInsideAParallelRegion) {
 TEST(TorchExecutor, PassesOnAnException) {
   Threads threads(2);
   EXPECT_THROW(ops::torch_executor().run([](int) { throw Error("from a thread"); }), Error);
+}
+
+// In a scope, libtorch's operations stay on the thread that calls them, its pool's included, and
+// lace's pool has the threads that libtorch had.
+TEST(OwnThreads, TakeOverFromLibtorch) {
+  for (const int count : {1, 2, 3}) {
+    Threads threads(count);
+    EXPECT_EQ(&ops::current_executor(), &ops::torch_executor());
+    {
+      const ops::OwnThreads own;
+      EXPECT_EQ(ops::current_executor().num_threads(), count);
+      EXPECT_EQ(ops::make_torch_context(at::kCPU, true).executor, &ops::current_executor());
+      EXPECT_EQ(at::get_num_threads(), 1);
+      {
+        const ops::OwnThreads nested;
+        EXPECT_EQ(ops::current_executor().num_threads(), count);
+      }
+      EXPECT_EQ(at::get_num_threads(), 1);
+      std::atomic<int> at_work{0};
+      ops::current_executor().run([&](int) {
+        EXPECT_EQ(at::get_num_threads(), 1);
+        ++at_work;
+        while (at_work.load() < count) std::this_thread::yield();
+      });
+      EXPECT_EQ(at_work.load(), count);
+    }
+    EXPECT_EQ(at::get_num_threads(), count);
+    EXPECT_EQ(&ops::current_executor(), &ops::torch_executor());
+    EXPECT_EQ(threads_seen().size(), static_cast<size_t>(count));
+  }
+}
+
+TEST(OwnThreads, StayOnTheirThreadInsideAParallelRegion) {
+  Threads threads(2);
+  at::parallel_for(0, 2, 1, [&](int64_t, int64_t) {
+    const ops::OwnThreads own;
+    EXPECT_EQ(ops::current_executor().num_threads(), 1);
+  });
 }
 
 TEST(TorchContext, AllocatesAligned) {
