@@ -45,8 +45,8 @@ constexpr int kStatisticsRows = kRowThreads / 8 / kRowHeads * kRowsAtOnce;
 
 template <typename Element>
 __global__ void __launch_bounds__(kRowThreads)
-    statistics_kernel(const RowsShape shape, const Rows out, const Rows dout, const float* lse,
-                      RowStatistics* statistics, float* sums, int32_t sums_dim) {
+    statistics_kernel(const RowsShape shape, const StridedRows out, const StridedRows dout,
+                      const float* lse, RowStatistics* statistics, float* sums, int32_t sums_dim) {
   const RowBlock block(shape, kStatisticsRows);
   const int lane = static_cast<int>(threadIdx.x) % 8, own = static_cast<int>(threadIdx.x) / 8;
   const int32_t head = block.head + own % kRowHeads;
@@ -101,8 +101,8 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 template <typename Element>
-void launch_statistics(const RowsShape& shape, const Rows& out, const Rows& dout, const float* lse,
-                       RowStatistics* statistics, float* sums, int32_t sums_dim,
+void launch_statistics(const RowsShape& shape, const StridedRows& out, const StridedRows& dout,
+                       const float* lse, RowStatistics* statistics, float* sums, int32_t sums_dim,
                        cudaStream_t stream) {
   statistics_kernel<Element><<<block_count(shape, kStatisticsRows), kRowThreads, 0, stream>>>(
       shape, out, dout, lse, statistics, sums, sums_dim);
@@ -117,7 +117,7 @@ __host__ __device__ inline int rows_of_round_block(int32_t dim) {
 template <typename Element>
 __global__ void __launch_bounds__(kRowThreads)
     round_kernel(const RowsShape shape, const SumRows sums, int32_t members, float scale,
-                 const Rows result) {
+                 const StridedRows result) {
   const int parts = sums.dim / 16, own = static_cast<int>(threadIdx.x) / parts;
   const RowBlock block(shape, rows_of_round_block(sums.dim));
   const int32_t head = block.head + own % kRowHeads;
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kRowThreads)
 
 template <typename Element>
 void launch_round(const RowsShape& shape, const SumRows& sums, int32_t members, float scale,
-                  const Rows& result, cudaStream_t stream) {
+                  const StridedRows& result, cudaStream_t stream) {
   round_kernel<Element>
       <<<block_count(shape, rows_of_round_block(sums.dim)), kRowThreads, 0, stream>>>(
           shape, sums, members, scale, result);

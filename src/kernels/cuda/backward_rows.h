@@ -4,9 +4,16 @@
 
 #include <cuda_runtime_api.h>
 
-#include "kernels/cuda/rows.h"
+#include "kernels/cuda/strided_rows.h"
 
 namespace lace::cuda {
+
+// How a launch of either GPU kernel computes gradients.
+enum class BackwardMode {
+  kKeys,       // owners are keys: dk and dv; dq is added to in global memory
+  kKeysAlone,  // owners are keys: dk and dv
+  kQueries,    // owners are queries: dq
+};
 
 // What backward does row by row, before and after its products, for both GPU kernels.
 
@@ -35,14 +42,14 @@ struct SumRows {
 // and of lse [batch, heads, rows], contiguous, natural log; and sums [batch, heads, rows, sums_dim]
 // = 0, if not null.
 template <typename Element>
-void launch_statistics(const RowsShape& shape, const Rows& out, const Rows& dout, const float* lse,
-                       RowStatistics* statistics, float* sums, int32_t sums_dim,
+void launch_statistics(const RowsShape& shape, const StridedRows& out, const StridedRows& dout,
+                       const float* lse, RowStatistics* statistics, float* sums, int32_t sums_dim,
                        cudaStream_t stream);
 
 // Enqueues on `stream`: result, a multiple of 8 columns, = scale · the sums of every `members`
 // neighbouring heads.
 template <typename Element>
 void launch_round(const RowsShape& shape, const SumRows& sums, int32_t members, float scale,
-                  const Rows& result, cudaStream_t stream);
+                  const StridedRows& result, cudaStream_t stream);
 
 }  // namespace lace::cuda

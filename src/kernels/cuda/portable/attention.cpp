@@ -59,14 +59,14 @@ struct PlanOnDevice {
 
   // The items of a launch for `heads` heads of each batch element, each of which reads
   // `bytes_of_head` while its tiles are worked on. `counters` is what they count in.
-  ItemSpace items(const Context& context, int64_t batch, int64_t heads, int64_t bytes_of_head,
-                  Workspace& counters) const {
+  BlockQueue items(const Context& context, int64_t batch, int64_t heads, int64_t bytes_of_head,
+                   Workspace& counters) const {
     const int64_t all = heads * batch;
     const PassOrder& order = uploaded_order.order;
-    ItemSpace space;
-    space.order = uploaded_order.tables;
-    space.heads = static_cast<int>(heads);
-    space.sections = {static_cast<int32_t>(all),
+    BlockQueue queue;
+    queue.order = uploaded_order.tables;
+    queue.heads = static_cast<int>(heads);
+    queue.sections = {static_cast<int32_t>(all),
                       section_size(all, bytes_of_head, kSectionBytes, kShareOfLongest,
                                    order.longest, order.tiles_of_others / plan.heads),
                       uploaded_order.most_first,
@@ -76,10 +76,10 @@ struct PlanOnDevice {
       counters = context.allocate(bytes);
       LACE_CUDA(
           cudaMemsetAsync(counters.get(), 0, bytes, static_cast<cudaStream_t>(context.stream)));
-      space.next_item = reinterpret_cast<int32_t*>(counters.get());
-      space.done = space.next_item + 1;
+      queue.next_item = reinterpret_cast<int32_t*>(counters.get());
+      queue.done = queue.next_item + 1;
     }
-    return space;
+    return queue;
   }
 };
 
@@ -128,7 +128,7 @@ struct GradientRun {
       launch.first = launch.member == 0;
       launch.last = launch.member + launch.members == members;
       Workspace counters;
-      launch.space = on_device.items(context, launch.shape.batch, heads, bytes_of_head, counters);
+      launch.queue = on_device.items(context, launch.shape.batch, heads, bytes_of_head, counters);
       start(launch, static_cast<cudaStream_t>(context.stream));
     }
   }
@@ -242,7 +242,7 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   }
   const int64_t bytes =
       shape.k_len * 2 * (shape.qk_dim + shape.v_dim) * shape.kv_heads / shape.heads;
-  launch.space = on_device.items(context, shape.batch, shape.heads, bytes, counters);
+  launch.queue = on_device.items(context, shape.batch, shape.heads, bytes, counters);
   launchers(shape).forward(launch, stream);
 }
 

@@ -297,7 +297,7 @@ struct BackwardBlock {
   // head's rows.
   template <int kSumDim>
   __device__ void write(const float (&sum)[kRowTiles][kSumDim / 8][4], SmemTile<kSumDim> tile,
-                        int dim, float scale, const Rows& to, float* partial) {
+                        int dim, float scale, const StridedRows& to, float* partial) {
     const int begin = task.part * kSumDim;
     const int64_t owner_heads = kKeys ? launch.shape.kv_heads : launch.shape.heads;
     const int64_t head_rows = (task.batch * owner_heads + task.head) * owner_len();
@@ -308,8 +308,8 @@ struct BackwardBlock {
         const int in_tile = first_row + 16 * r + 8 * half + lane / 4;
         const int32_t row = memory.walk.owners[in_tile];
         const bool earlier =
-            row >= 0 && (!launch.first || has_earlier(launch.space, task, in_tile));
-        const bool later = row >= 0 && (!launch.last || has_later(launch.space, task, in_tile));
+            row >= 0 && (!launch.first || has_earlier(launch.queue, task, in_tile));
+        const bool later = row >= 0 && (!launch.last || has_later(launch.queue, task, in_tile));
 #pragma unroll
         for (int j = 0; j < kSumDim / 8; j++) {
           const int column = begin + 8 * j + 2 * (lane & 3);
@@ -327,7 +327,7 @@ struct BackwardBlock {
     }
     __syncthreads();
     // A later pass or launch stores the rows that it finishes once more.
-    if (!launch.last || is_left(launch.space, task)) return;
+    if (!launch.last || is_left(launch.queue, task)) return;
     store_rows<kSumDim, kOwners, kThreads>(tile, memory.walk.owners,
                                            to.template head<T>(task.batch, task.head) + begin, to,
                                            dim - begin);
@@ -335,13 +335,13 @@ struct BackwardBlock {
 
   __device__ void finish() {
     wait_copies();
-    wait_for_passes(launch.space, task, kParts);
+    wait_for_passes(launch.queue, task, kParts);
     __syncthreads();
     write(sum0, SmemTile<kSumDim0>{x0_tile.base}, dim0, launch.scale, launch.d0, launch.partial0);
     if constexpr (kKeys) {
       write(sum1, SmemTile<kSumDim1>{x1_tile.base}, dim1, 1.0f, launch.d1, launch.partial1);
     }
-    tell_done(launch.space, task);
+    tell_done(launch.queue, task);
   }
 };
 
@@ -350,7 +350,7 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
                                   BackwardConfig<kMode, kDim0, kDim1>::kBlocks)
     backward_kernel(const __grid_constant__ BackwardLaunch launch) {
   using Block = BackwardBlock<T, kMode, kDim0, kDim1>;
-  const BlockTask task = task_of_block(launch.space, launch.plan, Block::kParts,
+  const BlockTask task = task_of_block(launch.queue, launch.plan, Block::kParts,
                                        [&](int head) { return Block::query_head(launch, head); });
   if (task.tile == nullptr) return;
   extern __shared__ __align__(128) unsigned char smem[];

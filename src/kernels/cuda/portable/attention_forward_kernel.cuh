@@ -204,7 +204,7 @@ struct ForwardBlock {
         const int in_tile = first_row + 16 * r + 8 * half + lane / 4;
         const int32_t row = memory.owners[in_tile];
         float* partial = launch.partial + (head_rows + row) * v_dim;
-        if (row >= 0 && has_earlier(launch.space, task, in_tile)) {
+        if (row >= 0 && has_earlier(launch.queue, task, in_tile)) {
           join(r, half, __ldcg(launch.lse + head_rows + row), partial);
         }
         __syncwarp();  // the rows of a quad are together again
@@ -212,7 +212,7 @@ struct ForwardBlock {
         sum += __shfl_xor_sync(~0u, sum, 1);
         sum += __shfl_xor_sync(~0u, sum, 2);
         const float factor = sum > 0 ? 1 / sum : 0;
-        const bool later = row >= 0 && has_later(launch.space, task, in_tile);
+        const bool later = row >= 0 && has_later(launch.queue, task, in_tile);
         if (row >= 0 && (lane & 3) == 0) {
           launch.lse[head_rows + row] =
               sum > 0 ? (softmax.row_max[r][half] + log2f(sum)) / kLog2E : -INFINITY;
@@ -229,17 +229,17 @@ struct ForwardBlock {
   }
 
   __device__ void finish() {
-    wait_for_passes(launch.space, task, 1);
+    wait_for_passes(launch.queue, task, 1);
     __syncthreads();  // the tiles are read
     finish_rows();
     __syncthreads();
     // A later pass stores the rows that it finishes once more.
-    if (!is_left(launch.space, task)) {
+    if (!is_left(launch.queue, task)) {
       store_rows<kVDim, kOwners, kThreads>(SmemTile<kVDim>{q_tile.base}, memory.owners,
                                            launch.out.head<T>(task.batch, task.head), launch.out,
                                            v_dim);
     }
-    tell_done(launch.space, task);
+    tell_done(launch.queue, task);
   }
 };
 
@@ -247,7 +247,7 @@ template <typename T, int kQkDim, int kVDim>
 __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
                                   ForwardConfig<kQkDim, kVDim>::kBlocks)
     forward_kernel(const __grid_constant__ ForwardLaunch launch) {
-  const BlockTask task = task_of_block(launch.space, launch.plan, 1, [](int head) { return head; });
+  const BlockTask task = task_of_block(launch.queue, launch.plan, 1, [](int head) { return head; });
   if (task.tile == nullptr) return;
   extern __shared__ __align__(128) unsigned char smem[];
   ForwardBlock<T, kQkDim, kVDim> block(launch, task, smem);

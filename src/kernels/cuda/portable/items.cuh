@@ -20,64 +20,64 @@ struct BlockTask {
 // that items waited for are worked on or done. plan_head(head) is a query head of which the
 // launch's head has the tiles.
 template <typename PlanHead>
-__device__ BlockTask task_of_block(const ItemSpace& space, const DevicePlan& plan, int parts,
+__device__ BlockTask task_of_block(const BlockQueue& queue, const DevicePlan& plan, int parts,
                                    const PlanHead& plan_head) {
   __shared__ int32_t taken;
   int item = static_cast<int>(blockIdx.x);
-  if (space.joins()) {
-    if (threadIdx.x == 0) taken = atomicAdd(space.next_item, 1);
+  if (queue.joins()) {
+    if (threadIdx.x == 0) taken = atomicAdd(queue.next_item, 1);
     __syncthreads();
     item = taken;
   }
-  const SectionOrder& order = space.sections;
+  const SectionOrder& order = queue.sections;
   const HeadTile found = find_head_tile(order, item / parts);
   BlockTask task;
-  task.batch = found.head / space.heads;
-  task.head = found.head - task.batch * space.heads;
+  task.batch = found.head / queue.heads;
+  task.head = found.head - task.batch * queue.heads;
   task.part = item % parts;
-  PassOrder::Group group = space.order.only;
-  if (group.begin == group.end) group = space.order.groups[plan.head_group[plan_head(task.head)]];
+  PassOrder::Group group = queue.order.only;
+  if (group.begin == group.end) group = queue.order.groups[plan.head_group[plan_head(task.head)]];
   // Groups may have fewer tiles before the last pass, and in it.
   const bool before_last = found.tile < order.first;
   const int index = before_last ? found.tile : found.tile - order.first + group.first;
   if (group.begin + index < (before_last ? group.begin + group.first : group.end)) {
-    task.tile = space.order.tiles + group.begin + index;
+    task.tile = queue.order.tiles + group.begin + index;
   }
   return task;
 }
 
-__device__ inline int32_t* done_of(const ItemSpace& space, const BlockTask& task) {
-  return space.done + task.batch * space.heads + task.head;
+__device__ inline int32_t* done_of(const BlockQueue& queue, const BlockTask& task) {
+  return queue.done + task.batch * queue.heads + task.head;
 }
 
 // Waits until what passes before left of the tile's rows can be read (past L1), and until this tile
 // may be told of (pass_order.h). All threads call it.
-__device__ inline void wait_for_passes(const ItemSpace& space, const BlockTask& task, int parts) {
-  if (!space.joins() || task.tile->wait == 0) return;
-  if (threadIdx.x == 0) wait_for_count(done_of(space, task), task.tile->wait * parts);
+__device__ inline void wait_for_passes(const BlockQueue& queue, const BlockTask& task, int parts) {
+  if (!queue.joins() || task.tile->wait == 0) return;
+  if (threadIdx.x == 0) wait_for_count(done_of(queue, task), task.tile->wait * parts);
   __syncthreads();
 }
 
 // Tells other blocks that this one's results are stored. All threads call it.
-__device__ inline void tell_done(const ItemSpace& space, const BlockTask& task) {
-  if (!space.joins() || task.tile->count == 0) return;
+__device__ inline void tell_done(const BlockQueue& queue, const BlockTask& task) {
+  if (!queue.joins() || task.tile->count == 0) return;
   __syncthreads();
-  if (threadIdx.x == 0) count_tile(done_of(space, task));
+  if (threadIdx.x == 0) count_tile(done_of(queue, task));
 }
 
 // Whether passes before, or after, have row `row` of the tile.
-__device__ inline bool has_earlier(const ItemSpace& space, const BlockTask& task, int row) {
-  return space.joins() &&
-         row_in(space.order.row_bits, task.tile->earlier, task.tile->earlier_bits, row);
+__device__ inline bool has_earlier(const BlockQueue& queue, const BlockTask& task, int row) {
+  return queue.joins() &&
+         row_in(queue.order.row_bits, task.tile->earlier, task.tile->earlier_bits, row);
 }
-__device__ inline bool has_later(const ItemSpace& space, const BlockTask& task, int row) {
-  return space.joins() &&
-         row_in(space.order.row_bits, task.tile->later, task.tile->later_bits, row);
+__device__ inline bool has_later(const BlockQueue& queue, const BlockTask& task, int row) {
+  return queue.joins() &&
+         row_in(queue.order.row_bits, task.tile->later, task.tile->later_bits, row);
 }
 
 // Whether later passes finish all rows of the tile.
-__device__ inline bool is_left(const ItemSpace& space, const BlockTask& task) {
-  return space.joins() && task.tile->later == kAll;
+__device__ inline bool is_left(const BlockQueue& queue, const BlockTask& task) {
+  return queue.joins() && task.tile->later == kAll;
 }
 
 }  // namespace lace::cuda::portable

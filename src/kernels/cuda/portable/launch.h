@@ -23,7 +23,7 @@ struct OrderTables {
 };
 
 // The items of a launch, which does all passes of all heads of all batch elements.
-struct ItemSpace {
+struct BlockQueue {
   OrderTables order;
   SectionOrder sections;  // of heads · batch heads
   int heads = 0;
@@ -36,16 +36,13 @@ struct ItemSpace {
 struct ForwardLaunch {
   DevicePlan plan;
   AttentionShape shape;
-  ItemSpace space;
+  BlockQueue queue;
   bool negative = false;  // logits are negated first
   float scale = 0;        // |scale| · log2(e), > 0
-  Rows q, k, v, out;
+  StridedRows q, k, v, out;
   float* lse = nullptr;      // [batch, heads, q_len]
   float* partial = nullptr;  // [batch, heads, q_len, v_dim]: out so far; null with one pass only
 };
-
-// How a launch computes gradients (attention_backward_kernel.cuh).
-enum class BackwardMode { kKeys, kKeysAlone, kQueries };
 
 // What a block has in shared memory: `stages` chunks of y0, y1 and dS of `changes` chunks. With two
 // of these, dq of a chunk is added during the next one, and a chunk has one barrier less.
@@ -59,12 +56,12 @@ struct BackwardBuffers {
 struct BackwardLaunch {
   DevicePlan plan;
   AttentionShape shape;
-  ItemSpace space;
+  BlockQueue queue;
   int member = 0, members = 1;
   bool first = false, last = false;  // of the launches that add to the same gradients
   BackwardBuffers buffers;
   float scale = 0, scale_log2 = 0;
-  Rows x0, x1, y0, y1, d0, d1;
+  StridedRows x0, x1, y0, y1, d0, d1;
   const RowStatistics* statistics = nullptr;  // [batch, heads, q_len]
   float *partial0 = nullptr,
         *partial1 = nullptr;  // d0, d1 so far, contiguous; null with one launch of one pass
@@ -81,10 +78,10 @@ struct Launchers {
   KernelTiles (*tiles)(const AttentionShape&);
   void (*forward)(const ForwardLaunch&, cudaStream_t);
   // Of backward_rows.h.
-  void (*statistics)(const RowsShape&, const Rows& out, const Rows& dout, const float* lse,
-                     RowStatistics*, float* sums, int32_t sums_dim, cudaStream_t);
-  void (*round)(const RowsShape&, const SumRows&, int32_t members, float scale, const Rows& result,
-                cudaStream_t);
+  void (*statistics)(const RowsShape&, const StridedRows& out, const StridedRows& dout,
+                     const float* lse, RowStatistics*, float* sums, int32_t sums_dim, cudaStream_t);
+  void (*round)(const RowsShape&, const SumRows&, int32_t members, float scale,
+                const StridedRows& result, cudaStream_t);
   void (*backward_keys)(BackwardLaunch, cudaStream_t);
   void (*backward_keys_alone)(BackwardLaunch, cudaStream_t);
   void (*backward_queries)(BackwardLaunch, cudaStream_t);

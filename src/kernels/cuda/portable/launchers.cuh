@@ -44,7 +44,7 @@ KernelTiles tiles_for(const AttentionShape& shape) {
 template <typename Kernel, typename Launch>
 void start(Kernel* kernel, int parts, int threads, int smem_bytes, const Launch& launch,
            cudaStream_t stream) {
-  const SectionOrder& order = launch.space.sections;
+  const SectionOrder& order = launch.queue.sections;
   const int64_t blocks = int64_t{order.tiles} * order.heads * parts;
   LACE_CHECK(blocks <= INT32_MAX, "[attention] more than 2^31 tiles of all heads: ", blocks);
   LACE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem_bytes));

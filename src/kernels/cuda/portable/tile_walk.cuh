@@ -205,7 +205,7 @@ struct GranulesOfThread {
 // 8, and rows without a position become zeros. Asynchronous where rows.aligned.
 template <int kDim, int kRows, int kThreads, typename T>
 __device__ void load_rows(SmemTile<kDim> tile, const int32_t* positions, const T* head,
-                          const Rows& rows, int dim) {
+                          const StridedRows& rows, int dim) {
   using Granules = GranulesOfThread<kDim, kThreads>;
   const Granules mine;
   const T* column = head + 8 * mine.index;
@@ -235,8 +235,8 @@ __device__ void load_rows(SmemTile<kDim> tile, const int32_t* positions, const T
 
 // The reverse of load_rows: what lies outside is left out.
 template <int kDim, int kRows, int kThreads, typename T>
-__device__ void store_rows(SmemTile<kDim> tile, const int32_t* positions, T* head, const Rows& rows,
-                           int dim) {
+__device__ void store_rows(SmemTile<kDim> tile, const int32_t* positions, T* head,
+                           const StridedRows& rows, int dim) {
   using Granules = GranulesOfThread<kDim, kThreads>;
   const Granules mine;
   if (8 * mine.index >= dim) return;

@@ -83,7 +83,7 @@ struct Launch {
     const size_t bytes = counter_count(work, shape().batch) * sizeof(int32_t);
     counters = context.allocate(bytes);
     LACE_CUDA(cudaMemsetAsync(counters.get(), 0, bytes, stream));
-    params->space = item_space(uploaded, shape().batch,
+    params->queue = item_queue(uploaded, shape().batch,
                                section_of(work, shape().batch, bytes_of_head, kSectionBytes),
                                reinterpret_cast<int32_t*>(counters.get()));
     params->statistics = statistics;
@@ -100,7 +100,7 @@ struct Launch {
     LACE_CHECK(tile == kernel.tile, "[attention] cuda_sm90 runs backward in tiles of ",
                kernel.tile.owners, " x ", kernel.tile.others, ", got a plan for ", tile.owners,
                " x ", tile.others);
-    kernel.launch(*params, grid_of(params->space), stream);
+    kernel.launch(*params, grid_of(params->queue), stream);
   }
 
  private:
@@ -142,7 +142,7 @@ struct Backward {
     }
     apart = apart || gradient.dim != dim;
     Workspace halves = context.allocate(static_cast<size_t>(elements) * (apart ? 4 : 2));
-    const auto place = [&](int64_t offset) -> Rows {
+    const auto place = [&](int64_t offset) -> StridedRows {
       return {reinterpret_cast<uint16_t*>(halves.get()) + offset, heads * rows * dim, rows * dim,
               dim, true};
     };

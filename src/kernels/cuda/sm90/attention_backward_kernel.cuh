@@ -99,7 +99,7 @@ struct BackwardConsumer {
     for (int r = 0; r < 2; ++r) {
       masks[r].fill(~0u);
       if (slot.mask >= 0) {
-        masks[r].load(params.space.work.mask_rows,
+        masks[r].load(params.queue.work.mask_rows,
                       mask_row(slot.mask, Config::kOwners) + row() + 8 * r);
       }
       if (limit < kOthers) masks[r].cut(limit);
@@ -164,7 +164,7 @@ struct BackwardConsumer {
   }
   __device__ void store_dq(const OtherSlot<Config>& slot, int32_t batch, int first,
                            int32_t column) {
-    const Rows& result = params.dq.result;
+    const StridedRows& result = params.dq.result;
     Element* base = result.head<Element>(batch, slot.head) + column;
 #pragma unroll
     for (int i = 0; i < 32; ++i) dq[i] *= params.scale;
@@ -223,10 +223,10 @@ struct BackwardConsumer {
   }
 
   __device__ uint32_t earlier_rows(const WorkTile& tile) const {
-    return rows_in(params.space.work.row_bits, tile.earlier, tile.earlier_bits, row());
+    return rows_in(params.queue.work.row_bits, tile.earlier, tile.earlier_bits, row());
   }
   __device__ int32_t position(const WorkTile& tile, int r) const {
-    return owner_position(tile, params.space.work.offsets, row() + 8 * r);
+    return owner_position(tile, params.queue.work.offsets, row() + 8 * r);
   }
 
   __device__ void start(const ItemSlot& item) {
@@ -272,11 +272,12 @@ struct BackwardConsumer {
     }
   }
   __device__ int64_t sums_row(const ItemSlot& item, int32_t position) const {
-    const int64_t head = item.batch * params.space.heads + item.head;
+    const int64_t head = item.batch * params.queue.heads + item.head;
     return (head * params.owner_len + position) * kDim;
   }
 
-  static __device__ Element* row_of(const Rows& rows, const ItemSlot& item, int32_t position) {
+  static __device__ Element* row_of(const StridedRows& rows, const ItemSlot& item,
+                                    int32_t position) {
     return rows.head<Element>(item.batch, item.head) + position * rows.row_stride;
   }
   // A row's sums, from and for other passes.
@@ -301,7 +302,7 @@ struct BackwardConsumer {
   }
 
   __device__ void finish(const ItemSlot& item) {
-    const WorkTables& work = params.space.work;
+    const WorkTables& work = params.queue.work;
     const uint32_t earlier = Config::kAddsDq ? 0 : earlier_rows(item.tile);
     const uint32_t later =
         params.only_sums ? 3 : rows_in(work.row_bits, item.tile.later, item.tile.later_bits, row());
@@ -387,9 +388,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       BackwardLoader<Config>{params, shared, tiles, lane}.run();
     } else if (threadIdx.x < 64) {
       // The owners are loaded with the others: here nobody waits for the warp that loads.
-      find_items(params.space, shared.items, lane, [](const ItemSlot&) {});
+      find_items(params.queue, shared.items, lane, [](const ItemSlot&) {});
     } else if (threadIdx.x >= 96) {
-      tell_passes(params.space, shared.items, lane);
+      tell_passes(params.queue, shared.items, lane);
     } else if constexpr (Config::kByKeys) {
       BackwardReader<Config>{params, shared, tiles, lane}.run();
     }

@@ -130,7 +130,7 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
             work.other_boxes, work.other_stretches, params->k);
   make_maps({args.v, s.dtype, s.v_dim, s.k_len, s.kv_heads, s.batch}, work.other_rows,
             work.other_boxes, work.other_stretches, params->v);
-  params->space = item_space(uploaded, s.batch, section_for(s, work), counters);
+  params->queue = item_queue(uploaded, s.batch, section_for(s, work), counters);
   params->out = args.out.data;
   params->lse = static_cast<float*>(args.lse);
   params->partial = reinterpret_cast<float*>(workspace.get() + counter_bytes);
@@ -143,7 +143,7 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   params->k_len = static_cast<int32_t>(s.k_len);
   params->v_dim = static_cast<int32_t>(s.v_dim);
   LACE_CUDA(cudaMemsetAsync(counters, 0, counter_bytes, stream));
-  kernel->launch(*params, grid_of(params->space, kernel->blocks), stream);
+  kernel->launch(*params, grid_of(params->queue, kernel->blocks), stream);
 }
 
 }  // namespace lace::sm90

@@ -105,8 +105,8 @@ struct Consumer {
       return;
     }
     const int32_t first = mask_row(slot.mask, Config::kOwners) + row();
-    masks[0].load(params.space.work.mask_rows, first);
-    masks[1].load(params.space.work.mask_rows, first + 8);
+    masks[0].load(params.queue.work.mask_rows, first);
+    masks[1].load(params.queue.work.mask_rows, first + 8);
   }
   __device__ void mask_scores(const KeySlot& slot, RowMask<kKeys> (&masks)[2]) {
     if (!slot.masks(group) && slot.limit >= kKeys) return;
@@ -243,10 +243,10 @@ struct Consumer {
   }
 
   __device__ uint32_t covered_rows(int32_t rows, int32_t bits) const {
-    return rows_in(params.space.work.row_bits, rows, bits, row());
+    return rows_in(params.queue.work.row_bits, rows, bits, row());
   }
   __device__ int64_t row_index(const ItemSlot& item, int32_t position) const {
-    return static_cast<int64_t>(item.batch * params.space.heads + item.head) * params.q_len +
+    return static_cast<int64_t>(item.batch * params.queue.heads + item.head) * params.q_len +
            position;
   }
 
@@ -329,9 +329,9 @@ struct Consumer {
 #pragma unroll 1
         for (int i = 0; i < 4; ++i) {
           const float4 x = load(i);
-          const int32_t at = owners.position(params.space.work.offsets, e + 4 * i);
+          const int32_t at = owners.position(params.queue.work.offsets, e + 4 * i);
           const bool later =
-              row_in(params.space.work.row_bits, item.tile.later, item.tile.later_bits, e + 4 * i);
+              row_in(params.queue.work.row_bits, item.tile.later, item.tile.later_bits, e + 4 * i);
           if (at >= 0 && !later && column < params.v_dim) {
             store_16_bytes(head + at * params.out_row_stride + column, x);
           }
@@ -371,7 +371,7 @@ struct Consumer {
     if (item.tile.later != kNone) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const int32_t at = owners.position(params.space.work.offsets, row() + 8 * r);
+        const int32_t at = owners.position(params.queue.work.offsets, row() + 8 * r);
         if (at < 0 || (later >> r & 1) == 0) continue;
         store_sums(params.partial + (first + at) * Config::kVDim, out, r, lane());
       }
@@ -380,7 +380,7 @@ struct Consumer {
     const int r = lane() & 1;
     const float sum = r == 0 ? total[0] : total[1], max = r == 0 ? softmax.max[0] : softmax.max[1];
     const float lse2 = sum > 0 ? max + log2f(sum) : -INFINITY;
-    const int32_t at = owners.position(params.space.work.offsets, row() + 8 * r);
+    const int32_t at = owners.position(params.queue.work.offsets, row() + 8 * r);
     if (at >= 0 && (lane() & 2) == 0) {
       __stcg(params.lse + first + at, later >> r & 1 ? lse2 : lse2 * 0.6931471805599453f);
     }
@@ -434,7 +434,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks)
   auto& shared = reinterpret_cast<ForwardShared<Config>&>(shared_bytes);
   const uint32_t start = cute::cast_smem_ptr_to_uint(raw);
   const uint32_t q_smem = (start + 1023) / 1024 * 1024;
-  if (threadIdx.x == 0) init_barriers<Config>(shared, params.space.joins);
+  if (threadIdx.x == 0) init_barriers<Config>(shared, params.queue.joins);
   // Rows of a tile that no load writes weigh 0, which must not meet a NaN.
   uint8_t* values = raw + (q_smem - start) + Config::kValuesAt;
   for (int i = threadIdx.x * 16; i < Config::kStages * Config::kValueBytes; i += 16 * blockDim.x) {
@@ -454,7 +454,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks)
     } else if (threadIdx.x < 96) {
       PartialLoader<Config>{params, shared, q_smem, lane}.run();
     } else {
-      tell_passes(params.space, shared.items, lane);
+      tell_passes(params.queue, shared.items, lane);
     }
   } else {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();

@@ -83,7 +83,7 @@ struct BackwardLoader {
   Ring<Config::kStages> other{};
 
   __device__ void run() {
-    const RunWalk runs{params.space.work, shared.runs[0], lane};
+    const RunWalk runs{params.queue.work, shared.runs[0], lane};
     for (ItemPosition at;; at.next()) {
       shared.items.full[at.stage()].wait(at.phase());
       const ItemSlot& slot = shared.items.slots[at.stage()];
@@ -91,7 +91,7 @@ struct BackwardLoader {
       const int32_t first_head = slot.head * params.members, batch = slot.batch;
       shared.owner_empty[owner.stage()].wait(owner.phase() ^ 1);
       const bool joins = slot.tile.earlier != kNone;
-      if (joins && !Config::kAddsDq) wait_for_passes(params.space, slot, lane);
+      if (joins && !Config::kAddsDq) wait_for_passes(params.queue, slot, lane);
       load_owners(slot.tile, first_head, batch);
       for (int32_t m = 0; m < params.members; ++m) {
         runs.each(slot.tile, [&](const WorkRun& run) { load_run(run, first_head + m, batch); });
@@ -122,23 +122,23 @@ struct BackwardLoader {
     const uint32_t offset = owner.stage() * Config::kOwnerBytes;
     const BoxPlace place(tile.owners);
     load_set<Config::kSlices, Config::kOwners>({params.x0, full, tiles.x0 + offset, head, batch},
-                                               tile.owners, place, params.space.work.offsets, 0,
+                                               tile.owners, place, params.queue.work.offsets, 0,
                                                tile.owner_count, lane);
     load_set<Config::kSlices, Config::kOwners>({params.x1, full, tiles.x1 + offset, head, batch},
-                                               tile.owners, place, params.space.work.offsets, 0,
+                                               tile.owners, place, params.queue.work.offsets, 0,
                                                tile.owner_count, lane);
     owner.next();
   }
 
   __device__ void load_run(const WorkRun& run, int32_t head, int32_t batch) {
-    const int32_t* offsets = params.space.work.offsets;
+    const int32_t* offsets = params.queue.work.offsets;
     const int32_t other_head = Config::kByKeys ? head : head / params.heads_per_kv;
     MaskWalk masks;
     TileWalk walk(run);
     for (int32_t t = 0; t < run.tiles; ++t) {
       const bool whole = walk.is_whole(run.others, params.other_len);
       const int32_t limit = walk.count(run.others, offsets, whole, params.other_len);
-      const int32_t mask = masks.next(params.space.work, run, lane);
+      const int32_t mask = masks.next(params.queue.work, run, lane);
       shared.empty[other.stage()].wait(other.phase() ^ 1);
       if (lane == 0) {
         OtherSlot<Config>& slot = shared.others[other.stage()];
@@ -179,7 +179,7 @@ struct BackwardReader {
   Ring<Config::kStages> other{};
 
   __device__ void run() {
-    const RunWalk runs{params.space.work, shared.runs[1], lane};
+    const RunWalk runs{params.queue.work, shared.runs[1], lane};
     for (ItemPosition at;; at.next()) {
       shared.items.full[at.stage()].wait(at.phase());
       const ItemSlot& slot = shared.items.slots[at.stage()];
@@ -203,7 +203,7 @@ struct BackwardReader {
     for (int i = 0; i < kOwn; ++i) {
       const int32_t e = lane + 32 * i;
       const bool inside = e < run.others.inner * run.others.outer;
-      elements[i] = inside ? position_in(run.others, params.space.work.offsets, e) : -1;
+      elements[i] = inside ? position_in(run.others, params.queue.work.offsets, e) : -1;
     }
     for (int32_t t = 0; t < run.tiles; ++t) {
       int32_t rows[kOwn];
@@ -227,15 +227,15 @@ struct BackwardReader {
   }
 
   __device__ void copy_sums(const ItemSlot& item) {
-    wait_for_passes(params.space, item, lane);
-    const int64_t head = item.batch * params.space.heads + item.head;
+    wait_for_passes(params.queue, item, lane);
+    const int64_t head = item.batch * params.queue.heads + item.head;
     int64_t rows[4];  // of the sums, of owners lane + 32 i; −1: none
     int found = 0;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int32_t e = lane + 32 * i;
-      const int32_t at = owner_position(item.tile, params.space.work.offsets, e);
-      const bool covered = at >= 0 && row_in(params.space.work.row_bits, item.tile.earlier,
+      const int32_t at = owner_position(item.tile, params.queue.work.offsets, e);
+      const bool covered = at >= 0 && row_in(params.queue.work.row_bits, item.tile.earlier,
                                              item.tile.earlier_bits, e);
       rows[i] = covered ? head * params.owner_len + at : -1;
       found += __popc(__ballot_sync(~0u, covered));

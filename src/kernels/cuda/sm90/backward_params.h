@@ -8,30 +8,25 @@
 
 namespace lace::sm90 {
 
-using cuda::Rows;
+using cuda::BackwardMode;
 using cuda::RowStatistics;
-
-enum class BackwardMode {
-  kKeys,       // owners are keys: dk and dv; dq is added to in global memory
-  kKeysAlone,  // owners are keys: dk and dv
-  kQueries,    // owners are queries: dq
-};
+using cuda::StridedRows;
 
 // A gradient [batch, heads, rows, dim], and where rows that a later pass finishes (or all rows, if
 // `only_sums`) leave their sums (SumRows) [batch, heads of the items, rows, BackwardKernel::dim],
 // not scaled yet: kKeys whole floats; the others, which shall take less memory, their high and
 // their low 16 bits, which they add at the end. The high ones may lie where the result will.
 struct Gradient {
-  Rows result;
+  StridedRows result;
   float* sums = nullptr;
-  Rows high, low;
+  StridedRows high, low;
   int32_t dim = 0;
 };
 
 // What one launch reads. Owners x, others y: x0 and y0 are of q and k, x1 and y1 of dout and v.
 struct BackwardParams {
   CUtensorMap x0[kMaps], x1[kMaps], y0[kMaps], y1[kMaps];
-  ItemSpace space;
+  ItemQueue queue;
   const RowStatistics* statistics = nullptr;  // [batch, heads, q_len]
   Gradient dq;      // kKeys: sums of all rows, added to; without, each query is in one tile alone
   Gradient d0, d1;  // of x0, and of x1 where owners are keys

@@ -80,12 +80,12 @@ struct ItemFinder {
 
   // Called by all lanes of one warp.
   __device__ void run() {
-    find_items(params.space, shared.items, lane, [&](const ItemSlot& item) {
+    find_items(params.queue, shared.items, lane, [&](const ItemSlot& item) {
       shared.q_empty[query.stage()].wait(query.phase() ^ 1);
       const LoadTarget target{params.q, &shared.q_full[query.stage()],
                               q_smem + query.stage() * Config::kQueryBytes, item.head, item.batch};
       load_set<Config::kQkDim / 64, Config::kOwners>(
-          target, item.tile.owners, BoxPlace(item.tile.owners), params.space.work.offsets, 0,
+          target, item.tile.owners, BoxPlace(item.tile.owners), params.queue.work.offsets, 0,
           item.tile.owner_count, lane);
       query.next();
     });
@@ -103,7 +103,7 @@ struct KeyLoader {
 
   // Called by all lanes of one warp.
   __device__ void run() {
-    const RunWalk runs{params.space.work, shared.run, lane};
+    const RunWalk runs{params.queue.work, shared.run, lane};
     for (ItemPosition at;; at.next()) {
       shared.items.full[at.stage()].wait(at.phase());
       const ItemSlot& slot = shared.items.slots[at.stage()];
@@ -119,11 +119,11 @@ struct KeyLoader {
   __device__ void load_run(const WorkRun& run, int32_t kv_head, int32_t batch) {
     MaskWalk masks;
     TileWalk walk(run);
-    const int32_t* offsets = params.space.work.offsets;
+    const int32_t* offsets = params.queue.work.offsets;
     for (int32_t t = 0; t < run.tiles; ++t) {
       const bool whole = walk.is_whole(run.others, params.k_len);
       const int32_t limit = walk.count(run.others, offsets, whole, params.k_len);
-      const int32_t mask = masks.next(params.space.work, run, lane);
+      const int32_t mask = masks.next(params.queue.work, run, lane);
       shared.k_empty[key.stage()].wait(key.phase() ^ 1);
       if (lane == 0) shared.keys[key.stage()] = {mask, limit};
       load_tile<Config::kQkDim / 64, Config::kKeys, true>(
@@ -156,7 +156,7 @@ struct PartialLoader {
       shared.items.full[at.stage()].wait(at.phase());
       const ItemSlot& item = shared.items.slots[at.stage()];
       if (item.live == 0) return;
-      if (params.space.joins) follow(key, shared.k_empty, item.tile.tiles);
+      if (params.queue.joins) follow(key, shared.k_empty, item.tile.tiles);
       if (item.tile.earlier != kNone) join(item);
       shared.items.empty[at.stage()].arrive();
     }
@@ -164,16 +164,16 @@ struct PartialLoader {
 
   __device__ void join(const ItemSlot& item) {
     constexpr int kOwn = Config::kOwners / 32;  // rows of a lane: lane + 32 i
-    wait_for_passes(params.space, item, lane);
+    wait_for_passes(params.queue, item, lane);
     const int64_t first =
-        static_cast<int64_t>(item.batch * params.space.heads + item.head) * params.q_len;
+        static_cast<int64_t>(item.batch * params.queue.heads + item.head) * params.q_len;
     int32_t rows[kOwn];  // −1: none
     float lse[kOwn];
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
       const int32_t e = lane + 32 * i;
-      rows[i] = owner_position(item.tile, params.space.work.offsets, e);
-      const bool covered = rows[i] >= 0 && row_in(params.space.work.row_bits, item.tile.earlier,
+      rows[i] = owner_position(item.tile, params.queue.work.offsets, e);
+      const bool covered = rows[i] >= 0 && row_in(params.queue.work.row_bits, item.tile.earlier,
                                                   item.tile.earlier_bits, e);
       if (!covered) rows[i] = -1;
       lse[i] = covered ? __ldcg(params.lse + first + rows[i]) : -INFINITY;

@@ -10,7 +10,7 @@ namespace lace::sm90 {
 // What one launch of the forward kernel reads. Strides in elements.
 struct ForwardParams {
   CUtensorMap q[kMaps], k[kMaps], v[kMaps];
-  ItemSpace space;
+  ItemQueue queue;
   void* out = nullptr;   // [batch, heads, q_len, v_dim]
   float* lse = nullptr;  // [batch, heads, q_len]; between passes that of the keys so far, in base 2
   // [batch, heads, q_len, ForwardKernel::v_dim] (sums.cuh): rows that a later pass joins.

@@ -45,14 +45,14 @@ struct Item {
   int32_t batch = 0, head = 0;
 };
 
-__device__ inline Item find_item(const ItemSpace& space, int32_t item) {
-  const WorkTables& work = space.work;
+__device__ inline Item find_item(const ItemQueue& queue, int32_t item) {
+  const WorkTables& work = queue.work;
   int g = 0;
-  while (g + 1 < work.group_count && item >= work.groups[g + 1].item_begin * space.batch) ++g;
+  while (g + 1 < work.group_count && item >= work.groups[g + 1].item_begin * queue.batch) ++g;
   const WorkGroup group = work.groups[g];
   const cuda::HeadTile found = cuda::find_head_tile(
-      {group.heads * space.batch, space.section, group.first_tiles, group.tiles},
-      item - group.item_begin * space.batch);
+      {group.heads * queue.batch, queue.section, group.first_tiles, group.tiles},
+      item - group.item_begin * queue.batch);
   return {&work.tiles[group.tile_begin + found.tile], found.head / group.heads,
           work.heads[group.head_begin + found.head % group.heads]};
 }
@@ -96,22 +96,22 @@ __device__ inline void tell_issued(ItemRing& ring, const ItemPosition& at, int l
 // Takes the items of this block, one after the other, and after the last one says so: the work of a
 // warp, all of whose lanes call it. load_owners(slot) loads what the item keeps on chip.
 template <typename LoadOwners>
-__device__ void find_items(const ItemSpace& space, ItemRing& ring, int lane,
+__device__ void find_items(const ItemQueue& queue, ItemRing& ring, int lane,
                            const LoadOwners& load_owners) {
   ItemPosition at, issued;
   for (bool first = true;; first = false) {
     ring.empty[at.stage()].wait(at.phase() ^ 1);
-    if (!first && !space.takes_ahead) {
+    if (!first && !queue.takes_ahead) {
       ring.issued[issued.stage()].wait(issued.phase());
       issued.next();
     }
     int32_t item = 0;
-    if (lane == 0) item = atomicAdd(space.next_item, 1);
+    if (lane == 0) item = atomicAdd(queue.next_item, 1);
     item = __shfl_sync(~0u, item, 0);
     ItemSlot& slot = ring.slots[at.stage()];
-    const bool live = item < space.items;
+    const bool live = item < queue.items;
     if (live) {
-      const Item found = find_item(space, item);
+      const Item found = find_item(queue, item);
       reinterpret_cast<uint32_t*>(&slot.tile)[lane] =
           __ldg(reinterpret_cast<const uint32_t*>(found.tile) + lane);
       if (lane == 0) slot.batch = found.batch, slot.head = found.head;
@@ -128,17 +128,17 @@ __device__ void find_items(const ItemSpace& space, ItemRing& ring, int lane,
 // Tells other blocks of items of passes that later ones join, once they are stored and those of the
 // passes before have been told of (pass_order.h): the work of a warp, all of whose lanes call it,
 // so that those who store need not wait until it is done.
-__device__ inline void tell_passes(const ItemSpace& space, ItemRing& ring, int lane) {
+__device__ inline void tell_passes(const ItemQueue& queue, ItemRing& ring, int lane) {
   for (ItemPosition at;; at.next()) {
     ring.full[at.stage()].wait(at.phase());
     const ItemSlot& slot = ring.slots[at.stage()];
     if (slot.live == 0) return;
-    const int32_t counter = slot.batch * space.heads + slot.head;
+    const int32_t counter = slot.batch * queue.heads + slot.head;
     const bool counts = slot.tile.count > 0;
     ring.stored[at.stage()].wait(at.phase());
     if (counts && lane == 0) {
-      cuda::wait_for_count(space.done + counter, slot.tile.wait);
-      cuda::count_tile(space.done + counter);
+      cuda::wait_for_count(queue.done + counter, slot.tile.wait);
+      cuda::count_tile(queue.done + counter);
     }
     ring.empty[at.stage()].arrive();
   }
@@ -147,8 +147,8 @@ __device__ inline void tell_passes(const ItemSpace& space, ItemRing& ring, int l
 // Waits until the passes worked on before have left all results of this item's head. Their items
 // were taken before this one, by blocks of which nothing before them waits for this one. What they
 // left may then be copied. Called by a whole warp.
-__device__ inline void wait_for_passes(const ItemSpace& space, const ItemSlot& item, int lane) {
-  const int32_t* done = space.done + item.batch * space.heads + item.head;
+__device__ inline void wait_for_passes(const ItemQueue& queue, const ItemSlot& item, int lane) {
+  const int32_t* done = queue.done + item.batch * queue.heads + item.head;
   if (lane == 0) cuda::wait_for_count(done, item.tile.wait);
   __syncwarp();
   fence_copies();

@@ -36,23 +36,23 @@ size_t counter_count(const Work& work, int64_t batch) {
   return static_cast<size_t>(1 + batch * static_cast<int64_t>(work.heads.size()));
 }
 
-ItemSpace item_space(const UploadedWork& uploaded, int64_t batch, int32_t section,
+ItemQueue item_queue(const UploadedWork& uploaded, int64_t batch, int32_t section,
                      int32_t* counters) {
   const Work& work = uploaded.work;
   LACE_CHECK(work.items * batch <= INT32_MAX,
              "[attention] cuda_sm90 works on fewer than 2^31 tiles of all heads, got ", work.items,
              " for each of ", batch, " batch elements");
-  ItemSpace space;
-  space.work = uploaded.tables;
-  space.next_item = counters;
-  space.done = counters + 1;
-  space.batch = static_cast<int32_t>(batch);
-  space.heads = static_cast<int32_t>(work.heads.size());
-  space.items = static_cast<int32_t>(work.items * batch);
-  space.section = section;
-  space.joins = work.several_passes;
-  space.takes_ahead = work.tiles_of_others <= kTakesAheadUpTo * work.items;
-  return space;
+  ItemQueue queue;
+  queue.work = uploaded.tables;
+  queue.next_item = counters;
+  queue.done = counters + 1;
+  queue.batch = static_cast<int32_t>(batch);
+  queue.heads = static_cast<int32_t>(work.heads.size());
+  queue.items = static_cast<int32_t>(work.items * batch);
+  queue.section = section;
+  queue.joins = work.several_passes;
+  queue.takes_ahead = work.tiles_of_others <= kTakesAheadUpTo * work.items;
+  return queue;
 }
 
 int32_t section_of(const Work& work, int64_t batch, int64_t bytes_of_head, int64_t bytes) {
@@ -61,8 +61,8 @@ int32_t section_of(const Work& work, int64_t batch, int64_t bytes_of_head, int64
                             work.tiles_of_others / heads);
 }
 
-int grid_of(const ItemSpace& space, int blocks) {
-  return std::min(space.items, blocks * cuda::multiprocessors());
+int grid_of(const ItemQueue& queue, int blocks) {
+  return std::min(queue.items, blocks * cuda::multiprocessors());
 }
 
 }  // namespace lace::sm90

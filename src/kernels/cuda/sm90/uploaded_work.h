@@ -21,7 +21,7 @@ struct WorkTables {
 };
 
 // The items of a launch: every tile of owners of every head and batch.
-struct ItemSpace {
+struct ItemQueue {
   WorkTables work;
   int32_t* next_item = nullptr;
   int32_t* done = nullptr;  // [batch, heads]: items finished that others may wait for
@@ -48,7 +48,7 @@ const UploadedWork& uploaded_work(const cuda::UploadedPlan& uploaded, const Plan
 
 // How many int32 counters a launch needs, all 0 at its start, and the items of a launch with them.
 size_t counter_count(const Work& work, int64_t batch);
-ItemSpace item_space(const UploadedWork& uploaded, int64_t batch, int32_t section,
+ItemQueue item_queue(const UploadedWork& uploaded, int64_t batch, int32_t section,
                      int32_t* counters);
 
 // How many heads of the batch shall be worked on together: as many as leave `bytes_of_head` each in
@@ -56,6 +56,6 @@ ItemSpace item_space(const UploadedWork& uploaded, int64_t batch, int32_t sectio
 int32_t section_of(const Work& work, int64_t batch, int64_t bytes_of_head, int64_t bytes);
 
 // `blocks` for each of as many multiprocessors as the current device has, or fewer.
-int grid_of(const ItemSpace& space, int blocks = 1);
+int grid_of(const ItemQueue& queue, int blocks = 1);
 
 }  // namespace lace::sm90

@@ -9,7 +9,7 @@
 namespace lace::cuda {
 
 // A Tensor4 as kernels take it.
-struct Rows {
+struct StridedRows {
   void* data = nullptr;
   int64_t batch_stride = 0, head_stride = 0, row_stride = 0;
   bool aligned = false;  // every row to 16 bytes, and 2 · row_stride < 2³¹
@@ -21,6 +21,6 @@ struct Rows {
 };
 
 // Of 16-bit elements.
-Rows rows_of(const Tensor4& tensor);
+StridedRows rows_of(const Tensor4& tensor);
 
 }  // namespace lace::cuda

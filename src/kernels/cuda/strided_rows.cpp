@@ -1,10 +1,10 @@
-#include "kernels/cuda/rows.h"
+#include "kernels/cuda/strided_rows.h"
 
 #include <cstdlib>
 
 namespace lace::cuda {
 
-Rows rows_of(const Tensor4& tensor) {
+StridedRows rows_of(const Tensor4& tensor) {
   const bool near = std::abs(tensor.row_stride) < int64_t{1} << 30;
   const bool aligned = reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 &&
                        tensor.batch_stride % 8 == 0 && tensor.head_stride % 8 == 0 &&
