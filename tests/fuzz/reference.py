@@ -68,8 +68,10 @@ def root_mean_square(tensor):
     return tensor.square().mean().sqrt()
 
 
-def combine(value, linear, squares, total, independent):
-    """linear: Σ of errors in u; squares and total: Σ c² and Σ c of those in ε."""
+def combine(value, linear, squares, total, rounding, independent):
+    """linear: Σ of errors in u; squares and total: Σ c² and Σ c of those in ε. What is rounded last
+    is wrong already: of errors, at most 4 ε more."""
+    linear, total = linear * (1 + 4 * rounding), total * (1 + 4 * rounding)
     deviation = squares.sqrt()
     if not independent:
         return Expected(value, linear + total, None)
@@ -122,7 +124,7 @@ def attention64(q, k, v, live, scale, dout, dtype, independent):
     out_squares = rounded.square() @ v.square()
     out_squares += rounded.square().sum(-1, keepdim=True) * out.square()
     out_total = rounded @ absolute_v + rounded.sum(-1, keepdim=True) * out.abs()
-    result["out"] = combine(out, out_linear, out_squares, out_total, independent)
+    result["out"] = combine(out, out_linear, out_squares, out_total, eps.result, independent)
     if dout is None:
         return result
 
@@ -157,7 +159,7 @@ def attention64(q, k, v, live, scale, dout, dtype, independent):
     towards = (p @ k).abs()
     dq_squares = size**2 * (ds_rounded.square() @ k.square() + delta_squares * towards.square())
     dq_total = size * (ds_rounded @ absolute_k + delta_total * towards)
-    result["dq"] = combine(dq, dq_linear, dq_squares, dq_total, independent)
+    result["dq"] = combine(dq, dq_linear, dq_squares, dq_total, eps.result, independent)
 
     dk = to_keys(scale * (ds.transpose(2, 3) @ q))
     dk_linear = size * ((ds_linear + keys * ds.abs()).transpose(2, 3) @ absolute_q)
@@ -166,14 +168,14 @@ def attention64(q, k, v, live, scale, dout, dtype, independent):
     each = ds_rounded.square() + p.square() * delta_squares
     dk_squares = size**2 * to_keys(each.transpose(2, 3) @ q.square())
     dk_total = size * to_keys((ds_rounded + p * delta_total).transpose(2, 3) @ absolute_q)
-    result["dk"] = combine(dk, dk_linear, dk_squares, dk_total, independent)
+    result["dk"] = combine(dk, dk_linear, dk_squares, dk_total, eps.result, independent)
 
     dv = to_keys(p.transpose(2, 3) @ dout)
     dv_linear = to_keys((p_linear + keys * p).transpose(2, 3) @ absolute_dout)
     dv_linear = dv_linear + eps.result * dv.abs() + eps.floor
     dv_squares = to_keys(rounded.square().transpose(2, 3) @ dout.square())
     dv_total = to_keys(rounded.transpose(2, 3) @ absolute_dout)
-    result["dv"] = combine(dv, dv_linear, dv_squares, dv_total, independent)
+    result["dv"] = combine(dv, dv_linear, dv_squares, dv_total, eps.result, independent)
     return result
 
 
