@@ -69,11 +69,11 @@ std::string show(std::string_view text, size_t at) {
   };
   for (size_t p = begin; p < end; ++p) {
     const bool space = is_space(text[p]);
-    const size_t width =
-        space ? take(safe.finish()) + take(" ") : take(safe.add(static_cast<uint8_t>(text[p])));
+    const size_t width = space ? accept(safe.finish()) + accept(" ")
+                               : accept(safe.add(static_cast<uint8_t>(text[p])));
     if (p < at) column += width;
   }
-  take(safe.finish());
+  accept(safe.finish());
   if (end < text.size()) line += "…";
   return "\n  " + line + "\n  " + std::string(column, ' ') + "^";
 }
@@ -126,14 +126,14 @@ class Parser {
     return concat("'", printable(text_.substr(at_, end - at_)), "'");
   }
 
-  bool take(char c) {
+  bool accept(char c) {
     if (skip_spaces() >= text_.size() || text_[at_] != c) return false;
     ++at_;
     return true;
   }
 
   void expect(char c, const std::string& where) {
-    if (!take(c)) fail(at_, concat("expected '", c, "' ", where, ", got ", here()));
+    if (!accept(c)) fail(at_, concat("expected '", c, "' ", where, ", got ", here()));
   }
 
   // The name that starts here, not taken; empty if none does.
@@ -181,7 +181,7 @@ class Parser {
       }
       expect('*', "between a count of heads and its pattern");
       entries.push_back({count, union_expr()});
-    } while (take(','));
+    } while (accept(','));
     expect(')', "or ',' in heads(…)");
     return entries;
   }
@@ -191,7 +191,7 @@ class Parser {
     std::vector<Expr> operands;
     do {
       operands.push_back(intersection());
-    } while (take('|'));
+    } while (accept('|'));
     return combine(Expr::Op::kUnion, std::move(operands));
   }
 
@@ -200,14 +200,14 @@ class Parser {
     std::vector<Expr> operands;
     do {
       operands.push_back(primary());
-    } while (take('&'));
+    } while (accept('&'));
     return combine(Expr::Op::kIntersection, std::move(operands));
   }
 
   // primary := '(' union ')' | atom
   Expr primary() {
     const size_t start = skip_spaces();
-    if (!take('(')) return atom_expr(atom());
+    if (!accept('(')) return atom_expr(atom());
     if (++open_ > kMaxDepth) {
       fail(start, concat("parentheses must nest at most ", kMaxDepth, " deep"));
     }
@@ -254,7 +254,7 @@ class Parser {
       }
       atom.args[index] = number(std::string(spec.arguments[index].name));
       places.push_back(place);
-    } while (take(','));
+    } while (accept(','));
     const size_t end = skip_spaces();
     expect(')', concat("or ',' in ", usage(spec)));
     if (places.size() < static_cast<size_t>(spec.required)) {
@@ -285,7 +285,7 @@ class Parser {
         range.last = number("the last token of a range");
       }
       atom.tokens.push_back(range);
-    } while (take(','));
+    } while (accept(','));
     expect('}', "or ',' in global{…}");
     check(atom, places);
     return atom;
@@ -296,12 +296,12 @@ class Parser {
     expect('(', "after mask: mask(file)");
     Atom atom{AtomKind::kMask, {}, {}, {}, {}};
     const size_t place = skip_spaces();
-    if (take('"')) {
+    if (accept('"')) {
       while (at_ < text_.size() && text_[at_] != '"') {
         if (text_[at_] == '\\' && at_ + 1 < text_.size()) ++at_;
         atom.file += text_[at_++];
       }
-      if (!take('"')) fail(place, "expected '\"' after the file's name, got the end");
+      if (!accept('"')) fail(place, "expected '\"' after the file's name, got the end");
     } else {
       while (at_ < text_.size() && text_[at_] != ')' && !is_space(text_[at_])) {
         atom.file += text_[at_++];

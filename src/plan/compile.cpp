@@ -16,14 +16,14 @@ namespace {
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
-// Whether two stripes of one tile of owners may share a position.
-bool may_overlap(const Stripe& a, const Stripe& b) {
+// Whether two lattices of one tile of owners may share a position.
+bool may_overlap(const Lattice& a, const Lattice& b) {
   if (a.end() <= b.begin || b.end() <= a.begin) return false;
   if (a.interval() && b.interval()) return true;
   if (a.interval() || b.interval()) {
-    const Stripe& interval = a.interval() ? a : b;
-    const Stripe& comb = a.interval() ? b : a;
-    std::vector<Stripe> met;
+    const Lattice& interval = a.interval() ? a : b;
+    const Lattice& comb = a.interval() ? b : a;
+    std::vector<Lattice> met;
     add_columns_in(comb.period, comb.begin, comb.width,
                    {std::max(interval.begin, comb.begin), std::min(interval.end(), comb.end())}, 0,
                    met);
@@ -50,12 +50,12 @@ class PassBuilder {
     pass.order = spec_.order.kind;
     pass.period = spec_.order.period;
     pass.tile_begin = stored(plan_.tiles.size(), "tiles");
-    for (const Owners& owners :
+    for (const OwnerSet& owners :
          owner_tiles(spec_.order, domain_, plan_.tile.owners, plan_.offsets)) {
       add_tile(owners, first);
     }
     if (first) {
-      for (const Owners& owners :
+      for (const OwnerSet& owners :
            unlisted_tiles(spec_.order, domain_, plan_.tile.owners, plan_.offsets)) {
         list_tile(owners, stored(plan_.runs.size(), "runs"), 0);
       }
@@ -68,24 +68,24 @@ class PassBuilder {
   }
 
  private:
-  void add_tile(const Owners& owners, bool list_empty) {
-    stripes_.clear();
+  void add_tile(const OwnerSet& owners, bool list_empty) {
+    lattices_.clear();
     for (const Term& term : spec_.terms.own) {
-      add_support(term, spec_.order, owners, domain_, plan_.offsets, stripes_);
+      add_support(term, spec_.order, owners, domain_, plan_.offsets, lattices_);
     }
     const int32_t run_begin = stored(plan_.runs.size(), "runs");
     const int64_t computed_before = computed_pairs_;
-    if (!stripes_.empty()) {
-      merge_stripes(stripes_, spec_.order.kind == RowOrder::kResidue, plan_.tile.others, domain_);
+    if (!lattices_.empty()) {
+      merge_lattices(lattices_, spec_.order.kind == RowOrder::kResidue, plan_.tile.others, domain_);
       finder_.set_owners(full_owners(owners.set));
       owner_count_ = count_before(owners.set, domain_.end, plan_.offsets);
-      for (const Cut& cut : cut_stripes(stripes_, plan_.tile.others, plan_.offsets)) add_cut(cut);
+      for (const Cut& cut : cut_lattices(lattices_, plan_.tile.others, plan_.offsets)) add_cut(cut);
     }
     const bool has_runs = run_begin < stored(plan_.runs.size(), "runs");
     if (has_runs || list_empty) list_tile(owners, run_begin, computed_pairs_ - computed_before);
   }
 
-  void list_tile(const Owners& owners, int32_t run_begin, int64_t work) {
+  void list_tile(const OwnerSet& owners, int32_t run_begin, int64_t work) {
     OwnerTile tile{owners.set, run_begin, stored(plan_.runs.size(), "runs"), owners.chain};
     tile.owners.first -= domain_.owner_begin;
     std::stable_sort(plan_.runs.begin() + run_begin, plan_.runs.end(),
@@ -110,9 +110,9 @@ class PassBuilder {
   }
 
   IndexSet full_others(const Cut& cut) const {
-    const Stripe& stripe = stripes_[static_cast<size_t>(cut.stripe)];
-    if (stripe.period > stripe.width) {
-      return full_comb(cut.set, plan_.tile.others, stripe.period);
+    const Lattice& lattice = lattices_[static_cast<size_t>(cut.lattice)];
+    if (lattice.period > lattice.width) {
+      return full_comb(cut.set, plan_.tile.others, lattice.period);
     }
     if (cut.set.outer > 1) return cut.set;
     return {cut.set.first, 0, plan_.tile.others, 1, -1};
@@ -121,9 +121,9 @@ class PassBuilder {
   void add_cut(const Cut& cut) {
     cut_ = &cut;
     excluded_.clear();
-    const Stripe& mine = stripes_[static_cast<size_t>(cut.stripe)];
-    for (int32_t s = 0; s < cut.stripe; ++s) {
-      const Stripe& earlier = stripes_[static_cast<size_t>(s)];
+    const Lattice& mine = lattices_[static_cast<size_t>(cut.lattice)];
+    for (int32_t s = 0; s < cut.lattice; ++s) {
+      const Lattice& earlier = lattices_[static_cast<size_t>(s)];
       if (may_overlap(earlier, mine)) excluded_.push_back(earlier);
     }
     // The last tile may reach past the end.
@@ -242,7 +242,7 @@ class PassBuilder {
   std::vector<int64_t> work_;  // of each tile
 
   // Of the tile of owners at hand.
-  std::vector<Stripe> stripes_, excluded_;
+  std::vector<Lattice> lattices_, excluded_;
   int64_t owner_count_ = 0, other_count_ = 0;
   const Cut* cut_ = nullptr;
   int64_t open_at_ = 0, open_tiles_ = 0;  // the run that is being put together

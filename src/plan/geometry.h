@@ -13,7 +13,7 @@ namespace lace::plan {
 
 // `count` stretches of `width` positions, `period` apart: columns, residue classes (width 1), or an
 // interval (count 1, mostly with period = width).
-struct Stripe {
+struct Lattice {
   int64_t begin = 0, width = 0, period = 0, count = 1;
   bool scattered = false;  // an interval of a list, which may share a tile with others of it
   int64_t end() const { return begin + (count - 1) * period + width; }
@@ -28,28 +28,29 @@ struct Stripe {
 // The columns begin + n · period, `width` wide, that meet [range.begin, range.end), appended to
 // `out`. Whole columns, but none starts before `floor`: the one that floor cuts comes apart.
 void add_columns_in(int64_t period, int64_t begin, int64_t width, Range range, int64_t floor,
-                    std::vector<Stripe>& out);
+                    std::vector<Lattice>& out);
 
-// Makes the stripes of one tile of owners disjoint as far as stripes of one period allow, and few.
-//   keep_classes  residue order: no stripe may grow past its own class
+// Makes the lattices of one tile of owners disjoint as far as lattices of one period allow, and
+// few.
+//   keep_classes  residue order: no lattice may grow past its own class
 //   capacity      of a tile of others
-void merge_stripes(std::vector<Stripe>& stripes, bool keep_classes, int64_t capacity,
-                   const Domain& domain);
+void merge_lattices(std::vector<Lattice>& lattices, bool keep_classes, int64_t capacity,
+                    const Domain& domain);
 
 // `tiles` tiles, the t-th is `set` moved by t · step.
 struct Cut {
   IndexSet set;
   int64_t step = 0;
   int64_t tiles = 1;
-  int32_t stripe = 0;  // the first stripe that it comes from
+  int32_t lattice = 0;  // the first lattice that it comes from
 };
 
-// Cuts one stripe into tiles of at most `capacity` positions.
-void cut_stripe(const Stripe& stripe, int64_t capacity, std::vector<Cut>& out);
+// Cuts one lattice into tiles of at most `capacity` positions.
+void cut_lattice(const Lattice& lattice, int64_t capacity, std::vector<Cut>& out);
 
-// Cuts all stripes; scattered short intervals share tiles, through `offsets` where no stride does.
-std::vector<Cut> cut_stripes(const std::vector<Stripe>& stripes, int64_t capacity,
-                             std::vector<int64_t>& offsets);
+// Cuts all lattices; scattered short intervals share tiles, through `offsets` where no stride does.
+std::vector<Cut> cut_lattices(const std::vector<Lattice>& lattices, int64_t capacity,
+                              std::vector<int64_t>& offsets);
 
 // The position of the last element, plus one.
 int64_t end_of(const IndexSet& set, const std::vector<int64_t>& offsets);
@@ -67,23 +68,23 @@ struct Order {
 };
 
 // A tile of owners, and the residue class or classes it lies in.
-struct Owners {
+struct OwnerSet {
   IndexSet set;
   int32_t chain = 0;
   int64_t class_width = 0;  // kResidue: neighbouring classes; the first is set.first mod period
 };
 
 // All tiles of owners of a pass, by chain and position.
-std::vector<Owners> owner_tiles(const Order& order, const Domain& domain, int64_t capacity,
-                                std::vector<int64_t>& offsets);
+std::vector<OwnerSet> owner_tiles(const Order& order, const Domain& domain, int64_t capacity,
+                                  std::vector<int64_t>& offsets);
 // Tiles of the owners that no tile of `order` holds.
-std::vector<Owners> unlisted_tiles(const Order& order, const Domain& domain, int64_t capacity,
-                                   std::vector<int64_t>& offsets);
+std::vector<OwnerSet> unlisted_tiles(const Order& order, const Domain& domain, int64_t capacity,
+                                     std::vector<int64_t>& offsets);
 
-// The stripes of others that `term` may have live pairs with, for a tile of owners: all of them are
-// covered, and few more.
-void add_support(const Term& term, const Order& order, const Owners& owners, const Domain& domain,
-                 const std::vector<int64_t>& offsets, std::vector<Stripe>& out);
+// The lattices of others that `term` may have live pairs with, for a tile of owners: all of them
+// are covered, and few more.
+void add_support(const Term& term, const Order& order, const OwnerSet& owners, const Domain& domain,
+                 const std::vector<int64_t>& offsets, std::vector<Lattice>& out);
 
 // The blocks of others that a list shows to some owner of a set before `end`.
 Ranges listed_ranges(const BlockList& list, const IndexSet& owners, int64_t end,

@@ -126,7 +126,7 @@ const Ranges& MaskFinder::listed(const BlockList& list) const {
 }
 
 MaskFinder::Found MaskFinder::find(const IndexSet& full, int64_t step,
-                                   const std::vector<Stripe>& excluded) {
+                                   const std::vector<Lattice>& excluded) {
   signature_.clear();
   step_ = step;
   room_ = kUnbounded;
@@ -155,7 +155,7 @@ MaskFinder::Found MaskFinder::find(const IndexSet& full, int64_t step,
   return found;
 }
 
-int32_t MaskFinder::evaluate(const IndexSet& others, const std::vector<Stripe>& excluded) {
+int32_t MaskFinder::evaluate(const IndexSet& others, const std::vector<Lattice>& excluded) {
   ++evaluated_;
   const int64_t owner_count = owners_.set.size(), other_count = others.size();
   Mask mask{static_cast<int32_t>(owner_count),
@@ -170,7 +170,7 @@ int32_t MaskFinder::evaluate(const IndexSet& others, const std::vector<Stripe>& 
     const int64_t offset = others.offsets >= 0 ? offsets_[static_cast<size_t>(others.offsets + o)]
                                                : o * others.outer_stride;
     const int64_t other = others.first + offset + f % others.inner;
-    const auto holds = [other](const Stripe& stripe) { return stripe.has(other); };
+    const auto holds = [other](const Lattice& lattice) { return lattice.has(other); };
     if (std::any_of(excluded.begin(), excluded.end(), holds)) continue;
     uint64_t* words = mask.words.data() + static_cast<size_t>(f) * stride;
     for (size_t t = 0; t < terms_.own.size(); ++t) {

@@ -76,7 +76,7 @@ class MaskFinder {
     int64_t cycle = 1;  // whose length this is
   };
   // The tile `full`, the first of several that are `step` apart; others in `excluded` are not live.
-  Found find(const IndexSet& full, int64_t step, const std::vector<Stripe>& excluded);
+  Found find(const IndexSet& full, int64_t step, const std::vector<Lattice>& excluded);
 
   int64_t evaluated() const { return evaluated_; }
 
@@ -95,11 +95,11 @@ class MaskFinder {
   void look_at_columns(const Term& term, const View& others);
   void look_at_ranges(const Term& term, const View& others);
   void look_at_list(const BlockList& list, const View& others);
-  bool look_at_excluded(const Stripe& stripe, const View& others);
-  void look_at_all(const View& others, const std::vector<Stripe>& excluded);
+  bool look_at_excluded(const Lattice& lattice, const View& others);
+  void look_at_all(const View& others, const std::vector<Lattice>& excluded);
   const Ranges& listed(const BlockList& list) const;
 
-  int32_t evaluate(const IndexSet& others, const std::vector<Stripe>& excluded);
+  int32_t evaluate(const IndexSet& others, const std::vector<Lattice>& excluded);
   void add_bits(const Term& term, int64_t other, std::vector<uint64_t>& bits) const;
 
   void push(int64_t value) { signature_.push_back(value); }

@@ -7,9 +7,9 @@
 namespace lace::plan {
 namespace {
 
-constexpr double kPairsPerOther = 24;    // read a key and a value
-constexpr double kPairsPerRow = 64;      // read a query, join and write a result
-constexpr double kPairsPerStripe = 512;  // start a run
+constexpr double kPairsPerOther = 24;     // read a key and a value
+constexpr double kPairsPerRow = 64;       // read a query, join and write a result
+constexpr double kPairsPerLattice = 512;  // start a run
 constexpr int64_t kSampledTiles = 256;
 constexpr size_t kMaxSearchedTerms = 16;
 
@@ -138,7 +138,7 @@ class Chooser {
       changed = false;
       std::vector<int32_t> left;
       for (const int32_t e : minus) {
-        switch (take(term, pass.taken[static_cast<size_t>(e)], domain_)) {
+        switch (take_away(term, pass.taken[static_cast<size_t>(e)], domain_)) {
           case Remainder::kAll:
             break;
           case Remainder::kNone:
@@ -188,7 +188,7 @@ class Chooser {
     const int64_t count = static_cast<int64_t>(tiles.size());
     const int64_t samples = std::min(count, kSampledTiles);
     double sum = 0;
-    std::vector<Stripe> stripes;
+    std::vector<Lattice> lattices;
     for (int64_t s = 0; s < samples; ++s) {
       // One tile of each stratum, at a place that no period of the pattern hides from.
       constexpr double kGoldenRatio = 0.6180339887498949;
@@ -197,22 +197,22 @@ class Chooser {
           static_cast<double>(s) + (count > samples ? golden - std::floor(golden) : 0);
       const int64_t t =
           static_cast<int64_t>(place * static_cast<double>(count) / static_cast<double>(samples));
-      const Owners& owners = tiles[static_cast<size_t>(std::min(t, count - 1))];
-      stripes.clear();
+      const OwnerSet& owners = tiles[static_cast<size_t>(std::min(t, count - 1))];
+      lattices.clear();
       for (const Term& term : pass.terms.own) {
-        add_support(term, pass.order, owners, domain_, offsets, stripes);
+        add_support(term, pass.order, owners, domain_, offsets, lattices);
       }
-      if (stripes.empty()) continue;
-      merge_stripes(stripes, pass.order.kind == RowOrder::kResidue, tile_.others, domain_);
+      if (lattices.empty()) continue;
+      merge_lattices(lattices, pass.order.kind == RowOrder::kResidue, tile_.others, domain_);
       const double rows =
           static_cast<double>((count_before(owners.set, domain_.end, offsets) + 15) / 16 * 16);
       double others = 0;
-      for (const Stripe& stripe : stripes) {
-        const int64_t past_end = std::max<int64_t>(0, stripe.end() - domain_.end);
-        others += static_cast<double>(std::max<int64_t>(16, stripe.size() - past_end));
+      for (const Lattice& lattice : lattices) {
+        const int64_t past_end = std::max<int64_t>(0, lattice.end() - domain_.end);
+        others += static_cast<double>(std::max<int64_t>(16, lattice.size() - past_end));
       }
       sum += rows * (others + kPairsPerRow) + kPairsPerOther * others +
-             kPairsPerStripe * static_cast<double>(stripes.size());
+             kPairsPerLattice * static_cast<double>(lattices.size());
     }
     return samples > 0 ? sum * static_cast<double>(count) / static_cast<double>(samples) : 0;
   }

@@ -64,9 +64,9 @@ void MaskFinder::cycle_of(int64_t period) {
   cycle_ = std::min(kMaxCycle + 1, std::lcm(cycle_, std::min(length, kMaxCycle + 1)));
 }
 
-void MaskFinder::look_at_all(const View& others, const std::vector<Stripe>& excluded) {
-  for (const Stripe& stripe : excluded) {
-    if (look_at_excluded(stripe, others)) return;
+void MaskFinder::look_at_all(const View& others, const std::vector<Lattice>& excluded) {
+  for (const Lattice& lattice : excluded) {
+    if (look_at_excluded(lattice, others)) return;
   }
   bool any = false;
   for (size_t t = 0; t < terms_.own.size(); ++t) {
@@ -237,29 +237,29 @@ void MaskFinder::look_at_list(const BlockList& list, const View& others) {
   }
 }
 
-// True: the stripe holds the whole tile, and so does every tile that `room` reaches.
-bool MaskFinder::look_at_excluded(const Stripe& stripe, const View& others) {
+// True: the lattice holds the whole tile, and so does every tile that `room` reaches.
+bool MaskFinder::look_at_excluded(const Lattice& lattice, const View& others) {
   const int64_t b0 = others.begin, b1 = others.last;
-  if (b0 >= stripe.end()) return false;
-  if (b1 < stripe.begin) {
-    room_ = std::min(room_, stripe.begin - 1 - b1);
+  if (b0 >= lattice.end()) return false;
+  if (b1 < lattice.begin) {
+    room_ = std::min(room_, lattice.begin - 1 - b1);
     return false;
   }
-  if (b0 >= stripe.begin && b1 < stripe.end()) {
-    room_ = std::min(room_, stripe.end() - 1 - b1);
-    if (stripe.interval()) return true;
+  if (b0 >= lattice.begin && b1 < lattice.end()) {
+    room_ = std::min(room_, lattice.end() - 1 - b1);
+    if (lattice.interval()) return true;
     push(kInside);
-    push(stripe.width);
-    push(stripe.period);
-    push((b0 - stripe.begin) % stripe.period);
-    cycle_of(stripe.period);
+    push(lattice.width);
+    push(lattice.period);
+    push((b0 - lattice.begin) % lattice.period);
+    cycle_of(lattice.period);
     return false;
   }
   push(kEdge);
-  push(stripe.width);
-  push(stripe.period);
-  push(stripe.count);
-  push(b0 - stripe.begin);
+  push(lattice.width);
+  push(lattice.period);
+  push(lattice.count);
+  push(b0 - lattice.begin);
   room_ = 0;
   return false;
 }

@@ -7,13 +7,13 @@ namespace {
 
 // Narrows [first, last] to the span of the positions in it that lie in `columns`.
 void narrow_to_columns(const Columns& columns, Range& span) {
-  std::vector<Stripe> stripes;
+  std::vector<Lattice> lattices;
   add_columns_in(columns.period, columns.begin, columns.end - columns.begin, span, span.begin,
-                 stripes);
-  if (stripes.empty()) {
+                 lattices);
+  if (lattices.empty()) {
     span.end = span.begin;
   } else {
-    span = {stripes.front().begin, std::min(span.end, stripes.back().end())};
+    span = {lattices.front().begin, std::min(span.end, lattices.back().end())};
   }
 }
 
@@ -23,7 +23,7 @@ void narrow_to_ranges(const Ranges& ranges, Range& span) {
 }
 
 // The span of the owners that may have a live pair.
-Range owner_span(const Term& term, const Owners& owners, const Domain& domain,
+Range owner_span(const Term& term, const OwnerSet& owners, const Domain& domain,
                  const std::vector<int64_t>& offsets) {
   Range span{owners.set.first, std::min(end_of(owners.set, offsets), domain.end)};
   if (term.owner_ranges) narrow_to_ranges(*term.owner_ranges, span);
@@ -45,10 +45,10 @@ Range other_span(const Term& term, const Range& owners, const Domain& domain) {
   return span;
 }
 
-// The stripe structure of a term within one interval of others.
-void add_stripes(const Term& term, const Order& order, const Owners& owners,
-                 const Range& owner_span, const Range& span, bool scattered, const Domain& domain,
-                 std::vector<Stripe>& out) {
+// The lattice structure of a term within one interval of others.
+void add_lattices(const Term& term, const Order& order, const OwnerSet& owners,
+                  const Range& owner_span, const Range& span, bool scattered, const Domain& domain,
+                  std::vector<Lattice>& out) {
   if (order.kind == RowOrder::kResidue) {
     add_columns_in(order.period, owners.set.first, owners.class_width, span, domain.other_begin,
                    out);
@@ -95,21 +95,21 @@ Ranges listed_ranges(const BlockList& list, const IndexSet& set, int64_t end,
   return ranges;
 }
 
-void add_support(const Term& term, const Order& order, const Owners& owners, const Domain& domain,
-                 const std::vector<int64_t>& offsets, std::vector<Stripe>& out) {
+void add_support(const Term& term, const Order& order, const OwnerSet& owners, const Domain& domain,
+                 const std::vector<int64_t>& offsets, std::vector<Lattice>& out) {
   const Range mine = owner_span(term, owners, domain, offsets);
   if (mine.begin >= mine.end) return;
   const Range span = other_span(term, mine, domain);
   if (span.begin >= span.end) return;
   const bool scattered = term.other_ranges || !term.lists.empty();
-  if (!scattered) return add_stripes(term, order, owners, mine, span, false, domain, out);
+  if (!scattered) return add_lattices(term, order, owners, mine, span, false, domain, out);
   Ranges ranges{span};
   if (term.other_ranges) ranges = intersect(ranges, *term.other_ranges);
   for (const auto& list : term.lists) {
     ranges = intersect(ranges, listed_ranges(*list, owners.set, domain.end, offsets));
   }
   for (const Range& range : ranges) {
-    add_stripes(term, order, owners, mine, range, true, domain, out);
+    add_lattices(term, order, owners, mine, range, true, domain, out);
   }
 }
 

@@ -330,7 +330,7 @@ Ranges everywhere() { return {{0, kUnbounded}}; }
 
 bool inside(const Term& inner, const Term& outer) { return unmet(inner, outer).count == 0; }
 
-Remainder take(Term& term, const Term& taken, const Domain& domain) {
+Remainder take_away(Term& term, const Term& taken, const Domain& domain) {
   if (!conjunction(term, taken, domain)) return Remainder::kAll;
   const Unmet missing = unmet(term, taken);
   if (missing.count == 0) return Remainder::kNone;

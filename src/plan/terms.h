@@ -132,6 +132,6 @@ enum class Remainder {
   kNotATerm,  // what is left is no term: `term` is as before
 };
 // Takes the pairs of `taken` out of `term`.
-Remainder take(Term& term, const Term& taken, const Domain& domain);
+Remainder take_away(Term& term, const Term& taken, const Domain& domain);
 
 }  // namespace lace::plan
