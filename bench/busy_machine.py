@@ -7,8 +7,8 @@ runs. The machine must be quiet otherwise.
 
   bench/busy_machine.py build/cpu/bin/lace recipes/demo.toml [--tries 5] [--seconds 60] [--json]
 
-Prints tokens a second of both runs of each try and their share, and the median share; with --at-least
-0.45, exits with 1 where the median is less.
+Prints tokens a second of both runs of each try and their share, and the median share; with
+--at-least 0.45, exits with 1 where the median is less.
 """
 
 import argparse
