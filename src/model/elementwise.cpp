@@ -135,8 +135,8 @@ LACE_INLINE void residual_row(int64_t row, int64_t columns, const float* x, cons
 }
 
 template <typename T>
-LACE_INLINE void norm_body(Rows rows, const float* x, const NormWeights& weights, T* y, float* mean,
-                           float* rstd) {
+LACE_INLINE void norm_body(RowRange rows, const float* x, const NormWeights& weights, T* y,
+                           float* mean, float* rstd) {
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     const int64_t at = row * rows.columns;
     norm_row(rows.columns, x + at, weights, y + at, mean[row], rstd[row]);
@@ -144,7 +144,7 @@ LACE_INLINE void norm_body(Rows rows, const float* x, const NormWeights& weights
 }
 
 template <typename T>
-LACE_INLINE void residual_norm_body(Rows rows, const float* x, const T* branch,
+LACE_INLINE void residual_norm_body(RowRange rows, const float* x, const T* branch,
                                     const Dropout& dropout, const NormWeights& weights, float* sum,
                                     T* y, float* mean, float* rstd) {
   for (int64_t row = rows.begin; row < rows.end; ++row) {
@@ -155,8 +155,8 @@ LACE_INLINE void residual_norm_body(Rows rows, const float* x, const T* branch,
 }
 
 template <typename T>
-LACE_INLINE void residual_body(Rows rows, const float* x, const T* branch, const Dropout& dropout,
-                               float* sum) {
+LACE_INLINE void residual_body(RowRange rows, const float* x, const T* branch,
+                               const Dropout& dropout, float* sum) {
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     const int64_t at = row * rows.columns;
     residual_row(row, rows.columns, x + at, branch + at, dropout, sum + at);
@@ -164,7 +164,7 @@ LACE_INLINE void residual_body(Rows rows, const float* x, const T* branch, const
 }
 
 template <typename T>
-LACE_INLINE void branch_grad_body(Rows rows, const float* grad, const Dropout& dropout,
+LACE_INLINE void branch_grad_body(RowRange rows, const float* grad, const Dropout& dropout,
                                   T* branch_grad, float* branch_sum) {
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     const int64_t at = row * rows.columns;
@@ -181,7 +181,7 @@ LACE_INLINE void branch_grad_body(Rows rows, const float* grad, const Dropout& d
 // With x̂ = (x − mean) · rstd and g = dy · weight:
 // dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)).
 template <typename T>
-LACE_INLINE void norm_grad_body(Rows rows, const T* dy, const float* x, const float* mean,
+LACE_INLINE void norm_grad_body(RowRange rows, const T* dy, const float* x, const float* mean,
                                 const float* rstd, const float* weight, const float* grad,
                                 float* grad_in, float* weight_sum, float* bias_sum) {
   const float share = 1 / static_cast<float>(rows.columns);
@@ -210,7 +210,7 @@ LACE_INLINE void norm_grad_body(Rows rows, const T* dy, const float* x, const fl
 LACE_INLINE Floats gate(const Floats& x) { return 1.0f / (1.0f + exp(x * -1.702f)); }
 
 template <typename T>
-LACE_INLINE void gelu_body(Rows rows, const T* x, T* y) {
+LACE_INLINE void gelu_body(RowRange rows, const T* x, T* y) {
   for (int64_t at = rows.begin * rows.columns; at < rows.end * rows.columns; at += kLanes) {
     const Floats v = load(x + at);
     store(y + at, v * gate(v));
@@ -218,7 +218,7 @@ LACE_INLINE void gelu_body(Rows rows, const T* x, T* y) {
 }
 
 template <typename T>
-LACE_INLINE void gelu_grad_body(Rows rows, const T* dy, const T* x, T* dx, float* dx_sum) {
+LACE_INLINE void gelu_grad_body(RowRange rows, const T* dy, const T* x, T* dx, float* dx_sum) {
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     const int64_t at = row * rows.columns;
     for (int64_t c = 0; c < rows.columns; c += kLanes) {
@@ -232,7 +232,7 @@ LACE_INLINE void gelu_grad_body(Rows rows, const T* dy, const T* x, T* dx, float
 }
 
 template <typename T>
-LACE_INLINE void sum_body(Rows rows, const T* x, float* sum) {
+LACE_INLINE void sum_body(RowRange rows, const T* x, float* sum) {
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     for (int64_t c = 0; c < rows.columns; c += kLanes) {
       add_to(sum + c, load(x + row * rows.columns + c));
@@ -246,8 +246,8 @@ LACE_INLINE float value(const BFloat16* x) {
 }
 
 template <typename T>
-LACE_INLINE void cross_entropy_body(Rows rows, const T* logits, const int64_t* targets, float* nats,
-                                    float* lse) {
+LACE_INLINE void cross_entropy_body(RowRange rows, const T* logits, const int64_t* targets,
+                                    float* nats, float* lse) {
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     const T* x = logits + row * rows.columns;
     Floats high = load(x);
@@ -264,7 +264,7 @@ LACE_INLINE void cross_entropy_body(Rows rows, const T* logits, const int64_t* t
 }
 
 template <typename T>
-LACE_INLINE void cross_entropy_grad_body(Rows rows, const T* logits, const int64_t* targets,
+LACE_INLINE void cross_entropy_grad_body(RowRange rows, const T* logits, const int64_t* targets,
                                          const float* lse, float scale, T* dlogits) {
   constexpr Bits kIota = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   for (int64_t row = rows.begin; row < rows.end; ++row) {
@@ -282,62 +282,65 @@ LACE_INLINE void cross_entropy_grad_body(Rows rows, const T* logits, const int64
 
 // ---- entry points -------------------------------------------------------------------------------
 
-#define LACE_ELEMENTWISE(T)                                                                       \
-  template <>                                                                                     \
-  LACE_CLONES void norm_rows<T>(Rows rows, const float* x, const NormWeights& weights, T* y,      \
-                                float* mean, float* rstd) {                                       \
-    norm_body<T>(rows, x, weights, y, mean, rstd);                                                \
-  }                                                                                               \
-  template <>                                                                                     \
-  LACE_CLONES void residual_norm_rows<T>(Rows rows, const float* x, const T* branch,              \
-                                         const Dropout& dropout, const NormWeights& weights,      \
-                                         float* sum, T* y, float* mean, float* rstd) {            \
-    residual_norm_body<T>(rows, x, branch, dropout, weights, sum, y, mean, rstd);                 \
-  }                                                                                               \
-  template <>                                                                                     \
-  LACE_CLONES void residual_rows<T>(Rows rows, const float* x, const T* branch,                   \
-                                    const Dropout& dropout, float* sum) {                         \
-    residual_body<T>(rows, x, branch, dropout, sum);                                              \
-  }                                                                                               \
-  template <>                                                                                     \
-  LACE_CLONES void branch_grad_rows<T>(Rows rows, const float* grad, const Dropout& dropout,      \
-                                       T* branch_grad, float* branch_sum) {                       \
-    branch_grad_body<T>(rows, grad, dropout, branch_grad, branch_sum);                            \
-  }                                                                                               \
-  template <>                                                                                     \
-  LACE_CLONES void norm_grad_rows<T>(Rows rows, const T* dy, const float* x, const float* mean,   \
-                                     const float* rstd, const float* weight, const float* grad,   \
-                                     float* grad_in, float* weight_sum, float* bias_sum) {        \
-    norm_grad_body<T>(rows, dy, x, mean, rstd, weight, grad, grad_in, weight_sum, bias_sum);      \
-  }                                                                                               \
-  template <>                                                                                     \
-  LACE_CLONES void gelu_rows<T>(Rows rows, const T* x, T* y) {                                    \
-    gelu_body<T>(rows, x, y);                                                                     \
-  }                                                                                               \
-  template <>                                                                                     \
-  LACE_CLONES void gelu_grad_rows<T>(Rows rows, const T* dy, const T* x, T* dx, float* dx_sum) {  \
-    gelu_grad_body<T>(rows, dy, x, dx, dx_sum);                                                   \
-  }                                                                                               \
-  template <>                                                                                     \
-  LACE_CLONES void sum_rows<T>(Rows rows, const T* x, float* sum) {                               \
-    sum_body<T>(rows, x, sum);                                                                    \
-  }                                                                                               \
-  template <>                                                                                     \
-  LACE_CLONES void cross_entropy_rows<T>(Rows rows, const T* logits, const int64_t* targets,      \
-                                         float* nats, float* lse) {                               \
-    cross_entropy_body<T>(rows, logits, targets, nats, lse);                                      \
-  }                                                                                               \
-  template <>                                                                                     \
-  LACE_CLONES void cross_entropy_grad_rows<T>(Rows rows, const T* logits, const int64_t* targets, \
-                                              const float* lse, float scale, T* dlogits) {        \
-    cross_entropy_grad_body<T>(rows, logits, targets, lse, scale, dlogits);                       \
+#define LACE_ELEMENTWISE(T)                                                                      \
+  template <>                                                                                    \
+  LACE_CLONES void norm_rows<T>(RowRange rows, const float* x, const NormWeights& weights, T* y, \
+                                float* mean, float* rstd) {                                      \
+    norm_body<T>(rows, x, weights, y, mean, rstd);                                               \
+  }                                                                                              \
+  template <>                                                                                    \
+  LACE_CLONES void residual_norm_rows<T>(RowRange rows, const float* x, const T* branch,         \
+                                         const Dropout& dropout, const NormWeights& weights,     \
+                                         float* sum, T* y, float* mean, float* rstd) {           \
+    residual_norm_body<T>(rows, x, branch, dropout, weights, sum, y, mean, rstd);                \
+  }                                                                                              \
+  template <>                                                                                    \
+  LACE_CLONES void residual_rows<T>(RowRange rows, const float* x, const T* branch,              \
+                                    const Dropout& dropout, float* sum) {                        \
+    residual_body<T>(rows, x, branch, dropout, sum);                                             \
+  }                                                                                              \
+  template <>                                                                                    \
+  LACE_CLONES void branch_grad_rows<T>(RowRange rows, const float* grad, const Dropout& dropout, \
+                                       T* branch_grad, float* branch_sum) {                      \
+    branch_grad_body<T>(rows, grad, dropout, branch_grad, branch_sum);                           \
+  }                                                                                              \
+  template <>                                                                                    \
+  LACE_CLONES void norm_grad_rows<T>(RowRange rows, const T* dy, const float* x,                 \
+                                     const float* mean, const float* rstd, const float* weight,  \
+                                     const float* grad, float* grad_in, float* weight_sum,       \
+                                     float* bias_sum) {                                          \
+    norm_grad_body<T>(rows, dy, x, mean, rstd, weight, grad, grad_in, weight_sum, bias_sum);     \
+  }                                                                                              \
+  template <>                                                                                    \
+  LACE_CLONES void gelu_rows<T>(RowRange rows, const T* x, T* y) {                               \
+    gelu_body<T>(rows, x, y);                                                                    \
+  }                                                                                              \
+  template <>                                                                                    \
+  LACE_CLONES void gelu_grad_rows<T>(RowRange rows, const T* dy, const T* x, T* dx,              \
+                                     float* dx_sum) {                                            \
+    gelu_grad_body<T>(rows, dy, x, dx, dx_sum);                                                  \
+  }                                                                                              \
+  template <>                                                                                    \
+  LACE_CLONES void sum_rows<T>(RowRange rows, const T* x, float* sum) {                          \
+    sum_body<T>(rows, x, sum);                                                                   \
+  }                                                                                              \
+  template <>                                                                                    \
+  LACE_CLONES void cross_entropy_rows<T>(RowRange rows, const T* logits, const int64_t* targets, \
+                                         float* nats, float* lse) {                              \
+    cross_entropy_body<T>(rows, logits, targets, nats, lse);                                     \
+  }                                                                                              \
+  template <>                                                                                    \
+  LACE_CLONES void cross_entropy_grad_rows<T>(RowRange rows, const T* logits,                    \
+                                              const int64_t* targets, const float* lse,          \
+                                              float scale, T* dlogits) {                         \
+    cross_entropy_grad_body<T>(rows, logits, targets, lse, scale, dlogits);                      \
   }
 
 LACE_ELEMENTWISE(float)
 LACE_ELEMENTWISE(BFloat16)
 
-LACE_CLONES void embedding_rows(Rows rows, int64_t n, const int64_t* tokens, const int64_t* indices,
-                                const EmbeddingTables& tables, float* out) {
+LACE_CLONES void embedding_rows(RowRange rows, int64_t n, const int64_t* tokens,
+                                const int64_t* indices, const EmbeddingTables& tables, float* out) {
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     const int64_t slot = row % n;
     float* to = out + row * rows.columns;

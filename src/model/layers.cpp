@@ -38,7 +38,7 @@ void with_type(at::ScalarType compute, Body body) {
 template <typename Body>
 void for_chunks(int64_t rows, int64_t columns, int64_t chunks, Body body) {
   run_tasks(ops::current_executor(), chunks, [&](int64_t chunk, int) {
-    body(Rows{rows * chunk / chunks, rows * (chunk + 1) / chunks, columns}, chunk);
+    body(RowRange{rows * chunk / chunks, rows * (chunk + 1) / chunks, columns}, chunk);
   });
 }
 
@@ -46,7 +46,8 @@ int64_t chunk_count(int64_t rows) { return std::clamp<int64_t>(rows / kMinRows, 
 
 template <typename Body>
 void for_rows(const at::Tensor& x, Body body) {
-  for_chunks(x.size(0), x.size(1), chunk_count(x.size(0)), [&](Rows rows, int64_t) { body(rows); });
+  for_chunks(x.size(0), x.size(1), chunk_count(x.size(0)),
+             [&](RowRange rows, int64_t) { body(rows); });
 }
 
 // `count` sums over the rows of x: body(rows, pointers to this chunk's sums).
@@ -55,7 +56,7 @@ std::array<at::Tensor, kCount> with_sums(const at::Tensor& x, Body body) {
   const int64_t columns = x.size(1), chunks = chunk_count(x.size(0));
   const at::Tensor parts =
       at::zeros({static_cast<int64_t>(kCount), chunks, columns}, x.options().dtype(at::kFloat));
-  for_chunks(x.size(0), columns, chunks, [&](Rows rows, int64_t chunk) {
+  for_chunks(x.size(0), columns, chunks, [&](RowRange rows, int64_t chunk) {
     std::array<float*, kCount> sums;
     for (size_t i = 0; i < kCount; ++i) {
       sums[i] = data<float>(parts) + (static_cast<int64_t>(i) * chunks + chunk) * columns;
@@ -128,7 +129,7 @@ Norm layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor&
   Norm norm = empty_norm(x, compute);
   with_type(compute, [&](auto type) {
     using T = decltype(type);
-    for_rows(x, [&](Rows rows) {
+    for_rows(x, [&](RowRange rows) {
       norm_rows<T>(rows, data<float>(x), norm_weights(weight, bias, eps), data<T>(norm.y),
                    data<float>(norm.mean), data<float>(norm.rstd));
     });
@@ -148,7 +149,7 @@ std::pair<at::Tensor, Norm> residual_norm(const at::Tensor& x, const at::Tensor&
   Norm norm = empty_norm(x, compute);
   with_type(compute, [&](auto type) {
     using T = decltype(type);
-    for_rows(x, [&](Rows rows) {
+    for_rows(x, [&](RowRange rows) {
       residual_norm_rows<T>(rows, data<float>(x), data<T>(branch), dropout,
                             norm_weights(weight, bias, eps), data<float>(sum), data<T>(norm.y),
                             data<float>(norm.mean), data<float>(norm.rstd));
@@ -163,7 +164,7 @@ at::Tensor residual(const at::Tensor& x, const at::Tensor& branch, const Dropout
   const at::Tensor sum = at::empty_like(x);
   with_type(compute, [&](auto type) {
     using T = decltype(type);
-    for_rows(x, [&](Rows rows) {
+    for_rows(x, [&](RowRange rows) {
       residual_rows<T>(rows, data<float>(x), data<T>(branch), dropout, data<float>(sum));
     });
   });
@@ -179,7 +180,7 @@ GradAndSum branch_grad(const at::Tensor& grad, const Dropout& dropout, at::Scala
   std::array<at::Tensor, 1> sums;
   with_type(compute, [&](auto type) {
     using T = decltype(type);
-    sums = with_sums<1>(grad, [&](Rows rows, const auto& sum) {
+    sums = with_sums<1>(grad, [&](RowRange rows, const auto& sum) {
       branch_grad_rows<T>(rows, data<float>(grad), dropout, data<T>(result), sum[0]);
     });
   });
@@ -198,7 +199,7 @@ NormGrads layer_norm_grad(const at::Tensor& dy, const at::Tensor& x, const Norm&
   std::array<at::Tensor, 2> sums;
   with_type(dy.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    sums = with_sums<2>(x, [&](Rows rows, const auto& sum) {
+    sums = with_sums<2>(x, [&](RowRange rows, const auto& sum) {
       norm_grad_rows<T>(rows, data<T>(dy), data<float>(x), data<float>(norm.mean),
                         data<float>(norm.rstd), data<float>(weight), data<float>(grad),
                         data<float>(dx), sum[0], sum[1]);
@@ -215,7 +216,7 @@ at::Tensor quick_gelu(const at::Tensor& x) {
   const at::Tensor y = at::empty_like(x);
   with_type(x.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    for_rows(x, [&](Rows rows) { gelu_rows<T>(rows, data<T>(x), data<T>(y)); });
+    for_rows(x, [&](RowRange rows) { gelu_rows<T>(rows, data<T>(x), data<T>(y)); });
   });
   return y;
 }
@@ -231,7 +232,7 @@ GradAndSum quick_gelu_grad(const at::Tensor& dy, const at::Tensor& x) {
   std::array<at::Tensor, 1> sums;
   with_type(x.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    sums = with_sums<1>(x, [&](Rows rows, const auto& sum) {
+    sums = with_sums<1>(x, [&](RowRange rows, const auto& sum) {
       gelu_grad_rows<T>(rows, data<T>(dy), data<T>(x), data<T>(dx), sum[0]);
     });
   });
@@ -243,8 +244,8 @@ at::Tensor row_sum(const at::Tensor& x) {
   std::array<at::Tensor, 1> sums;
   with_type(x.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    sums =
-        with_sums<1>(x, [&](Rows rows, const auto& sum) { sum_rows<T>(rows, data<T>(x), sum[0]); });
+    sums = with_sums<1>(
+        x, [&](RowRange rows, const auto& sum) { sum_rows<T>(rows, data<T>(x), sum[0]); });
   });
   return sums[0];
 }
@@ -259,7 +260,7 @@ CrossEntropy cross_entropy(const at::Tensor& logits, const at::Tensor& targets) 
   const CrossEntropy result{rows_result[0], rows_result[1]};
   with_type(logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    for_rows(logits, [&](Rows rows) {
+    for_rows(logits, [&](RowRange rows) {
       cross_entropy_rows<T>(rows, data<T>(logits), data<int64_t>(targets), data<float>(result.nats),
                             data<float>(result.lse));
     });
@@ -277,7 +278,7 @@ at::Tensor cross_entropy_grad(const at::Tensor& logits, const at::Tensor& target
   const at::Tensor grad = at::empty_like(logits);
   with_type(logits.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    for_rows(logits, [&](Rows rows) {
+    for_rows(logits, [&](RowRange rows) {
       cross_entropy_grad_rows<T>(rows, data<T>(logits), data<int64_t>(targets), data<float>(lse),
                                  static_cast<float>(scale), data<T>(grad));
     });
@@ -295,7 +296,7 @@ at::Tensor embed(const at::Tensor& tokens, const at::Tensor& indices,
     for (int p = 0; p < parts; ++p) {
       pointers.pos[p] = data<float>(tables[static_cast<size_t>(p) + 2]);
     }
-    for_rows(out, [&](Rows rows) {
+    for_rows(out, [&](RowRange rows) {
       embedding_rows(rows, n, data<int64_t>(tokens), data<int64_t>(indices), pointers,
                      data<float>(out));
     });

@@ -19,7 +19,7 @@ namespace {
 constexpr int64_t kRowsPerTask = 256;  // of the loops before and after the plan
 
 // A tensor as rows, or fp32 workspace that stands in for one.
-struct Rows {
+struct RowMemory {
   std::byte* data = nullptr;
   int64_t batch_bytes = 0, head_bytes = 0, row_bytes = 0;
 
@@ -28,7 +28,7 @@ struct Rows {
   }
 };
 
-Rows rows_of(const Tensor4& tensor, DType dtype) {
+RowMemory rows_of(const Tensor4& tensor, DType dtype) {
   const int64_t size = size_bytes(dtype);
   return {static_cast<std::byte*>(tensor.data), tensor.batch_stride * size,
           tensor.head_stride * size, tensor.row_stride * size};
@@ -37,7 +37,7 @@ Rows rows_of(const Tensor4& tensor, DType dtype) {
 // fp32 [batch, heads, len, dim] in workspace.
 struct Partial {
   Workspace memory;
-  Rows rows;
+  RowMemory rows;
 
   Partial(const Context& context, int64_t batch, int64_t heads, int64_t len, int64_t dim) {
     const int64_t row = dim * static_cast<int64_t>(sizeof(float));
@@ -172,7 +172,7 @@ class Backward {
     if (task.stage > 0) {
       while (remaining[-1].load(std::memory_order_acquire) != 0) std::this_thread::yield();
     }
-    const Owners owners = owners_of(plan_, owner_tile);
+    const OwnerLanes owners = owners_of(plan_, owner_tile);
     KeyTile tile;
     set_key_tile(task, owners, thread, tile);
     GradientRows gradients;
@@ -201,7 +201,7 @@ class Backward {
     void* dv[kTileOwners];
   };
 
-  void set_key_tile(const BackwardTask& task, const Owners& owners, int thread,
+  void set_key_tile(const BackwardTask& task, const OwnerLanes& owners, int thread,
                     KeyTile& tile) const {
     tile.qk_dim = static_cast<int>(shape_.qk_dim);
     tile.v_dim = static_cast<int>(shape_.v_dim);
@@ -217,7 +217,8 @@ class Backward {
     }
   }
 
-  void set_gradient_rows(const BackwardTask& task, const Owners& owners, GradientRows& rows) const {
+  void set_gradient_rows(const BackwardTask& task, const OwnerLanes& owners,
+                         GradientRows& rows) const {
     for (int e = 0; e < kTileOwners; e++) {
       const bool used = (owners.rows >> e & 1) != 0;
       rows.dk[e] = used ? dk_.at(task.batch, task.kv_head, owners.positions[e]) : nullptr;
@@ -227,7 +228,7 @@ class Backward {
 
   // All queries of one head for a tile of keys. upcoming: the task to prefetch for at the end, this
   // one if it has another head.
-  void run_head(int64_t index, int64_t head, int64_t upcoming, const Owners& owners,
+  void run_head(int64_t index, int64_t head, int64_t upcoming, const OwnerLanes& owners,
                 const KeyTile& tile, Progress& progress) {
     constexpr int64_t kTurn = int64_t{1} << 48;  // past every row
     const BackwardTask& task = order_.tasks[static_cast<size_t>(index)];
@@ -237,7 +238,7 @@ class Backward {
     if (!ascending) progress.wait(index, (turn + 1) * kTurn);
     QueryRows rows;
     Prefetch prefetch;
-    for_each_batch(plan_, owner_tile, owners, [&](const Batch& batch, const Batch* next) {
+    for_each_batch(plan_, owner_tile, owners, [&](const OtherBatch& batch, const OtherBatch* next) {
       prefetch.count = 0;
       if (next) {
         for (int r = 0; r < next->count; r++) {
@@ -260,7 +261,8 @@ class Backward {
   }
 
   // What comes to a row of dq first sets it, and computes its delta.
-  void set_query_rows(const BackwardTask& task, int64_t head, const Batch& batch, QueryRows& rows) {
+  void set_query_rows(const BackwardTask& task, int64_t head, const OtherBatch& batch,
+                      QueryRows& rows) {
     const int64_t base = row_index(task, head, 0);
     const float* lse = static_cast<const float*>(args_.lse) + base;
     float* neg_delta = reinterpret_cast<float*>(neg_delta_.get()) + base;
@@ -340,9 +342,9 @@ class Backward {
 
   // Rounds what was added up in workspace.
   void round_partials() {
-    const auto round = [&](const Rows& from, const Tensor4& tensor, int64_t heads, int64_t len,
+    const auto round = [&](const RowMemory& from, const Tensor4& tensor, int64_t heads, int64_t len,
                            int64_t dim) {
-      const Rows to = rows_of(tensor, shape_.dtype);
+      const RowMemory to = rows_of(tensor, shape_.dtype);
       for_each_row(heads, len, [&](int64_t batch, int64_t head, int64_t row) {
         ops_.round(reinterpret_cast<const float*>(from.at(batch, head, row)),
                    to.at(batch, head, row), static_cast<int>(dim));
@@ -361,8 +363,8 @@ class Backward {
   const float scale_;
   const BackwardTasks order_;
   std::unique_ptr<std::atomic<int32_t>[]> remaining_;  // tasks of [batch, kv_heads, stage]
-  Rows q_, k_, v_, out_, dout_;
-  Rows dq_, dk_, dv_;  // of the sums where there are any
+  RowMemory q_, k_, v_, out_, dout_;
+  RowMemory dq_, dk_, dv_;  // of the sums where there are any
   std::optional<Partial> dq_sums_, dk_sums_, dv_sums_;
   Workspace neg_delta_;                              // [batch, heads, q_len], of touched rows
   std::unique_ptr<std::atomic<uint8_t>[]> touched_;  // [batch, heads, q_len]

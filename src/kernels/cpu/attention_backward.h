@@ -73,7 +73,7 @@ struct BackwardTypeOps {
   // Packs k and v; dk and dv start as the fp32 rows dk, dv, or as zero if `dk` is null.
   void (*begin)(const KeyTile& tile, const float* const* dk, const float* const* dv);
   // One batch; prefetches `next` on the way.
-  void (*batch)(const KeyTile& tile, const Batch& batch, const QueryRows& rows,
+  void (*batch)(const KeyTile& tile, const OtherBatch& batch, const QueryRows& rows,
                 const Prefetch& next);
   // Writes dk and dv to rows of the tensors' dtype, or to fp32 rows.
   void (*end)(const KeyTile& tile, void* const* dk, void* const* dv);

@@ -52,7 +52,7 @@ struct Backward {
   // P of a segment, from the accumulated q kᵀ. The scale and the difference are one step: scaled
   // logits may be large, and lse is rounded as it is.
   struct WeightEnd {
-    const Batch& batch;
+    const OtherBatch& batch;
     const QueryRows& rows;
     float* p;
     float scale;
@@ -83,7 +83,7 @@ struct Backward {
   // dS of a segment, from the accumulated dout vᵀ and P. Masked too: 0 · dout vᵀ is no 0 where that
   // overflows.
   struct GradientEnd {
-    const Batch& batch;
+    const OtherBatch& batch;
     const QueryRows& rows;
     const BackwardScratch& scratch;
     float scale;
@@ -208,7 +208,7 @@ struct Backward {
     }
   }
 
-  static void batch(const KeyTile& tile, const Batch& batch, const QueryRows& rows,
+  static void batch(const KeyTile& tile, const OtherBatch& batch, const QueryRows& rows,
                     const Prefetch& next) {
     const BackwardScratch& scratch = tile.scratch;
     if constexpr (kOperands == Operands::kWidened) {
@@ -223,7 +223,7 @@ struct Backward {
   }
 
   // The five products of one segment.
-  static void segment(const KeyTile& tile, const Batch& batch, const Segment& segment,
+  static void segment(const KeyTile& tile, const OtherBatch& batch, const Segment& segment,
                       const QueryRows& rows, const Prefetch& next) {
     const BackwardScratch& scratch = tile.scratch;
     using D = typename DotOf<S, kPairs>::Type;

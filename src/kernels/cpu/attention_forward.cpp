@@ -109,7 +109,7 @@ class ForwardRun {
   // A tile of queries, what is left to read of its keys, and where its rows are.
   struct Unit {
     TileTask task;
-    Owners owners;
+    OwnerLanes owners;
     BatchReader keys;
     const void* q_rows[kTileOwners];
     void* out_rows[kTileOwners];
@@ -117,7 +117,7 @@ class ForwardRun {
 
   // A batch of keys and where its rows are.
   struct Step {
-    Batch batch;
+    OtherBatch batch;
     const void* k_rows[kBatchOthers];
     const void* v_rows[kBatchOthers];
   };
@@ -167,8 +167,8 @@ class ForwardRun {
           ahead.add(steps[next].k_rows, steps[next].batch.count);
           ahead.add(units[unit ^ 1].out_rows, units[unit ^ 1].owners.count);
         }
-        ops_.take(tile, steps[step].batch, steps[step].k_rows, steps[step].v_rows, ahead.rows,
-                  ahead.count);
+        ops_.add_batch(tile, steps[step].batch, steps[step].k_rows, steps[step].v_rows, ahead.rows,
+                       ahead.count);
         step = next;
       }
       finish(current, tile, pass);

@@ -48,8 +48,8 @@ struct ForwardTypeOps {
   // Sets out[d][e] = rows[e][d] · sum[e]; rows [owners] of floats.
   void (*resume)(const ForwardTile&, const float* const* rows);
   // Takes one batch of keys. ahead: rows to prefetch on the way, as long as the keys'.
-  void (*take)(const ForwardTile&, const Batch&, const void* const* k_rows,
-               const void* const* v_rows, const void* const* ahead, int ahead_count);
+  void (*add_batch)(const ForwardTile&, const OtherBatch&, const void* const* k_rows,
+                    const void* const* v_rows, const void* const* ahead, int ahead_count);
   // Writes out / sum (0 where sum is 0) to rows [owners], of the dtype or of floats; a null row is
   // skipped.
   void (*finish)(const ForwardTile&, void* const* rows);

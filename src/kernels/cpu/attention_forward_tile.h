@@ -107,7 +107,7 @@ struct Spans {
   int begin[kTileGranules] = {};
   int end[kTileGranules] = {};
 
-  Spans(const Batch& batch, int granules) {
+  Spans(const OtherBatch& batch, int granules) {
     for (int s = batch.segment_count - 1; s >= 0; s--) {
       const Segment& segment = batch.segments[s];
       for (int g = segment.granule_begin; g < segment.granule_end; g++) {
@@ -185,7 +185,7 @@ struct Forward {
   }
 
   template <typename D>
-  static void compute_logits(const ForwardTile& tile, const Batch& batch,
+  static void compute_logits(const ForwardTile& tile, const OtherBatch& batch,
                              const typename D::Element* const* k_rows, int depth,
                              const void* const* v_rows) {
     for (int v = 0; v < vectors(tile); v++) {
@@ -230,7 +230,7 @@ struct Forward {
   }
 
   // logits → weights, in place; rows of a granule's span that its segments leave out weigh 0.
-  static void weigh(const ForwardTile& tile, const Batch& batch, const Spans<S>& spans) {
+  static void weigh(const ForwardTile& tile, const OtherBatch& batch, const Spans<S>& spans) {
     const F scale = S::set(tile.scale);
     for (int v = 0; v < vectors(tile); v++) {
       const int g = v / kGranuleVectors;
@@ -255,7 +255,7 @@ struct Forward {
 
   // logits → pairs of weights, likewise; an odd last row is paired with 0. Segments begin at even
   // rows.
-  static void weigh_pairs(const ForwardTile& tile, const Batch& batch, const Spans<S>& spans) {
+  static void weigh_pairs(const ForwardTile& tile, const OtherBatch& batch, const Spans<S>& spans) {
     const F scale = S::set(tile.scale);
     for (int v = 0; v < vectors(tile); v++) {
       const int g = v / kGranuleVectors;
@@ -284,8 +284,9 @@ struct Forward {
 
   // body(begin, end, live) for the segments within the span of granule g; live: they compute it.
   template <typename Body>
-  [[gnu::always_inline]] static void for_each_segment(const Batch& batch, const Spans<S>& spans,
-                                                      int g, const Body& body) {
+  [[gnu::always_inline]] static void for_each_segment(const OtherBatch& batch,
+                                                      const Spans<S>& spans, int g,
+                                                      const Body& body) {
     for (int s = 0; s < batch.segment_count; s++) {
       const Segment& segment = batch.segments[s];
       if (segment.begin < spans.begin[g] || segment.end > spans.end[g]) continue;
@@ -318,8 +319,8 @@ struct Forward {
     }
   }
 
-  static void take(const ForwardTile& tile, const Batch& batch, const void* const* k_rows,
-                   const void* const* v_rows, const void* const* ahead, int ahead_count) {
+  static void add_batch(const ForwardTile& tile, const OtherBatch& batch, const void* const* k_rows,
+                        const void* const* v_rows, const void* const* ahead, int ahead_count) {
     if constexpr (kOperands == Operands::kPairs) {
       take_pairs(tile, batch, k_rows, v_rows, ahead, ahead_count);
     } else if constexpr (kOperands == Operands::kWidened) {
@@ -339,9 +340,9 @@ struct Forward {
     }
   }
 
-  static void take_floats(const ForwardTile& tile, const Batch& batch, const float* const* k_rows,
-                          const float* const* v_rows, const void* const* v_source,
-                          const void* const* ahead, int ahead_count) {
+  static void take_floats(const ForwardTile& tile, const OtherBatch& batch,
+                          const float* const* k_rows, const float* const* v_rows,
+                          const void* const* v_source, const void* const* ahead, int ahead_count) {
     using D = typename S::Fma;
     compute_logits<D>(tile, batch, k_rows, tile.qk_dim, v_source);
     raise_max(tile);
@@ -350,8 +351,9 @@ struct Forward {
     add_values<D, 1>(tile, spans, v_rows, tile.logits, ahead, ahead_count);
   }
 
-  static void take_pairs(const ForwardTile& tile, const Batch& batch, const void* const* k_rows,
-                         const void* const* v_rows, const void* const* ahead, int ahead_count) {
+  static void take_pairs(const ForwardTile& tile, const OtherBatch& batch,
+                         const void* const* k_rows, const void* const* v_rows,
+                         const void* const* ahead, int ahead_count) {
     using D = typename S::DotBf16;
     compute_logits<D>(tile, batch, reinterpret_cast<const uint32_t* const*>(k_rows),
                       tile.qk_dim / 2, v_rows);
@@ -379,7 +381,7 @@ struct Forward {
   static void finish_fp32(const ForwardTile& tile, float* const* rows) { store(tile, rows); }
 
   static constexpr ForwardTypeOps ops() {
-    return {kOperands, pack_queries, resume, take, finish, finish_fp32};
+    return {kOperands, pack_queries, resume, add_batch, finish, finish_fp32};
   }
 };
 

@@ -39,7 +39,7 @@ struct Segment {
 };
 
 // The owners of a tile: lane e is the row at positions[e], −1 if there is none.
-struct Owners {
+struct OwnerLanes {
   int count = 0;      // lanes in use: highest + 1
   uint64_t rows = 0;  // bit e: lane e has a row
   int64_t positions[kTileOwners];
@@ -47,7 +47,7 @@ struct Owners {
 
 // Up to kBatchOthers live rows of others. A row is live if any owner of the tile attends to it, so
 // no row of a batch is dead as a whole.
-struct Batch {
+struct OtherBatch {
   int count = 0;
   int segment_count = 0;            // they cover [0, count) in ascending order
   int64_t positions[kBatchOthers];  // of the rows

@@ -10,7 +10,7 @@ constexpr uint64_t kGranuleBits = (uint64_t{1} << kGranule) - 1;
 constexpr int kSegmentRows = 8;
 
 // Cuts a batch into segments of rows whose live owners lie in the same granules.
-void cut_segments(Batch& batch, uint64_t owner_rows) {
+void cut_segments(OtherBatch& batch, uint64_t owner_rows) {
   batch.segment_count = 0;
   for (int begin = 0; begin < batch.count; begin += kSegmentRows) {
     const int end = std::min(begin + kSegmentRows, batch.count);
@@ -48,8 +48,8 @@ const Mask* mask_of(const Plan& plan, const Run& run, int32_t t) {
 
 }  // namespace
 
-Owners owners_of(const Plan& plan, const OwnerTile& tile) {
-  Owners owners;
+OwnerLanes owners_of(const Plan& plan, const OwnerTile& tile) {
+  OwnerLanes owners;
   int e = 0;
   for (int32_t o = 0; o < tile.owners.outer; o++) {
     const int64_t first = plan.position(tile.owners, o, 0);
@@ -65,13 +65,13 @@ Owners owners_of(const Plan& plan, const OwnerTile& tile) {
   return owners;
 }
 
-BatchReader::BatchReader(const Plan& plan, const OwnerTile& tile, const Owners& owners)
+BatchReader::BatchReader(const Plan& plan, const OwnerTile& tile, const OwnerLanes& owners)
     : plan_(&plan),
       owner_rows_(owners.rows),
       run_(tile.run_begin),
       run_end_(owners.rows == 0 ? tile.run_begin : tile.run_end) {}
 
-bool BatchReader::next(Batch& batch) {
+bool BatchReader::next(OtherBatch& batch) {
   batch.count = 0;
   partial_ = false;
   for (; run_ < run_end_; run_++, tile_ = 0) {
@@ -100,7 +100,7 @@ bool BatchReader::next(Batch& batch) {
   return batch.count > 0;
 }
 
-void BatchReader::read(Batch& batch, int64_t first, int64_t end, const uint64_t* words,
+void BatchReader::read(OtherBatch& batch, int64_t first, int64_t end, const uint64_t* words,
                        int64_t stride) {
   int count = batch.count;
   while (inner_ < end && count < kBatchOthers) {
@@ -123,7 +123,7 @@ void BatchReader::read(Batch& batch, int64_t first, int64_t end, const uint64_t*
   batch.count = count;
 }
 
-void BatchReader::cut(Batch& batch) const {
+void BatchReader::cut(OtherBatch& batch) const {
   if (partial_) {
     cut_segments(batch, owner_rows_);
     return;
@@ -134,10 +134,10 @@ void BatchReader::cut(Batch& batch) const {
   batch.segment_count = 1;
 }
 
-void for_each_batch(const Plan& plan, const OwnerTile& tile, const Owners& owners,
-                    FunctionRef<void(const Batch& batch, const Batch* next)> body) {
+void for_each_batch(const Plan& plan, const OwnerTile& tile, const OwnerLanes& owners,
+                    FunctionRef<void(const OtherBatch& batch, const OtherBatch* next)> body) {
   BatchReader reader(plan, tile, owners);
-  Batch batches[2];
+  OtherBatch batches[2];
   int current = 0;
   bool more = reader.next(batches[0]);
   while (more) {

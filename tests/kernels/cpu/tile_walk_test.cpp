@@ -17,11 +17,11 @@
 namespace lace::test {
 namespace {
 
-using cpu::Batch;
 using cpu::kBatchOthers;
 using cpu::kGranule;
 using cpu::kTileOwners;
-using cpu::Owners;
+using cpu::OtherBatch;
+using cpu::OwnerLanes;
 
 constexpr int64_t kQLen = 250, kKLen = 270;
 
@@ -51,11 +51,11 @@ void for_each_plan(const Body& body) {
   }
 }
 
-std::vector<Batch> batches_of(const Plan& plan, const OwnerTile& tile) {
-  const Owners owners = cpu::owners_of(plan, tile);
-  std::vector<Batch> batches;
+std::vector<OtherBatch> batches_of(const Plan& plan, const OwnerTile& tile) {
+  const OwnerLanes owners = cpu::owners_of(plan, tile);
+  std::vector<OtherBatch> batches;
   cpu::BatchReader reader(plan, tile, owners);
-  Batch batch;
+  OtherBatch batch;
   while (reader.next(batch)) batches.push_back(batch);
   EXPECT_EQ(batch.count, 0);
   return batches;
@@ -71,8 +71,8 @@ TEST(TileWalk, BatchesHaveEveryPairOnce) {
         const Pass& pass = plan.passes[static_cast<size_t>(p)];
         for (int32_t t = pass.tile_begin; t < pass.tile_end; ++t) {
           const OwnerTile& tile = plan.tiles[static_cast<size_t>(t)];
-          const Owners owners = cpu::owners_of(plan, tile);
-          for (const Batch& batch : batches_of(plan, tile)) {
+          const OwnerLanes owners = cpu::owners_of(plan, tile);
+          for (const OtherBatch& batch : batches_of(plan, tile)) {
             for (int r = 0; r < batch.count; ++r) {
               for (int e = 0; e < kTileOwners; ++e) {
                 if ((batch.live[r] >> e & 1) == 0) continue;
@@ -100,7 +100,7 @@ TEST(TileWalk, BatchesHaveEveryPairOnce) {
 TEST(TileWalk, OwnersAreTheLanesWithRows) {
   for_each_plan([](const BoundPattern&, const Plan& plan, bool) {
     for (const OwnerTile& tile : plan.tiles) {
-      const Owners owners = cpu::owners_of(plan, tile);
+      const OwnerLanes owners = cpu::owners_of(plan, tile);
       int lane = 0;
       for (int32_t o = 0; o < tile.owners.outer; ++o) {
         for (int32_t i = 0; i < tile.owners.inner; ++i, ++lane) {
@@ -122,7 +122,7 @@ TEST(TileWalk, OwnersAreTheLanesWithRows) {
 TEST(TileWalk, AllBatchesButTheLastAreFull) {
   for_each_plan([](const BoundPattern&, const Plan& plan, bool) {
     for (const OwnerTile& tile : plan.tiles) {
-      const std::vector<Batch> batches = batches_of(plan, tile);
+      const std::vector<OtherBatch> batches = batches_of(plan, tile);
       for (size_t b = 0; b < batches.size(); ++b) {
         EXPECT_TRUE(batches[b].count == kBatchOthers ||
                     (b + 1 == batches.size() && batches[b].count > 0));
@@ -141,8 +141,8 @@ TEST(TileWalk, SegmentsTellOfTheLivePairs) {
   int masked = 0, narrow = 0;
   for_each_plan([&](const BoundPattern&, const Plan& plan, bool) {
     for (const OwnerTile& tile : plan.tiles) {
-      const Owners owners = cpu::owners_of(plan, tile);
-      for (const Batch& batch : batches_of(plan, tile)) {
+      const OwnerLanes owners = cpu::owners_of(plan, tile);
+      for (const OtherBatch& batch : batches_of(plan, tile)) {
         int end = 0;
         for (int s = 0; s < batch.segment_count; ++s) {
           const cpu::Segment& segment = batch.segments[s];
@@ -176,10 +176,10 @@ TEST(TileWalk, SegmentsTellOfTheLivePairs) {
 TEST(TileWalk, EachBatchComesWithTheNext) {
   for_each_plan([](const BoundPattern&, const Plan& plan, bool) {
     for (const OwnerTile& tile : plan.tiles) {
-      const std::vector<Batch> batches = batches_of(plan, tile);
+      const std::vector<OtherBatch> batches = batches_of(plan, tile);
       size_t at = 0;
       cpu::for_each_batch(plan, tile, cpu::owners_of(plan, tile),
-                          [&](const Batch& batch, const Batch* next) {
+                          [&](const OtherBatch& batch, const OtherBatch* next) {
                             ASSERT_LT(at, batches.size());
                             EXPECT_EQ(batch.positions[0], batches[at].positions[0]);
                             ++at;
