@@ -3,6 +3,7 @@ python3 sweep_test.py PATH_OF_LACE"""
 
 import os
 import re
+import subprocess
 import tempfile
 
 from cli import in_parallel, lace, prepare
@@ -40,7 +41,10 @@ def without(command, option):
 
 def wrong(arguments):
     """What is wrong with how this call ends, or nothing."""
-    result = lace(*arguments)
+    try:
+        result = lace(*arguments)
+    except subprocess.TimeoutExpired as expired:
+        return str(expired)
     errors = result.stderr.decode("utf-8", "replace")
     if result.returncode not in (0, 1, 2):
         return f"exit code {result.returncode}: {errors}"
@@ -70,5 +74,7 @@ def main():
 with tempfile.TemporaryDirectory() as folder:
     prepare(folder)
     os.chdir(folder)
-    os.environ["HOME"] = os.path.join(folder, "run")  # whatever ~ names is looked at
+    os.environ["HOME"] = os.path.join(folder, "home")  # what ~ names is scored
+    os.mkdir("home")
+    os.link("tiny.toml", "home/text")
     raise SystemExit(main())
