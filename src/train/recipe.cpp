@@ -61,6 +61,10 @@ void check_bounds(std::string_view text, const std::string& source) {
       LACE_CHECK(names_section(text, at), "[recipe] ", source, ":", line,
                  ": a section must have a name of letters, digits, _ and -, or in quotes");
     }
+    // TOML says so too, but toml++ has no case for some characters.
+    LACE_CHECK((32 <= c && c < 127) || c == '\t' || c == '\n' || c == '\r', "[recipe] ", source,
+               ":", line, ": outside strings and comments a recipe must be printable ASCII, got ",
+               printable({&c, 1}));
     line_begins = c == '\n' || (line_begins && (c == ' ' || c == '\t' || c == '\r'));
     if (c == '"' || c == '\'') {
       const size_t past = past_string(text, at);
