@@ -62,18 +62,18 @@ std::string show(std::string_view text, size_t at) {
   std::string line = begin > 0 ? "…" : "";
   size_t column = begin > 0 ? 1 : 0;
   SafeText safe;
-  const auto take = [&](const std::string& shown) {  // "", a character, or escapes of 4 each
+  const auto show = [&](const std::string& shown) {  // "", a character, or escapes of 4 each
     const bool escapes = shown.size() % 4 == 0 && shown.starts_with("\\x");
     line += escapes ? std::string(shown.size() / 4, ' ') : shown;
     return escapes ? shown.size() / 4 : size_t{!shown.empty()};
   };
   for (size_t p = begin; p < end; ++p) {
     const bool space = is_space(text[p]);
-    const size_t width = space ? accept(safe.finish()) + accept(" ")
-                               : accept(safe.add(static_cast<uint8_t>(text[p])));
+    const size_t width = space ? show(safe.finish()) + show(" ")
+                               : show(safe.add(static_cast<uint8_t>(text[p])));
     if (p < at) column += width;
   }
-  accept(safe.finish());
+  show(safe.finish());
   if (end < text.size()) line += "…";
   return "\n  " + line + "\n  " + std::string(column, ' ') + "^";
 }

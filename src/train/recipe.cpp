@@ -40,6 +40,18 @@ size_t past_string(std::string_view text, size_t at) {
   return text.size();
 }
 
+// Whether a section's name may begin past the '[' at `at`: toml++ takes for granted that it does.
+bool names_section(std::string_view text, size_t at) {
+  const auto skip_blanks = [&] {
+    while (++at < text.size() && (text[at] == ' ' || text[at] == '\t')) continue;
+  };
+  skip_blanks();
+  if (at < text.size() && text[at] == '[') skip_blanks();
+  const char c = at < text.size() ? text[at] : ']';
+  return ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z') || ('0' <= c && c <= '9') ||
+         std::string_view("_-\"']").find(c) != std::string_view::npos;
+}
+
 // Throws where text is much larger or deeper than sections of keys, of which some are lists: each
 // level would take frames of the stack, in the parser and once more when its tables are freed.
 void check_bounds(std::string_view text, const std::string& source) {
@@ -47,8 +59,18 @@ void check_bounds(std::string_view text, const std::string& source) {
              " bytes, got ", text.size());
   int brackets = 0, dots = 0;
   int64_t line = 1;
-  for (size_t at = 0; at < text.size();) {
+  bool line_begins = true;
+  for (size_t at = text.starts_with("\xEF\xBB\xBF") ? 3 : 0; at < text.size();) {
     const char c = text[at];
+    if (c == '[' && line_begins && brackets == 0) {
+      LACE_CHECK(names_section(text, at), "[recipe] ", source, ":", line,
+                 ": a section must have a name of letters, digits, _ and -, or in quotes");
+    }
+    // TOML says so too, but toml++ has no case for some characters.
+    LACE_CHECK((32 <= c && c < 127) || c == '\t' || c == '\n' || c == '\r', "[recipe] ", source,
+               ":", line, ": outside strings and comments a recipe must be printable ASCII, got ",
+               printable({&c, 1}));
+    line_begins = c == '\n' || (line_begins && (c == ' ' || c == '\t' || c == '\r'));
     if (c == '"' || c == '\'') {
       const size_t past = past_string(text, at);
       line += std::count(text.begin() + static_cast<int64_t>(at),

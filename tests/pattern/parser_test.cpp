@@ -236,7 +236,7 @@ TEST(Parser, ErrorsAreSafeToPrint) {
       }
     }
     const std::string error = error_of(text);
-    std::string shown = printable(error, error.size());
+    std::string shown = printable(error, 4 * error.size());
     for (size_t at; (at = shown.find("\\x0a")) != std::string::npos;) shown.replace(at, 4, "\n");
     std::string expected = error;  // a name's own newline is escaped in the error already
     for (size_t at; (at = expected.find("\\x0a")) != std::string::npos;) {

@@ -131,6 +131,27 @@ TEST(Recipe, StringsAndCommentsMayHoldDotsAndBrackets) {
   EXPECT_EQ(error_of("[data]\npaths = [\"a.b.c.d.e.f.g.h.i.j.k\", \n 'x.y' ]\n"), "");
 }
 
+TEST(Recipe, SectionsHaveNames) {  // each of these is an assertion of toml++
+  const std::string name = "a section must have a name of letters, digits, _ and -, or in quotes";
+  EXPECT_HAS(error_of("\n[%]\n"), "x.toml:2: " + name);
+  for (const std::string text : {"[\n", "  [ %", "[[[a]]]", "[[ =", "\xEF\xBB\xBF[.a]"}) {
+    EXPECT_HAS(error_of(text), name);
+  }
+  EXPECT_HAS(error_of(std::string("[\0]", 3)), name);
+  EXPECT_HAS(error_of("[]"), "x.toml:1");
+  EXPECT_EQ(error_of("\xEF\xBB\xBF[ \"model\" ]\nlayers = 2\n[data]\npaths = [\n'a',\n  'b']\n"),
+            "");
+}
+
+TEST(Recipe, IsAsciiOutsideStringsAndComments) {  // toml++ has no case for U+00A1 to U+0499
+  const std::string rule =
+      "x.toml:2: outside strings and comments a recipe must be printable ASCII, got \\x";
+  EXPECT_HAS(error_of("\nlayers = 2\xd0\x80"), rule + "d0");
+  EXPECT_HAS(error_of("\n\xc3\xa9 = 2"), rule + "c3");
+  EXPECT_HAS(error_of(std::string("\nlayers = 0\0", 12)), rule + "00");
+  EXPECT_EQ(error_of("# \xc3\xa9\n[data]\npaths = '\xc3\xa9' # \xd0\x80\n"), "");
+}
+
 TEST(Recipe, NamesInErrorsAreEscapedAndCut) {
   EXPECT_HAS(error_of("[\"a\\u001b[2J\"]\n"), "unknown section [a\\x1b[2J]");
   EXPECT_LT(error_of("[" + std::string(500'000, 'a') + "]\n").size(), 1000u);
