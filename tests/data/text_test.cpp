@@ -4,7 +4,7 @@
 #include <fstream>
 #include <thread>
 
-#include <dirent.h>
+#include <fcntl.h>
 
 #include <sys/resource.h>
 #include <sys/stat.h>
