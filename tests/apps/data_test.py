@@ -51,7 +51,7 @@ def names_that_are_no_text(folder):
     lace(b"train", recipe, b"--run", run, b"--resume", b"--set", b"train.steps=3")
     scored = lace(b"eval", run, b"--split", b"train", b"--baselines", b"--json")
     figures = json.loads(scored.stdout)
-    assert figures["step"] == 3 and figures["run"].endswith(r"run\xe7"), figures
+    assert figures["training"]["steps"] == 3 and figures["run"].endswith(r"run\xe7"), figures
     assert rb"run\xe7/" in lace(b"eval", run, b"--split", b"validation").stdout
     # Named on the command line, as bytes; the recipe's copy in the run folder finds them again.
     run = os.path.join(folder, b"other")

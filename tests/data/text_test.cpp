@@ -4,7 +4,7 @@
 #include <fstream>
 #include <thread>
 
-#include <dirent.h>
+#include <fcntl.h>
 
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -194,7 +194,7 @@ int open_descriptors() {
 
 TEST_F(TextTest, MoreFilesThanMayBeOpen) {
   constexpr int kFiles = 300;
-  for (int i = 0; i < kFiles; ++i) write_large("f" + std::to_string(1000 + i), i);
+  for (int i = 0; i < kFiles; ++i) write_large(concat("f", 1000 + i), i);
   rlimit limit{};
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
   const auto check = [&](rlim_t free) {
@@ -221,7 +221,7 @@ TEST_F(TextTest, MoreFilesThanMayBeOpen) {
 
 TEST_F(TextTest, SeveralThreadsRead) {
   constexpr int kFiles = 150;  // more than are kept open
-  for (int i = 0; i < kFiles; ++i) write_large("f" + std::to_string(1000 + i), i);
+  for (int i = 0; i < kFiles; ++i) write_large(concat("f", 1000 + i), i);
   const TextData data = load_whole(folder_.string());
   std::atomic<int> wrong{0};
   std::vector<std::thread> threads;
