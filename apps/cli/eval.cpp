@@ -162,7 +162,7 @@ Scored load_scored(const Recipe& recipe, const Options& options) {
   scored.bytes = given.train;
   scored.files = given.files;
   scored.name = concat("all ", format_count(scored.bytes.size()), " bytes of ",
-                       options.data.size() == 1 ? printable(options.data.front())
+                       options.data.size() == 1 ? path_text(options.data.front())
                                                 : concat(format_count(given.files), " files"));
   return scored;
 }

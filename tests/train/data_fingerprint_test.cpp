@@ -28,8 +28,7 @@ TEST(DataFingerprint, IsAFunctionOfTheBytes) {
   // Pieces do not matter.
   TextData pieces = data_of({});
   for (int64_t begin = 0; begin < 5000; begin += 1250) {
-    const auto all = std::make_shared<std::vector<uint8_t>>(bytes(5000));
-    pieces.train.append(std::span(*all).subspan(static_cast<size_t>(begin), 1250), all);
+    pieces.train.append(ByteStream(bytes(5000)).slice(begin, begin + 1250));
   }
   EXPECT_EQ(a, data_fingerprint(pieces));
 }
