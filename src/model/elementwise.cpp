@@ -4,10 +4,10 @@
 #include <cmath>
 #include <cstring>
 
-// Written with the compiler's vectors of 16 floats, and compiled for three instruction sets, the
-// best of which the loader picks. Everything below the entry points is inlined into them.
-#define LACE_CLONES \
-  __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4"), flatten))
+#include "core/instruction_set.h"
+
+// Written with the compiler's vectors of 16 floats, and compiled for each instruction set: bodies
+// are inlined into what run_with_best() calls.
 #define LACE_INLINE inline __attribute__((always_inline))
 
 namespace lace::model {
@@ -278,68 +278,7 @@ LACE_INLINE void cross_entropy_grad_body(RowRange rows, const T* logits, const i
   }
 }
 
-}  // namespace
-
-// ---- entry points -------------------------------------------------------------------------------
-
-#define LACE_ELEMENTWISE(T)                                                                      \
-  template <>                                                                                    \
-  LACE_CLONES void norm_rows<T>(RowRange rows, const float* x, const NormWeights& weights, T* y, \
-                                float* mean, float* rstd) {                                      \
-    norm_body<T>(rows, x, weights, y, mean, rstd);                                               \
-  }                                                                                              \
-  template <>                                                                                    \
-  LACE_CLONES void residual_norm_rows<T>(RowRange rows, const float* x, const T* branch,         \
-                                         const Dropout& dropout, const NormWeights& weights,     \
-                                         float* sum, T* y, float* mean, float* rstd) {           \
-    residual_norm_body<T>(rows, x, branch, dropout, weights, sum, y, mean, rstd);                \
-  }                                                                                              \
-  template <>                                                                                    \
-  LACE_CLONES void residual_rows<T>(RowRange rows, const float* x, const T* branch,              \
-                                    const Dropout& dropout, float* sum) {                        \
-    residual_body<T>(rows, x, branch, dropout, sum);                                             \
-  }                                                                                              \
-  template <>                                                                                    \
-  LACE_CLONES void branch_grad_rows<T>(RowRange rows, const float* grad, const Dropout& dropout, \
-                                       T* branch_grad, float* branch_sum) {                      \
-    branch_grad_body<T>(rows, grad, dropout, branch_grad, branch_sum);                           \
-  }                                                                                              \
-  template <>                                                                                    \
-  LACE_CLONES void norm_grad_rows<T>(RowRange rows, const T* dy, const float* x,                 \
-                                     const float* mean, const float* rstd, const float* weight,  \
-                                     const float* grad, float* grad_in, float* weight_sum,       \
-                                     float* bias_sum) {                                          \
-    norm_grad_body<T>(rows, dy, x, mean, rstd, weight, grad, grad_in, weight_sum, bias_sum);     \
-  }                                                                                              \
-  template <>                                                                                    \
-  LACE_CLONES void gelu_rows<T>(RowRange rows, const T* x, T* y) {                               \
-    gelu_body<T>(rows, x, y);                                                                    \
-  }                                                                                              \
-  template <>                                                                                    \
-  LACE_CLONES void gelu_grad_rows<T>(RowRange rows, const T* dy, const T* x, T* dx,              \
-                                     float* dx_sum) {                                            \
-    gelu_grad_body<T>(rows, dy, x, dx, dx_sum);                                                  \
-  }                                                                                              \
-  template <>                                                                                    \
-  LACE_CLONES void sum_rows<T>(RowRange rows, const T* x, float* sum) {                          \
-    sum_body<T>(rows, x, sum);                                                                   \
-  }                                                                                              \
-  template <>                                                                                    \
-  LACE_CLONES void cross_entropy_rows<T>(RowRange rows, const T* logits, const int64_t* targets, \
-                                         float* nats, float* lse) {                              \
-    cross_entropy_body<T>(rows, logits, targets, nats, lse);                                     \
-  }                                                                                              \
-  template <>                                                                                    \
-  LACE_CLONES void cross_entropy_grad_rows<T>(RowRange rows, const T* logits,                    \
-                                              const int64_t* targets, const float* lse,          \
-                                              float scale, T* dlogits) {                         \
-    cross_entropy_grad_body<T>(rows, logits, targets, lse, scale, dlogits);                      \
-  }
-
-LACE_ELEMENTWISE(float)
-LACE_ELEMENTWISE(BFloat16)
-
-LACE_CLONES void embedding_rows(RowRange rows, int64_t n, const int64_t* tokens,
+LACE_INLINE void embedding_body(RowRange rows, int64_t n, const int64_t* tokens,
                                 const int64_t* indices, const EmbeddingTables& tables, float* out) {
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     const int64_t slot = row % n;
@@ -361,10 +300,10 @@ LACE_CLONES void embedding_rows(RowRange rows, int64_t n, const int64_t* tokens,
   }
 }
 
-LACE_CLONES void embedding_grad_columns(int64_t rows, int64_t columns, int64_t column_begin,
-                                        int64_t column_end, int64_t n, const int64_t* tokens,
-                                        const int64_t* indices, const float* grad,
-                                        const EmbeddingGrads& grads) {
+LACE_INLINE void embedding_grad_body(int64_t rows, int64_t columns, int64_t column_begin,
+                                     int64_t column_end, int64_t n, const int64_t* tokens,
+                                     const int64_t* indices, const float* grad,
+                                     const EmbeddingGrads& grads) {
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t slot = row % n;
     float* to[4] = {grads.sos};
@@ -380,6 +319,77 @@ LACE_CLONES void embedding_grad_columns(int64_t rows, int64_t columns, int64_t c
       for (int t = 0; t < targets; ++t) add_to(to[t] + c, g);
     }
   }
+}
+
+}  // namespace
+
+// ---- entry points -------------------------------------------------------------------------------
+
+#define LACE_ELEMENTWISE(T)                                                                        \
+  template <>                                                                                      \
+  void norm_rows<T>(RowRange rows, const float* x, const NormWeights& weights, T* y, float* mean,  \
+                    float* rstd) {                                                                 \
+    run_with_best<norm_body<T>>(rows, x, weights, y, mean, rstd);                                  \
+  }                                                                                                \
+  template <>                                                                                      \
+  void residual_norm_rows<T>(RowRange rows, const float* x, const T* branch,                       \
+                             const Dropout& dropout, const NormWeights& weights, float* sum, T* y, \
+                             float* mean, float* rstd) {                                           \
+    run_with_best<residual_norm_body<T>>(rows, x, branch, dropout, weights, sum, y, mean, rstd);   \
+  }                                                                                                \
+  template <>                                                                                      \
+  void residual_rows<T>(RowRange rows, const float* x, const T* branch, const Dropout& dropout,    \
+                        float* sum) {                                                              \
+    run_with_best<residual_body<T>>(rows, x, branch, dropout, sum);                                \
+  }                                                                                                \
+  template <>                                                                                      \
+  void branch_grad_rows<T>(RowRange rows, const float* grad, const Dropout& dropout,               \
+                           T* branch_grad, float* branch_sum) {                                    \
+    run_with_best<branch_grad_body<T>>(rows, grad, dropout, branch_grad, branch_sum);              \
+  }                                                                                                \
+  template <>                                                                                      \
+  void norm_grad_rows<T>(RowRange rows, const T* dy, const float* x, const float* mean,            \
+                         const float* rstd, const float* weight, const float* grad,                \
+                         float* grad_in, float* weight_sum, float* bias_sum) {                     \
+    run_with_best<norm_grad_body<T>>(rows, dy, x, mean, rstd, weight, grad, grad_in, weight_sum,   \
+                                     bias_sum);                                                    \
+  }                                                                                                \
+  template <>                                                                                      \
+  void gelu_rows<T>(RowRange rows, const T* x, T* y) {                                             \
+    run_with_best<gelu_body<T>>(rows, x, y);                                                       \
+  }                                                                                                \
+  template <>                                                                                      \
+  void gelu_grad_rows<T>(RowRange rows, const T* dy, const T* x, T* dx, float* dx_sum) {           \
+    run_with_best<gelu_grad_body<T>>(rows, dy, x, dx, dx_sum);                                     \
+  }                                                                                                \
+  template <>                                                                                      \
+  void sum_rows<T>(RowRange rows, const T* x, float* sum) {                                        \
+    run_with_best<sum_body<T>>(rows, x, sum);                                                      \
+  }                                                                                                \
+  template <>                                                                                      \
+  void cross_entropy_rows<T>(RowRange rows, const T* logits, const int64_t* targets, float* nats,  \
+                             float* lse) {                                                         \
+    run_with_best<cross_entropy_body<T>>(rows, logits, targets, nats, lse);                        \
+  }                                                                                                \
+  template <>                                                                                      \
+  void cross_entropy_grad_rows<T>(RowRange rows, const T* logits, const int64_t* targets,          \
+                                  const float* lse, float scale, T* dlogits) {                     \
+    run_with_best<cross_entropy_grad_body<T>>(rows, logits, targets, lse, scale, dlogits);         \
+  }
+
+LACE_ELEMENTWISE(float)
+LACE_ELEMENTWISE(BFloat16)
+
+void embedding_rows(RowRange rows, int64_t n, const int64_t* tokens, const int64_t* indices,
+                    const EmbeddingTables& tables, float* out) {
+  run_with_best<embedding_body>(rows, n, tokens, indices, tables, out);
+}
+
+void embedding_grad_columns(int64_t rows, int64_t columns, int64_t column_begin, int64_t column_end,
+                            int64_t n, const int64_t* tokens, const int64_t* indices,
+                            const float* grad, const EmbeddingGrads& grads) {
+  run_with_best<embedding_grad_body>(rows, columns, column_begin, column_end, n, tokens, indices,
+                                     grad, grads);
 }
 
 }  // namespace lace::model

@@ -4,16 +4,9 @@
 
 #include <ATen/ATen.h>
 
+#include "core/instruction_set.h"
 #include "ops/torch_context.h"
 #include "train/adam_lists.h"
-
-// The compiler's best code for each processor, chosen when the program is loaded.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__)
-#define LACE_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define LACE_CLONES
-#endif
 
 namespace lace::train {
 namespace {
@@ -25,25 +18,15 @@ struct Factors {
   double gradient, beta1, beta2, learning_rate, epsilon, decay, ema;
 };
 
-LACE_CLONES double sum_of_squares(const float* g, int64_t count) {
+template <typename Scalar>
+[[gnu::always_inline]] inline double sum_of_squares(const Scalar* g, int64_t count) {
   double lanes[kLanes] = {};
+  const auto square = [g](int64_t i) { return static_cast<double>(g[i]) * g[i]; };
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    for (int k = 0; k < kLanes; ++k) lanes[k] += static_cast<double>(g[i + k]) * g[i + k];
+    for (int k = 0; k < kLanes; ++k) lanes[k] += square(i + k);
   }
-  for (; i < count; ++i) lanes[i % kLanes] += static_cast<double>(g[i]) * g[i];
-  double sum = 0;
-  for (double lane : lanes) sum += lane;
-  return sum;
-}
-
-LACE_CLONES double sum_of_squares(const double* g, int64_t count) {
-  double lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (int k = 0; k < kLanes; ++k) lanes[k] += g[i + k] * g[i + k];
-  }
-  for (; i < count; ++i) lanes[i % kLanes] += g[i] * g[i];
+  for (; i < count; ++i) lanes[i % kLanes] += square(i);
   double sum = 0;
   for (double lane : lanes) sum += lane;
   return sum;
@@ -66,16 +49,6 @@ template <typename Scalar>
     v[i] = square;
     p[i] -= rate * (mean / (std::sqrt(square) + epsilon) + decay * p[i]);
   }
-}
-
-LACE_CLONES void update_chunk(float* p, const float* g, float* m, float* v, int64_t count,
-                              const Factors& f) {
-  update_elements(p, g, m, v, count, f);
-}
-
-LACE_CLONES void update_chunk(double* p, const double* g, double* m, double* v, int64_t count,
-                              const Factors& f) {
-  update_elements(p, g, m, v, count, f);
 }
 
 template <typename Scalar>
@@ -127,8 +100,9 @@ double Adam::gradient_norm(double scale) const {
     const int64_t count = chunk.end - chunk.begin;
     sums[static_cast<size_t>(i)] =
         g.scalar_type() == at::kFloat
-            ? sum_of_squares(g.const_data_ptr<float>() + chunk.begin, count)
-            : sum_of_squares(g.const_data_ptr<double>() + chunk.begin, count);
+            ? run_with_best<sum_of_squares<float>>(g.const_data_ptr<float>() + chunk.begin, count)
+            : run_with_best<sum_of_squares<double>>(g.const_data_ptr<double>() + chunk.begin,
+                                                    count);
   });
   double sum = 0;
   for (double value : sums) sum += value;
@@ -155,9 +129,10 @@ void Adam::update(double learning_rate, double gradient_factor) {
     own.decay = parameter.dim() > 1 ? config_.weight_decay : 0.0;
     const int64_t count = chunk.end - chunk.begin;
     Scalar* p = static_cast<Scalar*>(parameter.data_ptr()) + chunk.begin;
-    update_chunk(p, gradients[chunk.tensor].template const_data_ptr<Scalar>() + chunk.begin,
-                 m_[chunk.tensor].template data_ptr<Scalar>() + chunk.begin,
-                 v_[chunk.tensor].template data_ptr<Scalar>() + chunk.begin, count, own);
+    run_with_best<update_elements<Scalar>>(
+        p, gradients[chunk.tensor].template const_data_ptr<Scalar>() + chunk.begin,
+        m_[chunk.tensor].template data_ptr<Scalar>() + chunk.begin,
+        v_[chunk.tensor].template data_ptr<Scalar>() + chunk.begin, count, own);
     if (!ema_.empty()) {
       update_ema(ema_[chunk.tensor].template data_ptr<Scalar>() + chunk.begin, p, count,
                  config_.ema);

@@ -169,7 +169,8 @@ class Sitting {
     validation_ = trainer_->validate();
     if (!validation_) return;
     if (!std::isfinite(*validation_)) {
-      note(concat("step ", trainer_->step(), ": the validation is ", *validation_,
+      note(concat("step ", trainer_->step(), ": the validation is ",
+                  std::isnan(*validation_) ? "not a number" : "infinite",
                   ": the best checkpoint stays as it is"));
     }
     if (!train::is_better(*validation_, best_kept_)) return;

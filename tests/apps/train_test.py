@@ -130,8 +130,8 @@ def damaged(run):
 
 def wrong_starts(folder, recipe):
     """Folders are no recipes, names are no paths, and a start that fails leaves no run behind."""
-    assert f"{folder} is a folder" in lace("model", folder, code=1).stderr
-    assert "no such file" in lace("model", folder / "absent.toml", code=1).stderr
+    assert f"a directory: {folder}" in lace("model", folder, code=2).stderr
+    assert "does not exist" in lace("model", folder / "absent.toml", code=2).stderr
     here = dict(cwd=folder)
     assert "name must be" in lace("train", recipe, "--set", "name='../x'", code=1, **here).stderr
     (folder / "short").write_text("abc")

@@ -113,7 +113,7 @@ struct BadConfig {
 
 TEST(ModelConfig, NamesTheWrongField) {
   const std::vector<BadConfig> cases = {
-      {[](auto& c) { c.layers = 0; }, "[model] layers must be positive, got 0"},
+      {[](auto& c) { c.layers = 0; }, "[model] layers must be from 1 to 65536, got 0"},
       {[](auto& c) { c.qk_dim = 100; }, "[model] qk_dim must be a multiple of heads (8), got 100"},
       {[](auto& c) { c.v_dim = 32; },
        "[model] v_dim / heads must be a multiple of 8 up to 256, got 32 / 8"},
@@ -124,13 +124,13 @@ TEST(ModelConfig, NamesTheWrongField) {
       {[](auto& c) { c.patterns = {"bidirectional(dense)"}; },
        "[model] patterns must be causal, got bidirectional(dense)"},
       {[](auto& c) { c.position_stride = 99999; },
-       "[model] position_stride must be between 1 and seq_len (12288), got 99999"},
+       "[model] position_stride must be from 0 to seq_len (12288), got 99999"},
       {[](auto& c) {
          c.positions = PositionKind::kImage;
          c.image_height = c.image_width = 64;
          c.image_channels = 1;
        },
-       "[model] image_height · image_width · image_channels must be seq_len (12288), got 4096"},
+       "[model] image_height · image_width · image_channels must be seq_len (12288), got 64 · 64 · 1"},
   };
   for (const auto& [spoil, message] : cases) {
     ModelConfig config = enwik8();

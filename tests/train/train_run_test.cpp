@@ -134,7 +134,7 @@ TEST_F(TrainRunTest, NanNeverIsTheBest) {
   const RunResult poisoned = train(recipe, "run", true, 7);
   EXPECT_TRUE(std::isnan(*poisoned.validation_bits_per_byte));
   EXPECT_EQ(poisoned.best_validation_bits_per_byte, best);
-  EXPECT_HAS(notes_, "step 6: the validation is nan");
+  EXPECT_HAS(notes_, "step 6: the validation is not a number");
   EXPECT_EQ(load_run(path("run"), "best").step, 3);
   EXPECT_EQ(file_text(path("run/best.json")).find("null"), std::string::npos);
   EXPECT_TRUE(load_run(path("run"), "best").not_finite.empty());

@@ -2,44 +2,16 @@
 
 #include "lace/error.h"
 
+#include "core/instruction_set.h"
 #include "kernels/cpu/attention_backward.h"
 #include "kernels/cpu/attention_forward.h"
 
 namespace lace::cpu {
 namespace {
 
-// What the processor and the operating system offer, as __builtin_cpu_supports tells; a macro,
-// because that takes a literal.
-#define LACE_NEEDS(feature) \
-  if (!__builtin_cpu_supports(feature)) return "the processor lacks " feature
-
-std::string portable_unavailable() { return ""; }
-
-#if defined(__x86_64__)
-std::string avx2_unavailable() {
-  LACE_NEEDS("avx2");
-  LACE_NEEDS("fma");
-  LACE_NEEDS("f16c");
-  return "";
-}
-
-std::string avx512_unavailable() {
-  LACE_NEEDS("avx512f");
-  LACE_NEEDS("avx512bw");
-  LACE_NEEDS("avx512dq");
-  LACE_NEEDS("avx512vl");
-  return avx2_unavailable();
-}
-
-std::string avx512_bf16_unavailable() {
-  LACE_NEEDS("avx512bf16");
-  return avx512_unavailable();
-}
-#else
-std::string avx2_unavailable() { return "the processor is not an x86-64"; }
-std::string avx512_unavailable() { return avx2_unavailable(); }
-std::string avx512_bf16_unavailable() { return avx2_unavailable(); }
-#endif
+std::string portable_unavailable() { return lacks(InstructionSet::kPortable); }
+std::string avx2_unavailable() { return lacks(InstructionSet::kAvx2); }
+std::string avx512_unavailable() { return lacks(InstructionSet::kAvx512); }
 
 std::string dim_unsupported(const char* name, int64_t dim) {
   if (dim > kMaxHeadDim) return concat(name, " ", dim, " is more than ", kMaxHeadDim);
@@ -108,8 +80,8 @@ constexpr Kernel make_kernel(std::string_view name, std::string (*unavailable)()
 #define LACE_PAIR_OPS(name) nullptr, nullptr
 #endif
 
-constinit const Kernel kAvx512Bf16 = make_kernel<LACE_OPS(Avx512), LACE_PAIR_OPS(Avx512Bf16)>(
-    "cpu_avx512_bf16", avx512_bf16_unavailable);
+constinit const Kernel kAvx512Bf16 =
+    make_kernel<LACE_OPS(Avx512), LACE_PAIR_OPS(Avx512Bf16)>("cpu_avx512_bf16", lacks_avx512_bf16);
 constinit const Kernel kAvx512 = make_kernel<LACE_OPS(Avx512)>("cpu_avx512", avx512_unavailable);
 constinit const Kernel kAvx2 = make_kernel<LACE_OPS(Avx2)>("cpu_avx2", avx2_unavailable);
 constinit const Kernel kPortable =
