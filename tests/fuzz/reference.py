@@ -145,8 +145,9 @@ def attention64(q, k, v, live, scale, dout, dtype, independent):
     delta_squares = (eps.result * dout * out).square().sum(-1, keepdim=True)
     delta_squares = delta_squares + (rounded * dp_size).square().sum(-1, keepdim=True)
 
+    # Weights are computed again, from logits and lse: nothing keeps those of huge logits below 1.
     p_relative = torch.expm1((off.log1p() + lse_off).clamp(max=30))
-    p_linear = (p * p_relative).clamp(max=2) + floor
+    p_linear = p * p_relative + floor
     ds_linear = p_linear * dp_size + p * (v_dim * u * (absolute_dout @ absolute_v.transpose(2, 3)))
     ds_linear = ds_linear + p * delta_linear + eps.floor * live
     ds_rounded = eps.rounding * ds.abs()
