@@ -331,7 +331,7 @@ def draw_scale(rng, positive):
         return None
     scale = rng.choice([1e-3, 0.05, 0.3, 1.0, 4.0, 1e-46, 1e-40, rng.uniform(0.01, 1.5)])
     if positive and rng.random() >= FEW:
-        return scale
+        return scale if scale > 1e-37 else 1e-36  # a normal float32
     return rng.choice([scale, -scale, 0.0, -0.2])
 
 
