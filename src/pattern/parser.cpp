@@ -69,8 +69,8 @@ std::string show(std::string_view text, size_t at) {
   };
   for (size_t p = begin; p < end; ++p) {
     const bool space = is_space(text[p]);
-    const size_t width = space ? show(safe.finish()) + show(" ")
-                               : show(safe.add(static_cast<uint8_t>(text[p])));
+    const size_t width =
+        space ? show(safe.finish()) + show(" ") : show(safe.add(static_cast<uint8_t>(text[p])));
     if (p < at) column += width;
   }
   show(safe.finish());

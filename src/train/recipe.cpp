@@ -298,8 +298,8 @@ Recipe load_recipe(const std::string& path, const std::vector<std::string>& over
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
   LACE_CHECK(!file.bad(), "[recipe] cannot read ", path, ": ", std::strerror(errno));
   text.resize(static_cast<size_t>(file.gcount()));
-  LACE_CHECK(text.size() <= kMaxText, "[recipe] a recipe has at most ", kMaxText,
-             " bytes, ", path, " has more");
+  LACE_CHECK(text.size() <= kMaxText, "[recipe] a recipe has at most ", kMaxText, " bytes, ", path,
+             " has more");
   return parse_recipe(text, path, overrides);
 }
 

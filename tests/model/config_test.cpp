@@ -130,7 +130,8 @@ TEST(ModelConfig, NamesTheWrongField) {
          c.image_height = c.image_width = 64;
          c.image_channels = 1;
        },
-       "[model] image_height · image_width · image_channels must be seq_len (12288), got 64 · 64 · 1"},
+       "[model] image_height · image_width · image_channels must be seq_len (12288), got 64 · 64 · "
+       "1"},
   };
   for (const auto& [spoil, message] : cases) {
     ModelConfig config = enwik8();
