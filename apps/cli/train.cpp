@@ -47,21 +47,17 @@ class SignalHandler {
     action.sa_flags = SA_RESETHAND;
     sigaction(SIGINT, &action, &old_int_);
     sigaction(SIGTERM, &action, &old_term_);
-    struct sigaction ignore {};
-    ignore.sa_handler = SIG_IGN;  // a write past a limit is then an error that names the file
-    sigaction(SIGXFSZ, &ignore, &old_size_);
   }
   ~SignalHandler() {
     sigaction(SIGINT, &old_int_, nullptr);
     sigaction(SIGTERM, &old_term_, nullptr);
-    sigaction(SIGXFSZ, &old_size_, nullptr);
   }
   SignalHandler(const SignalHandler&) = delete;
   SignalHandler& operator=(const SignalHandler&) = delete;
 
  private:
   struct sigaction old_int_ {
-  }, old_term_{}, old_size_{};
+  }, old_term_{};
 };
 
 std::string fixed(double value, int digits) {
