@@ -50,9 +50,16 @@ class Trainer {
   // One optimiser step over train.accumulate micro-batches of train.batch sequences. Where the
   // precision is fp16, the loss is scaled; gradients that are not finite then count as 0, the step
   // is taken with the rest, and the scale halves. In other precisions such a step throws
-  // lace::Error and changes nothing: neither weights nor place in the run nor its time; no
-  // gradients stay.
+  // lace::Error and changes nothing: neither weights nor place in the run nor its time.
   TrainProgress take_step();
+
+  // The same in two: a GPU works on the next step while the host looks at the last. Up to two steps
+  // may be started and not finished; step() counts those that are started, and the weights are
+  // theirs once they are finished: finish all before anything else is asked of the run. A step that
+  // throws in finish_step takes back those that were started after it.
+  void start_step();
+  TrainProgress finish_step();
+  int64_t unfinished_steps() const;
 
   // Bits a byte on at most train.validate_windows windows spread over the validation bytes, with
   // the mean of the weights where optimizer.ema keeps one. Nothing without validation bytes.

@@ -1,5 +1,6 @@
 #include <chrono>
 #include <cmath>
+#include <deque>
 #include <numbers>
 
 #include <ATen/ATen.h>
@@ -14,11 +15,11 @@
 #include "train/checkpoint.h"
 #include "train/data_fingerprint.h"
 #include "train/files.h"
-#include "train/loss_scale.h"
 #include "train/machine.h"
 #include "train/run_folder.h"
 #include "train/schedule.h"
 #include "train/score.h"
+#include "train/step_runner.h"
 
 namespace lace {
 namespace {
@@ -62,49 +63,56 @@ struct Trainer::Impl {
   SparseTransformer model;
   train::Adam adam;
   WindowSampler sampler;
-  train::LossScale loss_scale;
-  int64_t step = 0;
+  train::StepRunner runner;
+  int64_t step = 0;  // started
+  double loss_scale;
   std::optional<double> best_validation;
   double elapsed_before = 0;  // the load, or a step that failed
   double last_step_s = 0;
   bool started = false;
   Clock::time_point start;
 
+  // A step that was started and not finished.
+  struct Started {
+    double learning_rate, elapsed;
+    Clock::time_point start;
+  };
+  std::deque<Started> unfinished;
+  Clock::time_point last_finish;
+
   Impl(const Recipe& r, TextData d, at::Device device)
       : recipe(r),
         data(std::move(d)),
         fingerprint(train::data_fingerprint(data)),
         model(r.model, device),
-        adam(r.optimizer, model.parameters()),
-        sampler(data.train.size(), r.model.seq_len, r.train.seed, r.data.record_bytes > 0) {}
+        adam(r.optimizer, model.impl()->arena, r.model.precision),
+        sampler(data.train.size(), r.model.seq_len, r.train.seed, r.data.record_bytes > 0),
+        runner(recipe, model, adam,
+               [this](int64_t of, std::span<uint8_t> bytes) { read_step(of, bytes); }),
+        loss_scale(r.model.precision == Precision::kFloat16 ? train::kLossScaleStart : 1) {}
 
   double elapsed() const { return elapsed_before + (started ? seconds_since(start) : 0.0); }
 
-  train::LossScale* scale() {
-    return recipe.model.precision == Precision::kFloat16 ? &loss_scale : nullptr;
-  }
-
   // Sequences are taken in the sampler's order, step by step, micro-batch by micro-batch.
-  at::Tensor batch(int64_t micro_batch) {
-    const int64_t size = recipe.train.batch;
-    const int64_t first = (step * recipe.train.accumulate + micro_batch) * size;
-    std::vector<int64_t> begins;
-    for (int64_t i = 0; i < size; ++i) begins.push_back(sampler.begin(first + i));
-    return train::read_windows(data.train, begins, recipe.model.seq_len, model.device());
+  void read_step(int64_t of, std::span<uint8_t> bytes) const {
+    const auto length = static_cast<size_t>(recipe.model.seq_len);
+    const int64_t count = recipe.train.accumulate * recipe.train.batch;
+    for (int64_t i = 0; i < count; ++i) {
+      data.train.read(sampler.begin(of * count + i),
+                      bytes.subspan(static_cast<size_t>(i) * length, length));
+    }
   }
 
-  // Gradients of the mean loss over the step's micro-batches, times the loss scale. The mean loss.
-  double accumulate_gradients() {
-    const int64_t count = recipe.train.accumulate;
-    const double factor = (scale() ? scale()->value : 1.0) / static_cast<double>(count);
-    double loss = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const at::Tensor part =
-          model.loss(batch(i), {.training = true, .step = step, .micro_batch = i});
-      (factor == 1.0 ? part : part * factor).backward();
-      loss += part.item<double>() / static_cast<double>(count);
-    }
-    return loss;
+  // The run stands before the step of `back` again: neither it nor what was started since has
+  // changed anything.
+  void go_back(const Started& back) {
+    const auto steps = static_cast<int64_t>(unfinished.size());
+    step -= steps;
+    adam.set_steps(adam.steps() - steps);
+    unfinished.clear();
+    runner.reset();
+    adam.clear_failure();
+    set_elapsed(back.elapsed);
   }
 
   // The mean over at most train.validate_windows windows.
@@ -128,10 +136,6 @@ struct Trainer::Impl {
     return nats / static_cast<double>(count * window) / std::numbers::ln2;
   }
 
-  void drop_gradients() {
-    for (const NamedParameter& p : model.parameters()) p.tensor.mutable_grad().reset();
-  }
-
   void set_elapsed(double seconds) {
     elapsed_before = seconds;
     started = false;
@@ -141,7 +145,7 @@ struct Trainer::Impl {
     std::vector<NamedParameter> tensors;
     for (const NamedParameter& p : model.parameters())
       tensors.push_back({"model." + p.name, p.tensor.detach()});
-    for (const NamedParameter& p : adam.state()) tensors.push_back({"adam." + p.name, p.tensor});
+    for (const NamedParameter& p : adam.saved()) tensors.push_back({"adam." + p.name, p.tensor});
     return tensors;
   }
 };
@@ -165,44 +169,77 @@ bool Trainer::done() const {
   return config.max_minutes > 0 && impl_->elapsed() + impl_->last_step_s > 60 * config.max_minutes;
 }
 
-TrainProgress Trainer::take_step() {
+void Trainer::start_step() {
   const ops::OwnThreads threads;
   Impl& s = *impl_;
-  const TrainConfig& config = s.recipe.train;
-  const auto step_start = Clock::now();
-  const double elapsed = s.elapsed();
+  LACE_CHECK(s.unfinished.size() < 2, "[train] up to 2 steps may be unfinished, got a third");
+  Impl::Started step;
+  step.start = Clock::now();
+  step.elapsed = s.elapsed();
   if (!s.started) {
-    s.start = step_start;
+    s.start = step.start;
     s.started = true;
   }
-  TrainProgress progress;
-  progress.learning_rate = train::learning_rate(s.recipe, {s.step, elapsed});
+  step.learning_rate = train::learning_rate(s.recipe, {s.step, step.elapsed});
   try {
-    progress.loss = s.accumulate_gradients();
-    progress.gradient_norm = train::apply_gradients(s.adam, s.scale(), progress.learning_rate);
+    s.runner.start(s.step, step.learning_rate);
   } catch (...) {
-    s.drop_gradients();
-    s.set_elapsed(elapsed);
+    if (s.unfinished.empty()) s.set_elapsed(step.elapsed);
     throw;
   }
+  s.unfinished.push_back(step);
   ++s.step;
-  s.last_step_s = seconds_since(step_start);
+}
 
+TrainProgress Trainer::finish_step() {
+  Impl& s = *impl_;
+  LACE_CHECK(!s.unfinished.empty(), "[train] a step must be started before it is finished, got ",
+             "none");
+  const TrainConfig& config = s.recipe.train;
+  const Impl::Started started = s.unfinished.front();
+  const train::StepNumbers numbers = s.runner.finish();
+  if (numbers.state.failed != 0) {
+    s.go_back(started);
+    throw Error(concat("[train] the gradients' norm is ", numbers.state.norm,
+                       ": lower the learning rate or clip harder"));
+  }
+  s.unfinished.pop_front();
+  s.runner.prepare_next();
+  const auto now = Clock::now();
+  s.last_step_s =
+      std::chrono::duration<double>(now - std::max(started.start, s.last_finish)).count();
+  s.last_finish = now;
+  s.loss_scale = numbers.state.loss_scale;
+
+  TrainProgress progress;
+  progress.learning_rate = started.learning_rate;
+  progress.loss = numbers.loss;
+  progress.gradient_norm = numbers.state.norm;
   const int64_t tokens = config.batch * config.accumulate * s.recipe.model.seq_len;
-  progress.step = s.step;
+  progress.step = s.step - static_cast<int64_t>(s.unfinished.size());
   progress.bits_per_byte = progress.loss / std::numbers::ln2;
   progress.tokens_per_s = static_cast<double>(tokens) / s.last_step_s;
   progress.elapsed_s = s.elapsed();
-  progress.fraction = train::run_fraction(config, {s.step, progress.elapsed_s});
+  progress.fraction = train::run_fraction(config, {progress.step, progress.elapsed_s});
   progress.remaining_s =
       progress.fraction > 0 ? progress.elapsed_s * (1 / progress.fraction - 1) : 0.0;
   return progress;
+}
+
+int64_t Trainer::unfinished_steps() const { return static_cast<int64_t>(impl_->unfinished.size()); }
+
+TrainProgress Trainer::take_step() {
+  LACE_CHECK(unfinished_steps() == 0, "[train] steps that were started must be finished first, ",
+             "got ", unfinished_steps());
+  start_step();
+  return finish_step();
 }
 
 std::optional<double> Trainer::validate() {
   const ops::OwnThreads threads;
   Impl& s = *impl_;
   if (s.data.validation.size() == 0) return std::nullopt;
+  const auto scope = s.runner.enter();
   const double bits = s.validation_bits();
   if (train::is_better(bits, s.best_validation)) s.best_validation = bits;
   return bits;
@@ -223,7 +260,7 @@ void Trainer::save(const std::string& path, const std::string& keep_old_as) cons
       {"step", s.step},
       {"optimizer_steps", s.adam.steps()},
       {"elapsed_s", s.elapsed()},
-      {"loss_scale", s.loss_scale.value},
+      {"loss_scale", s.loss_scale},
       {"bytes_trained",
        s.step * s.recipe.train.batch * s.recipe.train.accumulate * s.recipe.model.seq_len},
       {"data", s.fingerprint},
@@ -261,13 +298,16 @@ std::vector<std::string> Trainer::load(const std::string& path, bool accept_chan
     }
   }
   file.read(s.saved_tensors());
-  s.drop_gradients();
+  s.unfinished.clear();
+  s.runner.reset();
+  s.adam.clear_failure();
   s.step = step;
   s.adam.set_steps(optimizer_steps);
   s.best_validation = best;
   s.set_elapsed(elapsed);
   s.last_step_s = 0;
-  s.loss_scale.value = loss_scale;
+  s.loss_scale = loss_scale;
+  s.adam.set_loss_scale(loss_scale);
   return notes;
 }
 
