@@ -67,15 +67,18 @@ class Sitting {
     bool finished = trainer_->done(), stopped = false;
     while (!finished && !stopped) {
       try {
-        TrainProgress progress = trainer_->take_step();
-        folder_.keep();
-        finished = measure(progress);
-        stopped = options_.on_step && !options_.on_step(progress);
+        if (trainer_->unfinished_steps() == 0) trainer_->start_step();
+        if (may_run_ahead()) trainer_->start_step();
+        finished = finish_step(&stopped);
+        while (stopped && trainer_->unfinished_steps() > 0) finish_step();
       } catch (const std::exception& error) {
         save_before(error);
         throw;
       }
-      if (is_due(recipe_.train.checkpoint_every, trainer_->step())) save();
+      if (trainer_->unfinished_steps() == 0 &&
+          is_due(recipe_.train.checkpoint_every, trainer_->step())) {
+        save();
+      }
     }
     if (trainer_->step() > saved_step_) save();
     return result(finished);
@@ -84,6 +87,25 @@ class Sitting {
  private:
   void note(const std::string& text) const {
     if (options_.on_note) options_.on_note(text);
+  }
+
+  // Whether a GPU may begin the step after the last that was started, before that one's numbers are
+  // known: not where something must see the weights in between.
+  bool may_run_ahead() const {
+    const TrainConfig& config = recipe_.train;
+    const int64_t step = trainer_->step();
+    return options_.device.is_cuda() && !trainer_->done() && !is_due(config.validate_every, step) &&
+           !is_due(config.checkpoint_every, step);
+  }
+
+  // True if the run has ended with this step. on_step's answer goes to `stopped`; null: it is not
+  // asked.
+  bool finish_step(bool* stopped = nullptr) {
+    TrainProgress progress = trainer_->finish_step();
+    folder_.keep();
+    const bool finished = measure(progress);
+    if (stopped != nullptr) *stopped = options_.on_step && !options_.on_step(progress);
+    return finished;
   }
 
   // Goes on from the last checkpoint, or the one before it if that is damaged.
@@ -156,6 +178,10 @@ class Sitting {
 
   // Validates if it is time to, and writes the step's metrics. True if the run has ended.
   bool measure(TrainProgress& progress) {
+    if (trainer_->unfinished_steps() > 0) {
+      metrics_->add(progress);
+      return false;
+    }
     const bool due = is_due(recipe_.train.validate_every, progress.step);
     if (due) validate();
     const bool finished = trainer_->done();  // by time, perhaps only since the validation
@@ -204,6 +230,7 @@ class Sitting {
   void save_before(const std::exception& error) {
     if (trainer_->step() <= saved_step_) return;
     try {
+      while (trainer_->unfinished_steps() > 0) metrics_->add(trainer_->finish_step());
       trainer_->save(files_.checkpoint("last"), files_.checkpoint("previous"));
     } catch (const std::exception& second) {
       throw Error(concat(error.what(), "; and the steps since ", saved_step_,
