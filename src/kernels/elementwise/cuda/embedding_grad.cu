@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kSumThreads)
 Tables tables_of(const EmbeddingGradArgs& args) {
   Tables tables = {args.shape.parts + 2, {}, {}, args.add};
   int64_t row = 0;
-  const auto append = [&, t = 0](void* data, int64_t rows) mutable {
+  auto append = [&, t = 0](void* data, int64_t rows) mutable {
     tables.data[t] = static_cast<float*>(data);
     tables.first[t] = row;
     row += rows;
