@@ -19,7 +19,8 @@ constexpr int kWarps = 7;         // of a multiprocessor, whose shared memory th
 
 struct Tables {
   int count;
-  int64_t first[kTables + 1];  // row of each, and how many in all
+  int64_t rows;                // of all
+  int64_t first[kTables + 1];  // row of each, and the end of the last
   float* data[kTables];
   bool add;
 };
@@ -33,7 +34,7 @@ __global__ void __launch_bounds__(32)
   const int lane = static_cast<int>(threadIdx.x);
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kColumns + lane;
   const bool inside = column < shape.columns;
-  const int64_t rows = tables.first[tables.count];
+  const int64_t rows = tables.rows;
   const int64_t first_row = static_cast<int64_t>(blockIdx.z) * kWindow;
   for (int r = 0; r < kWindow; r++) window[r][lane] = 0;
 
@@ -102,7 +103,7 @@ __global__ void __launch_bounds__(kSumThreads)
     sum_kernel(const float* __restrict__ partials, int64_t slabs, int64_t columns,
                const Tables tables) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kSumThreads + threadIdx.x;
-  const int64_t size = tables.first[tables.count] * columns;
+  const int64_t size = tables.rows * columns;
   if (i >= size) return;
   float sum = 0;
 #pragma unroll 8
@@ -118,7 +119,7 @@ __global__ void __launch_bounds__(kSumThreads)
 }
 
 Tables tables_of(const EmbeddingGradArgs& args) {
-  Tables tables = {args.shape.parts + 2, {}, {}, args.add};
+  Tables tables = {args.shape.parts + 2, 0, {}, {}, args.add};
   int64_t row = 0;
   auto append = [&, t = 0](void* data, int64_t rows) mutable {
     tables.data[t] = static_cast<float*>(data);
@@ -129,6 +130,7 @@ Tables tables_of(const EmbeddingGradArgs& args) {
   append(args.tok, args.shape.vocab);
   for (int p = 0; p < args.shape.parts; p++) append(args.pos[p], args.shape.position_rows[p]);
   append(args.sos, 1);
+  tables.rows = row;
   return tables;
 }
 
@@ -138,7 +140,7 @@ void embedding_grad(const Context& context, const EmbeddingGradArgs& args) {
   const EmbeddingShape& shape = args.shape;
   if (shape.columns == 0) return;
   const Tables tables = tables_of(args);
-  const int64_t rows = tables.first[tables.count], slots = shape.batch * shape.n;
+  const int64_t rows = tables.rows, slots = shape.batch * shape.n;
   const int64_t slices = cover(shape.columns, kColumns), windows = cover(rows, kWindow);
   const int64_t most = std::max<int64_t>(1, multiprocessors() * kWarps / (slices * windows));
   const int64_t slots_of_slab = cover(std::max<int64_t>(1, cover(slots, most)), 32) * 32;
