@@ -22,6 +22,7 @@
 
 #include "arguments.h"
 #include "commands.h"
+#include "core/home.h"
 #include "notes.h"
 #include "output.h"
 #include "terminal.h"
@@ -157,7 +158,7 @@ void print_result(const RunResult& result, const std::string& folder, bool json)
 
 void train(const Options& options) {
   Recipe recipe = load_recipe(options.recipe, options.overrides);
-  expand_home(recipe.data.paths);
+  for (std::string& path : recipe.data.paths) path = expand_home(path);
   const at::Device device = find_device(options.device);
   if (options.dry_run) return dry_run(recipe, device, options.json);
   const std::string folder = run_folder(options, recipe);
