@@ -155,9 +155,12 @@ class SparseTransformer {
   // equals forward's for the same prefix. Throws lace::Error if seq_len symbols are there already.
   at::Tensor decode(DecodeState& state, const at::Tensor& tokens) const;
 
- private:
+  // What lace's own rooms see of a model (src/model/transformer.h).
   struct Impl;
-  std::unique_ptr<Impl> impl_;
+  const std::shared_ptr<Impl>& impl() const { return impl_; }
+
+ private:
+  std::shared_ptr<Impl> impl_;
 };
 
 }  // namespace lace

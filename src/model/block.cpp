@@ -1,12 +1,8 @@
 #include "model/block.h"
 
-#include <optional>
-
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include "ops/attention_call.h"
-#include "ops/torch_context.h"
 
 namespace lace::model {
 
@@ -28,45 +24,35 @@ Qkv split_qkv(const BlockShape& shape, const at::Tensor& projection) {
 
 namespace {
 
-// float16 attention is the GPU's; a CPU computes it in float32.
-at::Tensor attention_input(const at::Tensor& x) {
-  return x.is_cpu() && x.scalar_type() == at::kHalf ? x.to(at::kFloat) : x;
-}
-
 AttentionOptions attention_options(const BlockCall& call) {
   AttentionOptions options;
   options.deterministic = call.shape.deterministic;
   return options;
 }
 
-}  // namespace
-
 AttentionState attend(const BlockCall& call, const at::Tensor& qkv) {
-  const Qkv parts = split_qkv(call.shape, attention_input(qkv));
+  const Qkv parts = split_qkv(call.shape, qkv);
   AttentionState state;
   std::tie(state.out, state.lse) =
       ops::attention_forward(parts.q, parts.k, parts.v, call.pattern, attention_options(call));
-  const int64_t width = call.shape.heads * call.shape.v_head_dim;
-  state.rows = state.out.transpose(1, 2).reshape({qkv.size(0), width}).to(qkv.scalar_type());
+  state.rows =
+      state.out.transpose(1, 2).reshape({qkv.size(0), call.shape.heads * call.shape.v_head_dim});
   return state;
 }
 
+// The gradient of the fused projection, given that of `rows`.
 at::Tensor attend_grad(const BlockCall& call, const at::Tensor& qkv, const AttentionState& state,
                        const at::Tensor& drows) {
   const BlockShape& shape = call.shape;
-  const at::Tensor input = attention_input(qkv);
-  const at::Tensor dout = drows.view({shape.batch, shape.n, shape.heads, shape.v_head_dim})
-                              .transpose(1, 2)
-                              .to(input.scalar_type());
-  const Qkv parts = split_qkv(shape, input);
-  const at::Tensor dqkv = at::empty_like(input);
+  const at::Tensor dout =
+      drows.view({shape.batch, shape.n, shape.heads, shape.v_head_dim}).transpose(1, 2);
+  const Qkv parts = split_qkv(shape, qkv);
+  const at::Tensor dqkv = at::empty_like(qkv);
   const Qkv grads = split_qkv(shape, dqkv);
   ops::attention_backward_into({grads.q, grads.k, grads.v}, dout, parts.q, parts.k, parts.v,
                                state.out, state.lse, call.pattern, attention_options(call));
-  return dqkv.to(qkv.scalar_type());
+  return dqkv;
 }
-
-namespace {
 
 // From attention's output in `a` to the feed-forward's activations.
 void run_feed_forward(const BlockCall& call, const at::Tensor& x, BlockActivations& a) {
@@ -80,127 +66,56 @@ void run_feed_forward(const BlockCall& call, const at::Tensor& x, BlockActivatio
 
 }  // namespace
 
-BlockActivations block_activations(const BlockCall& call, const at::Tensor& x) {
+Norm block_norm(const BlockCall& call, const at::Tensor& x) {
+  return layer_norm(x, call.weights[kNorm1Weight], call.weights[kNorm1Bias], call.shape.eps,
+                    call.compute());
+}
+
+BlockActivations block_activations(const BlockCall& call, const at::Tensor& x, const Norm& norm1) {
   const auto& w = call.weights;
   BlockActivations a;
-  a.norm1 = layer_norm(x, w[kNorm1Weight], w[kNorm1Bias], call.shape.eps, call.compute());
+  a.norm1 = norm1;
   a.qkv = linear_forward(a.norm1.y, w[kQkvWeight], w[kQkvBias]);
   a.attention = attend(call, a.qkv);
   run_feed_forward(call, x, a);
   return a;
 }
 
+at::Tensor block_branch(const BlockCall& call, const BlockActivations& activations) {
+  return linear_forward(activations.ff_out, call.weights[kFf2Weight], call.weights[kFf2Bias]);
+}
+
 at::Tensor block_rest(const BlockCall& call, const at::Tensor& x, const at::Tensor& attention) {
   BlockActivations a;
   a.attention.rows = attention;
   run_feed_forward(call, x, a);
-  return block_output(call, a);
+  return residual(a.r, block_branch(call, a), call.ff_dropout);
 }
 
-at::Tensor block_output(const BlockCall& call, const BlockActivations& activations) {
-  const at::Tensor branch =
-      linear_forward(activations.ff_out, call.weights[kFf2Weight], call.weights[kFf2Bias]);
-  return residual(activations.r, branch, call.ff_dropout);
-}
-
-BlockGrads block_grad(const BlockCall& call, const at::Tensor& x, BlockActivations a,
-                      const at::Tensor& grad) {
+NormGrads block_grad(const BlockCall& call, const at::Tensor& x, BlockActivations a,
+                     NormGrads grads, const BlockGrads& into, const Branch* below) {
   const auto& w = call.weights;
-  BlockGrads grads;
-  auto& d = grads.weights;
-
-  GradAndSum ff = branch_grad(grad, call.ff_dropout, call.compute());
-  d[kFf2Weight] = linear_grad_weight(ff.grad, a.ff_out);
-  d[kFf2Bias] = ff.sum;
+  linear_grad_weight(grads.branch, a.ff_out, into[kFf2Weight]);
   a.ff_out.reset();
-  ff = quick_gelu_grad(linear_grad_input(ff.grad, w[kFf2Weight]), a.ff_in);
+  at::Tensor dff = linear_grad_input(grads.branch, w[kFf2Weight]);
+  dff = quick_gelu_grad(std::move(dff), a.ff_in, into[kFf1Bias]);
   a.ff_in.reset();
-  d[kFf1Weight] = linear_grad_weight(ff.grad, a.norm2.y);
-  d[kFf1Bias] = ff.sum;
-  NormGrads norm = layer_norm_grad(linear_grad_input(ff.grad, w[kFf1Weight]), a.r, a.norm2,
-                                   w[kNorm2Weight], grad);
-  ff = {};
+  linear_grad_weight(dff, a.norm2.y, into[kFf1Weight]);
+  at::Tensor dy = linear_grad_input(dff, w[kFf1Weight]);
+  dff.reset();
+  const Branch attention_branch{call.attention_dropout, into[kProjBias]};
+  grads = layer_norm_grad(dy, a.r, a.norm2, w[kNorm2Weight], grads.x, &attention_branch,
+                          into[kNorm2Weight], into[kNorm2Bias]);
   a.norm2 = {};
-  d[kNorm2Weight] = norm.weight;
-  d[kNorm2Bias] = norm.bias;
-  const at::Tensor dr = norm.x;
 
-  GradAndSum branch = branch_grad(dr, call.attention_dropout, call.compute());
-  d[kProjWeight] = linear_grad_weight(branch.grad, a.attention.rows);
-  d[kProjBias] = branch.sum;
+  linear_grad_weight(grads.branch, a.attention.rows, into[kProjWeight]);
   const at::Tensor dqkv =
-      attend_grad(call, a.qkv, a.attention, linear_grad_input(branch.grad, w[kProjWeight]));
-  branch = {};
+      attend_grad(call, a.qkv, a.attention, linear_grad_input(grads.branch, w[kProjWeight]));
   a.attention = {};
-  d[kQkvWeight] = linear_grad_weight(dqkv, a.norm1.y);
-  d[kQkvBias] = row_sum(dqkv);
-  norm = layer_norm_grad(linear_grad_input(dqkv, w[kQkvWeight]), x, a.norm1, w[kNorm1Weight], dr);
-  d[kNorm1Weight] = norm.weight;
-  d[kNorm1Bias] = norm.bias;
-  grads.x = norm.x;
-  return grads;
-}
-
-namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
-
-// A block on its way from forward to backward.
-struct BlockTape final : torch::CustomClassHolder {
-  BlockTape(BlockCall call, const std::vector<NamedParameter>& parameters)
-      : call(std::move(call)), parameters(parameters) {}
-  std::optional<BlockCall> call;  // gone after backward
-  Unchanged parameters;
-  at::Tensor x;
-  std::optional<BlockActivations> activations;  // none: to be computed again
-  bool recompute = false;
-};
-using TapePointer = c10::intrusive_ptr<BlockTape>;
-
-class BlockFunction : public torch::autograd::Function<BlockFunction> {
- public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
-                            at::TensorList parameters, const TapePointer& tape) {
-    static_cast<void>(parameters);
-    BlockActivations activations = block_activations(*tape->call, x);
-    const at::Tensor out = block_output(*tape->call, activations);
-    tape->x = x.detach();
-    if (!tape->recompute) tape->activations = std::move(activations);
-    context->saved_data["tape"] = c10::IValue::make_capsule(tape);
-    return out;
-  }
-
-  static variable_list backward(AutogradContext* context, const variable_list& grads) {
-    const ops::OwnThreads threads;
-    const auto tape =
-        c10::static_intrusive_pointer_cast<BlockTape>(context->saved_data["tape"].toCapsule());
-    LACE_CHECK(tape->call.has_value(), "[model] backward runs once over a loss, got a second run");
-    tape->parameters.check(kUntilBackward);
-    // Taken out of the tape, so that each block's memory is free before the next one's turn.
-    const BlockCall call = *std::exchange(tape->call, std::nullopt);
-    const at::Tensor x = std::exchange(tape->x, {});
-    std::optional<BlockActivations> kept = std::exchange(tape->activations, std::nullopt);
-    BlockActivations activations =
-        kept ? *std::exchange(kept, std::nullopt) : block_activations(call, x);
-    BlockGrads result = block_grad(call, x, std::move(activations), grads[0].contiguous());
-    variable_list list{result.x};
-    list.insert(list.end(), result.weights.begin(), result.weights.end());
-    list.emplace_back();  // of the tape
-    return list;
-  }
-};
-
-}  // namespace
-
-at::Tensor block(const at::Tensor& x, const std::vector<NamedParameter>& parameters, BlockCall call,
-                 bool recompute) {
-  if (!at::GradMode::is_enabled()) {
-    return block_output(call, block_activations(call, x));
-  }
-  const auto tape = c10::make_intrusive<BlockTape>(std::move(call), parameters);
-  tape->recompute = recompute;
-  return BlockFunction::apply(x, at::TensorList(tensors_of(parameters)), tape);
+  linear_grad_weight_bias(dqkv, a.norm1.y, into[kQkvWeight], into[kQkvBias]);
+  dy = linear_grad_input(dqkv, w[kQkvWeight]);
+  return layer_norm_grad(dy, x, a.norm1, w[kNorm1Weight], grads.x, below, into[kNorm1Weight],
+                         into[kNorm1Bias]);
 }
 
 }  // namespace lace::model

@@ -2,20 +2,20 @@
 
 #include <array>
 #include <cstdint>
-#include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "lace/pattern.h"
 
 #include "model/layers.h"
-#include "model/unchanged.h"
 
 namespace lace::model {
 
 // One residual block, forward and backward, written out without autograd:
 //   r = x + dropout(attention(LN₁(x))),  out = r + dropout(ff(LN₂(r)))
 // x, r and out are wide [batch · n, d_model]; what stands between them is in the compute dtype.
+// A block begins behind its first norm and ends before its last sum, since the sum and the norm of
+// the block above are one pass over memory; so are their gradients.
 
 // A block's tensors, in the order of parameter_infos.
 enum BlockTensor {
@@ -53,6 +53,8 @@ struct BlockCall {
   at::ScalarType compute() const { return weights[kQkvWeight].scalar_type(); }
 };
 
+using BlockGrads = std::array<Into, kBlockTensors>;
+
 // q, k and v as views of a fused projection [batch · n, width]: [batch, heads, n, head_dim].
 struct Qkv {
   at::Tensor q, k, v;
@@ -64,10 +66,6 @@ struct AttentionState {
   at::Tensor rows;      // compute [batch · n, heads · v_head_dim]
   at::Tensor out, lse;  // as lace::attention gives them
 };
-AttentionState attend(const BlockCall& call, const at::Tensor& qkv);
-// The gradient of the fused projection, given that of `rows`.
-at::Tensor attend_grad(const BlockCall& call, const at::Tensor& qkv, const AttentionState& state,
-                       const at::Tensor& drows);
 
 // What backward needs of a block beside its input.
 struct BlockActivations {
@@ -79,26 +77,22 @@ struct BlockActivations {
   at::Tensor ff_in, ff_out;  // of the activation function
 };
 
-struct BlockGrads {
-  at::Tensor x;
-  std::array<at::Tensor, kBlockTensors> weights;  // wide
-};
+// LN₁(x): how a block begins where nothing is added to x at the same time.
+Norm block_norm(const BlockCall& call, const at::Tensor& x);
 
-// Everything up to the activation function, all that backward needs.
-BlockActivations block_activations(const BlockCall& call, const at::Tensor& x);
-// The block's output from there.
-at::Tensor block_output(const BlockCall& call, const BlockActivations& activations);
+// From the input and its norm to the activation function's output, all that backward needs.
+BlockActivations block_activations(const BlockCall& call, const at::Tensor& x, const Norm& norm1);
+
+// The second branch before its dropout, what r still lacks: compute [batch · n, d_model].
+at::Tensor block_branch(const BlockCall& call, const BlockActivations& activations);
 
 // The block's output given that of attention, compute [batch · n, heads · v_head_dim].
 at::Tensor block_rest(const BlockCall& call, const at::Tensor& x, const at::Tensor& attention);
 
-BlockGrads block_grad(const BlockCall& call, const at::Tensor& x, BlockActivations activations,
-                      const at::Tensor& grad);
-
-// out as a node of autograd. `parameters` (kBlockTensors) get the gradients; `call.weights` are
-// their copies or share their memory: backward throws if a parameter has changed since. recompute:
-// only x is kept, and backward computes the activations again.
-at::Tensor block(const at::Tensor& x, const std::vector<NamedParameter>& parameters, BlockCall call,
-                 bool recompute);
+// The gradients of x and of the branch that was added to it (`below`, null for the first block),
+// given those of the output and of its own second branch. Writes those of its parameters but the
+// last bias, which came with `grads.branch`. The memory of `grads` is used.
+NormGrads block_grad(const BlockCall& call, const at::Tensor& x, BlockActivations activations,
+                     NormGrads grads, const BlockGrads& into, const Branch* below);
 
 }  // namespace lace::model

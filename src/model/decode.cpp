@@ -83,7 +83,8 @@ std::shared_ptr<DecodeState> SparseTransformer::start_decoding(int64_t batch) co
   const ModelConfig& config = impl_->config;
   auto state = std::make_shared<DecodeState>();
   state->batch = batch;
-  const auto options = impl_->parameter(0).options().dtype(impl_->compute()).requires_grad(false);
+  const auto options =
+      impl_->arena.parameter(0).options().dtype(impl_->compute()).requires_grad(false);
   const int64_t kv_heads = config.kv_heads_or_default();
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     state->keys.push_back(
@@ -91,7 +92,7 @@ std::shared_ptr<DecodeState> SparseTransformer::start_decoding(int64_t batch) co
     state->values.push_back(
         at::empty({batch, config.seq_len, kv_heads, config.v_head_dim()}, options));
   }
-  state->parameters = model::Unchanged(impl_->parameters);
+  state->parameters = model::Unchanged(impl_->arena.parameters());
   for (const Pattern& pattern : impl_->patterns) {
     state->patterns.push_back(resolve_tokens(pattern, config.heads, config.seq_len));
   }
@@ -105,8 +106,7 @@ at::Tensor decode_block(DecodeState& state, int64_t layer, const model::BlockCal
                         const at::Tensor& x) {
   const auto& w = call.weights;
   const int64_t count = call.shape.n, end = state.slots + count;
-  const model::Norm norm = model::layer_norm(x, w[model::kNorm1Weight], w[model::kNorm1Bias],
-                                             call.shape.eps, call.compute());
+  const model::Norm norm = model::block_norm(call, x);
   const model::Qkv qkv = model::split_qkv(
       call.shape, model::linear_forward(norm.y, w[model::kQkvWeight], w[model::kQkvBias]));
   const auto cached = [&](const at::Tensor& cache, const at::Tensor& fresh) {
@@ -115,16 +115,12 @@ at::Tensor decode_block(DecodeState& state, int64_t layer, const model::BlockCal
     return by_head.narrow(2, 0, end);
   };
   const auto at_layer = static_cast<size_t>(layer);
-  at::Tensor q = qkv.q, k = cached(state.keys[at_layer], qkv.k),
-             v = cached(state.values[at_layer], qkv.v);
-  if (q.is_cpu() && q.scalar_type() == at::kHalf) {
-    q = q.to(at::kFloat), k = k.to(at::kFloat), v = v.to(at::kFloat);
-  }
+  const at::Tensor k = cached(state.keys[at_layer], qkv.k),
+                   v = cached(state.values[at_layer], qkv.v);
   const at::Tensor out =
-      attention(q, k, v, clip_tokens(state.patterns[at_layer % state.patterns.size()], end))
+      attention(qkv.q, k, v, clip_tokens(state.patterns[at_layer % state.patterns.size()], end))
           .transpose(1, 2)
-          .reshape({x.size(0), call.shape.heads * call.shape.v_head_dim})
-          .to(call.compute());
+          .reshape({x.size(0), call.shape.heads * call.shape.v_head_dim});
   return model::block_rest(call, x, out);
 }
 
@@ -153,7 +149,7 @@ at::Tensor SparseTransformer::decode(DecodeState& state, const at::Tensor& token
   const int64_t n = shifted.size(1);
   const int64_t position = first ? 0 : state.slots - 1;
   const at::Tensor indices = impl_->position_indices.narrow(1, position, n).contiguous();
-  at::Tensor x = model::embed(shifted, indices, model::tensors_of(impl_->embedding_tables()))
+  at::Tensor x = model::embed(shifted, indices, impl_->embedding_tables())
                      .view({state.batch, n, impl_->config.d_model})
                      .narrow(1, lead, count)
                      .contiguous()
@@ -164,7 +160,7 @@ at::Tensor SparseTransformer::decode(DecodeState& state, const at::Tensor& token
   }
   state.slots += count;
   const at::Tensor last = x.view({state.batch, count, -1}).select(1, count - 1).contiguous();
-  return model::head_logits(last, impl_->head());
+  return impl_->logits(last);
 }
 
 }  // namespace lace

@@ -1,33 +1,30 @@
 #pragma once
 
+#include <utility>
+#include <vector>
+
 #include <ATen/core/Tensor.h>
 
-#include "model/dropout.h"
+#include "kernels/elementwise/dropout.h"
 
 namespace lace::model {
 
-// The layers of a block and their gradients, without autograd. All matrices are [rows, columns],
+// The layers of a model and their gradients, without autograd. All matrices are [rows, columns],
 // contiguous. `wide` stands for the dtype of parameters, residual stream and sums (float32 or
 // float64), `compute` for that of matrix products (bfloat16, float16, or as wide).
 //
-// float32 and bfloat16 on a CPU run the fused loops of elementwise.h; everything else, GPUs
-// included, libtorch's operations. Both compute the same, and sums over rows do not depend on the
-// number of threads.
+// What is not a matrix product runs the table of kernels/elementwise for the tensors' device.
+
+// Where a gradient of a parameter goes: wide, contiguous.
+struct Into {
+  at::Tensor tensor;
+  bool add = false;  // to what is there, instead of in its place
+};
 
 // y = (x − mean) · rstd · weight + bias
 struct Norm {
   at::Tensor y;           // compute [rows, columns]
   at::Tensor mean, rstd;  // wide [rows]
-};
-
-struct NormGrads {
-  at::Tensor x;             // wide [rows, columns]
-  at::Tensor weight, bias;  // wide [columns]
-};
-
-struct GradAndSum {
-  at::Tensor grad;  // compute [rows, columns]
-  at::Tensor sum;   // wide [columns], over the rows
 };
 
 Norm layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps,
@@ -41,19 +38,28 @@ std::pair<at::Tensor, Norm> residual_norm(const at::Tensor& x, const at::Tensor&
 // x + dropout(branch)
 at::Tensor residual(const at::Tensor& x, const at::Tensor& branch, const Dropout& dropout);
 
-// The gradient of `branch` in residual, given that of the sum.
-GradAndSum branch_grad(const at::Tensor& grad, const Dropout& dropout, at::ScalarType compute);
+// The branch that residual_norm added, in backward.
+struct Branch {
+  Dropout dropout;
+  Into sum;  // of its gradient over the rows: the gradient of its last bias
+};
 
-// NormGrads.x = grad + the gradient through the norm of x, where dy is that of norm.y.
+struct NormGrads {
+  at::Tensor x;       // wide: `grad` + the gradient through the norm
+  at::Tensor branch;  // compute; undefined where there was none
+};
+
+// The gradients of x and branch in residual_norm (or of x in layer_norm: no `branch`), where x is
+// the sum that was normed, dy the gradient of norm.y, and `grad` that of x from elsewhere
+// (undefined: 0); its memory may become the result's.
 NormGrads layer_norm_grad(const at::Tensor& dy, const at::Tensor& x, const Norm& norm,
-                          const at::Tensor& weight, const at::Tensor& grad);
+                          const at::Tensor& weight, const at::Tensor& grad, const Branch* branch,
+                          const Into& weight_grad, const Into& bias_grad);
 
 // x · σ(1.702 x)
 at::Tensor quick_gelu(const at::Tensor& x);
-GradAndSum quick_gelu_grad(const at::Tensor& dy, const at::Tensor& x);
-
-// Over the rows, in wide.
-at::Tensor row_sum(const at::Tensor& x);
+// The gradient of x, in the memory of dy; its sums over the rows go into `sum`.
+at::Tensor quick_gelu_grad(at::Tensor dy, const at::Tensor& x, const Into& sum);
 
 struct CrossEntropy {
   at::Tensor nats;  // wide [rows]
@@ -61,16 +67,20 @@ struct CrossEntropy {
 };
 // targets int64 [rows]
 CrossEntropy cross_entropy(const at::Tensor& logits, const at::Tensor& targets);
-// scale · (softmax(logits) − onehot(targets)), in the dtype of logits.
-at::Tensor cross_entropy_grad(const at::Tensor& logits, const at::Tensor& targets,
-                              const at::Tensor& lse, double scale);
+// scale · factor · (softmax(logits) − onehot(targets)), in the memory of logits. factor: a wide
+// number on the same device; undefined: 1.
+at::Tensor cross_entropy_grad(at::Tensor logits, const at::Tensor& targets, const at::Tensor& lse,
+                              double scale, const at::Tensor& factor);
 
 // y = x weightᵀ + bias (bias may be undefined); weight [out, in]
 at::Tensor linear_forward(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 // dy weight
 at::Tensor linear_grad_input(const at::Tensor& dy, const at::Tensor& weight);
-// dyᵀ x, in wide
-at::Tensor linear_grad_weight(const at::Tensor& dy, const at::Tensor& x);
+// dyᵀ x, with sums in wide
+void linear_grad_weight(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad);
+// The same and dy's sums over the rows
+void linear_grad_weight_bias(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad,
+                             const Into& bias_grad);
 
 // linear_forward by oneDNN, float32 on a CPU: what the three take where MKL is slow.
 at::Tensor onednn_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
@@ -83,9 +93,8 @@ at::ScalarType wide_type(at::ScalarType compute);
 // tables: tok, sos, pos….
 at::Tensor embed(const at::Tensor& tokens, const at::Tensor& indices,
                  const std::vector<at::Tensor>& tables);
-// The gradients of the tables.
-std::vector<at::Tensor> embed_grad(const at::Tensor& grad, const at::Tensor& tokens,
-                                   const at::Tensor& indices,
-                                   const std::vector<at::Tensor>& tables);
+// The gradients of the tables, shaped as they are; all are added to what is there, or none.
+void embed_grad(const at::Tensor& grad, const at::Tensor& tokens, const at::Tensor& indices,
+                const std::vector<at::Tensor>& table_grads, bool add);
 
 }  // namespace lace::model

@@ -137,9 +137,8 @@ at::Tensor linear_grad_input(const at::Tensor& dy, const at::Tensor& weight) {
 
 // Tasks are blocks of rows of the result and, where these are few, parts of the sum over the rows
 // of dy and x.
-at::Tensor linear_grad_weight(const at::Tensor& dy, const at::Tensor& x) {
-  const at::ScalarType wide = wide_type(dy.scalar_type());
-  if (!dy.is_cpu()) return is_16_bit(dy) ? at::mm(dy.t(), x, wide) : at::mm(dy.t(), x);
+void linear_grad_weight(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad) {
+  at::Tensor into = weight_grad.tensor;
   const int64_t rows = dy.size(0), out = dy.size(1), in = x.size(1);
   constexpr int64_t kMaxElements = 1 << 18, kMinRows = 512, kMaxParts = 8;
   const int64_t wanted = std::max<int64_t>(1, 2 * rows * out * in / task_operations(dy));
@@ -148,7 +147,9 @@ at::Tensor linear_grad_weight(const at::Tensor& dy, const at::Tensor& x) {
                                std::clamp<int64_t>(std::min(wanted, kMaxParts) / by_out.parts(), 1,
                                                    std::max<int64_t>(1, rows / kMinRows)),
                                16);
-  const at::Tensor parts = at::empty({by_sum.parts(), out, in}, dy.options().dtype(wide));
+  const bool direct = by_sum.parts() == 1 && !weight_grad.add;
+  const at::Tensor parts =
+      direct ? into.unsqueeze(0) : at::empty({by_sum.parts(), out, in}, into.options());
   run_tasks(ops::current_executor(), by_sum.parts() * by_out.parts(), [&](int64_t task, int) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     const int64_t s = task / by_out.parts(), o = task % by_out.parts();
@@ -157,7 +158,12 @@ at::Tensor linear_grad_weight(const at::Tensor& dy, const at::Tensor& x) {
         dy.narrow(0, by_sum.begin(s), by_sum.count(s)).narrow(1, by_out.begin(o), by_out.count(o)),
         x.narrow(0, by_sum.begin(s), by_sum.count(s)));
   });
-  return by_sum.parts() == 1 ? parts[0] : parts.sum(0);
+  if (direct) return;
+  if (weight_grad.add) {
+    into.add_(by_sum.parts() == 1 ? parts[0] : parts.sum(0));
+  } else {
+    at::sum_out(into, parts, {0});
+  }
 }
 
 }  // namespace lace::model

@@ -1,35 +1,26 @@
 #include "model/transformer.h"
 
+#include <cstring>
+
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include "model/pass.h"
 #include "ops/torch_context.h"
+
 namespace lace {
 
 namespace {
 
 // Drawn on the CPU, so that it is the same on every device.
-at::Tensor initial_value(const ParameterInfo& info, at::ScalarType wide, at::Device device,
-                         at::Generator& random) {
+void set_initial_value(const ParameterInfo& info, const at::Tensor& parameter,
+                       at::Generator& random) {
   const auto options = at::TensorOptions().dtype(at::kFloat);
-  at::Tensor value = info.init_std > 0 ? at::normal(0, info.init_std, info.shape, random, options)
-                                       : at::full(info.shape, info.init_value, options);
-  return value.to(device, wide).requires_grad_();
-}
-
-// A copy in another dtype, made by all threads of a CPU.
-at::Tensor cast(const at::Tensor& x, at::ScalarType type) {
-  if (!x.is_cpu()) return x.to(type);
-  const at::Tensor copy = at::empty(x.sizes(), x.options().dtype(type));
-  const at::Tensor from = x.view({-1}), to = copy.view({-1});
-  constexpr int64_t kPart = 1 << 16;
-  const int64_t parts = (from.size(0) + kPart - 1) / kPart;
-  run_tasks(ops::current_executor(), parts, [&](int64_t part, int) {
-    const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    const int64_t begin = part * kPart, count = std::min(kPart, from.size(0) - begin);
-    to.narrow(0, begin, count).copy_(from.narrow(0, begin, count));
-  });
-  return copy;
+  if (info.init_std > 0) {
+    parameter.copy_(at::normal(0, info.init_std, info.shape, random, options));
+  } else {
+    parameter.fill_(info.init_value);
+  }
 }
 
 // The row of each position table for each position: int64 [parts, seq_len].
@@ -44,25 +35,17 @@ at::Tensor make_position_indices(const ModelConfig& config) {
   return at::stack({i.floor_divide(stride), i.remainder(stride)});
 }
 
-}  // namespace
-
-SparseTransformer::Impl::Impl(const ModelConfig& model_config, at::Device device)
-    : config(model_config) {
+// Throws unless a model of this config runs on this device.
+const ModelConfig& checked(const ModelConfig& config, at::Device device) {
   config.check();
-  LACE_CHECK(device.is_cpu() || compute() == at::kBFloat16 || compute() == at::kHalf,
+  LACE_CHECK(device.is_cpu() || config.precision == Precision::kBFloat16 ||
+                 config.precision == Precision::kFloat16,
              "[model] precision must be bf16 or fp16 on a GPU, got ", name(config.precision));
-  auto random = at::make_generator<at::CPUGeneratorImpl>(config.seed);
-  for (const ParameterInfo& info : parameter_infos(config)) {
-    parameters.push_back({info.name, initial_value(info, wide(), device, random)});
-  }
-  for (const std::string& text : config.patterns) patterns.push_back(Pattern::parse(text));
-  position_indices = make_position_indices(config).to(device);
-  first_block = 2 + config.position_rows().size();
-  copies.resize(parameters.size());
+  return config;
 }
 
-at::ScalarType SparseTransformer::Impl::compute() const {
-  switch (config.precision) {
+at::ScalarType scalar_type(Precision precision) {
+  switch (precision) {
     case Precision::kFloat32:
       return at::kFloat;
     case Precision::kBFloat16:
@@ -75,33 +58,56 @@ at::ScalarType SparseTransformer::Impl::compute() const {
   return at::kFloat;
 }
 
-at::ScalarType SparseTransformer::Impl::wide() const { return model::wide_type(compute()); }
+}  // namespace
 
-std::vector<NamedParameter> SparseTransformer::Impl::embedding_tables() const {
-  const auto begin = parameters.begin();
-  return {begin, begin + static_cast<std::ptrdiff_t>(first_block)};
-}
-
-std::vector<NamedParameter> SparseTransformer::Impl::block_parameters(int64_t layer) const {
-  const auto begin =
-      parameters.begin() +
-      static_cast<std::ptrdiff_t>(first_block + static_cast<size_t>(layer) * model::kBlockTensors);
-  return {begin, begin + model::kBlockTensors};
-}
-
-at::Tensor SparseTransformer::Impl::compute_copy(size_t index) const {
-  const at::Tensor& master = parameter(index);
-  if (master.scalar_type() == compute()) return master.detach();
-  Copy& copy = copies[index];
-  const int64_t version = master._version();
-  if (copy.version != version) {
-    copy = {cast(master.detach(), compute()), version};
+SparseTransformer::Impl::Impl(const ModelConfig& model_config, at::Device device)
+    : config(checked(model_config, device)),
+      arena(parameter_infos(config), scalar_type(config.precision), device) {
+  const at::NoGradGuard no_grad;
+  auto random = at::make_generator<at::CPUGeneratorImpl>(config.seed);
+  const std::vector<ParameterInfo> infos = parameter_infos(config);
+  for (size_t i = 0; i < infos.size(); ++i) {
+    set_initial_value(infos[i], arena.parameter(i), random);
   }
-  return copy.tensor;
+  for (const std::string& text : config.patterns) patterns.push_back(Pattern::parse(text));
+  position_indices = make_position_indices(config).to(device);
+  first_block = 2 + config.position_rows().size();
+}
+
+at::ScalarType SparseTransformer::Impl::compute() const { return scalar_type(config.precision); }
+
+size_t SparseTransformer::Impl::block_parameter(int64_t layer, model::BlockTensor tensor) const {
+  return first_block + static_cast<size_t>(layer) * model::kBlockTensors +
+         static_cast<size_t>(tensor);
+}
+
+size_t SparseTransformer::Impl::final_norm() const {
+  return block_parameter(config.layers, model::BlockTensor{});
+}
+
+size_t SparseTransformer::Impl::output_weight() const { return config.tied ? 0 : final_norm() + 2; }
+
+std::vector<at::Tensor> SparseTransformer::Impl::embedding_tables() const {
+  std::vector<at::Tensor> tables;
+  for (size_t i = 0; i < first_block; ++i) tables.push_back(arena.parameter(i).detach());
+  return tables;
+}
+
+at::Tensor SparseTransformer::Impl::indices(int64_t n) const {
+  return position_indices.narrow(1, 0, n).contiguous();
+}
+
+at::Tensor SparseTransformer::Impl::dropout_keys(const PassMode& mode) const {
+  if (!mode.training || config.dropout == 0) return {};
+  const std::vector<uint64_t> keys =
+      model::dropout_keys(config.seed, mode.step, mode.micro_batch, config.layers);
+  at::Tensor tensor = at::empty({config.layers, model::kDropoutBranches}, at::kLong);
+  std::memcpy(tensor.mutable_data_ptr(), keys.data(), tensor.nbytes());
+  return tensor;
 }
 
 model::BlockCall SparseTransformer::Impl::block_call(int64_t layer, int64_t batch, int64_t n,
-                                                     const PassMode& mode) const {
+                                                     const at::Tensor& keys) const {
   model::BlockShape shape;
   shape.batch = batch;
   shape.n = n;
@@ -111,26 +117,32 @@ model::BlockCall SparseTransformer::Impl::block_call(int64_t layer, int64_t batc
   shape.v_head_dim = config.v_head_dim();
   shape.eps = config.block_norm_eps;
   shape.deterministic = config.deterministic;
-  const auto dropout = [&](int64_t branch) {
-    return model::make_dropout(mode.training ? config.dropout : 0, config.seed, mode.step,
-                               mode.micro_batch, layer, branch);
+  const auto dropout = [&](model::DropoutBranch branch) {
+    if (!keys.defined()) return Dropout{};
+    const auto* key = static_cast<const uint64_t*>(keys.const_data_ptr());
+    return model::make_dropout(config.dropout, key + layer * model::kDropoutBranches + branch);
   };
-  model::BlockCall call{
-      shape, patterns[static_cast<size_t>(layer) % patterns.size()], dropout(0), dropout(1), {}};
-  const size_t first = first_block + static_cast<size_t>(layer) * model::kBlockTensors;
-  for (size_t i = 0; i < model::kBlockTensors; ++i) {
-    const bool norm = i == model::kNorm1Weight || i == model::kNorm1Bias ||
-                      i == model::kNorm2Weight || i == model::kNorm2Bias;
-    call.weights[i] = norm ? parameter(first + i).detach() : compute_copy(first + i);
+  model::BlockCall call{shape,
+                        patterns[static_cast<size_t>(layer) % patterns.size()],
+                        dropout(model::kAttentionBranch),
+                        dropout(model::kFeedForwardBranch),
+                        {}};
+  for (int i = 0; i < model::kBlockTensors; ++i) {
+    const auto tensor = static_cast<model::BlockTensor>(i);
+    const bool norm = tensor == model::kNorm1Weight || tensor == model::kNorm1Bias ||
+                      tensor == model::kNorm2Weight || tensor == model::kNorm2Bias;
+    const size_t index = block_parameter(layer, tensor);
+    call.weights[static_cast<size_t>(i)] =
+        norm ? arena.parameter(index).detach() : arena.copy(index);
   }
   return call;
 }
 
-model::Head SparseTransformer::Impl::head() const {
-  const size_t norm = first_block + static_cast<size_t>(config.layers) * model::kBlockTensors;
-  const size_t weight = config.tied ? 0 : norm + 2;
-  return {parameters[norm], parameters[norm + 1], parameters[weight], compute_copy(weight),
-          config.final_norm_eps};
+at::Tensor SparseTransformer::Impl::logits(const at::Tensor& x) const {
+  const at::Tensor y =
+      at::layer_norm(x, {x.size(1)}, arena.parameter(final_norm()).detach(),
+                     arena.parameter(final_norm() + 1).detach(), config.final_norm_eps);
+  return model::linear_forward(y, arena.parameter(output_weight()).detach(), {});
 }
 
 at::Tensor SparseTransformer::Impl::check_tokens(const at::Tensor& tokens) const {
@@ -151,31 +163,25 @@ at::Tensor SparseTransformer::Impl::check_tokens(const at::Tensor& tokens) const
   return wide;
 }
 
-at::Tensor SparseTransformer::Impl::hidden(const at::Tensor& tokens, const PassMode& mode) const {
-  const int64_t batch = tokens.size(0), n = tokens.size(1);
-  at::Tensor h =
-      model::embedding(tokens, position_indices.narrow(1, 0, n).contiguous(), embedding_tables());
-  for (int64_t layer = 0; layer < config.layers; ++layer) {
-    h = model::block(h, block_parameters(layer), block_call(layer, batch, n, mode),
-                     config.recompute);
-  }
-  return h;
-}
-
 SparseTransformer::SparseTransformer(const ModelConfig& config, at::Device device)
-    : impl_(std::make_unique<Impl>(config, device)) {}
+    : impl_(std::make_shared<Impl>(config, device)) {}
 
 SparseTransformer::~SparseTransformer() = default;
 
 const ModelConfig& SparseTransformer::config() const { return impl_->config; }
 
-at::Device SparseTransformer::device() const { return impl_->position_indices.device(); }
+at::Device SparseTransformer::device() const { return impl_->device(); }
 
 const std::vector<NamedParameter>& SparseTransformer::parameters() const {
-  return impl_->parameters;
+  return impl_->arena.parameters();
 }
 
 namespace {
+
+at::Tensor keys_on_device(const SparseTransformer::Impl& impl, const PassMode& mode) {
+  const at::Tensor keys = impl.dropout_keys(mode);
+  return keys.defined() ? keys.to(impl.device()) : keys;
+}
 
 void check_not_empty(const at::Tensor& tokens) {
   LACE_CHECK(tokens.numel() > 0, "[model] tokens must hold at least one symbol, got none");
@@ -187,15 +193,20 @@ at::Tensor SparseTransformer::forward(const at::Tensor& tokens, const PassMode& 
   const ops::OwnThreads threads;
   const at::Tensor checked = impl_->check_tokens(tokens);
   check_not_empty(checked);
-  return model::head_logits(impl_->hidden(checked, mode), impl_->head())
-      .view({checked.size(0), checked.size(1), config().vocab});
+  const at::Tensor keys = keys_on_device(*impl_, mode);
+  const at::Tensor logits = at::GradMode::is_enabled()
+                                ? model::logits_node(impl_, checked, keys)
+                                : impl_->logits(model::Pass(impl_, checked, keys, false).hidden());
+  return logits.view({checked.size(0), checked.size(1), config().vocab});
 }
 
 at::Tensor SparseTransformer::loss(const at::Tensor& tokens, const PassMode& mode) const {
   const ops::OwnThreads threads;
   const at::Tensor checked = impl_->check_tokens(tokens);
   check_not_empty(checked);
-  return model::head_loss(impl_->hidden(checked, mode), checked.view(-1), impl_->head());
+  const at::Tensor keys = keys_on_device(*impl_, mode);
+  if (at::GradMode::is_enabled()) return model::loss_node(impl_, checked, keys);
+  return model::Pass(impl_, checked, keys, false).nats().mean();
 }
 
 at::Tensor SparseTransformer::nats(const at::Tensor& tokens) const {
@@ -203,7 +214,7 @@ at::Tensor SparseTransformer::nats(const at::Tensor& tokens) const {
   c10::NoGradGuard no_grad;
   const at::Tensor checked = impl_->check_tokens(tokens);
   check_not_empty(checked);
-  const at::Tensor logits = model::head_logits(impl_->hidden(checked, {}), impl_->head());
+  const at::Tensor logits = impl_->logits(model::Pass(impl_, checked, {}, false).hidden());
   return model::cross_entropy(logits, checked.view(-1)).nats.view(checked.sizes());
 }
 

@@ -26,6 +26,8 @@ std::string dtype_name(at::ScalarType type) {
   }
 }
 
+}  // namespace
+
 DType to_dtype(const char* op, at::ScalarType type) {
   switch (type) {
     case at::kDouble:
@@ -41,6 +43,8 @@ DType to_dtype(const char* op, at::ScalarType type) {
                          dtype_name(type)));
   }
 }
+
+namespace {
 
 void check_one(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& q) {
   LACE_CHECK(tensor.defined(), "[", op, "] ", name, " is an undefined tensor");

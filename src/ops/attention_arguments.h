@@ -8,6 +8,9 @@
 
 namespace lace::ops {
 
+// Throws lace::Error naming `op` unless the rooms below know the type.
+DType to_dtype(const char* op, at::ScalarType type);
+
 // What lace::attention computes, its arguments checked.
 struct AttentionArguments {
   AttentionShape shape;
