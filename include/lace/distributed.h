@@ -74,4 +74,9 @@ struct GroupOptions {
 std::unique_ptr<Group> join_group(const Environment& environment, at::Device device,
                                   const GroupOptions& options = {});
 
+// The device that `text` (find_device) names for this rank: with several ranks "cuda" is the GPU of
+// its local rank, or the only one that its launcher shows it.
+// Throws lace::Error as find_device, and for one GPU by number, which not all ranks can have.
+at::Device find_rank_device(const std::string& text, const Environment& environment);
+
 }  // namespace lace

@@ -2,10 +2,12 @@
 
 #include <ATen/ATen.h>
 
+#include "lace/device.h"
 #include "lace/distributed.h"
 #include "lace/error.h"
 
 #include "distributed/backends.h"
+#include "ops/device_stream.h"
 
 namespace lace {
 namespace {
@@ -70,6 +72,15 @@ std::unique_ptr<Group> join_group(const Environment& environment, at::Device dev
   const auto store = distributed::rendezvous(environment, options.rendezvous);
   if (device.is_cpu()) return distributed::gloo_group(store, environment, options);
   return distributed::nccl_group(store, environment, device, options);
+}
+
+at::Device find_rank_device(const std::string& text, const Environment& environment) {
+  const at::Device named = find_device(text);
+  if (environment.size == 1 || named.is_cpu()) return named;
+  LACE_CHECK(text == "cuda", "[distributed] each of ", environment.size,
+             " ranks has a GPU of its own: name cuda, got ", text);
+  if (ops::gpus().size() == 1) return named;
+  return find_device(concat("cuda:", environment.local_rank));
 }
 
 void distributed::check_tensor(const Group& group, const at::Tensor& tensor) {

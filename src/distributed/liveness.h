@@ -10,18 +10,20 @@ namespace lace::distributed {
 // in looks at them, so that a process that was stopped itself, and goes on, blames nobody for that.
 class Liveness {
  public:
-  static constexpr int kMissed = 15;  // looks without a new heartbeat after which a rank is dead
+  // Looks without a new heartbeat after which a rank is dead; if connections were lost meanwhile.
+  static constexpr int kMissed = 15, kMissedIfLost = 4;
 
   explicit Liveness(int size) : last_(static_cast<size_t>(size)) {}
 
-  // One look: each rank's count; nothing of a rank that has left. The first rank that is dead.
-  std::optional<int> look(const std::vector<std::optional<int64_t>>& counts) {
+  // One look: each rank's count; nothing of a rank that has left. The first rank that is dead after
+  // `missed` looks.
+  std::optional<int> look(const std::vector<std::optional<int64_t>>& counts, int missed = kMissed) {
     std::optional<int> dead;
     for (size_t rank = 0; rank < last_.size(); ++rank) {
       Last& last = last_[rank];
       last.missed = counts[rank] && counts[rank] == last.count ? last.missed + 1 : 0;
       last.count = counts[rank];
-      if (!dead && last.missed >= kMissed) dead = static_cast<int>(rank);
+      if (!dead && last.missed >= missed) dead = static_cast<int>(rank);
     }
     return dead;
   }

@@ -44,6 +44,7 @@ struct Watch::State {
   std::string failure;           // "rank 3 of 4 …"; "": none that is known
   std::string reason;            // of this rank's own failure, to be told; "": none
   bool told = false;             // it has been
+  bool lost = false;             // an exchange has failed
   mutable bool noticed = false;  // this rank has seen the failure, or is one
   bool leaving = false;
   bool beats_end = false;  // the thread has ended
@@ -55,9 +56,9 @@ struct Watch::State {
 
   std::string name(int rank) const { return rank_name(rank, environment.size); }
 
-  std::string silence() const {
-    return concat(static_cast<double>((Liveness::kMissed * options.heartbeat).count()) / 1000,
-                  " s");
+  // The time of so many heartbeats.
+  std::string time_of(int heartbeats) const {
+    return concat(static_cast<double>((heartbeats * options.heartbeat).count()) / 1000, " s");
   }
 
   // Who holds the store.
@@ -75,15 +76,17 @@ struct Watch::State {
 
   void look(Liveness& liveness, const std::vector<std::string>& keys) {
     std::string own;
+    int missed = Liveness::kMissed;
     {
       const std::lock_guard lock(mutex);
       own = reason;
+      if (lost) missed = Liveness::kMissedIfLost;
     }
     if (!own.empty()) post_failure(*store, name(environment.rank) + " ended with an error: " + own);
     std::vector<std::optional<int64_t>> counts;
     for (const auto& value : store->multiGet(keys)) counts.push_back(count_of(value));
-    if (const std::optional<int> dead = liveness.look(counts)) {
-      post_failure(*store, concat(name(*dead), " has not been heard of for ", silence(),
+    if (const std::optional<int> dead = liveness.look(counts, missed)) {
+      post_failure(*store, concat(name(*dead), " has not been heard of for ", time_of(missed),
                                   ": it was killed or stopped, or its host has gone"));
     }
     std::string found;
@@ -138,7 +141,7 @@ struct Watch::State {
       still = looks == seen ? still + 1 : 0;
       seen = looks;
       if (failure.empty() && still > (Liveness::kMissed + 1) * kTicks) {
-        failure = concat(server(), " has not answered for ", silence());
+        failure = concat(server(), " has not answered for ", time_of(Liveness::kMissed));
         changed.notify_all();
       }
       if (failure.empty() || leaving) continue;
@@ -172,7 +175,8 @@ Watch::~Watch() {
     std::unique_lock lock(state_->mutex);
     state_->leaving = true;
     state_->changed.notify_all();
-    ended = state_->changed.wait_for(lock, 2 * kFarewell * state_->options.heartbeat,
+    const int heartbeats = state_->environment.serves_store() ? kFarewell + 3 : 3;
+    ended = state_->changed.wait_for(lock, heartbeats * state_->options.heartbeat,
                                      [&] { return state_->beats_end; });
   }
   judge_.join();
@@ -202,6 +206,7 @@ void Watch::fail(const std::string& reason) {
 
 void Watch::explain(const std::string& error) const {
   std::unique_lock lock(state_->mutex);
+  state_->lost = true;
   state_->changed.wait_for(lock, (Liveness::kMissed + kFarewell) * state_->options.heartbeat,
                            [&] { return !state_->failure.empty(); });
   if (!state_->failure.empty()) state_->raise();

@@ -154,7 +154,7 @@ TESTS = [(by_torchrun,), (sums, 2), (sums, 3), (by_mpirun,), (an_error_is_told,)
          (lost, 0, signal.SIGSTOP), (lost, 1, signal.SIGKILL, "compute"), (nobody_comes,),
          (two_of_a_kind,), (other_numbers,), (taken_port,), (alone,)]
 
-with concurrent.futures.ThreadPoolExecutor(4) as pool:  # they wait, mostly
+with concurrent.futures.ThreadPoolExecutor(6) as pool:  # they wait, mostly
     futures = [(test, pool.submit(*test)) for test in TESTS]
 for (function, *arguments), future in futures:
     try:

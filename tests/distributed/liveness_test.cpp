@@ -23,6 +23,16 @@ TEST(Liveness, ABeatInTimeIsLife) {
     EXPECT_EQ(liveness.look({look, look / Liveness::kMissed}), std::nullopt) << look;
 }
 
+TEST(Liveness, LostConnectionsMakeItSooner) {
+  Liveness liveness(2);
+  std::optional<int> dead;
+  for (int64_t look = 0; look <= Liveness::kMissedIfLost; ++look) {
+    EXPECT_EQ(dead, std::nullopt) << look;
+    dead = liveness.look({look, 7}, Liveness::kMissedIfLost);
+  }
+  EXPECT_EQ(dead, 1);
+}
+
 TEST(Liveness, TheFirstOfThoseThatAreDead) {
   Liveness liveness(3);
   std::optional<int> dead;
