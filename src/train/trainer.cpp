@@ -1,5 +1,6 @@
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include <ATen/ATen.h>
@@ -16,6 +17,7 @@
 #include "train/files.h"
 #include "train/loss_scale.h"
 #include "train/machine.h"
+#include "train/ranks.h"
 #include "train/run_folder.h"
 #include "train/schedule.h"
 #include "train/score.h"
@@ -63,51 +65,65 @@ struct Trainer::Impl {
   train::Adam adam;
   WindowSampler sampler;
   train::LossScale loss_scale;
+  train::Ranks ranks;
   int64_t step = 0;
+  int64_t windows = 0;  // taken, by all ranks
+  bool asked_to_stop = false;
   std::optional<double> best_validation;
   double elapsed_before = 0;  // the load, or a step that failed
   double last_step_s = 0;
+  double first_elapsed = 0;      // of rank 0, near the end of the last step,
+  double first_last_step_s = 0;  // and since the one before
   bool started = false;
   Clock::time_point start;
 
-  Impl(const Recipe& r, TextData d, at::Device device)
+  Impl(const Recipe& r, TextData d, at::Device device, Group* group)
       : recipe(r),
         data(std::move(d)),
         fingerprint(train::data_fingerprint(data)),
         model(r.model, device),
         adam(r.optimizer, model.parameters()),
-        sampler(data.train.size(), r.model.seq_len, r.train.seed, r.data.record_bytes > 0) {}
+        sampler(data.train.size(), r.model.seq_len, r.train.seed, r.data.record_bytes > 0),
+        ranks(group, r.train) {}
 
   double elapsed() const { return elapsed_before + (started ? seconds_since(start) : 0.0); }
+
+  // The time that the schedule goes by, the same on all ranks.
+  double schedule_elapsed() const { return ranks.size() == 1 ? elapsed() : first_elapsed; }
+  double schedule_step_s() const { return ranks.size() == 1 ? last_step_s : first_last_step_s; }
 
   train::LossScale* scale() {
     return recipe.model.precision == Precision::kFloat16 ? &loss_scale : nullptr;
   }
 
   // Sequences are taken in the sampler's order, step by step, micro-batch by micro-batch.
-  at::Tensor batch(int64_t micro_batch) {
-    const int64_t size = recipe.train.batch;
-    const int64_t first = (step * recipe.train.accumulate + micro_batch) * size;
+  at::Tensor batch(const distributed::MicroBatch& micro_batch) {
     std::vector<int64_t> begins;
-    for (int64_t i = 0; i < size; ++i) begins.push_back(sampler.begin(first + i));
+    for (int64_t i = 0; i < recipe.train.batch; ++i)
+      begins.push_back(sampler.begin(micro_batch.first_window + i));
     return train::read_windows(data.train, begins, recipe.model.seq_len, model.device());
   }
 
-  // Gradients of the mean loss over the step's micro-batches, times the loss scale. The mean loss.
+  // Gradients of the mean loss over the step's micro-batches, of all ranks, times the loss scale.
+  // This rank's part of the mean loss.
   double accumulate_gradients() {
-    const int64_t count = recipe.train.accumulate;
+    const int64_t count = ranks.shares().micro_batches();
     const double factor = (scale() ? scale()->value : 1.0) / static_cast<double>(count);
     double loss = 0;
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < recipe.train.accumulate; ++i) {
+      ranks.check();
+      const distributed::MicroBatch m = ranks.shares().micro_batch(windows, i);
       const at::Tensor part =
-          model.loss(batch(i), {.training = true, .step = step, .micro_batch = i});
+          model.loss(batch(m), {.training = true, .step = step, .micro_batch = m.index});
       (factor == 1.0 ? part : part * factor).backward();
       loss += part.item<double>() / static_cast<double>(count);
     }
+    for (const NamedParameter& p : model.parameters()) ranks.sum(p.tensor.grad());
     return loss;
   }
 
-  // The mean over at most train.validate_windows windows.
+  // The mean over at most train.validate_windows windows. Each rank scores some of the batches; the
+  // sum of all is the same as one rank's.
   double validation_bits() const {
     const ByteStream& stream = data.validation;
     const SwappedWeights mean(model.parameters(), adam.ema());
@@ -115,17 +131,21 @@ struct Trainer::Impl {
     if (stream.size() < window) return evaluate(model, stream, {}).bits_per_byte;
     const int64_t available = stream.size() / window;
     const int64_t count = std::min(available, recipe.train.validate_windows);
-    double nats = 0;
-    for (int64_t first = 0; first < count;) {
+    std::vector<double> nats;
+    for (int64_t first = 0; first < count; first += recipe.eval.batch) {
+      ranks.check();
+      nats.push_back(0);
+      if (!ranks.has(first / recipe.eval.batch)) continue;
       std::vector<int64_t> begins;
       for (int64_t i = first; i < count && i < first + recipe.eval.batch; ++i)
         begins.push_back(i * available / count * window);
-      nats += model.nats(train::read_windows(stream, begins, window, model.device()))
-                  .sum(at::kDouble)
-                  .item<double>();
-      first += static_cast<int64_t>(begins.size());
+      nats.back() = model.nats(train::read_windows(stream, begins, window, model.device()))
+                        .sum(at::kDouble)
+                        .item<double>();
     }
-    return nats / static_cast<double>(count * window) / std::numbers::ln2;
+    double sum = 0;
+    for (const double part : ranks.join(nats)) sum += part;
+    return sum / static_cast<double>(count * window) / std::numbers::ln2;
   }
 
   void drop_gradients() {
@@ -146,9 +166,15 @@ struct Trainer::Impl {
   }
 };
 
-Trainer::Trainer(const Recipe& recipe, TextData data, at::Device device) {
+Trainer::Trainer(const Recipe& recipe, TextData data, at::Device device, Group* group) {
   recipe.check();
-  impl_ = std::make_unique<Impl>(recipe, std::move(data), device);
+  impl_ = std::make_unique<Impl>(recipe, std::move(data), device, group);
+  const train::Ranks& ranks = impl_->ranks;
+  ranks.check_same("lace", concat(version(), " ", commit()));
+  Recipe same = recipe;
+  same.data.paths.clear();  // where a host keeps them is its own affair
+  ranks.check_same("recipe", to_toml(same));
+  ranks.check_same("data", impl_->fingerprint.dump());
 }
 
 Trainer::~Trainer() = default;
@@ -157,12 +183,16 @@ const Recipe& Trainer::recipe() const { return impl_->recipe; }
 SparseTransformer& Trainer::model() { return impl_->model; }
 int64_t Trainer::step() const { return impl_->step; }
 double Trainer::elapsed_s() const { return impl_->elapsed(); }
+void Trainer::ask_to_stop() { impl_->asked_to_stop = true; }
+
+int64_t Trainer::bytes_trained() const { return impl_->windows * impl_->recipe.model.seq_len; }
 std::optional<double> Trainer::best_validation() const { return impl_->best_validation; }
 
 bool Trainer::done() const {
   const TrainConfig& config = impl_->recipe.train;
   if (config.steps > 0 && impl_->step >= config.steps) return true;
-  return config.max_minutes > 0 && impl_->elapsed() + impl_->last_step_s > 60 * config.max_minutes;
+  return config.max_minutes > 0 &&
+         impl_->schedule_elapsed() + impl_->schedule_step_s() > 60 * config.max_minutes;
 }
 
 TrainProgress Trainer::take_step() {
@@ -176,9 +206,14 @@ TrainProgress Trainer::take_step() {
     s.started = true;
   }
   TrainProgress progress;
-  progress.learning_rate = train::learning_rate(s.recipe, {s.step, elapsed});
+  progress.learning_rate = train::learning_rate(s.recipe, {s.step, s.schedule_elapsed()});
   try {
-    progress.loss = s.accumulate_gradients();
+    const double loss = s.accumulate_gradients();
+    const train::StepReport all = s.ranks.agree({loss, s.asked_to_stop, s.elapsed()});
+    progress.loss = all.loss;
+    progress.stop = all.stop;
+    s.first_last_step_s = all.elapsed_s - s.first_elapsed;
+    s.first_elapsed = all.elapsed_s;
     progress.gradient_norm = train::apply_gradients(s.adam, s.scale(), progress.learning_rate);
   } catch (...) {
     s.drop_gradients();
@@ -186,9 +221,10 @@ TrainProgress Trainer::take_step() {
     throw;
   }
   ++s.step;
+  s.windows += s.ranks.shares().windows();
   s.last_step_s = seconds_since(step_start);
 
-  const int64_t tokens = config.batch * config.accumulate * s.recipe.model.seq_len;
+  const int64_t tokens = s.ranks.shares().windows() * s.recipe.model.seq_len;
   progress.step = s.step;
   progress.bits_per_byte = progress.loss / std::numbers::ln2;
   progress.tokens_per_s = static_cast<double>(tokens) / s.last_step_s;
@@ -218,19 +254,17 @@ std::vector<NamedParameter> Trainer::validated_weights() const {
 
 void Trainer::save(const std::string& path, const std::string& keep_old_as) const {
   const Impl& s = *impl_;
-  nlohmann::ordered_json state = {
-      {"format", 2},
-      {"step", s.step},
-      {"optimizer_steps", s.adam.steps()},
-      {"elapsed_s", s.elapsed()},
-      {"loss_scale", s.loss_scale.value},
-      {"bytes_trained",
-       s.step * s.recipe.train.batch * s.recipe.train.accumulate * s.recipe.model.seq_len},
-      {"data", s.fingerprint},
-      {"recipe", s.recipe.name},
-      {"version", version()},
-      {"commit", commit()},
-      {"machine", train::machine(s.model.device())}};
+  nlohmann::ordered_json state = {{"format", 2},
+                                  {"step", s.step},
+                                  {"optimizer_steps", s.adam.steps()},
+                                  {"elapsed_s", s.elapsed()},
+                                  {"loss_scale", s.loss_scale.value},
+                                  {"bytes_trained", bytes_trained()},
+                                  {"data", s.fingerprint},
+                                  {"recipe", s.recipe.name},
+                                  {"version", version()},
+                                  {"commit", commit()},
+                                  {"machine", train::machine(s.model.device())}};
   if (s.best_validation) state["best_validation_bits_per_byte"] = *s.best_validation;
   train::write_safetensors(path, s.saved_tensors(), {{"lace", state.dump()}}, keep_old_as);
   train::write_file_atomically(train::json_path(path), state.dump(2) + "\n",
@@ -242,6 +276,7 @@ std::vector<std::string> Trainer::load(const std::string& path, bool accept_chan
   train::CheckpointFile file(path);
   const train::CheckpointState state(file);
   const int64_t step = state.count("step"), optimizer_steps = state.count("optimizer_steps");
+  const int64_t windows = state.count("bytes_trained") / s.recipe.model.seq_len;
   const double elapsed = state.number("elapsed_s"), loss_scale = state.number("loss_scale");
   std::optional<double> best;
   constexpr const char* kBest = "best_validation_bits_per_byte";
@@ -263,12 +298,32 @@ std::vector<std::string> Trainer::load(const std::string& path, bool accept_chan
   file.read(s.saved_tensors());
   s.drop_gradients();
   s.step = step;
+  s.windows = windows;
   s.adam.set_steps(optimizer_steps);
   s.best_validation = best;
   s.set_elapsed(elapsed);
   s.last_step_s = 0;
   s.loss_scale.value = loss_scale;
   return notes;
+}
+
+void Trainer::share_start() {
+  Impl& s = *impl_;
+  const double none = std::numeric_limits<double>::infinity();
+  std::vector<double> numbers = {static_cast<double>(s.step),
+                                 static_cast<double>(s.windows),
+                                 static_cast<double>(s.adam.steps()),
+                                 s.best_validation.value_or(none),
+                                 s.elapsed(),
+                                 s.loss_scale.value};
+  s.ranks.share(s.saved_tensors(), numbers);
+  s.step = static_cast<int64_t>(numbers[0]);
+  s.windows = static_cast<int64_t>(numbers[1]);
+  s.adam.set_steps(static_cast<int64_t>(numbers[2]));
+  s.best_validation = numbers[3] == none ? std::nullopt : std::optional(numbers[3]);
+  if (s.ranks.rank() > 0) s.set_elapsed(numbers[4]);
+  s.first_elapsed = numbers[4];
+  s.loss_scale.value = numbers[5];
 }
 
 }  // namespace lace
