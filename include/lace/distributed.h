@@ -68,7 +68,8 @@ struct GroupOptions {
 // Meets the other ranks of `environment`; of a single process returns at once and opens no port.
 // Tensors on a CPU are exchanged through Gloo, those on a GPU through NCCL, which keeps off NVLink
 // multicast (its sums differ from call to call) unless NCCL_NVLS_ENABLE is set. CUDA graphs that
-// hold collectives are destroyed before the group is.
+// hold collectives are destroyed before the group is. SIGPIPE is ignored from then on, unless the
+// program handles it.
 // Throws lace::Error `[distributed] …` if a rank does not come in time (naming it), is there twice,
 // or has been told of another number of ranks, or if the store's port is taken.
 std::unique_ptr<Group> join_group(const Environment& environment, at::Device device,

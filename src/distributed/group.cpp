@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <csignal>
 
 #include <ATen/ATen.h>
 
@@ -25,6 +26,13 @@ class Alone : public Group {
   void check() const override {}
   void fail(const std::string& /*reason*/) override {}
 };
+
+// So that a write to a rank that has died is an error, and not the end of this one too.
+void ignore_broken_pipes() {
+  struct sigaction action {};
+  sigaction(SIGPIPE, nullptr, &action);
+  if (action.sa_handler == SIG_DFL) std::signal(SIGPIPE, SIG_IGN);
+}
 
 // `text`'s bytes, made `bytes` long.
 at::Tensor byte_tensor(const std::string& text, int64_t bytes) {
@@ -69,6 +77,7 @@ void Group::check_same(const std::string& what, const std::string& text) {
 std::unique_ptr<Group> join_group(const Environment& environment, at::Device device,
                                   const GroupOptions& options) {
   if (environment.size == 1) return std::make_unique<Alone>(device);
+  ignore_broken_pipes();
   const auto store = distributed::rendezvous(environment, options.rendezvous);
   if (device.is_cpu()) return distributed::gloo_group(store, environment, options);
   return distributed::nccl_group(store, environment, device, options);

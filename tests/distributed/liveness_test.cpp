@@ -1,5 +1,7 @@
 #include "distributed/liveness.h"
 
+#include <algorithm>
+
 #include <gtest/gtest.h>
 
 namespace lace::distributed {
@@ -33,11 +35,12 @@ TEST(Liveness, LostConnectionsMakeItSooner) {
   EXPECT_EQ(dead, 1);
 }
 
-TEST(Liveness, TheFirstOfThoseThatAreDead) {
-  Liveness liveness(3);
+TEST(Liveness, TheRankThatHasBeenDeadForLongest) {
+  Liveness liveness(4);
   std::optional<int> dead;
-  for (int64_t look = 0; look <= Liveness::kMissed; ++look) dead = liveness.look({look, 0, 0});
-  EXPECT_EQ(dead, 1);
+  for (int64_t look = 0; look <= Liveness::kMissed + 3; ++look)
+    dead = liveness.look({look, std::min<int64_t>(look, 2), 0, 0});
+  EXPECT_EQ(dead, 2);
 }
 
 TEST(Liveness, WhoHasLeftIsNotDead) {

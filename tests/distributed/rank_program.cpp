@@ -1,4 +1,4 @@
-// One rank of tests/distributed/group_test.py: rank_program WHAT HEARTBEAT_MS RENDEZVOUS_MS.
+// One rank of tests/distributed/group_test.py: rank_program WHAT HEARTBEAT_MS RENDEZVOUS_MS DEVICE.
 // Its place is in its environment. Errors are printed, and end it with code 1.
 
 #include <chrono>
@@ -15,6 +15,8 @@
 #include "lace/distributed.h"
 #include "lace/error.h"
 
+#include "distributed/graph_loop.h"
+
 namespace {
 
 using namespace std::chrono_literals;
@@ -26,7 +28,8 @@ at::Tensor part(int rank, int64_t count, at::ScalarType dtype) {
       .to(dtype);
 }
 
-uint64_t hash(const at::Tensor& tensor) {
+uint64_t hash(const at::Tensor& given) {
+  const at::Tensor tensor = given.cpu();
   uint64_t value = 0xcbf29ce484222325;
   const auto* bytes = static_cast<const uint8_t*>(tensor.data_ptr());
   for (size_t i = 0; i < tensor.nbytes(); ++i) value = (value ^ bytes[i]) * 0x100000001b3;
@@ -37,8 +40,9 @@ uint64_t hash(const at::Tensor& tensor) {
 void sums(lace::Group& group) {
   for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kLong}) {
     for (const int64_t count : {1, 5, 1000, 70'001}) {
-      const at::Tensor sum = part(group.rank(), count, dtype);
+      at::Tensor sum = part(group.rank(), count, dtype).to(group.device());
       group.all_reduce_sum(sum);
+      sum = sum.cpu();
       at::Tensor expected = at::zeros({count}, at::kDouble), size = expected.clone();
       for (int rank = 0; rank < group.size(); ++rank) {
         expected += part(rank, count, dtype).to(at::kDouble);
@@ -52,11 +56,11 @@ void sums(lace::Group& group) {
     }
   }
   for (const int root : {0, group.size() - 1}) {
-    const at::Tensor given = part(group.rank(), 100, at::kFloat);
+    const at::Tensor given = part(group.rank(), 100, at::kFloat).to(group.device());
     group.broadcast(given, root);
-    LACE_CHECK(given.equal(part(root, 100, at::kFloat)), "a wrong broadcast");
+    LACE_CHECK(given.cpu().equal(part(root, 100, at::kFloat)), "a wrong broadcast");
   }
-  group.all_reduce_sum(at::zeros({0}));
+  group.all_reduce_sum(at::zeros({0}, at::TensorOptions(group.device())));
   group.barrier();
   group.check_same("recipe", "a text");
   group.check_same("recipe", "");
@@ -71,9 +75,11 @@ void sums(lace::Group& group) {
 
 // Collectives without end.
 [[noreturn]] void loop(lace::Group& group) {
-  const at::Tensor one = at::ones({1000});
+  const at::Tensor one = at::ones({1000}, at::TensorOptions(group.device()));
   for (int i = 0;; ++i) {
     group.all_reduce_sum(one.fill_(1));
+    one.cpu();  // waits for it
+    group.check();
     if (i == 0) std::cout << "ready" << std::endl;
     std::this_thread::sleep_for(5ms);
   }
@@ -82,6 +88,7 @@ void sums(lace::Group& group) {
 void run(const std::string& what, lace::Group& group) {
   if (what == "sums") return sums(group);
   if (what == "loop") loop(group);
+  if (what == "graph") lace::graph_loop(group);
   if (what == "leave") return group.barrier();
   group.barrier();
   std::cout << "ready" << std::endl;
@@ -104,7 +111,9 @@ int main(int /*count*/, char** arguments) {
           std::cout << "stuck: " << failure << std::endl;
           _exit(3);
         }};
-    const auto group = lace::join_group(lace::find_environment(), at::kCPU, options);
+    const lace::Environment environment = lace::find_environment();
+    const auto group =
+        lace::join_group(environment, lace::find_rank_device(arguments[4], environment), options);
     try {
       run(what, *group);
     } catch (const std::exception& error) {
