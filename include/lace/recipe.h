@@ -42,6 +42,8 @@ struct TrainConfig {
   double max_minutes = 0;         // 0: no limit. Else the run and its cosine end then at the latest
   int64_t validate_every = 200;   // steps; 0: at the end only
   int64_t validate_windows = 64;  // at most, evenly spread over the validation bytes
+  bool graphs = true;  // on a GPU, record a step's work once and replay it: faster, bit for bit
+                       // the same where the model is deterministic
   int64_t checkpoint_every = 500;  // steps; 0: at the end only
   uint64_t seed = 1;               // of the order of the data
 };

@@ -40,9 +40,9 @@ class Trainer {
   // On `device` are the model, the batches and the optimiser; a checkpoint fits every device.
   // With a `group` its ranks train one model together: each takes train.accumulate micro-batches of
   // a step, so that the run is that of one process with group->size() times the accumulation, to
-  // rounding; then take_step() and validate() are collectives, and give all ranks the same. The
-  // group outlives the trainer. Throws lace::Error on all ranks if the recipe, the data or the
-  // build of one are not those of rank 0.
+  // rounding; then steps and validate() are collectives, and give all ranks the same. The group
+  // outlives the trainer. Throws lace::Error on all ranks if the recipe, the data or the build of
+  // one are not those of rank 0.
   Trainer(const Recipe& recipe, TextData data, at::Device device = at::kCPU,
           Group* group = nullptr);
   ~Trainer();
@@ -60,11 +60,18 @@ class Trainer {
   // One optimiser step over train.accumulate micro-batches of train.batch sequences on each rank.
   // Where the precision is fp16, the loss is scaled; gradients that are not finite then count as 0,
   // the step is taken with the rest, and the scale halves. In other precisions such a step throws
-  // lace::Error and changes nothing: neither weights nor place in the run nor its time; no
-  // gradients stay.
+  // lace::Error and changes nothing: neither weights nor place in the run nor its time.
   TrainProgress take_step();
 
-  // The step that is taken next tells all ranks to stop after it.
+  // The same in two: a GPU works on the next step while the host looks at the last. Up to two steps
+  // may be started and not finished; step() counts those that are started, and the weights are
+  // theirs once they are finished: finish all before anything else is asked of the run. A step that
+  // throws in finish_step takes back those that were started after it.
+  void start_step();
+  TrainProgress finish_step();
+  int64_t unfinished_steps() const;
+
+  // The step that is started next tells all ranks to stop after it.
   void ask_to_stop();
 
   // Bits a byte on at most train.validate_windows windows spread over the validation bytes, with
@@ -135,9 +142,9 @@ struct RunResult {
 // process or thread trains in it. A `last` checkpoint that is damaged is set aside, and the run
 // goes on from `previous`. When a step, a validation or a write fails, the steps so far are saved
 // if that works before the error is thrown. A start that fails before its first step leaves no
-// folder behind. With a group, rank 0's folder and checkpoint count and `on_data` and `on_note` are
-// called on rank 0 only; an error on one rank is an error on all, and returning means that the run
-// is complete.
+// folder behind. With a group, rank 0's folder and checkpoint count, `on_data` and `on_note` are
+// called on rank 0 only, an error on one rank is an error on all, after which those on GPUs save
+// nothing more, and returning means that the run is complete.
 RunResult train_run(const Recipe& recipe, const RunOptions& options);
 
 // The recipe and the weights of a run folder: those of `checkpoint` ("best", "last" or "previous";

@@ -166,7 +166,7 @@ at::Tensor cross_entropy_grad(at::Tensor logits, const at::Tensor& targets, cons
   kernels(logits).cross_entropy_grad(
       context(logits),
       {elements(logits, logits.scalar_type()), in(logits), targets.const_data_ptr<int64_t>(),
-       in(lse), scale, in(factor), out(logits)});
+       in(lse), scale, static_cast<const double*>(in(factor)), out(logits)});
   return logits;
 }
 

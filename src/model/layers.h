@@ -67,8 +67,8 @@ struct CrossEntropy {
 };
 // targets int64 [rows]
 CrossEntropy cross_entropy(const at::Tensor& logits, const at::Tensor& targets);
-// scale · factor · (softmax(logits) − onehot(targets)), in the memory of logits. factor: a wide
-// number on the same device; undefined: 1.
+// scale · factor · (softmax(logits) − onehot(targets)), in the memory of logits. factor: float64
+// on the same device; undefined: 1.
 at::Tensor cross_entropy_grad(at::Tensor logits, const at::Tensor& targets, const at::Tensor& lse,
                               double scale, const at::Tensor& factor);
 

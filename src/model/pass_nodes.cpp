@@ -66,7 +66,7 @@ class LossFunction : public torch::autograd::Function<LossFunction> {
     Pass pass = tape->take();
     const Gradients gradients = new_gradients(*tape->model);
     const auto symbols = static_cast<double>(pass.hidden().size(0));
-    pass.nats_backward(1 / symbols, grads[0].contiguous(), gradients);
+    pass.nats_backward(1 / symbols, grads[0].to(at::kDouble), gradients);
     return with_tape(gradients);
   }
 };

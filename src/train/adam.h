@@ -6,58 +6,66 @@
 #include "lace/model.h"
 #include "lace/recipe.h"
 
+#include "kernels/elementwise/elementwise.h"
+#include "model/pass.h"
+
 namespace lace::train {
 
-// Adam as the Sparse Transformer's authors have it. With g the gradient, clipped to a global norm
-// of clip_norm, t counted from 1:
-//   m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²
-//   lr_t = lr · √(1 − β₂ᵗ) / (1 − β₁ᵗ)
-//   p ← p − lr_t · (m / (√v + ε) + wd · p),  wd for tensors of rank 2 and more only
-//   ema ← decay · ema + (1 − decay) · p, where asked for
-// All in the parameters' dtype (float32, or float64), in place. On a CPU: two reads of the
-// gradients and one pass over everything else; threads share fixed chunks, so results do not depend
-// on their number. On a GPU: libtorch's operations on lists of tensors.
+// The loss scale of fp16 runs, as the paper's authors have it: starts at 2¹⁶, grows by 1.0003466
+// (twice in 2000) a good step, halves at a step with gradients that are not finite, never below
+// 2¹⁰. Other precisions have none.
+constexpr double kLossScaleStart = 65536;
+LossScaling loss_scaling(Precision precision);
+
+// Adam as the Sparse Transformer's authors have it, in one pass over an arena of parameters and
+// their gradients (kernels/elementwise/elementwise.h has the formulas). With t counted from 1, its
+// rate is lr · √(1 − β₂ᵗ) / (1 − β₁ᵗ); tensors of rank 2 and more decay.
+//
+// Nothing here waits for the device: what a step found is in state(), on the device, once it has
+// come there.
 class Adam {
  public:
-  // The parameters must be contiguous float32 or float64 tensors on one device.
-  Adam(const OptimizerConfig& config, std::vector<NamedParameter> parameters);
+  // `arena` must outlive this object.
+  Adam(const OptimizerConfig& config, model::ParameterArena& arena, Precision precision);
 
-  // √Σ g² / scale over all gradients; not finite if any element is not. Every parameter must have
-  // a gradient.
-  double gradient_norm(double scale = 1) const;
+  // Where backward passes put the gradients that run() takes: times loss_scale() if scaled.
+  const at::Tensor& gradients() const { return gradients_; }  // wide [arena.size()]
+  model::Gradients gradients_into(bool add) const { return {gradient_views_, add}; }
+  // What a loss is to be multiplied by before its backward pass: float64 [], on the device.
+  const at::Tensor& loss_scale() const { return loss_scale_; }
 
-  // One update from the gradients divided by `scale`, whose norm is gradient_norm(scale); then
-  // the gradients are dropped.
-  void step(double learning_rate, double norm, double scale = 1);
+  // The rate of the next run(): float64 [1] on the device, to be set to next_rate().
+  const at::Tensor& rate() const { return rate_; }
+  double next_rate(double learning_rate) const;
 
-  // Sets the elements of the gradients that are not finite to 0.
-  void zero_non_finite();
+  // Norm, clipping and update from gradients(). Where they are not finite and there is no loss
+  // scaling, this and all later runs change nothing until clear_failure().
+  void run();
+  // Tells the arena and the count of steps that a run was asked for.
+  void advance();
 
-  // State to be saved: "m.<parameter>", "v.<parameter>", and "ema.<parameter>" where kept. The
-  // tensors share memory with this object.
-  std::vector<NamedParameter> state() const;
+  // The bytes of a StepState, on the device.
+  const at::Tensor& state() const { return state_; }
+  void clear_failure();
+  void set_loss_scale(double scale);
 
-  const std::vector<at::Tensor>& ema() const { return ema_; }  // empty where not kept
+  // To be saved: "m.<parameter>", "v.<parameter>", and "ema.<parameter>" where kept. The tensors
+  // share memory with this object.
+  std::vector<NamedParameter> saved() const;
+
+  // The mean of the weights, by parameter; empty where not kept.
+  const std::vector<at::Tensor>& ema() const { return ema_views_; }
 
   int64_t steps() const { return steps_; }
   void set_steps(int64_t steps) { steps_ = steps; }
 
  private:
-  struct Chunk {
-    size_t tensor;
-    int64_t begin, end;
-  };
-
-  std::vector<at::Tensor> contiguous_gradients() const;
-  // The learning rate with the corrections of both means' start.
-  double corrected(double learning_rate) const;
-  template <typename Scalar>
-  void update(double learning_rate, double gradient_factor);
-
   OptimizerConfig config_;
-  std::vector<NamedParameter> parameters_;
-  std::vector<at::Tensor> m_, v_, ema_;
-  std::vector<Chunk> chunks_;
+  model::ParameterArena& arena_;
+  LossScaling scaling_;
+  at::Tensor gradients_, m_, v_, ema_;
+  std::vector<at::Tensor> gradient_views_, ema_views_;
+  at::Tensor rate_, state_, loss_scale_;
   int64_t steps_ = 0;
 };
 

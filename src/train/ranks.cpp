@@ -26,13 +26,6 @@ std::vector<double> Ranks::join(const std::vector<double>& own) const {
   return all;
 }
 
-StepReport Ranks::agree(const StepReport& own) const {
-  if (!group_) return own;
-  const std::vector<double> all =
-      join({own.loss, own.stop ? 1.0 : 0.0, rank() == 0 ? own.elapsed_s : 0.0});
-  return {all[0], all[1] > 0, all[2]};
-}
-
 void Ranks::share(const std::vector<NamedParameter>& tensors, std::vector<double>& numbers) const {
   if (!group_) return;
   const at::NoGradGuard no_grad;

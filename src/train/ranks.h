@@ -1,6 +1,8 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "lace/distributed.h"
@@ -11,16 +13,16 @@
 
 namespace lace::train {
 
-// What the ranks of a run tell each other about a step.
+// What a rank tells the others about a step; what all have told.
 struct StepReport {
-  double loss = 0;       // the rank's part of the step's mean
-  bool stop = false;     // the rank was asked to stop
-  double elapsed_s = 0;  // of training
+  double loss = 0;       // its part of the step's mean; their sum
+  bool stop = false;     // it was asked to stop; one was
+  double elapsed_s = 0;  // of training; rank 0's
 };
 
 // The processes that train together, as the trainer of one of them needs them. Without a group: one
-// process, for which nothing is exchanged. Otherwise all functions but the first five are
-// collectives.
+// process, for which nothing is exchanged. Otherwise sum and all that stands below it
+// are collectives.
 class Ranks {
  public:
   Ranks(Group* group, const TrainConfig& config)
@@ -36,13 +38,20 @@ class Ranks {
   // Is the `index`-th of some equal pieces of work this rank's?
   bool has(int64_t index) const { return index % size() == rank(); }
 
-  // tensor = the sum of all ranks'.
+  // A report as numbers whose sums over all ranks are what all have told.
+  enum ReportNumber { kLoss, kStop, kElapsed, kReportNumbers };
+  using ReportNumbers = std::array<double, kReportNumbers>;
+  ReportNumbers report_numbers(const StepReport& own) const {
+    return {own.loss, own.stop ? 1.0 : 0.0, rank() == 0 ? own.elapsed_s : 0.0};
+  }
+  static StepReport to_report(const ReportNumbers& sums) {
+    return {sums[kLoss], sums[kStop] > 0, sums[kElapsed]};
+  }
+
+  // tensor = the sum of all ranks'. On a GPU enqueues.
   void sum(const at::Tensor& tensor) const {
     if (group_) group_->all_reduce_sum(tensor);
   }
-
-  // The sum of the losses, whether any is to stop, and rank 0's time.
-  StepReport agree(const StepReport& own) const;
 
   // Numbers of which each rank has those that has() says and 0 for the others: all of them,
   // exactly.

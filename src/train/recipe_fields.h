@@ -63,6 +63,7 @@ void visit_fields(TrainConfig& c, Visit&& visit) {
   visit("max_minutes", c.max_minutes);
   visit("validate_every", c.validate_every);
   visit("validate_windows", c.validate_windows);
+  visit("graphs", c.graphs);
   visit("checkpoint_every", c.checkpoint_every);
   visit("seed", c.seed);
 }

@@ -217,9 +217,11 @@ class Sitting {
     saved_step_ = trainer_->step();
   }
 
-  // Keeps the steps that no checkpoint holds, if that works, before `error` ends the run.
+  // Keeps the steps that no checkpoint holds, if that works, before `error` ends the run. On a GPU
+  // the exchange that an error of several ranks breaks off has spoilt the weights.
   void save_before(const std::exception& error) {
     if (!folder_ || trainer_->step() <= saved_step_) return;
+    if (options_.group && !options_.device.is_cpu()) return;
     try {
       trainer_->save(files_.checkpoint("last"), files_.checkpoint("previous"));
     } catch (const std::exception& second) {

@@ -1,5 +1,6 @@
 #include <chrono>
 #include <cmath>
+#include <deque>
 #include <limits>
 #include <numbers>
 
@@ -15,12 +16,12 @@
 #include "train/checkpoint.h"
 #include "train/data_fingerprint.h"
 #include "train/files.h"
-#include "train/loss_scale.h"
 #include "train/machine.h"
 #include "train/ranks.h"
 #include "train/run_folder.h"
 #include "train/schedule.h"
 #include "train/score.h"
+#include "train/step_runner.h"
 
 namespace lace {
 namespace {
@@ -64,62 +65,75 @@ struct Trainer::Impl {
   SparseTransformer model;
   train::Adam adam;
   WindowSampler sampler;
-  train::LossScale loss_scale;
   train::Ranks ranks;
-  int64_t step = 0;
-  int64_t windows = 0;  // taken, by all ranks
+  train::StepRunner runner;
+  int64_t step = 0;  // started
+  // Windows that the run, all ranks of all sittings, had taken before the first step of this one.
+  int64_t base_step = 0, base_windows = 0;
   bool asked_to_stop = false;
+  double loss_scale;
   std::optional<double> best_validation;
   double elapsed_before = 0;  // the load, or a step that failed
   double last_step_s = 0;
-  double first_elapsed = 0;      // of rank 0, near the end of the last step,
-  double first_last_step_s = 0;  // and since the one before
   bool started = false;
   Clock::time_point start;
+
+  // A step that was started and not finished.
+  struct Started {
+    double learning_rate, elapsed;
+    Clock::time_point start;
+  };
+  std::deque<Started> unfinished;
+  Clock::time_point last_finish;
+  double agreed_elapsed = 0;  // what rank 0's clock said at the start of the last finished step,
+  double agreed_step_s = 0;   // and how long after the one before
 
   Impl(const Recipe& r, TextData d, at::Device device, Group* group)
       : recipe(r),
         data(std::move(d)),
         fingerprint(train::data_fingerprint(data)),
         model(r.model, device),
-        adam(r.optimizer, model.parameters()),
+        adam(r.optimizer, model.impl()->arena, r.model.precision),
         sampler(data.train.size(), r.model.seq_len, r.train.seed, r.data.record_bytes > 0),
-        ranks(group, r.train) {}
+        ranks(group, r.train),
+        runner(recipe, model, adam, ranks,
+               [this](int64_t of, std::span<uint8_t> bytes) { read_step(of, bytes); }),
+        loss_scale(r.model.precision == Precision::kFloat16 ? train::kLossScaleStart : 1) {}
 
   double elapsed() const { return elapsed_before + (started ? seconds_since(start) : 0.0); }
 
   // The time that the schedule goes by, the same on all ranks.
-  double schedule_elapsed() const { return ranks.size() == 1 ? elapsed() : first_elapsed; }
-  double schedule_step_s() const { return ranks.size() == 1 ? last_step_s : first_last_step_s; }
+  double schedule_elapsed() const {
+    return ranks.size() == 1 ? elapsed() : agreed_elapsed + agreed_step_s;
+  }
+  double schedule_step_s() const { return ranks.size() == 1 ? last_step_s : agreed_step_s; }
 
-  train::LossScale* scale() {
-    return recipe.model.precision == Precision::kFloat16 ? &loss_scale : nullptr;
+  int64_t windows_before(int64_t of) const {
+    return base_windows + (of - base_step) * ranks.shares().windows();
   }
 
   // Sequences are taken in the sampler's order, step by step, micro-batch by micro-batch.
-  at::Tensor batch(const distributed::MicroBatch& micro_batch) {
-    std::vector<int64_t> begins;
-    for (int64_t i = 0; i < recipe.train.batch; ++i)
-      begins.push_back(sampler.begin(micro_batch.first_window + i));
-    return train::read_windows(data.train, begins, recipe.model.seq_len, model.device());
+  void read_step(int64_t of, std::span<uint8_t> bytes) const {
+    const auto length = static_cast<size_t>(recipe.model.seq_len);
+    for (int64_t i = 0; i < recipe.train.accumulate; ++i) {
+      const int64_t first = ranks.shares().micro_batch(windows_before(of), i).first_window;
+      for (int64_t b = 0; b < recipe.train.batch; ++b) {
+        const auto at = static_cast<size_t>(i * recipe.train.batch + b) * length;
+        data.train.read(sampler.begin(first + b), bytes.subspan(at, length));
+      }
+    }
   }
 
-  // Gradients of the mean loss over the step's micro-batches, of all ranks, times the loss scale.
-  // This rank's part of the mean loss.
-  double accumulate_gradients() {
-    const int64_t count = ranks.shares().micro_batches();
-    const double factor = (scale() ? scale()->value : 1.0) / static_cast<double>(count);
-    double loss = 0;
-    for (int64_t i = 0; i < recipe.train.accumulate; ++i) {
-      ranks.check();
-      const distributed::MicroBatch m = ranks.shares().micro_batch(windows, i);
-      const at::Tensor part =
-          model.loss(batch(m), {.training = true, .step = step, .micro_batch = m.index});
-      (factor == 1.0 ? part : part * factor).backward();
-      loss += part.item<double>() / static_cast<double>(count);
-    }
-    for (const NamedParameter& p : model.parameters()) ranks.sum(p.tensor.grad());
-    return loss;
+  // The run stands before the step of `back` again: neither it nor what was started since has
+  // changed anything.
+  void go_back(const Started& back) {
+    const auto steps = static_cast<int64_t>(unfinished.size());
+    step -= steps;
+    adam.set_steps(adam.steps() - steps);
+    unfinished.clear();
+    runner.reset();
+    adam.clear_failure();
+    set_elapsed(back.elapsed);
   }
 
   // The mean over at most train.validate_windows windows. Each rank scores some of the batches; the
@@ -148,10 +162,6 @@ struct Trainer::Impl {
     return sum / static_cast<double>(count * window) / std::numbers::ln2;
   }
 
-  void drop_gradients() {
-    for (const NamedParameter& p : model.parameters()) p.tensor.mutable_grad().reset();
-  }
-
   void set_elapsed(double seconds) {
     elapsed_before = seconds;
     started = false;
@@ -161,7 +171,7 @@ struct Trainer::Impl {
     std::vector<NamedParameter> tensors;
     for (const NamedParameter& p : model.parameters())
       tensors.push_back({"model." + p.name, p.tensor.detach()});
-    for (const NamedParameter& p : adam.state()) tensors.push_back({"adam." + p.name, p.tensor});
+    for (const NamedParameter& p : adam.saved()) tensors.push_back({"adam." + p.name, p.tensor});
     return tensors;
   }
 };
@@ -185,7 +195,10 @@ int64_t Trainer::step() const { return impl_->step; }
 double Trainer::elapsed_s() const { return impl_->elapsed(); }
 void Trainer::ask_to_stop() { impl_->asked_to_stop = true; }
 
-int64_t Trainer::bytes_trained() const { return impl_->windows * impl_->recipe.model.seq_len; }
+int64_t Trainer::bytes_trained() const {
+  return impl_->windows_before(impl_->step) * impl_->recipe.model.seq_len;
+}
+
 std::optional<double> Trainer::best_validation() const { return impl_->best_validation; }
 
 bool Trainer::done() const {
@@ -195,50 +208,82 @@ bool Trainer::done() const {
          impl_->schedule_elapsed() + impl_->schedule_step_s() > 60 * config.max_minutes;
 }
 
-TrainProgress Trainer::take_step() {
+void Trainer::start_step() {
   const ops::OwnThreads threads;
   Impl& s = *impl_;
-  const TrainConfig& config = s.recipe.train;
-  const auto step_start = Clock::now();
-  const double elapsed = s.elapsed();
+  LACE_CHECK(s.unfinished.size() < 2, "[train] up to 2 steps may be unfinished, got a third");
+  Impl::Started step;
+  step.start = Clock::now();
+  step.elapsed = s.elapsed();
   if (!s.started) {
-    s.start = step_start;
+    s.start = step.start;
     s.started = true;
   }
-  TrainProgress progress;
-  progress.learning_rate = train::learning_rate(s.recipe, {s.step, s.schedule_elapsed()});
+  const double schedule_elapsed = s.ranks.size() == 1 ? step.elapsed : s.schedule_elapsed();
+  step.learning_rate = train::learning_rate(s.recipe, {s.step, schedule_elapsed});
   try {
-    const double loss = s.accumulate_gradients();
-    const train::StepReport all = s.ranks.agree({loss, s.asked_to_stop, s.elapsed()});
-    progress.loss = all.loss;
-    progress.stop = all.stop;
-    s.first_last_step_s = all.elapsed_s - s.first_elapsed;
-    s.first_elapsed = all.elapsed_s;
-    progress.gradient_norm = train::apply_gradients(s.adam, s.scale(), progress.learning_rate);
+    s.runner.start(s.step, step.learning_rate,
+                   {.stop = s.asked_to_stop, .elapsed_s = step.elapsed});
   } catch (...) {
-    s.drop_gradients();
-    s.set_elapsed(elapsed);
+    if (s.unfinished.empty()) s.set_elapsed(step.elapsed);
     throw;
   }
+  s.unfinished.push_back(step);
   ++s.step;
-  s.windows += s.ranks.shares().windows();
-  s.last_step_s = seconds_since(step_start);
+}
 
+TrainProgress Trainer::finish_step() {
+  Impl& s = *impl_;
+  LACE_CHECK(!s.unfinished.empty(), "[train] a step must be started before it is finished, got ",
+             "none");
+  const TrainConfig& config = s.recipe.train;
+  const Impl::Started started = s.unfinished.front();
+  const train::StepNumbers numbers = s.runner.finish();
+  if (numbers.state.failed != 0) {
+    s.go_back(started);
+    throw Error(concat("[train] the gradients' norm is ", numbers.state.norm,
+                       ": lower the learning rate or clip harder"));
+  }
+  s.unfinished.pop_front();
+  s.runner.prepare_next();
+  const auto now = Clock::now();
+  s.last_step_s =
+      std::chrono::duration<double>(now - std::max(started.start, s.last_finish)).count();
+  s.last_finish = now;
+  s.loss_scale = numbers.state.loss_scale;
+  s.agreed_step_s = numbers.report.elapsed_s - s.agreed_elapsed;
+  s.agreed_elapsed = numbers.report.elapsed_s;
+
+  TrainProgress progress;
+  progress.learning_rate = started.learning_rate;
+  progress.loss = numbers.report.loss;
+  progress.stop = numbers.report.stop;
+  progress.gradient_norm = numbers.state.norm;
   const int64_t tokens = s.ranks.shares().windows() * s.recipe.model.seq_len;
-  progress.step = s.step;
+  progress.step = s.step - static_cast<int64_t>(s.unfinished.size());
   progress.bits_per_byte = progress.loss / std::numbers::ln2;
   progress.tokens_per_s = static_cast<double>(tokens) / s.last_step_s;
   progress.elapsed_s = s.elapsed();
-  progress.fraction = train::run_fraction(config, {s.step, progress.elapsed_s});
+  progress.fraction = train::run_fraction(config, {progress.step, progress.elapsed_s});
   progress.remaining_s =
       progress.fraction > 0 ? progress.elapsed_s * (1 / progress.fraction - 1) : 0.0;
   return progress;
+}
+
+int64_t Trainer::unfinished_steps() const { return static_cast<int64_t>(impl_->unfinished.size()); }
+
+TrainProgress Trainer::take_step() {
+  LACE_CHECK(unfinished_steps() == 0, "[train] steps that were started must be finished first, ",
+             "got ", unfinished_steps());
+  start_step();
+  return finish_step();
 }
 
 std::optional<double> Trainer::validate() {
   const ops::OwnThreads threads;
   Impl& s = *impl_;
   if (s.data.validation.size() == 0) return std::nullopt;
+  const auto scope = s.runner.enter();
   const double bits = s.validation_bits();
   if (train::is_better(bits, s.best_validation)) s.best_validation = bits;
   return bits;
@@ -258,7 +303,7 @@ void Trainer::save(const std::string& path, const std::string& keep_old_as) cons
                                   {"step", s.step},
                                   {"optimizer_steps", s.adam.steps()},
                                   {"elapsed_s", s.elapsed()},
-                                  {"loss_scale", s.loss_scale.value},
+                                  {"loss_scale", s.loss_scale},
                                   {"bytes_trained", bytes_trained()},
                                   {"data", s.fingerprint},
                                   {"recipe", s.recipe.name},
@@ -296,14 +341,17 @@ std::vector<std::string> Trainer::load(const std::string& path, bool accept_chan
     }
   }
   file.read(s.saved_tensors());
-  s.drop_gradients();
-  s.step = step;
-  s.windows = windows;
+  s.unfinished.clear();
+  s.runner.reset();
+  s.adam.clear_failure();
+  s.step = s.base_step = step;
+  s.base_windows = windows;
   s.adam.set_steps(optimizer_steps);
   s.best_validation = best;
   s.set_elapsed(elapsed);
   s.last_step_s = 0;
-  s.loss_scale.value = loss_scale;
+  s.loss_scale = loss_scale;
+  s.adam.set_loss_scale(loss_scale);
   return notes;
 }
 
@@ -311,19 +359,20 @@ void Trainer::share_start() {
   Impl& s = *impl_;
   const double none = std::numeric_limits<double>::infinity();
   std::vector<double> numbers = {static_cast<double>(s.step),
-                                 static_cast<double>(s.windows),
+                                 static_cast<double>(s.base_windows),
                                  static_cast<double>(s.adam.steps()),
                                  s.best_validation.value_or(none),
                                  s.elapsed(),
-                                 s.loss_scale.value};
+                                 s.loss_scale};
   s.ranks.share(s.saved_tensors(), numbers);
-  s.step = static_cast<int64_t>(numbers[0]);
-  s.windows = static_cast<int64_t>(numbers[1]);
+  s.step = s.base_step = static_cast<int64_t>(numbers[0]);
+  s.base_windows = static_cast<int64_t>(numbers[1]);
   s.adam.set_steps(static_cast<int64_t>(numbers[2]));
   s.best_validation = numbers[3] == none ? std::nullopt : std::optional(numbers[3]);
-  if (s.ranks.rank() > 0) s.set_elapsed(numbers[4]);
-  s.first_elapsed = numbers[4];
-  s.loss_scale.value = numbers[5];
+  s.set_elapsed(numbers[4]);
+  s.agreed_elapsed = numbers[4];
+  s.loss_scale = numbers[5];
+  s.adam.set_loss_scale(s.loss_scale);
 }
 
 }  // namespace lace

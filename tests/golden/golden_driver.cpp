@@ -54,14 +54,24 @@ void run(const std::string& folder, at::Device device) {
   const int64_t batch = recipe.train.batch, n = recipe.model.seq_len;
   const int64_t steps = static_cast<int64_t>(tokens.size()) / (batch * n);
 
-  lace::train::Adam adam(recipe.optimizer, model.parameters());
+  auto& arena = model.impl()->arena;
+  lace::train::Adam adam(recipe.optimizer, arena, recipe.model.precision);
   std::ofstream losses(folder + "/losses.bin", std::ios::binary);
   for (int64_t step = 0; step < steps; ++step) {
     const at::Tensor window =
         at::from_blob(tokens.data() + step * batch * n, {batch, n}, at::kByte).to(device);
     const at::Tensor loss = model.loss(window, {true, step, 0});
     loss.backward();
-    adam.step(lace::train::learning_rate(recipe, {step, 0}), adam.gradient_norm());
+    const double rate = lace::train::learning_rate(recipe, {step, 0});
+    c10::NoGradGuard no_grad;
+    for (size_t i = 0; i < arena.parameters().size(); ++i) {
+      const at::Tensor& parameter = arena.parameter(i);
+      arena.view(adam.gradients(), i).copy_(parameter.grad());
+      parameter.mutable_grad().reset();
+    }
+    adam.rate().fill_(adam.next_rate(rate));
+    adam.run();
+    adam.advance();
     const auto value = loss.item<double>();
     losses.write(reinterpret_cast<const char*>(&value), sizeof(value));
   }

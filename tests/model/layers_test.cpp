@@ -6,6 +6,7 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include "model/dropout_keys.h"
 #include "ops/torch_context.h"
 #include "small_model.h"
 
@@ -27,14 +28,20 @@ class Layers : public testing::TestWithParam<at::ScalarType> {
     return random(std::move(shape), seed).to(compute());
   }
   void expect_close(const at::Tensor& got, const at::Tensor& want) const {
-    const double tolerance = got.scalar_type() == at::kBFloat16 ? 4e-3 : 2e-6;
+    const double tolerance = got.scalar_type() == at::kBFloat16 ? 4e-3
+                             : got.scalar_type() == at::kHalf   ? 5e-4
+                                                                : 2e-6;
     EXPECT_LT(relative_error(got, want), tolerance);
   }
 
   const at::Tensor x = random({kRows, kColumns}, 1, 3) + 0.5;
   const at::Tensor weight = random({kColumns}, 2) + 1, bias = random({kColumns}, 3);
-  const Dropout dropout = make_dropout(0.4, 5, 6, 7, 8, 1);
+  const std::vector<uint64_t> keys = dropout_keys(5, 6, 7, 9);
+  const Dropout dropout = make_dropout(0.4, &keys[17]);
 };
+
+// A gradient that is not added to anything.
+Into fresh(int64_t columns, at::ScalarType wide) { return {at::full({columns}, 9, wide)}; }
 
 TEST_P(Layers, NormAndResidual) {
   const at::Tensor branch = values({kRows, kColumns}, 4);
@@ -50,42 +57,57 @@ TEST_P(Layers, NormAndResidual) {
   EXPECT_TRUE(at::equal(layer_norm(sum, weight, bias, 1e-5, compute()).y, norm.y));
 }
 
-TEST_P(Layers, NormGradient) {
-  const at::Tensor dy = values({kRows, kColumns}, 5), grad = random({kRows, kColumns}, 6);
-  const Norm norm = layer_norm(x, weight, bias, 1e-5, compute());
-  const at::Tensor wide = x.to(at::kDouble);
-  const Norm wide_norm =
-      layer_norm(wide, weight.to(at::kDouble), bias.to(at::kDouble), 1e-5, at::kDouble);
-  const NormGrads got = layer_norm_grad(dy, x, norm, weight, grad);
-  const NormGrads want = layer_norm_grad(dy.to(at::kDouble), wide, wide_norm,
-                                         weight.to(at::kDouble), grad.to(at::kDouble));
-  expect_close(got.x, want.x);
-  expect_close(got.weight, want.weight);
-  expect_close(got.bias, want.bias);
+struct AllNormGrads {
+  at::Tensor x, branch, weight, bias, sum;
+};
+
+// layer_norm_grad of everything, with what was in the sums before counted or not.
+AllNormGrads norm_grads(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight,
+                        const at::Tensor& bias, const at::Tensor& grad, const Dropout& dropout,
+                        bool add) {
+  const at::ScalarType wide = x.scalar_type();
+  const Norm norm = layer_norm(x, weight, bias, 1e-5, dy.scalar_type());
+  Into weight_grad = fresh(kColumns, wide), bias_grad = fresh(kColumns, wide);
+  Branch branch{dropout, fresh(kColumns, wide)};
+  weight_grad.add = bias_grad.add = branch.sum.add = add;
+  const NormGrads grads =
+      layer_norm_grad(dy, x, norm, weight, grad.clone(), &branch, weight_grad, bias_grad);
+  return {grads.x, grads.branch, weight_grad.tensor, bias_grad.tensor, branch.sum.tensor};
 }
 
-TEST_P(Layers, BranchGradient) {
-  const at::Tensor grad = random({kRows, kColumns}, 7);
-  const GradAndSum got = branch_grad(grad, dropout, compute());
-  const GradAndSum want = branch_grad(grad.to(at::kDouble), dropout, at::kDouble);
-  expect_close(got.grad, want.grad);
-  expect_close(got.sum, want.sum);
-  EXPECT_EQ(got.grad.scalar_type(), compute());
+TEST_P(Layers, NormGradient) {
+  const at::Tensor dy = values({kRows, kColumns}, 5), grad = random({kRows, kColumns}, 6);
+  for (const bool add : {false, true}) {
+    const AllNormGrads got = norm_grads(dy, x, weight, bias, grad, dropout, add);
+    const AllNormGrads want =
+        norm_grads(dy.to(at::kDouble), x.to(at::kDouble), weight.to(at::kDouble),
+                   bias.to(at::kDouble), grad.to(at::kDouble), dropout, add);
+    expect_close(got.x, want.x);
+    expect_close(got.branch, want.branch);
+    expect_close(got.weight, want.weight);
+    expect_close(got.bias, want.bias);
+    expect_close(got.sum, want.sum);
+    EXPECT_EQ(got.branch.scalar_type(), compute());
+  }
 }
 
 TEST_P(Layers, QuickGelu) {
   const at::Tensor in = values({kRows, kColumns}, 8) * 4, dy = values({kRows, kColumns}, 9);
   expect_close(quick_gelu(in), quick_gelu(in.to(at::kDouble)));
-  const GradAndSum got = quick_gelu_grad(dy, in);
-  const GradAndSum want = quick_gelu_grad(dy.to(at::kDouble), in.to(at::kDouble));
-  expect_close(got.grad, want.grad);
-  expect_close(got.sum, want.sum);
-  expect_close(row_sum(in), row_sum(in.to(at::kDouble)));
+  for (const bool add : {false, true}) {
+    Into sum = fresh(kColumns, at::kFloat), want_sum = fresh(kColumns, at::kDouble);
+    sum.add = want_sum.add = add;
+    expect_close(quick_gelu_grad(dy.clone(), in, sum),
+                 quick_gelu_grad(dy.to(at::kDouble), in.to(at::kDouble), want_sum));
+    expect_close(sum.tensor, want_sum.tensor);
+  }
 }
 
 TEST_P(Layers, QuickGeluOfLargeValues) {
   const at::Tensor in =
-      at::tensor({-1e4, -200.0, -60.0, 0.0, 60.0, 200.0, 1e4, 5e37}).to(compute()).repeat({1, 2});
+      at::tensor({-1e4, -200.0, -60.0, 0.0, 60.0, 200.0, 1e4, compute() == at::kHalf ? 6e4 : 5e37})
+          .to(compute())
+          .repeat({1, 2});
   const at::Tensor y = quick_gelu(in).to(at::kFloat);
   EXPECT_TRUE(at::isfinite(y).all().item<bool>());
   EXPECT_TRUE(at::equal(y.slice(1, 3, 8), in.to(at::kFloat).slice(1, 3, 8)));
@@ -99,11 +121,25 @@ TEST_P(Layers, CrossEntropy) {
   const CrossEntropy want = cross_entropy(logits.to(at::kDouble), targets);
   EXPECT_LT(relative_error(got.nats, want.nats), 1e-6);
   EXPECT_LT(relative_error(got.lse, want.lse), 1e-6);
-  expect_close(cross_entropy_grad(logits, targets, got.lse, 0.5),
-               cross_entropy_grad(logits.to(at::kDouble), targets, want.lse, 0.5));
+  const at::Tensor factor = at::full({}, 3, at::kDouble);
+  expect_close(cross_entropy_grad(logits.clone(), targets, got.lse, 0.5, factor),
+               cross_entropy_grad(logits.to(at::kDouble), targets, want.lse, 1.5, {}));
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, Layers, testing::Values(at::kFloat, at::kBFloat16),
+// Columns that are no multiple of a vector's take plain loops.
+TEST_P(Layers, OddColumnsAgree) {
+  const at::Tensor padded = values({kRows, kColumns}, 12),
+                   odd = padded.narrow(1, 0, 41).contiguous();
+  EXPECT_LT(relative_error(quick_gelu(odd), quick_gelu(padded).narrow(1, 0, 41)), 4e-3);
+  const at::Tensor wide = random({kRows, 41}, 13), w = random({41}, 14), b = random({41}, 15);
+  const auto [sum, norm] = residual_norm(wide, odd, dropout, w, b, 1e-5);
+  const auto [want_sum, want] = residual_norm(wide.to(at::kDouble), odd.to(at::kDouble), dropout,
+                                              w.to(at::kDouble), b.to(at::kDouble), 1e-5);
+  expect_close(sum, want_sum);
+  expect_close(norm.y, want.y);
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, Layers, testing::Values(at::kFloat, at::kBFloat16, at::kHalf),
                          [](const auto& info) { return c10::toString(info.param); });
 
 TEST(Layers64, GradientsAreThoseOfAutograd) {
@@ -115,14 +151,27 @@ TEST(Layers64, GradientsAreThoseOfAutograd) {
   const at::Tensor dy = random({kRows, kColumns}, 11).to(at::kDouble);
   at::layer_norm(in, {kColumns}, w, b, 1e-5).backward(dy);
   const Norm norm = layer_norm(in.detach(), w.detach(), b.detach(), 1e-5, at::kDouble);
+  const Into weight_grad = fresh(kColumns, at::kDouble), bias_grad = fresh(kColumns, at::kDouble);
   const NormGrads got =
-      layer_norm_grad(dy, in.detach(), norm, w.detach(), at::zeros_like(in.detach()));
+      layer_norm_grad(dy, in.detach(), norm, w.detach(), {}, nullptr, weight_grad, bias_grad);
   EXPECT_LT(relative_error(got.x, in.grad()), 1e-12);
-  EXPECT_LT(relative_error(got.weight, w.grad()), 1e-12);
-  EXPECT_LT(relative_error(got.bias, b.grad()), 1e-12);
+  EXPECT_LT(relative_error(weight_grad.tensor, w.grad()), 1e-12);
+  EXPECT_LT(relative_error(bias_grad.tensor, b.grad()), 1e-12);
+  const at::Tensor logits = leaf(x);
+  const at::Tensor targets = random_tokens(kRows, 1, kColumns).view(-1);
+  at::cross_entropy_loss(logits, targets).backward();
+  const CrossEntropy ce = cross_entropy(logits.detach(), targets);
+  EXPECT_LT(relative_error(ce.nats.mean(), at::cross_entropy_loss(logits, targets).detach()),
+            1e-12);
+  EXPECT_LT(
+      relative_error(cross_entropy_grad(logits.detach().clone(), targets, ce.lse, 1.0 / kRows, {}),
+                     logits.grad()),
+      1e-12);
   const at::Tensor v = leaf(x);
   (v * at::sigmoid(v * 1.702)).backward(dy);
-  EXPECT_LT(relative_error(quick_gelu_grad(dy, v.detach()).grad, v.grad()), 1e-12);
+  const Into sum = fresh(kColumns, at::kDouble);
+  EXPECT_LT(relative_error(quick_gelu_grad(dy.clone(), v.detach(), sum), v.grad()), 1e-12);
+  EXPECT_LT(relative_error(sum.tensor, v.grad().sum(0)), 1e-12);
 }
 
 at::Tensor mask_of(const Dropout& dropout, int64_t rows, int64_t columns) {
@@ -151,7 +200,21 @@ std::array<at::Tensor, 3> products(const LinearShape& shape, at::ScalarType type
   const at::Tensor w = random({shape.out, shape.in}, 2).to(type);
   const at::Tensor b = random({shape.out}, 3).to(type);
   const at::Tensor dy = random({shape.rows, shape.out}, 4).to(type);
-  return {linear_forward(x, w, b), linear_grad_input(dy, w), linear_grad_weight(dy, x)};
+  const Into dw{at::empty({shape.out, shape.in}, wide_type(type))};
+  linear_grad_weight(dy, x, dw);
+  return {linear_forward(x, w, b), linear_grad_input(dy, w), dw.tensor};
+}
+
+TEST(Linear, WeightGradientsAddUp) {
+  for (const LinearShape& shape : kLinearShapes) {
+    const at::Tensor x = random({shape.rows, shape.in}, 1), dy = random({shape.rows, shape.out}, 4);
+    const Into once{at::zeros({shape.out, shape.in})};
+    linear_grad_weight(dy, x, once);
+    const Into twice{once.tensor.clone(), true}, bias{at::ones({shape.out}), true};
+    linear_grad_weight_bias(dy, x, twice, bias);
+    EXPECT_TRUE(at::equal(twice.tensor, once.tensor * 2));
+    EXPECT_LT(relative_error(bias.tensor, dy.to(at::kDouble).sum(0) + 1), 1e-6);
+  }
 }
 
 TEST(Linear, ProductsOfAllShapesAgree) {
@@ -191,7 +254,8 @@ TEST(Linear, ThreadsDoNotChangeProducts) {
 
 TEST(Dropout, DropsTheShareAskedFor) {
   for (const double p : {0.01, 0.25, 0.4}) {
-    const at::Tensor mask = mask_of(make_dropout(p, 1, 2, 3, 4, 0), 2000, 512);
+    const uint64_t key = dropout_keys(1, 2, 3, 5)[8];
+    const at::Tensor mask = mask_of(make_dropout(p, &key), 2000, 512);
     const double dropped = (mask == 0).to(at::kDouble).mean().item<double>();
     const double deviation = std::sqrt(p * (1 - p) / (2000 * 512.0));
     EXPECT_NEAR(dropped, p, 5 * deviation);
@@ -206,18 +270,25 @@ TEST(Dropout, DropsTheShareAskedFor) {
 }
 
 TEST(Dropout, EveryPartOfTheKeyChangesTheMask) {
-  const at::Tensor mask = mask_of(make_dropout(0.5, 1, 2, 3, 4, 0), 20, 64);
-  EXPECT_TRUE(at::equal(mask, mask_of(make_dropout(0.5, 1, 2, 3, 4, 0), 20, 64)));
-  for (const Dropout& other : {make_dropout(0.5, 9, 2, 3, 4, 0), make_dropout(0.5, 1, 9, 3, 4, 0),
-                               make_dropout(0.5, 1, 2, 9, 4, 0), make_dropout(0.5, 1, 2, 3, 9, 0),
-                               make_dropout(0.5, 1, 2, 3, 4, 1)}) {
-    const double equal = (mask == mask_of(other, 20, 64)).to(at::kDouble).mean().item<double>();
+  const auto mask_with = [](uint64_t seed, int64_t step, int64_t micro_batch, int64_t layer,
+                            DropoutBranch branch) {
+    const auto keys = dropout_keys(seed, step, micro_batch, layer + 1);
+    const uint64_t* key = &keys[static_cast<size_t>(layer * kDropoutBranches + branch)];
+    return mask_of(make_dropout(0.5, key), 20, 64);
+  };
+  const at::Tensor mask = mask_with(1, 2, 3, 4, kAttentionBranch);
+  EXPECT_TRUE(at::equal(mask, mask_with(1, 2, 3, 4, kAttentionBranch)));
+  for (const at::Tensor& other :
+       {mask_with(9, 2, 3, 4, kAttentionBranch), mask_with(1, 9, 3, 4, kAttentionBranch),
+        mask_with(1, 2, 9, 4, kAttentionBranch), mask_with(1, 2, 3, 9, kAttentionBranch),
+        mask_with(1, 2, 3, 4, kFeedForwardBranch)}) {
+    const double equal = (mask == other).to(at::kDouble).mean().item<double>();
     EXPECT_NEAR(equal, 0.5, 0.1);
   }
 }
 
 TEST(Dropout, NoneIsTheIdentity) {
-  EXPECT_TRUE(at::equal(mask_of(make_dropout(0, 1, 2, 3, 4, 0), 5, 32), at::ones({5, 32})));
+  EXPECT_TRUE(at::equal(mask_of(make_dropout(0, nullptr), 5, 32), at::ones({5, 32})));
 }
 
 }  // namespace

@@ -97,8 +97,8 @@ struct CrossEntropyGradArgs {
   const int64_t* targets = nullptr;  // [rows]
   const void* lse = nullptr;         // wide [rows]
   double scale = 1;
-  const void* factor = nullptr;  // a wide number in the device's memory; null: 1
-  void* dlogits = nullptr;       // compute; may be logits
+  const double* factor = nullptr;  // in the device's memory; null: 1
+  void* dlogits = nullptr;         // compute; may be logits
 };
 
 // Slot s of each sequence: sos for s = 0, else tok[tokens[s − 1]] + Σ_p pos_p[indices[p, s − 1]].

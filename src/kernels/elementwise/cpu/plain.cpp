@@ -140,7 +140,7 @@ struct Plain {
 
   static void cross_entropy_grad(const CrossEntropyGradArgs& a, RowRange rows) {
     const int64_t columns = a.elements.columns;
-    const W scale = static_cast<W>(a.scale) * (a.factor == nullptr ? W{1} : *in<W>(a.factor));
+    const auto scale = static_cast<W>(a.factor == nullptr ? a.scale : a.scale * *a.factor);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       for (int64_t c = 0; c < columns; ++c) {
         const int64_t at = row * columns + c;

@@ -275,8 +275,7 @@ template <typename T>
 LACE_INLINE void cross_entropy_grad_body(CrossEntropyGradArgs a, RowRange rows) {
   constexpr Bits kIota = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const int64_t columns = a.elements.columns;
-  const float scale =
-      static_cast<float>(a.scale) * (a.factor == nullptr ? 1.0f : *in<float>(a.factor));
+  const auto scale = static_cast<float>(a.factor == nullptr ? a.scale : a.scale * *a.factor);
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     const T* logits = in<T>(a.logits) + row * columns;
     T* dlogits = out<T>(a.dlogits) + row * columns;
