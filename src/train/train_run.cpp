@@ -74,16 +74,19 @@ class Sitting {
     bool finished = trainer_->done(), stopped = false;
     while (!finished && !stopped) {
       try {
-        TrainProgress progress = trainer_->take_step();
-        if (folder_) folder_->keep();
-        finished = measure(progress);
-        stopped = is_to_stop(progress);
+        if (trainer_->unfinished_steps() == 0) trainer_->start_step();
+        if (may_run_ahead()) trainer_->start_step();
+        finished = finish_step(&stopped);
+        while (stopped && trainer_->unfinished_steps() > 0) finish_step();
       } catch (const std::exception& error) {
         if (options_.group) options_.group->fail(error.what());  // saving may take its time
         save_before(error);
         throw;
       }
-      if (is_due(recipe_.train.checkpoint_every, trainer_->step())) save();
+      if (trainer_->unfinished_steps() == 0 &&
+          is_due(recipe_.train.checkpoint_every, trainer_->step())) {
+        save();
+      }
     }
     if (trainer_->step() > saved_step_) save();
     if (options_.group) options_.group->barrier();
@@ -95,6 +98,26 @@ class Sitting {
     if (options_.on_note) options_.on_note(text);
   }
 
+  // Whether a GPU may begin the step after the last that was started, before that one's numbers are
+  // known: not where something must see the weights in between.
+  bool may_run_ahead() const {
+    const TrainConfig& config = recipe_.train;
+    const int64_t step = trainer_->step();
+    return options_.device.is_cuda() && !trainer_->done() && !is_due(config.validate_every, step) &&
+           !is_due(config.checkpoint_every, step);
+  }
+
+  // True if the run has ended with this step. on_step's answer goes to `stopped`; null: it is not
+  // asked.
+  bool finish_step(bool* stopped = nullptr) {
+    TrainProgress progress = trainer_->finish_step();
+    if (folder_) folder_->keep();
+    const bool finished = measure(progress);
+    if (stopped != nullptr) *stopped = is_to_stop(progress);
+    return finished;
+  }
+
+  // Whether the run is to stop after this step: on_step's word, of several ranks what all know.
   bool is_to_stop(const TrainProgress& progress) const {
     const bool asked = options_.on_step && !options_.on_step(progress);
     if (!options_.group) return asked;
@@ -172,6 +195,10 @@ class Sitting {
 
   // Validates if it is time to, and writes the step's metrics. True if the run has ended.
   bool measure(TrainProgress& progress) {
+    if (trainer_->unfinished_steps() > 0) {
+      metrics_->add(progress);
+      return false;
+    }
     const bool due = is_due(recipe_.train.validate_every, progress.step);
     if (due) validate();
     const bool finished = trainer_->done();  // by time, perhaps only since the validation
@@ -223,6 +250,7 @@ class Sitting {
     if (!folder_ || trainer_->step() <= saved_step_) return;
     if (options_.group && !options_.device.is_cpu()) return;
     try {
+      while (trainer_->unfinished_steps() > 0) metrics_->add(trainer_->finish_step());
       trainer_->save(files_.checkpoint("last"), files_.checkpoint("previous"));
     } catch (const std::exception& second) {
       throw Error(concat(error.what(), "; and the steps since ", saved_step_,
