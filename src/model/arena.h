@@ -13,7 +13,7 @@ namespace lace::model {
 // in the compute dtype, gradients, and the optimiser's state.
 class ParameterArena {
  public:
-  static constexpr int64_t kAlignment = 64;
+  static constexpr int64_t kAlignment = 128;
 
   ParameterArena(const std::vector<ParameterInfo>& infos, at::ScalarType compute,
                  at::Device device);

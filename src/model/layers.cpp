@@ -170,11 +170,8 @@ at::Tensor cross_entropy_grad(at::Tensor logits, const at::Tensor& targets, cons
   return logits;
 }
 
-void linear_grad_weight_bias(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad,
-                             const Into& bias_grad) {
-  linear_grad_weight(dy, x, weight_grad);
-  kernels(dy).column_sum(context(dy),
-                         {elements(dy, dy.scalar_type()), in(dy), column_sum_into(bias_grad)});
+void column_sum(const at::Tensor& x, const Into& sum) {
+  kernels(x).column_sum(context(x), {elements(x, x.scalar_type()), in(x), column_sum_into(sum)});
 }
 
 at::Tensor embed(const at::Tensor& tokens, const at::Tensor& indices,

@@ -82,6 +82,9 @@ void linear_grad_weight(const at::Tensor& dy, const at::Tensor& x, const Into& w
 void linear_grad_weight_bias(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad,
                              const Into& bias_grad);
 
+// The sums of x over its rows.
+void column_sum(const at::Tensor& x, const Into& sum);
+
 // linear_forward by oneDNN, float32 on a CPU: what the three take where MKL is slow.
 at::Tensor onednn_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 

@@ -7,7 +7,9 @@
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include "kernels/products/products.h"
 #include "model/layers.h"
+#include "ops/attention_arguments.h"
 #include "ops/torch_context.h"
 
 // CBLAS's product of 16-bit matrices with sums and result in float32; inside libtorch, where it is
@@ -32,6 +34,13 @@ bool prefer_onednn(const at::Tensor& x) {
 
 bool is_16_bit(const at::Tensor& x) {
   return x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kHalf;
+}
+
+// The products of a GPU. In float32, which only logits are computed in, they are libtorch's.
+const Products& gpu() { return *products(Device::kCuda); }
+Context gpu_context(const at::Tensor& x) { return ops::make_torch_context(x.device(), false); }
+LinearShape shape_of(const at::Tensor& x, const at::Tensor& y) {
+  return {x.size(0), x.size(1), y.size(1), ops::to_dtype("model", x.scalar_type())};
 }
 
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
@@ -127,18 +136,57 @@ at::Tensor onednn_linear(const at::Tensor& x, const at::Tensor& weight, const at
 
 at::Tensor linear_forward(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   if (x.is_cpu()) return product(x, weight.t(), bias);
-  if (!bias.defined()) return at::mm(x, weight.t());
-  return at::addmm(bias, x, weight.t());
+  if (!is_16_bit(x)) return bias.defined() ? at::addmm(bias, x, weight.t()) : at::mm(x, weight.t());
+  const at::Tensor y = at::empty({x.size(0), weight.size(0)}, x.options());
+  gpu().linear(gpu_context(x),
+               {shape_of(x, y), x.const_data_ptr(), weight.const_data_ptr(),
+                bias.defined() ? bias.const_data_ptr() : nullptr, y.mutable_data_ptr()});
+  return y;
 }
 
 at::Tensor linear_grad_input(const at::Tensor& dy, const at::Tensor& weight) {
-  return dy.is_cpu() ? product(dy, weight, {}) : at::mm(dy, weight);
+  if (dy.is_cpu()) return product(dy, weight, {});
+  if (!is_16_bit(dy)) return at::mm(dy, weight);
+  const at::Tensor dx = at::empty({dy.size(0), weight.size(1)}, dy.options());
+  gpu().grad_input(gpu_context(dy), {shape_of(dx, dy), dy.const_data_ptr(), weight.const_data_ptr(),
+                                     dx.mutable_data_ptr()});
+  return dx;
+}
+
+namespace {
+
+// On a GPU; false if the sums of dy are wanted and do not come with the product.
+bool gpu_grad_weight(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad,
+                     float* bias_sum) {
+  return gpu().grad_weight(
+      gpu_context(dy), {shape_of(x, dy), dy.const_data_ptr(), x.const_data_ptr(),
+                        weight_grad.tensor.mutable_data_ptr<float>(), weight_grad.add, bias_sum});
+}
+
+}  // namespace
+
+void linear_grad_weight_bias(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad,
+                             const Into& bias_grad) {
+  if (dy.is_cuda() && is_16_bit(dy) && !bias_grad.add &&
+      gpu_grad_weight(dy, x, weight_grad, bias_grad.tensor.mutable_data_ptr<float>())) {
+    return;
+  }
+  linear_grad_weight(dy, x, weight_grad);
+  column_sum(dy, bias_grad);
 }
 
 // Tasks are blocks of rows of the result and, where these are few, parts of the sum over the rows
 // of dy and x.
 void linear_grad_weight(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad) {
   at::Tensor into = weight_grad.tensor;
+  if (dy.is_cuda()) {
+    if (is_16_bit(dy)) {
+      gpu_grad_weight(dy, x, weight_grad, nullptr);
+    } else {
+      weight_grad.add ? into.addmm_(dy.t(), x) : at::mm_out(into, dy.t(), x);
+    }
+    return;
+  }
   const int64_t rows = dy.size(0), out = dy.size(1), in = x.size(1);
   constexpr int64_t kMaxElements = 1 << 18, kMinRows = 512, kMaxParts = 8;
   const int64_t wanted = std::max<int64_t>(1, 2 * rows * out * in / task_operations(dy));

@@ -312,7 +312,7 @@ TEST_P(CudaElements, CrossEntropy) {
   expect_near("lse", got[1], lses, [](size_t) { return 1e-5; });
   const DeviceArray lse = wide(lses);
   const Values rounded = lse.values();
-  const DeviceArray factor(DType::kFloat32, Values{3});
+  const Workspace factor = to_device(Values{3});
   for (const bool has_factor : {false, true}) {
     const double scale = has_factor ? 6 : 2;
     Values want;
@@ -326,8 +326,10 @@ TEST_P(CudaElements, CrossEntropy) {
     const auto grads = repeated([&] {
       const DeviceArray own = compute(ls), fresh = compute(count());
       const DeviceArray& to = has_factor ? own : fresh;
-      kElementwise.cross_entropy_grad(context(), {elements(), own.data(), of_rows, lse.data(), 2,
-                                                  has_factor ? factor.data() : nullptr, to.data()});
+      kElementwise.cross_entropy_grad(
+          context(),
+          {elements(), own.data(), of_rows, lse.data(), 2,
+           has_factor ? reinterpret_cast<const double*>(factor.get()) : nullptr, to.data()});
       return std::vector<Values>{to.values()};
     });
     expect_near("dlogits", grads[0], want,

@@ -62,12 +62,12 @@ __global__ void __launch_bounds__(kThreads)
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     loss_grad_kernel(const T* logits, const int64_t* __restrict__ targets,
-                     const float* __restrict__ lse, float scale, const float* __restrict__ factor,
+                     const float* __restrict__ lse, float scale, const double* __restrict__ factor,
                      T* dlogits, int64_t rows, int64_t columns) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kRows + threadIdx.x / 32;
   if (row >= rows) return;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  if (factor != nullptr) scale *= *factor;
+  if (factor != nullptr) scale *= static_cast<float>(*factor);
   const int64_t start = row * columns, target = targets[row];
   const float row_lse = lse[row];
 #pragma unroll 2
@@ -118,8 +118,7 @@ void cross_entropy_grad(const Context& context, const CrossEntropyGradArgs& args
     using T = decltype(element);
     loss_grad_kernel<T, decltype(width)::value><<<blocks, kThreads, 0, stream_of(context)>>>(
         static_cast<const T*>(args.logits), args.targets, static_cast<const float*>(args.lse),
-        static_cast<float>(args.scale), static_cast<const float*>(args.factor),
-        static_cast<T*>(args.dlogits), rows, columns);
+        static_cast<float>(args.scale), args.factor, static_cast<T*>(args.dlogits), rows, columns);
   });
   LACE_CUDA(cudaGetLastError());
 }
