@@ -14,8 +14,11 @@ namespace lace::train {
 
 namespace {
 
-// The kinds of graphs: the first micro-batch writes gradients, the others add to them.
-enum GraphKind { kFirst, kLater, kOptimizer };
+// The kinds of graphs: the first micro-batch writes gradients, the others add to them; in some the
+// ranks' gradients are added up.
+enum GraphKind { kFirst, kLater, kFirstExchanged, kLaterExchanged, kOptimizer };
+
+constexpr int64_t kBucket = int64_t{16} << 20;  // elements that ranks exchange at once
 
 constexpr int64_t kKeyBytes = sizeof(uint64_t);
 
@@ -33,6 +36,24 @@ int64_t token_bytes(const Recipe& recipe) {
   return (bytes + kKeyBytes - 1) / kKeyBytes * kKeyBytes;
 }
 
+// Where the layers' gradients lie in the arena, with what is between them.
+GradientBuckets make_buckets(const SparseTransformer& model, const Adam& adam) {
+  const SparseTransformer::Impl& impl = *model.impl();
+  const std::vector<at::Tensor> views = impl.arena.views(adam.gradients());
+  std::vector<std::vector<distributed::Range>> layers;
+  for (int64_t layer = 0; layer < impl.config.layers; ++layer) {
+    layers.emplace_back();
+    for (int i = 0; i < model::kBlockTensors; ++i) {
+      const at::Tensor& view =
+          views[impl.block_parameter(layer, static_cast<model::BlockTensor>(i))];
+      constexpr int64_t kAlignment = model::ParameterArena::kAlignment;
+      const int64_t length = (view.numel() + kAlignment - 1) / kAlignment * kAlignment;
+      layers.back().push_back({view.storage_offset(), view.storage_offset() + length});
+    }
+  }
+  return {layers, impl.arena.size(), kBucket};
+}
+
 constexpr auto kReportBytes = static_cast<int64_t>(sizeof(Ranks::ReportNumbers));
 
 }  // namespace
@@ -44,6 +65,7 @@ StepRunner::StepRunner(const Recipe& recipe, const SparseTransformer& model, Ada
       adam_(adam),
       ranks_(ranks),
       read_(std::move(read)),
+      buckets_(make_buckets(model, adam)),
       queue_(ops::DeviceQueue::make(model.device())) {
   const auto on_device = at::TensorOptions().device(model.device());
   const int64_t bytes =
@@ -94,7 +116,25 @@ void StepRunner::run_micro_batch(int64_t index) {
   const at::Tensor nats = pass.nats().sum(at::kDouble);
   const auto symbols = static_cast<double>(tokens.numel());
   report_[Ranks::kLoss].add_(nats, 1 / (symbols * count));
-  pass.nats_backward(1 / (symbols * count), adam_.loss_scale(), adam_.gradients_into(index > 0));
+  model::Gradients gradients = adam_.gradients_into(index > 0);
+  if (is_exchanged(index))
+    gradients.layer_done = [&](int64_t layer) { exchange(buckets_.after(layer)); };
+  pass.nats_backward(1 / (symbols * count), adam_.loss_scale(), gradients);
+  if (!is_exchanged(index)) return;
+  exchange(buckets_.rest());
+  queue_->join();
+}
+
+bool StepRunner::is_exchanged(int64_t index) const {
+  return ranks_.size() > 1 && index + 1 == recipe_.train.accumulate;
+}
+
+void StepRunner::exchange(const std::vector<distributed::Range>& ranges) {
+  if (ranges.empty()) return;
+  queue_->beside([&] {
+    for (const distributed::Range& range : ranges)
+      ranks_.sum(adam_.gradients().narrow(0, range.begin, range.end - range.begin));
+  });
 }
 
 // The first step is done as it is: it makes plans and workspaces, which a recording cannot.
@@ -130,11 +170,11 @@ void StepRunner::start(int64_t step, double learning_rate, const StepReport& rep
           slot.device.narrow(0, token_bytes(recipe_) + i * keys * kKeyBytes, keys * kKeyBytes);
       keys_.view({-1}).copy_(own.view(at::kLong));
     }
-    run_or_record(i == 0 ? kFirst : kLater, [&] { run_micro_batch(i); });
+    const int kind = (i == 0 ? kFirst : kLater) + (is_exchanged(i) ? kFirstExchanged : 0);
+    run_or_record(kind, [&] { run_micro_batch(i); });
     ranks_.check();
   }
   run_or_record(kOptimizer, [&] {
-    ranks_.sum(adam_.gradients());
     ranks_.sum(report_);
     adam_.run();
   });

@@ -14,6 +14,7 @@
 
 #include "ops/device_queue.h"
 #include "train/adam.h"
+#include "train/gradient_buckets.h"
 #include "train/ranks.h"
 
 namespace lace::train {
@@ -68,6 +69,9 @@ class StepRunner {
   Slot& slot(int64_t step) { return slots_[static_cast<size_t>(step) % slots_.size()]; }
   void prepare(int64_t step);
   void run_micro_batch(int64_t index);
+  // Of this rank's micro-batches the last: while it goes backwards the gradients are added up.
+  bool is_exchanged(int64_t index) const;
+  void exchange(const std::vector<distributed::Range>& ranges);
   void run_or_record(int kind, FunctionRef<void()> work);
 
   const Recipe& recipe_;
@@ -75,6 +79,7 @@ class StepRunner {
   Adam& adam_;
   const Ranks& ranks_;
   ReadStep read_;
+  const GradientBuckets buckets_;
   std::unique_ptr<ops::DeviceQueue> queue_;
   std::array<Slot, 2> slots_;
   at::Tensor tokens_, keys_;  // where the graphs look for them: uint8, int64
