@@ -16,9 +16,11 @@
 
 #include <unistd.h>
 
+#include <c10/util/Logging.h>
 #include <nlohmann/json.hpp>
 
 #include "lace/device.h"
+#include "lace/distributed.h"
 
 #include "arguments.h"
 #include "commands.h"
@@ -156,39 +158,62 @@ void print_result(const RunResult& result, const std::string& folder, bool json)
   std::cout << "\nrun folder: " << path_text(folder) << "\n";
 }
 
+// Meets the processes that were started together with this one. One that cannot end in time, when
+// another has died, is ended.
+std::unique_ptr<Group> join(const Environment& environment, at::Device device) {
+  // libtorch would tell of each connection that is lost, at length; lace's error names the rank.
+  if (environment.size > 1 && std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr)
+    FLAGS_caffe2_log_level = c10::GLOG_ERROR;
+  return join_group(environment, device, {.on_stuck = [](const std::string& failure) {
+                      std::cerr << safe_lines("lace: " + failure) << std::endl;
+                      _exit(1);
+                    }});
+}
+
 void train(const Options& options) {
   Recipe recipe = load_recipe(options.recipe, options.overrides);
   for (std::string& path : recipe.data.paths) path = expand_home(path);
-  const at::Device device = find_device(options.device);
-  if (options.dry_run) return dry_run(recipe, device, options.json);
+  const Environment environment = find_environment();
+  const at::Device device = find_rank_device(options.device, environment);
+  const bool first = environment.rank == 0;  // which alone tells of the run
+  if (options.dry_run) {
+    if (first) dry_run(recipe, device, options.json);
+    return;
+  }
   const std::string folder = run_folder(options, recipe);
-  std::cerr << format_count(parameter_count(recipe.model)) << " parameters, context "
-            << format_count(recipe.model.seq_len) << ", run folder " << path_text(folder) << "\n";
+  const std::unique_ptr<Group> group = join(environment, device);
+  if (first)
+    std::cerr << format_count(parameter_count(recipe.model)) << " parameters, context "
+              << format_count(recipe.model.seq_len) << ", run folder " << path_text(folder) << "\n";
   RunResult result;
   {
     const SignalHandler handler;
-    ProgressView view;
+    std::optional<ProgressView> view;
+    if (first) view.emplace();
     result = train_run(
         recipe,
         {.folder = folder,
          .resume = options.resume,
          .device = device,
+         .group = environment.size > 1 ? group.get() : nullptr,
          .on_data = print_notes,
          .on_step =
              [&](const TrainProgress& progress) {
-               view.show(progress);
+               if (view) view->show(progress);
                return !interrupted;
              },
          .accept_changed_data = options.accept_changed_data,
          .on_note = [](const std::string& text) { std::cerr << "lace: " << text << std::endl; }});
   }
-  print_result(result, folder, options.json);
+  if (first) print_result(result, folder, options.json);
   LACE_CHECK(result.finished, "[train] interrupted: a checkpoint is saved, go on with --resume");
 }
 
 void add_train(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("train", "Trains a recipe into a run folder");
+  CLI::App* command = app.add_subcommand(
+      "train",
+      "Trains a recipe into a run folder; what torchrun, mpirun or srun start trains one run");
   command->add_option("recipe", options->recipe, "The recipe, a TOML file")
       ->required()
       ->transform(path())

@@ -12,6 +12,8 @@
 
 namespace lace {
 
+class Group;  // lace/distributed.h
+
 // The bytes that a recipe's [data] names. Throws lace::Error as load_text.
 TextData load_data(const Recipe& recipe);
 
@@ -27,6 +29,7 @@ struct TrainProgress {
   double elapsed_s = 0;                            // of training, all sittings together
   double remaining_s = 0;                          // estimate
   std::optional<double> validation_bits_per_byte;  // if this step was followed by a validation
+  bool stop = false;  // a rank has asked to stop (ask_to_stop): all are told so after the same step
 };
 
 // One training run in memory: a model, its optimiser, its place in the data. Everything that later
@@ -35,7 +38,13 @@ struct TrainProgress {
 class Trainer {
  public:
   // On `device` are the model, the batches and the optimiser; a checkpoint fits every device.
-  Trainer(const Recipe& recipe, TextData data, at::Device device = at::kCPU);
+  // With a `group` its ranks train one model together: each takes train.accumulate micro-batches of
+  // a step, so that the run is that of one process with group->size() times the accumulation, to
+  // rounding; then steps and validate() are collectives, and give all ranks the same. The group
+  // outlives the trainer. Throws lace::Error on all ranks if the recipe, the data or the build of
+  // one are not those of rank 0.
+  Trainer(const Recipe& recipe, TextData data, at::Device device = at::kCPU,
+          Group* group = nullptr);
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -43,13 +52,14 @@ class Trainer {
   const Recipe& recipe() const;
   SparseTransformer& model();
   int64_t step() const;                           // steps done
+  int64_t bytes_trained() const;                  // by all ranks
   double elapsed_s() const;                       // of training, all sittings together
   std::optional<double> best_validation() const;  // the lowest finite validate() of the run
   bool done() const;                              // train.steps or train.max_minutes are reached
 
-  // One optimiser step over train.accumulate micro-batches of train.batch sequences. Where the
-  // precision is fp16, the loss is scaled; gradients that are not finite then count as 0, the step
-  // is taken with the rest, and the scale halves. In other precisions such a step throws
+  // One optimiser step over train.accumulate micro-batches of train.batch sequences on each rank.
+  // Where the precision is fp16, the loss is scaled; gradients that are not finite then count as 0,
+  // the step is taken with the rest, and the scale halves. In other precisions such a step throws
   // lace::Error and changes nothing: neither weights nor place in the run nor its time.
   TrainProgress take_step();
 
@@ -60,6 +70,9 @@ class Trainer {
   void start_step();
   TrainProgress finish_step();
   int64_t unfinished_steps() const;
+
+  // The step that is started next tells all ranks to stop after it.
+  void ask_to_stop();
 
   // Bits a byte on at most train.validate_windows windows spread over the validation bytes, with
   // the mean of the weights where optimizer.ema keeps one. Nothing without validation bytes.
@@ -80,12 +93,16 @@ class Trainer {
   // older versions have no checksums, or nothing to compare the data with.
   std::vector<std::string> load(const std::string& path, bool accept_changed_data = false);
 
+  // Makes all ranks what rank 0 is, once it may have loaded a checkpoint: weights, optimiser, place
+  // in the data. A collective.
+  void share_start();
+
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 
-// A run folder:
+// A run folder, which rank 0 alone writes:
 //   recipe.toml                          the recipe as it was resolved
 //   run.json                             version, commit, machine, device, seed, sizes
 //   metrics.jsonl                        one line a step, also with its validation
@@ -100,8 +117,10 @@ struct RunOptions {
   std::string folder;
   bool resume = false;           // take up the folder's last checkpoint, if there is one
   at::Device device = at::kCPU;  // to train on
+  Group* group = nullptr;        // the processes that train together, if there are several
   std::function<void(const TextData&)> on_data = {};  // called once, with what will be trained on
-  // Called after each step; returning false saves a checkpoint and ends the run early.
+  // Called after each step; returning false saves a checkpoint and ends the run early, with a group
+  // after the next step, on all ranks.
   std::function<bool(const TrainProgress&)> on_step = {};
   bool accept_changed_data = false;  // resume also if the data are not those of the checkpoint
   // Called with a line that the user should see: where the run goes on and from which file, what
@@ -123,7 +142,9 @@ struct RunResult {
 // process or thread trains in it. A `last` checkpoint that is damaged is set aside, and the run
 // goes on from `previous`. When a step, a validation or a write fails, the steps so far are saved
 // if that works before the error is thrown. A start that fails before its first step leaves no
-// folder behind.
+// folder behind. With a group, rank 0's folder and checkpoint count, `on_data` and `on_note` are
+// called on rank 0 only, an error on one rank is an error on all, after which those on GPUs save
+// nothing more, and returning means that the run is complete.
 RunResult train_run(const Recipe& recipe, const RunOptions& options);
 
 // The recipe and the weights of a run folder: those of `checkpoint` ("best", "last" or "previous";

@@ -88,6 +88,7 @@ void Pass::backward(const at::Tensor& dy, const Gradients& gradients) {
     if (layer > 0) below = branch_of(layer - 1);
     grads = block_grad(block, x, *std::exchange(activations, std::nullopt), std::move(grads), into,
                        below ? &*below : nullptr);
+    if (gradients.layer_done) gradients.layer_done(layer);
   }
   std::vector<at::Tensor> tables(
       gradients.tensors.begin(),

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -14,6 +15,8 @@ namespace lace::model {
 struct Gradients {
   std::vector<at::Tensor> tensors;  // wide, shaped as the parameters
   bool add = false;                 // to what is there, instead of in its place
+  // Called when a layer's are complete, from the last layer to the first; may be empty.
+  std::function<void(int64_t layer)> layer_done = {};
 
   Into into(size_t index) const { return {tensors[index], add}; }
 };

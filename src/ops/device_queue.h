@@ -27,6 +27,11 @@ class DeviceQueue {
   // Beside the work in the queue; what enters the queue from now on waits for it.
   virtual void upload(const at::Tensor& to, const at::Tensor& from) = 0;
 
+  // What `work` asks of the device is done beside the queue, once the device has come here in it,
+  // and after other such work. What enters the queue after join() waits for it.
+  virtual void beside(FunctionRef<void()> work) = 0;
+  virtual void join() = 0;
+
   // A place in the queue, behind all that has entered it.
   class Mark {
    public:

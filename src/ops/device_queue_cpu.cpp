@@ -15,6 +15,8 @@ class CpuQueue final : public DeviceQueue {
   std::shared_ptr<void> enter() override { return nullptr; }
   at::Tensor host_bytes(int64_t bytes) override { return at::empty({bytes}, at::kByte); }
   void upload(const at::Tensor& to, const at::Tensor& from) override { to.copy_(from); }
+  void beside(FunctionRef<void()> work) override { work(); }
+  void join() override {}
   std::unique_ptr<Mark> mark() override { return std::make_unique<DoneMark>(); }
   std::unique_ptr<Graph> record(FunctionRef<void()>) override { return nullptr; }
 };

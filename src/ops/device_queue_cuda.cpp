@@ -48,6 +48,7 @@ class CudaQueue final : public DeviceQueue {
   explicit CudaQueue(c10::Device device)
       : stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())),
         copies_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())),
+        beside_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device.index())),
         pool_(at::cuda::graph_pool_handle()) {}
 
   std::shared_ptr<void> enter() override {
@@ -63,10 +64,16 @@ class CudaQueue final : public DeviceQueue {
       const c10::cuda::CUDAStreamGuard guard(copies_);
       to.copy_(from, /*non_blocking=*/true);
     }
-    at::cuda::CUDAEvent event;
-    event.record(copies_);
-    event.block(stream_);
+    wait(stream_, copies_);
   }
+
+  void beside(FunctionRef<void()> work) override {
+    wait(beside_, stream_);
+    const c10::cuda::CUDAStreamGuard guard(beside_);
+    work();
+  }
+
+  void join() override { wait(stream_, beside_); }
 
   std::unique_ptr<Mark> mark() override { return std::make_unique<CudaMark>(stream_); }
 
@@ -75,7 +82,14 @@ class CudaQueue final : public DeviceQueue {
   }
 
  private:
-  c10::cuda::CUDAStream stream_, copies_;
+  // What enters `later` from now on waits for what has entered `earlier`.
+  static void wait(const c10::cuda::CUDAStream& later, const c10::cuda::CUDAStream& earlier) {
+    at::cuda::CUDAEvent event;
+    event.record(earlier);
+    event.block(later);
+  }
+
+  c10::cuda::CUDAStream stream_, copies_, beside_;
   at::cuda::MempoolId_t pool_;
 };
 

@@ -30,7 +30,7 @@ class Adam {
 
   // Where backward passes put the gradients that run() takes: times loss_scale() if scaled.
   const at::Tensor& gradients() const { return gradients_; }  // wide [arena.size()]
-  model::Gradients gradients_into(bool add) const { return {gradient_views_, add}; }
+  model::Gradients gradients_into(bool add) const { return {gradient_views_, add, {}}; }
   // What a loss is to be multiplied by before its backward pass: float64 [], on the device.
   const at::Tensor& loss_scale() const { return loss_scale_; }
 

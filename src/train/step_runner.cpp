@@ -14,8 +14,11 @@ namespace lace::train {
 
 namespace {
 
-// The kinds of graphs: the first micro-batch writes gradients, the others add to them.
-enum GraphKind { kFirst, kLater, kOptimizer };
+// The kinds of graphs: the first micro-batch writes gradients, the others add to them; in some the
+// ranks' gradients are added up.
+enum GraphKind { kFirst, kLater, kFirstExchanged, kLaterExchanged, kOptimizer };
+
+constexpr int64_t kBucket = int64_t{16} << 20;  // elements that ranks exchange at once
 
 constexpr int64_t kKeyBytes = sizeof(uint64_t);
 
@@ -33,14 +36,36 @@ int64_t token_bytes(const Recipe& recipe) {
   return (bytes + kKeyBytes - 1) / kKeyBytes * kKeyBytes;
 }
 
+// Where the layers' gradients lie in the arena, with what is between them.
+GradientBuckets make_buckets(const SparseTransformer& model, const Adam& adam) {
+  const SparseTransformer::Impl& impl = *model.impl();
+  const std::vector<at::Tensor> views = impl.arena.views(adam.gradients());
+  std::vector<std::vector<distributed::Range>> layers;
+  for (int64_t layer = 0; layer < impl.config.layers; ++layer) {
+    layers.emplace_back();
+    for (int i = 0; i < model::kBlockTensors; ++i) {
+      const at::Tensor& view =
+          views[impl.block_parameter(layer, static_cast<model::BlockTensor>(i))];
+      constexpr int64_t kAlignment = model::ParameterArena::kAlignment;
+      const int64_t length = (view.numel() + kAlignment - 1) / kAlignment * kAlignment;
+      layers.back().push_back({view.storage_offset(), view.storage_offset() + length});
+    }
+  }
+  return {layers, impl.arena.size(), kBucket};
+}
+
+constexpr auto kReportBytes = static_cast<int64_t>(sizeof(Ranks::ReportNumbers));
+
 }  // namespace
 
 StepRunner::StepRunner(const Recipe& recipe, const SparseTransformer& model, Adam& adam,
-                       ReadStep read)
+                       const Ranks& ranks, ReadStep read)
     : recipe_(recipe),
       model_(model),
       adam_(adam),
+      ranks_(ranks),
       read_(std::move(read)),
+      buckets_(make_buckets(model, adam)),
       queue_(ops::DeviceQueue::make(model.device())) {
   const auto on_device = at::TensorOptions().device(model.device());
   const int64_t bytes =
@@ -48,14 +73,15 @@ StepRunner::StepRunner(const Recipe& recipe, const SparseTransformer& model, Ada
   for (Slot& slot : slots_) {
     slot.host = queue_->host_bytes(bytes);
     slot.device = at::empty({bytes}, on_device.dtype(at::kByte));
-    slot.rate = queue_->host_bytes(sizeof(double));
-    slot.numbers = queue_->host_bytes(sizeof(StepState) + sizeof(double));
+    slot.given = queue_->host_bytes(sizeof(double) + kReportBytes);
+    slot.numbers = queue_->host_bytes(sizeof(StepState) + kReportBytes);
   }
   tokens_ = at::empty({recipe.train.batch, recipe.model.seq_len}, on_device.dtype(at::kByte));
   if (key_count(recipe) > 0) {
     keys_ = at::empty({recipe.model.layers, model::kDropoutBranches}, on_device.dtype(at::kLong));
   }
-  loss_ = at::zeros({1}, on_device.dtype(at::kDouble));
+  report_ = at::zeros({kReportBytes / static_cast<int64_t>(sizeof(double))},
+                      on_device.dtype(at::kDouble));
 }
 
 void StepRunner::prepare(int64_t step) {
@@ -73,7 +99,8 @@ void StepRunner::prepare(int64_t step) {
   if (keys_.defined()) {
     uint8_t* to = bytes + token_bytes(recipe_);
     for (int64_t i = 0; i < recipe_.train.accumulate; ++i) {
-      const auto keys = model::dropout_keys(recipe_.model.seed, step, i, recipe_.model.layers);
+      const auto keys = model::dropout_keys(
+          recipe_.model.seed, step, ranks_.shares().micro_batch(0, i).index, recipe_.model.layers);
       std::memcpy(to, keys.data(), keys.size() * kKeyBytes);
       to += keys.size() * kKeyBytes;
     }
@@ -83,14 +110,31 @@ void StepRunner::prepare(int64_t step) {
 }
 
 void StepRunner::run_micro_batch(int64_t index) {
-  const auto count = static_cast<double>(recipe_.train.accumulate);
+  const auto count = static_cast<double>(ranks_.shares().micro_batches());
   const at::Tensor tokens = tokens_.to(at::kLong);
   model::Pass pass(model_.impl(), tokens, keys_, /*keep=*/true);
   const at::Tensor nats = pass.nats().sum(at::kDouble);
   const auto symbols = static_cast<double>(tokens.numel());
-  if (index == 0) loss_.zero_();
-  loss_.add_(nats, 1 / (symbols * count));
-  pass.nats_backward(1 / (symbols * count), adam_.loss_scale(), adam_.gradients_into(index > 0));
+  report_[Ranks::kLoss].add_(nats, 1 / (symbols * count));
+  model::Gradients gradients = adam_.gradients_into(index > 0);
+  if (is_exchanged(index))
+    gradients.layer_done = [&](int64_t layer) { exchange(buckets_.after(layer)); };
+  pass.nats_backward(1 / (symbols * count), adam_.loss_scale(), gradients);
+  if (!is_exchanged(index)) return;
+  exchange(buckets_.rest());
+  queue_->join();
+}
+
+bool StepRunner::is_exchanged(int64_t index) const {
+  return ranks_.size() > 1 && index + 1 == recipe_.train.accumulate;
+}
+
+void StepRunner::exchange(const std::vector<distributed::Range>& ranges) {
+  if (ranges.empty()) return;
+  queue_->beside([&] {
+    for (const distributed::Range& range : ranges)
+      ranks_.sum(adam_.gradients().narrow(0, range.begin, range.end - range.begin));
+  });
 }
 
 // The first step is done as it is: it makes plans and workspaces, which a recording cannot.
@@ -101,7 +145,7 @@ void StepRunner::run_or_record(int kind, FunctionRef<void()> work) {
   graph ? graph->replay() : work();
 }
 
-void StepRunner::start(int64_t step, double learning_rate) {
+void StepRunner::start(int64_t step, double learning_rate, const StepReport& report) {
   const ops::OwnThreads threads;
   const at::NoGradGuard no_grad;
   const auto scope = queue_->enter();
@@ -109,8 +153,14 @@ void StepRunner::start(int64_t step, double learning_rate) {
   if (slot.step != step) prepare(step);
   model_.impl()->arena.refresh_copies();
   const double rate = adam_.next_rate(learning_rate);
-  std::memcpy(slot.rate.mutable_data_ptr(), &rate, sizeof(rate));
-  adam_.rate().copy_(slot.rate.view(at::kDouble), /*non_blocking=*/true);
+  const Ranks::ReportNumbers given = ranks_.report_numbers(report);
+  auto* host = slot.given.mutable_data_ptr<uint8_t>();
+  std::memcpy(host, &rate, sizeof(rate));
+  std::memcpy(host + sizeof(rate), given.data(), sizeof(given));
+  adam_.rate().copy_(slot.given.narrow(0, 0, sizeof(rate)).view(at::kDouble),
+                     /*non_blocking=*/true);
+  report_.copy_(slot.given.narrow(0, sizeof(rate), kReportBytes).view(at::kDouble),
+                /*non_blocking=*/true);
 
   const int64_t tokens = token_count(recipe_), keys = key_count(recipe_);
   for (int64_t i = 0; i < recipe_.train.accumulate; ++i) {
@@ -120,16 +170,21 @@ void StepRunner::start(int64_t step, double learning_rate) {
           slot.device.narrow(0, token_bytes(recipe_) + i * keys * kKeyBytes, keys * kKeyBytes);
       keys_.view({-1}).copy_(own.view(at::kLong));
     }
-    run_or_record(i == 0 ? kFirst : kLater, [&] { run_micro_batch(i); });
+    const int kind = (i == 0 ? kFirst : kLater) + (is_exchanged(i) ? kFirstExchanged : 0);
+    run_or_record(kind, [&] { run_micro_batch(i); });
+    ranks_.check();
   }
-  run_or_record(kOptimizer, [&] { adam_.run(); });
+  run_or_record(kOptimizer, [&] {
+    ranks_.sum(report_);
+    adam_.run();
+  });
   adam_.advance();
   ++runs_;
 
   const auto state_bytes = static_cast<int64_t>(sizeof(StepState));
   slot.numbers.narrow(0, 0, state_bytes).copy_(adam_.state(), /*non_blocking=*/true);
-  slot.numbers.narrow(0, state_bytes, sizeof(double))
-      .copy_(loss_.view(at::kByte), /*non_blocking=*/true);
+  slot.numbers.narrow(0, state_bytes, kReportBytes)
+      .copy_(report_.view(at::kByte), /*non_blocking=*/true);
   slot.done = queue_->mark();
   in_flight_.push_back(step);
 }
@@ -139,10 +194,13 @@ StepNumbers StepRunner::finish() {
   Slot& slot = this->slot(step);
   slot.done->wait();
   in_flight_.pop_front();
+  ranks_.check();
   StepNumbers numbers;
   const auto* bytes = slot.numbers.const_data_ptr<uint8_t>();
   std::memcpy(&numbers.state, bytes, sizeof(StepState));
-  std::memcpy(&numbers.loss, bytes + sizeof(StepState), sizeof(double));
+  Ranks::ReportNumbers report;
+  std::memcpy(report.data(), bytes + sizeof(StepState), sizeof(report));
+  numbers.report = Ranks::to_report(report);
   return numbers;
 }
 

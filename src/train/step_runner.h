@@ -14,12 +14,14 @@
 
 #include "ops/device_queue.h"
 #include "train/adam.h"
+#include "train/gradient_buckets.h"
+#include "train/ranks.h"
 
 namespace lace::train {
 
 // What a step found.
 struct StepNumbers {
-  double loss = 0;  // mean nats a symbol
+  StepReport report;  // its loss: mean nats a symbol
   StepState state;
 };
 
@@ -29,16 +31,18 @@ struct StepNumbers {
 // all of a step's work is a replay of recorded graphs.
 class StepRunner {
  public:
-  // Puts the bytes of a step where they belong: [accumulate, batch, seq_len].
+  // Puts the bytes of a step, this rank's, where they belong: [accumulate, batch, seq_len].
   using ReadStep = std::function<void(int64_t step, std::span<uint8_t> bytes)>;
 
-  // `model` and `adam` must outlive this object.
-  StepRunner(const Recipe& recipe, const SparseTransformer& model, Adam& adam, ReadStep read);
+  // `model`, `adam` and `ranks` must outlive this object.
+  StepRunner(const Recipe& recipe, const SparseTransformer& model, Adam& adam, const Ranks& ranks,
+             ReadStep read);
 
   // Asks for one step. Throws before anything has changed where its bytes cannot be read or are
-  // not symbols of the model.
-  void start(int64_t step, double learning_rate);
-  // Waits for the oldest step whose numbers have not been given yet, and gives them.
+  // not symbols of the model. `report` is what this rank has to say, but for the loss.
+  void start(int64_t step, double learning_rate, const StepReport& report);
+  // Waits for the oldest step whose numbers have not been given yet, and gives them. Throws if a
+  // rank has failed: on a GPU the weights may then be anything.
   StepNumbers finish();
   // Reads the bytes of the step after the newest in flight, if there is one, while it computes; at
   // most one step may be in flight. What goes wrong is left for start() to meet again.
@@ -53,11 +57,11 @@ class StepRunner {
   std::shared_ptr<void> enter() { return queue_->enter(); }
 
  private:
-  // What goes to the device with a step, and comes back: [tokens | keys] and [rate | numbers].
+  // What goes to the device with a step, and comes back: [tokens | keys] and [given | numbers].
   struct Slot {
     at::Tensor host, device;      // uint8: tokens, then keys, of all micro-batches
-    at::Tensor rate;              // of the host, the bytes of a double
-    at::Tensor numbers;           // of the host, the bytes of a StepState and of the loss
+    at::Tensor given;             // of the host, the bytes of the rate and of a report
+    at::Tensor numbers;           // of the host, the bytes of a StepState and of a report
     std::optional<int64_t> step;  // whose bytes it holds
     std::unique_ptr<ops::DeviceQueue::Mark> done;
   };
@@ -65,15 +69,21 @@ class StepRunner {
   Slot& slot(int64_t step) { return slots_[static_cast<size_t>(step) % slots_.size()]; }
   void prepare(int64_t step);
   void run_micro_batch(int64_t index);
+  // Of this rank's micro-batches the last: while it goes backwards the gradients are added up.
+  bool is_exchanged(int64_t index) const;
+  void exchange(const std::vector<distributed::Range>& ranges);
   void run_or_record(int kind, FunctionRef<void()> work);
 
   const Recipe& recipe_;
   const SparseTransformer& model_;
   Adam& adam_;
+  const Ranks& ranks_;
   ReadStep read_;
+  const GradientBuckets buckets_;
   std::unique_ptr<ops::DeviceQueue> queue_;
   std::array<Slot, 2> slots_;
-  at::Tensor tokens_, keys_, loss_;  // where the graphs look for them: uint8, int64, float64 [1]
+  at::Tensor tokens_, keys_;  // where the graphs look for them: uint8, int64
+  at::Tensor report_;         // the same: float64, a StepReport as report_numbers() has it
   std::map<int, std::unique_ptr<ops::DeviceQueue::Graph>> graphs_;
   int64_t runs_ = 0;  // steps started
   std::deque<int64_t> in_flight_;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include "lace/distributed.h"
 #include "lace/train.h"
 #include "lace/version.h"
 
@@ -28,12 +29,14 @@ std::string now_utc() {
   return text;
 }
 
-nlohmann::ordered_json description(const Recipe& recipe, const TextData& data, at::Device device) {
+nlohmann::ordered_json description(const Recipe& recipe, const TextData& data,
+                                   const RunOptions& options) {
   return {{"started", now_utc()},
           {"recipe", recipe.name},
           {"version", version()},
           {"commit", commit()},
-          {"machine", train::machine(device)},
+          {"machine", train::machine(options.device)},
+          {"ranks", options.group ? options.group->size() : 1},
           {"seed", {{"model", recipe.model.seed}, {"data", recipe.train.seed}}},
           {"parameters", parameter_count(recipe.model)},
           {"files", data.files},
@@ -45,19 +48,23 @@ nlohmann::ordered_json description(const Recipe& recipe, const TextData& data, a
 
 bool is_due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
 
-// One sitting of a run: from its start, or where the last sitting ended, to its end or a stop.
+// One sitting of a run: from its start, or where the last sitting ended, to its end or a stop. Of
+// several ranks the first alone has the folder; what it decides follows from what all know.
 class Sitting {
  public:
   Sitting(const Recipe& recipe, const RunOptions& options)
-      : recipe_(recipe), options_(options), folder_(options.folder), files_(folder_.files()) {
-    folder_.check(recipe_, options_.resume);
-    const bool resumed = files_.holds_run();
-    if (resumed) folder_.keep();
+      : recipe_(recipe), options_(options), files_{options.folder} {
+    if (!options.group || options.group->rank() == 0) folder_.emplace(options.folder);
+    if (folder_) folder_->check(recipe_, options_.resume);
+    const bool resumed = folder_ && files_.holds_run();
+    if (resumed) folder_->keep();
     TextData data = load_data(recipe_);
-    if (options_.on_data) options_.on_data(data);
-    const std::string about = description(recipe_, data, options_.device).dump(2) + "\n";
-    trainer_ = std::make_unique<Trainer>(recipe_, std::move(data), options_.device);
+    if (folder_ && options_.on_data) options_.on_data(data);
+    const std::string about = description(recipe_, data, options_).dump(2) + "\n";
+    trainer_ = std::make_unique<Trainer>(recipe_, std::move(data), options_.device, options_.group);
     if (resumed) load();
+    trainer_->share_start();
+    if (!folder_) return;
     train::write_file_atomically(files_.description(), about);
     train::write_file_atomically(files_.recipe(), to_toml(recipe_));
     metrics_ = std::make_unique<train::Metrics>(files_.metrics(), trainer_->step());
@@ -72,6 +79,7 @@ class Sitting {
         finished = finish_step(&stopped);
         while (stopped && trainer_->unfinished_steps() > 0) finish_step();
       } catch (const std::exception& error) {
+        if (options_.group) options_.group->fail(error.what());  // saving may take its time
         save_before(error);
         throw;
       }
@@ -81,6 +89,7 @@ class Sitting {
       }
     }
     if (trainer_->step() > saved_step_) save();
+    if (options_.group) options_.group->barrier();
     return result(finished);
   }
 
@@ -102,10 +111,18 @@ class Sitting {
   // asked.
   bool finish_step(bool* stopped = nullptr) {
     TrainProgress progress = trainer_->finish_step();
-    folder_.keep();
+    if (folder_) folder_->keep();
     const bool finished = measure(progress);
-    if (stopped != nullptr) *stopped = options_.on_step && !options_.on_step(progress);
+    if (stopped != nullptr) *stopped = is_to_stop(progress);
     return finished;
+  }
+
+  // Whether the run is to stop after this step: on_step's word, of several ranks what all know.
+  bool is_to_stop(const TrainProgress& progress) const {
+    const bool asked = options_.on_step && !options_.on_step(progress);
+    if (!options_.group) return asked;
+    if (asked) trainer_->ask_to_stop();
+    return progress.stop;
   }
 
   // Goes on from the last checkpoint, or the one before it if that is damaged.
@@ -187,13 +204,13 @@ class Sitting {
     const bool finished = trainer_->done();  // by time, perhaps only since the validation
     if (finished && !due) validate();
     if (due || finished) progress.validation_bits_per_byte = validation_;
-    metrics_->add(progress);
+    if (folder_) metrics_->add(progress);
     return finished;
   }
 
   void validate() {
     validation_ = trainer_->validate();
-    if (!validation_) return;
+    if (!validation_ || !folder_) return;
     if (!std::isfinite(*validation_)) {
       note(concat("step ", trainer_->step(), ": the validation is ",
                   std::isnan(*validation_) ? "not a number" : "infinite",
@@ -221,14 +238,17 @@ class Sitting {
   }
 
   void save() {
+    if (!folder_) return;
     metrics_->sync();
     trainer_->save(files_.checkpoint("last"), files_.checkpoint("previous"));
     saved_step_ = trainer_->step();
   }
 
-  // Keeps the steps that no checkpoint holds, if that works, before `error` ends the run.
+  // Keeps the steps that no checkpoint holds, if that works, before `error` ends the run. On a GPU
+  // the exchange that an error of several ranks breaks off has spoilt the weights.
   void save_before(const std::exception& error) {
-    if (trainer_->step() <= saved_step_) return;
+    if (!folder_ || trainer_->step() <= saved_step_) return;
+    if (options_.group && !options_.device.is_cpu()) return;
     try {
       while (trainer_->unfinished_steps() > 0) metrics_->add(trainer_->finish_step());
       trainer_->save(files_.checkpoint("last"), files_.checkpoint("previous"));
@@ -244,8 +264,7 @@ class Sitting {
     result.steps = trainer_->step();
     result.elapsed_s = trainer_->elapsed_s();
     result.finished = finished;
-    result.tokens =
-        result.steps * recipe_.train.batch * recipe_.train.accumulate * recipe_.model.seq_len;
+    result.tokens = trainer_->bytes_trained();
     if (result.elapsed_s > 0)
       result.tokens_per_s = static_cast<double>(result.tokens) / result.elapsed_s;
     result.validation_bits_per_byte = validation_;
@@ -257,8 +276,8 @@ class Sitting {
 
   const Recipe recipe_;
   const RunOptions options_;
-  train::TrainingFolder folder_;
-  const train::RunFiles& files_;
+  std::optional<train::TrainingFolder> folder_;
+  const train::RunFiles files_;
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<train::Metrics> metrics_;
   int64_t saved_step_ = 0;
@@ -279,7 +298,12 @@ TextData load_data(const Recipe& recipe) {
 
 RunResult train_run(const Recipe& recipe, const RunOptions& options) {
   recipe.check();
-  return Sitting(recipe, options).train();
+  try {
+    return Sitting(recipe, options).train();
+  } catch (const std::exception& error) {
+    if (options.group) options.group->fail(error.what());
+    throw;
+  }
 }
 
 }  // namespace lace

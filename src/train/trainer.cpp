@@ -1,6 +1,7 @@
 #include <chrono>
 #include <cmath>
 #include <deque>
+#include <limits>
 #include <numbers>
 
 #include <ATen/ATen.h>
@@ -16,6 +17,7 @@
 #include "train/data_fingerprint.h"
 #include "train/files.h"
 #include "train/machine.h"
+#include "train/ranks.h"
 #include "train/run_folder.h"
 #include "train/schedule.h"
 #include "train/score.h"
@@ -63,8 +65,12 @@ struct Trainer::Impl {
   SparseTransformer model;
   train::Adam adam;
   WindowSampler sampler;
+  train::Ranks ranks;
   train::StepRunner runner;
   int64_t step = 0;  // started
+  // Windows that the run, all ranks of all sittings, had taken before the first step of this one.
+  int64_t base_step = 0, base_windows = 0;
+  bool asked_to_stop = false;
   double loss_scale;
   std::optional<double> best_validation;
   double elapsed_before = 0;  // the load, or a step that failed
@@ -79,27 +85,42 @@ struct Trainer::Impl {
   };
   std::deque<Started> unfinished;
   Clock::time_point last_finish;
+  double agreed_elapsed = 0;  // what rank 0's clock said at the start of the last finished step,
+  double agreed_step_s = 0;   // and how long after the one before
 
-  Impl(const Recipe& r, TextData d, at::Device device)
+  Impl(const Recipe& r, TextData d, at::Device device, Group* group)
       : recipe(r),
         data(std::move(d)),
         fingerprint(train::data_fingerprint(data)),
         model(r.model, device),
         adam(r.optimizer, model.impl()->arena, r.model.precision),
         sampler(data.train.size(), r.model.seq_len, r.train.seed, r.data.record_bytes > 0),
-        runner(recipe, model, adam,
+        ranks(group, r.train),
+        runner(recipe, model, adam, ranks,
                [this](int64_t of, std::span<uint8_t> bytes) { read_step(of, bytes); }),
         loss_scale(r.model.precision == Precision::kFloat16 ? train::kLossScaleStart : 1) {}
 
   double elapsed() const { return elapsed_before + (started ? seconds_since(start) : 0.0); }
 
+  // The time that the schedule goes by, the same on all ranks.
+  double schedule_elapsed() const {
+    return ranks.size() == 1 ? elapsed() : agreed_elapsed + agreed_step_s;
+  }
+  double schedule_step_s() const { return ranks.size() == 1 ? last_step_s : agreed_step_s; }
+
+  int64_t windows_before(int64_t of) const {
+    return base_windows + (of - base_step) * ranks.shares().windows();
+  }
+
   // Sequences are taken in the sampler's order, step by step, micro-batch by micro-batch.
   void read_step(int64_t of, std::span<uint8_t> bytes) const {
     const auto length = static_cast<size_t>(recipe.model.seq_len);
-    const int64_t count = recipe.train.accumulate * recipe.train.batch;
-    for (int64_t i = 0; i < count; ++i) {
-      data.train.read(sampler.begin(of * count + i),
-                      bytes.subspan(static_cast<size_t>(i) * length, length));
+    for (int64_t i = 0; i < recipe.train.accumulate; ++i) {
+      const int64_t first = ranks.shares().micro_batch(windows_before(of), i).first_window;
+      for (int64_t b = 0; b < recipe.train.batch; ++b) {
+        const auto at = static_cast<size_t>(i * recipe.train.batch + b) * length;
+        data.train.read(sampler.begin(first + b), bytes.subspan(at, length));
+      }
     }
   }
 
@@ -115,7 +136,8 @@ struct Trainer::Impl {
     set_elapsed(back.elapsed);
   }
 
-  // The mean over at most train.validate_windows windows.
+  // The mean over at most train.validate_windows windows. Each rank scores some of the batches; the
+  // sum of all is the same as one rank's.
   double validation_bits() const {
     const ByteStream& stream = data.validation;
     const SwappedWeights mean(model.parameters(), adam.ema());
@@ -123,17 +145,21 @@ struct Trainer::Impl {
     if (stream.size() < window) return evaluate(model, stream, {}).bits_per_byte;
     const int64_t available = stream.size() / window;
     const int64_t count = std::min(available, recipe.train.validate_windows);
-    double nats = 0;
-    for (int64_t first = 0; first < count;) {
+    std::vector<double> nats;
+    for (int64_t first = 0; first < count; first += recipe.eval.batch) {
+      ranks.check();
+      nats.push_back(0);
+      if (!ranks.has(first / recipe.eval.batch)) continue;
       std::vector<int64_t> begins;
       for (int64_t i = first; i < count && i < first + recipe.eval.batch; ++i)
         begins.push_back(i * available / count * window);
-      nats += model.nats(train::read_windows(stream, begins, window, model.device()))
-                  .sum(at::kDouble)
-                  .item<double>();
-      first += static_cast<int64_t>(begins.size());
+      nats.back() = model.nats(train::read_windows(stream, begins, window, model.device()))
+                        .sum(at::kDouble)
+                        .item<double>();
     }
-    return nats / static_cast<double>(count * window) / std::numbers::ln2;
+    double sum = 0;
+    for (const double part : ranks.join(nats)) sum += part;
+    return sum / static_cast<double>(count * window) / std::numbers::ln2;
   }
 
   void set_elapsed(double seconds) {
@@ -150,9 +176,15 @@ struct Trainer::Impl {
   }
 };
 
-Trainer::Trainer(const Recipe& recipe, TextData data, at::Device device) {
+Trainer::Trainer(const Recipe& recipe, TextData data, at::Device device, Group* group) {
   recipe.check();
-  impl_ = std::make_unique<Impl>(recipe, std::move(data), device);
+  impl_ = std::make_unique<Impl>(recipe, std::move(data), device, group);
+  const train::Ranks& ranks = impl_->ranks;
+  ranks.check_same("lace", concat(version(), " ", commit()));
+  Recipe same = recipe;
+  same.data.paths.clear();  // where a host keeps them is its own affair
+  ranks.check_same("recipe", to_toml(same));
+  ranks.check_same("data", impl_->fingerprint.dump());
 }
 
 Trainer::~Trainer() = default;
@@ -161,12 +193,19 @@ const Recipe& Trainer::recipe() const { return impl_->recipe; }
 SparseTransformer& Trainer::model() { return impl_->model; }
 int64_t Trainer::step() const { return impl_->step; }
 double Trainer::elapsed_s() const { return impl_->elapsed(); }
+void Trainer::ask_to_stop() { impl_->asked_to_stop = true; }
+
+int64_t Trainer::bytes_trained() const {
+  return impl_->windows_before(impl_->step) * impl_->recipe.model.seq_len;
+}
+
 std::optional<double> Trainer::best_validation() const { return impl_->best_validation; }
 
 bool Trainer::done() const {
   const TrainConfig& config = impl_->recipe.train;
   if (config.steps > 0 && impl_->step >= config.steps) return true;
-  return config.max_minutes > 0 && impl_->elapsed() + impl_->last_step_s > 60 * config.max_minutes;
+  return config.max_minutes > 0 &&
+         impl_->schedule_elapsed() + impl_->schedule_step_s() > 60 * config.max_minutes;
 }
 
 void Trainer::start_step() {
@@ -180,9 +219,11 @@ void Trainer::start_step() {
     s.start = step.start;
     s.started = true;
   }
-  step.learning_rate = train::learning_rate(s.recipe, {s.step, step.elapsed});
+  const double schedule_elapsed = s.ranks.size() == 1 ? step.elapsed : s.schedule_elapsed();
+  step.learning_rate = train::learning_rate(s.recipe, {s.step, schedule_elapsed});
   try {
-    s.runner.start(s.step, step.learning_rate);
+    s.runner.start(s.step, step.learning_rate,
+                   {.stop = s.asked_to_stop, .elapsed_s = step.elapsed});
   } catch (...) {
     if (s.unfinished.empty()) s.set_elapsed(step.elapsed);
     throw;
@@ -210,12 +251,15 @@ TrainProgress Trainer::finish_step() {
       std::chrono::duration<double>(now - std::max(started.start, s.last_finish)).count();
   s.last_finish = now;
   s.loss_scale = numbers.state.loss_scale;
+  s.agreed_step_s = numbers.report.elapsed_s - s.agreed_elapsed;
+  s.agreed_elapsed = numbers.report.elapsed_s;
 
   TrainProgress progress;
   progress.learning_rate = started.learning_rate;
-  progress.loss = numbers.loss;
+  progress.loss = numbers.report.loss;
+  progress.stop = numbers.report.stop;
   progress.gradient_norm = numbers.state.norm;
-  const int64_t tokens = config.batch * config.accumulate * s.recipe.model.seq_len;
+  const int64_t tokens = s.ranks.shares().windows() * s.recipe.model.seq_len;
   progress.step = s.step - static_cast<int64_t>(s.unfinished.size());
   progress.bits_per_byte = progress.loss / std::numbers::ln2;
   progress.tokens_per_s = static_cast<double>(tokens) / s.last_step_s;
@@ -255,19 +299,17 @@ std::vector<NamedParameter> Trainer::validated_weights() const {
 
 void Trainer::save(const std::string& path, const std::string& keep_old_as) const {
   const Impl& s = *impl_;
-  nlohmann::ordered_json state = {
-      {"format", 2},
-      {"step", s.step},
-      {"optimizer_steps", s.adam.steps()},
-      {"elapsed_s", s.elapsed()},
-      {"loss_scale", s.loss_scale},
-      {"bytes_trained",
-       s.step * s.recipe.train.batch * s.recipe.train.accumulate * s.recipe.model.seq_len},
-      {"data", s.fingerprint},
-      {"recipe", s.recipe.name},
-      {"version", version()},
-      {"commit", commit()},
-      {"machine", train::machine(s.model.device())}};
+  nlohmann::ordered_json state = {{"format", 2},
+                                  {"step", s.step},
+                                  {"optimizer_steps", s.adam.steps()},
+                                  {"elapsed_s", s.elapsed()},
+                                  {"loss_scale", s.loss_scale},
+                                  {"bytes_trained", bytes_trained()},
+                                  {"data", s.fingerprint},
+                                  {"recipe", s.recipe.name},
+                                  {"version", version()},
+                                  {"commit", commit()},
+                                  {"machine", train::machine(s.model.device())}};
   if (s.best_validation) state["best_validation_bits_per_byte"] = *s.best_validation;
   train::write_safetensors(path, s.saved_tensors(), {{"lace", state.dump()}}, keep_old_as);
   train::write_file_atomically(train::json_path(path), state.dump(2) + "\n",
@@ -279,6 +321,7 @@ std::vector<std::string> Trainer::load(const std::string& path, bool accept_chan
   train::CheckpointFile file(path);
   const train::CheckpointState state(file);
   const int64_t step = state.count("step"), optimizer_steps = state.count("optimizer_steps");
+  const int64_t windows = state.count("bytes_trained") / s.recipe.model.seq_len;
   const double elapsed = state.number("elapsed_s"), loss_scale = state.number("loss_scale");
   std::optional<double> best;
   constexpr const char* kBest = "best_validation_bits_per_byte";
@@ -301,7 +344,8 @@ std::vector<std::string> Trainer::load(const std::string& path, bool accept_chan
   s.unfinished.clear();
   s.runner.reset();
   s.adam.clear_failure();
-  s.step = step;
+  s.step = s.base_step = step;
+  s.base_windows = windows;
   s.adam.set_steps(optimizer_steps);
   s.best_validation = best;
   s.set_elapsed(elapsed);
@@ -309,6 +353,26 @@ std::vector<std::string> Trainer::load(const std::string& path, bool accept_chan
   s.loss_scale = loss_scale;
   s.adam.set_loss_scale(loss_scale);
   return notes;
+}
+
+void Trainer::share_start() {
+  Impl& s = *impl_;
+  const double none = std::numeric_limits<double>::infinity();
+  std::vector<double> numbers = {static_cast<double>(s.step),
+                                 static_cast<double>(s.base_windows),
+                                 static_cast<double>(s.adam.steps()),
+                                 s.best_validation.value_or(none),
+                                 s.elapsed(),
+                                 s.loss_scale};
+  s.ranks.share(s.saved_tensors(), numbers);
+  s.step = s.base_step = static_cast<int64_t>(numbers[0]);
+  s.base_windows = static_cast<int64_t>(numbers[1]);
+  s.adam.set_steps(static_cast<int64_t>(numbers[2]));
+  s.best_validation = numbers[3] == none ? std::nullopt : std::optional(numbers[3]);
+  s.set_elapsed(numbers[4]);
+  s.agreed_elapsed = numbers[4];
+  s.loss_scale = numbers[5];
+  s.adam.set_loss_scale(s.loss_scale);
 }
 
 }  // namespace lace
