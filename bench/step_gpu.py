@@ -315,7 +315,7 @@ def report_rows(rows, tokens):
         if "error" in row:
             continue
         ms = statistics.median(row["samples"])
-        quartiles = statistics.quantiles(row["samples"], n=4)
+        quartiles = statistics.quantiles(row["samples"], n=4) if len(row["samples"]) > 1 else [ms] * 3
         result.update(what=row["runs"].what, time_ms=round(ms, 3),
                       spread_ms=round(quartiles[2] - quartiles[0], 3),
                       tokens_per_s=round(1e3 * tokens / ms), samples=len(row["samples"]),

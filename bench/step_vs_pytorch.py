@@ -59,7 +59,7 @@ def lace_steps(arguments, overrides, options):
         command += ["--set", override]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(done.stderr.strip())
+        raise RuntimeError(done.stderr[max(0, done.stderr.find("lace: ")):].strip())
     return json.loads(done.stdout)
 
 

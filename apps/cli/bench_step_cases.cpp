@@ -19,13 +19,11 @@ struct Model {
 
 std::vector<StepCase> step_table() {
   const std::vector<Model> models = {
-      {"enwik8", 4, {{"dense", "dense"}, {"fixed", ""}, {"strided", "local(128) | strided(128)"}}},
-      {"cifar10",
-       16,
-       {{"dense", "dense"}, {"strided", ""}, {"strided-merged", "local(96) | strided(96)"}}},
+      {"enwik8", 4, {{"dense", "dense"}, {"fixed", ""}, {"merged", "local(128) | strided(128)"}}},
+      {"cifar10", 16, {{"dense", "dense"}, {"strided", ""}, {"merged", "local(96) | strided(96)"}}},
       {"imagenet64",
        4,
-       {{"dense", "dense"}, {"strided", ""}, {"strided-merged", "local(128) | strided(128)"}}},
+       {{"dense", "dense"}, {"strided", ""}, {"merged", "local(128) | strided(128)"}}},
   };
   std::vector<StepCase> cases;
   for (const Model& model : models) {
