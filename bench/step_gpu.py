@@ -319,7 +319,7 @@ def report_rows(rows, tokens):
         result.update(what=row["runs"].what, time_ms=round(ms, 3),
                       spread_ms=round(quartiles[2] - quartiles[0], 3),
                       tokens_per_s=round(1e3 * tokens / ms), samples=len(row["samples"]),
-                      speed_of_dense=round(peer / ms, 3) if peer else None, **row["runs"].figures)
+                      speedup=round(peer / ms, 3) if peer else None, **row["runs"].figures)
     return found
 
 
@@ -359,17 +359,17 @@ def print_report(report):
     print("dense attention alone, ms: " + ", ".join(
         f"{name} " + (f"{tried['time_ms']:.2f}" if "time_ms" in tried else f"({tried['error']})")
         for name, tried in report["dense_attention"].items()))
-    line = "{:6} {:30} {:24} {:>8} {:>6} {:>10} {:>6} {:>14}".format
-    print(line("", "pattern", "by", "ms", "±", "tokens/s", "GB", "speed of dense"))
+    line = "{:6} {:30} {:24} {:>8} {:>6} {:>10} {:>6} {:>8}".format
+    print(line("", "pattern", "by", "ms", "±", "tokens/s", "GB", "speedup"))
     for row in report["rows"]:
         if row["error"]:
             print(line(row["contender"], row["pattern"], "failed", *["–"] * 5).rstrip())
             continue
-        speed = row["speed_of_dense"]
+        speedup = row["speedup"]
         print(line(row["contender"], row["pattern"], row["what"], f"{row['time_ms']:.1f}",
                    f"{row['spread_ms']:.1f}", f"{row['tokens_per_s']:,}",
-                   f"{row['memory_bytes'] * 1e-9:.1f}", f"{speed:.2f}" if speed else "–"))
-    print("speed of dense: PyTorch's dense step over this one's time")
+                   f"{row['memory_bytes'] * 1e-9:.1f}", f"{speedup:.2f}" if speedup else "–"))
+    print("speedup: PyTorch's dense step over this one's time")
     for row in report["rows"]:
         if row["error"]:
             print(f"{row['contender']} {row['pattern']}: {row['error']}")
