@@ -14,7 +14,7 @@ lace and of PyTorch, and PyTorch's time over lace's.
 On a GPU PyTorch is compiled, with the fastest dense attention and with FlexAttention: step_gpu.py.
 
   bench/step_vs_pytorch.py build/cuda/bin/lace recipes/enwik8.toml --device cuda [--fa3 fa3.so]
-      [--set train.batch=4 --set train.accumulate=1 --set model.dropout=0 …]
+      [--set train.batch=4 train.accumulate=1 model.dropout=0 model.recompute=false …]
       [--pattern 'local(128) | strided(128)' …] [--contenders lace,dense,flex,none] [--json]
 """
 
@@ -41,11 +41,11 @@ def parse_arguments():
     parser.add_argument("--steps", type=int, default=8, help="timed steps a round and contender")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
                         help="as in lace train")
     gpu = parser.add_argument_group("with --device cuda")
     gpu.add_argument("--fa3", help="FlashAttention-3 as a library of PyTorch operations")
-    gpu.add_argument("--pattern", action="append", default=[],
+    gpu.add_argument("--pattern", action="extend", nargs="+", default=[],
                      help="rows of lace and FlexAttention with this pattern in every layer too")
     gpu.add_argument("--contenders", default="lace,dense,flex,none")
     return parser.parse_args()

@@ -8,7 +8,9 @@
 #include "lace/generate.h"
 
 #include "model/small_model.h"
+#include "ops/device_profile.h"
 #include "train/small_recipe.h"
+#include "train/step_parts.h"
 
 namespace lace {
 namespace {
@@ -52,6 +54,24 @@ TEST_F(CudaTraining, LossAndGradientsAgreeWithTheCpu) {
                 4e-2 * want[i].norm().item<double>() + 1e-4)
           << cpu.parameters()[i].name;
     }
+  }
+}
+
+TEST_F(CudaTraining, ProfilesShowAllPartsOfAStep) {
+  using train::StepPart;
+  for (const bool graphs : {false, true}) {
+    Recipe recipe = gpu_recipe();
+    recipe.train.graphs = graphs;
+    Trainer trainer(recipe, small_data(), at::kCUDA);
+    for (int step = 0; step < 3; ++step) trainer.take_step();
+    const train::StepTimes times =
+        train::step_times(ops::profile_device([&] { trainer.take_step(); }));
+    for (const StepPart part :
+         {StepPart::kProducts, StepPart::kAttentionForward, StepPart::kAttentionBackward,
+          StepPart::kElementwise, StepPart::kOptimizer}) {
+      EXPECT_GT(times.of(part), 0) << name(part) << (graphs ? ", in a graph" : "");
+    }
+    EXPECT_LE(times.busy_ms, times.extent_ms);
   }
 }
 
