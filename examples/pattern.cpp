@@ -25,7 +25,7 @@ int main() {
       std::cout << (head == 0 ? "   " : "\n");
     }
   }
-  const auto [layers, exact] = lace::reach({pattern}, heads, seq_len);
+  const int64_t layers = lace::reach({pattern}, heads, seq_len).layers;
   std::cout << "\nAfter " << layers << " layers every query has heard from all before it.\n";
 
   const at::Tensor x = at::randn({1, heads, seq_len, 16});

@@ -2,14 +2,11 @@
 
 #include <charconv>
 #include <cmath>
-#include <cstdlib>
-
-#include <pwd.h>
-#include <unistd.h>
 
 #include "lace/error.h"
 
 #include "core/edit_distance.h"
+#include "core/home.h"
 
 namespace lace::cli {
 
@@ -93,20 +90,6 @@ CLI::Validator path() {
         return std::string(text.empty() ? "takes a path, got ''" : "");
       },
       "");
-}
-
-std::string expand_home(const std::string& path) {
-  if (path != "~" && path.rfind("~/", 0) != 0) return path;
-  const char* home = std::getenv("HOME");
-  if (home == nullptr || *home == '\0') {
-    const passwd* user = ::getpwuid(::getuid());
-    home = user == nullptr ? nullptr : user->pw_dir;
-  }
-  return home == nullptr ? path : home + path.substr(1);
-}
-
-void expand_home(std::vector<std::string>& paths) {
-  for (std::string& path : paths) path = expand_home(path);
 }
 
 std::string unknown_argument(const CLI::App& command) {

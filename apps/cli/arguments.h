@@ -19,11 +19,6 @@ CLI::Validator number(double lowest, double highest = std::numeric_limits<double
 // A path, "~" expanded; not "".
 CLI::Validator path();
 
-// "~" and "~/…" as a shell expands them: $HOME, or without it the home of the user's entry. Other
-// texts stay as they are.
-std::string expand_home(const std::string& path);
-void expand_home(std::vector<std::string>& paths);
-
 // What is wrong with arguments that no option of the given command takes: the unknown option or
 // subcommand, and the nearest known one if it is near. "" if all were taken.
 std::string unknown_argument(const CLI::App& command);

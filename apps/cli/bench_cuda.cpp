@@ -395,6 +395,16 @@ void print(const Json& report) {
   }
 }
 
+// Throws lace::Error with what lace's own calls failed of. A peer may have no kernel for a row.
+void check_rows(const Json& report) {
+  std::string failed;
+  for (const Json& row : report["rows"]) {
+    if (!row["error"].is_string()) continue;
+    failed += concat("\n  ", row["name"].get<std::string>(), ": ", row["error"].get<std::string>());
+  }
+  LACE_CHECK(failed.empty(), "[bench] every row must run, got errors of", failed);
+}
+
 }  // namespace
 
 void bench_attention_cuda(const CudaBenchOptions& options) {
@@ -430,17 +440,12 @@ void bench_attention_cuda(const CudaBenchOptions& options) {
       c10::cuda::CUDACachingAllocator::emptyCache();
     }
   }
-  for (const Json& row : report["rows"]) {
-    if (row["error"].is_string()) {
-      std::cerr << row["name"].get<std::string>() << ": " << row["error"].get<std::string>()
-                << "\n";
-    }
-  }
   if (options.json) {
     print_json(report);
   } else {
     print(report);
   }
+  check_rows(report);
 }
 
 }  // namespace lace::cli

@@ -20,7 +20,8 @@ struct CudaBenchOptions {
 // kernel runs a sparse head on a view that makes it dense without a copy, where there is one:
 //   strided(l)  dense on [batch, n / l, l · heads, head_dim]
 //   block(l)    dense on [batch · n / l, l, heads, head_dim]
-// Tensors are stored [batch, n, heads, head_dim]. Throws lace::Error in a build without CUDA.
+// Tensors are stored [batch, n, heads, head_dim]. Throws lace::Error in a build without CUDA,
+// and once all is printed if lace failed on a row.
 void bench_attention_cuda(const CudaBenchOptions& options);
 
 }  // namespace lace::cli

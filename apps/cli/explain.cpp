@@ -139,9 +139,11 @@ Json to_json(const Explanation& all, int64_t layers) {
   json["layers_to_full_reach"] = reach < 0 ? Json() : Json(reach);
   if (layers > 0) {
     json["layers"] = layers;
-    json["full_reach"] = 0 <= reach && reach <= layers;
+    const bool enough = 0 <= reach && reach <= layers;
+    json["full_reach"] = enough && all.reach.at_least ? Json() : Json(enough);
   }
   json["exact"] = all.reach.exact;
+  json["at_least"] = all.reach.at_least;
   add_plan_json(all, true, json["transposed"]);
   return json;
 }
@@ -225,6 +227,7 @@ std::string reach_text(const Reach& reach, int64_t layers) {
   const std::string how = reach.exact ? "" : " (from sampled queries)";
   if (reach.layers < 0) return "never: some positions stay out of sight" + how;
   return concat("after ", format_count(reach.layers), reach.layers == 1 ? " layer" : " layers",
+                reach.at_least ? " or more" : "",
                 layers == 0              ? ""
                 : reach.layers <= layers ? concat(", of ", format_count(layers))
                                          : concat(", but there are ", format_count(layers)),

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <iomanip>
 #include <iostream>
@@ -24,6 +25,7 @@
 
 #include "arguments.h"
 #include "commands.h"
+#include "core/home.h"
 #include "notes.h"
 #include "output.h"
 #include "terminal.h"
@@ -171,7 +173,7 @@ std::unique_ptr<Group> join(const Environment& environment, at::Device device) {
 
 void train(const Options& options) {
   Recipe recipe = load_recipe(options.recipe, options.overrides);
-  expand_home(recipe.data.paths);
+  for (std::string& path : recipe.data.paths) path = expand_home(path);
   const Environment environment = find_environment();
   const at::Device device = find_rank_device(options.device, environment);
   const bool first = environment.rank == 0;  // which alone tells of the run

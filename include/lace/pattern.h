@@ -168,10 +168,12 @@ Pattern heads(const std::vector<HeadCount>& entries);
 
 // After how many layers every earlier position (bidirectional: every position) can influence every
 // query, for a stack that cycles through `layers`: exact up to k_len 16,384, beyond it from sampled
-// queries.
+// queries, in a time that grows with k_len whatever the patterns.
 struct Reach {
   int64_t layers = -1;  // -1: never
   bool exact = true;
+  bool at_least =
+      false;  // a query's search was cut, as it took too long: it needs `layers` or more
 };
 Reach reach(const std::vector<Pattern>& layers, int64_t heads, int64_t seq_len);
 

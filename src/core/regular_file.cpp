@@ -43,6 +43,20 @@ std::optional<FileIdentity> identity_of(const std::string& path) {
   return identity_from(status);
 }
 
+int64_t read_at(int descriptor, int64_t offset, void* to, int64_t count) {
+  auto* bytes = static_cast<char*>(to);
+  int64_t done = 0;
+  while (done < count) {
+    const ssize_t got =
+        ::pread(descriptor, bytes + done, static_cast<size_t>(count - done), offset + done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return -1;
+    if (got == 0) break;
+    done += got;
+  }
+  return done;
+}
+
 RegularFile::RegularFile(const std::string& path, std::string room)
     : shown_(printable(path)), room_(std::move(room)) {
   struct stat status {};
@@ -64,18 +78,11 @@ RegularFile::RegularFile(const std::string& path, std::string room)
 RegularFile::~RegularFile() { ::close(fd_); }
 
 void RegularFile::read(int64_t offset, void* to, int64_t count) const {
-  auto* bytes = static_cast<char*>(to);
-  while (count > 0) {
-    const ssize_t got = ::pread(fd_, bytes, static_cast<size_t>(count), offset);
-    if (got < 0 && errno == EINTR) continue;
-    LACE_CHECK(got >= 0, "[", room_, "] file must be readable, got ", shown_, ": ",
-               std::strerror(errno));
-    LACE_CHECK(got > 0, "[", room_, "] file must have at least ", offset + count, " bytes, got ",
-               offset, ": ", shown_);
-    bytes += got;
-    offset += got;
-    count -= got;
-  }
+  const int64_t got = read_at(fd_, offset, to, count);
+  LACE_CHECK(got >= 0, "[", room_, "] file must be readable, got ", shown_, ": ",
+             std::strerror(errno));
+  LACE_CHECK(got == count, "[", room_, "] file must have at least ", offset + count, " bytes, got ",
+             offset + got, ": ", shown_);
 }
 
 }  // namespace lace

@@ -9,6 +9,8 @@
 
 #include <sys/stat.h>
 
+#include "core/regular_file.h"
+
 namespace lace {
 
 OpenFile::OpenFile(int descriptor) : descriptor_(descriptor) {
@@ -21,19 +23,14 @@ OpenFile::OpenFile(int descriptor) : descriptor_(descriptor) {
 OpenFile::~OpenFile() { ::close(descriptor_); }
 
 void OpenFile::read(const FoundFile& file, int64_t offset, std::span<uint8_t> out) const {
-  while (!out.empty()) {
-    const ssize_t got = ::pread(descriptor_, out.data(), out.size(), offset);
-    if (got < 0 && errno == EINTR) continue;
-    LACE_CHECK(got >= 0, "[data] cannot read ", path_text(file.path), ": ", std::strerror(errno));
-    if (got == 0) {
-      struct stat info {};
-      ::fstat(descriptor_, &info);
-      throw Error(concat("[data] ", path_text(file.path), " had ", file.bytes,
-                         " bytes when it was found and has ", info.st_size, " now"));
-    }
-    out = out.subspan(static_cast<size_t>(got));
-    offset += got;
-  }
+  const auto wanted = static_cast<int64_t>(out.size());
+  const int64_t got = read_at(descriptor_, offset, out.data(), wanted);
+  LACE_CHECK(got >= 0, "[data] cannot read ", path_text(file.path), ": ", std::strerror(errno));
+  if (got == wanted) return;
+  struct stat info {};
+  ::fstat(descriptor_, &info);
+  throw Error(concat("[data] ", path_text(file.path), " had ", file.bytes,
+                     " bytes when it was found and has ", info.st_size, " now"));
 }
 
 std::shared_ptr<const OpenFile> OpenFiles::get(const FoundFile& file) {

@@ -112,7 +112,8 @@ NormGrads block_grad(const BlockCall& call, const at::Tensor& x, BlockActivation
   const at::Tensor dqkv =
       attend_grad(call, a.qkv, a.attention, linear_grad_input(grads.branch, w[kProjWeight]));
   a.attention = {};
-  linear_grad_weight_bias(dqkv, a.norm1.y, into[kQkvWeight], into[kQkvBias]);
+  linear_grad_weight(dqkv, a.norm1.y, into[kQkvWeight]);
+  column_sum(dqkv, into[kQkvBias]);
   dy = linear_grad_input(dqkv, w[kQkvWeight]);
   return layer_norm_grad(dy, x, a.norm1, w[kNorm1Weight], grads.x, below, into[kNorm1Weight],
                          into[kNorm1Bias]);

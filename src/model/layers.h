@@ -78,10 +78,6 @@ at::Tensor linear_forward(const at::Tensor& x, const at::Tensor& weight, const a
 at::Tensor linear_grad_input(const at::Tensor& dy, const at::Tensor& weight);
 // dyᵀ x, with sums in wide
 void linear_grad_weight(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad);
-// The same and dy's sums over the rows
-void linear_grad_weight_bias(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad,
-                             const Into& bias_grad);
-
 // The sums of x over its rows.
 void column_sum(const at::Tensor& x, const Into& sum);
 

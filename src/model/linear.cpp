@@ -153,35 +153,14 @@ at::Tensor linear_grad_input(const at::Tensor& dy, const at::Tensor& weight) {
   return dx;
 }
 
-namespace {
-
-// On a GPU; false if the sums of dy are wanted and do not come with the product.
-bool gpu_grad_weight(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad,
-                     float* bias_sum) {
-  return gpu().grad_weight(
-      gpu_context(dy), {shape_of(x, dy), dy.const_data_ptr(), x.const_data_ptr(),
-                        weight_grad.tensor.mutable_data_ptr<float>(), weight_grad.add, bias_sum});
-}
-
-}  // namespace
-
-void linear_grad_weight_bias(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad,
-                             const Into& bias_grad) {
-  if (dy.is_cuda() && is_16_bit(dy) && !bias_grad.add &&
-      gpu_grad_weight(dy, x, weight_grad, bias_grad.tensor.mutable_data_ptr<float>())) {
-    return;
-  }
-  linear_grad_weight(dy, x, weight_grad);
-  column_sum(dy, bias_grad);
-}
-
 // Tasks are blocks of rows of the result and, where these are few, parts of the sum over the rows
 // of dy and x.
 void linear_grad_weight(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad) {
   at::Tensor into = weight_grad.tensor;
   if (dy.is_cuda()) {
     if (is_16_bit(dy)) {
-      gpu_grad_weight(dy, x, weight_grad, nullptr);
+      gpu().grad_weight(gpu_context(dy), {shape_of(x, dy), dy.const_data_ptr(), x.const_data_ptr(),
+                                          into.mutable_data_ptr<float>(), weight_grad.add});
     } else {
       weight_grad.add ? into.addmm_(dy.t(), x) : at::mm_out(into, dy.t(), x);
     }

@@ -2,12 +2,15 @@
 
 #include <ATen/ATen.h>
 
+#include "ops/torch_context.h"
+
 namespace lace::model {
 
 Pass::Pass(std::shared_ptr<const SparseTransformer::Impl> impl, const at::Tensor& tokens,
            const at::Tensor& keys, bool keep)
     : model_(std::move(impl)), tokens_(tokens), keys_(keys) {
   const SparseTransformer::Impl& model = *model_;
+  const ops::DeterministicScope scope(model.config.deterministic);
   const ModelConfig& config = model.config;
   at::Tensor x = embed(tokens, model.indices(tokens.size(1)), model.embedding_tables());
   Norm norm = block_norm(call(0), x);
@@ -38,6 +41,7 @@ BlockCall Pass::call(int64_t layer) const {
 }
 
 at::Tensor Pass::nats() {
+  const ops::DeterministicScope scope(model_->config.deterministic);
   const at::Tensor weight = model_->arena.copy(model_->output_weight());
   logits_ = linear_forward(final_norm_.y, weight, {});
   const CrossEntropy result = cross_entropy(logits_, tokens_.view(-1));
@@ -46,6 +50,7 @@ at::Tensor Pass::nats() {
 }
 
 void Pass::nats_backward(double scale, const at::Tensor& factor, const Gradients& gradients) {
+  const ops::DeterministicScope scope(model_->config.deterministic);
   const size_t weight = model_->output_weight();
   const at::Tensor dlogits =
       cross_entropy_grad(std::exchange(logits_, {}), tokens_.view(-1), lse_, scale, factor);
@@ -54,6 +59,7 @@ void Pass::nats_backward(double scale, const at::Tensor& factor, const Gradients
 }
 
 void Pass::backward(const at::Tensor& dy, const Gradients& gradients) {
+  const ops::DeterministicScope scope(model_->config.deterministic);
   const ModelConfig& config = model_->config;
   const auto branch_of = [&](int64_t layer) {
     return Branch{ff_dropout(layer), gradients.into(model_->block_parameter(layer, kFf2Bias))};

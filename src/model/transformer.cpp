@@ -183,6 +183,12 @@ at::Tensor keys_on_device(const SparseTransformer::Impl& impl, const PassMode& m
   return keys.defined() ? keys.to(impl.device()) : keys;
 }
 
+// A GPU's table has 16-bit logits only.
+at::Tensor wide_nats(const at::Tensor& logits, const at::Tensor& targets) {
+  if (logits.is_cpu()) return model::cross_entropy(logits, targets).nats;
+  return at::cross_entropy_loss(logits, targets, {}, at::Reduction::None);
+}
+
 void check_not_empty(const at::Tensor& tokens) {
   LACE_CHECK(tokens.numel() > 0, "[model] tokens must hold at least one symbol, got none");
 }
@@ -215,7 +221,7 @@ at::Tensor SparseTransformer::nats(const at::Tensor& tokens) const {
   const at::Tensor checked = impl_->check_tokens(tokens);
   check_not_empty(checked);
   const at::Tensor logits = impl_->logits(model::Pass(impl_, checked, {}, false).hidden());
-  return model::cross_entropy(logits, checked.view(-1)).nats.view(checked.sizes());
+  return wide_nats(logits, checked.view(-1)).view(checked.sizes());
 }
 
 }  // namespace lace

@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <utility>
 
 #include <omp.h>
 
@@ -59,6 +60,7 @@ const WorkPool& pool_of(int threads) {
 }
 
 thread_local const WorkPool* scope_pool = nullptr;
+thread_local bool scope_deterministic = false;
 
 }  // namespace
 
@@ -80,6 +82,11 @@ OwnThreads::~OwnThreads() {
   scope_pool = nullptr;
 }
 
+DeterministicScope::DeterministicScope(bool on)
+    : before_(std::exchange(scope_deterministic, scope_deterministic || on)) {}
+
+DeterministicScope::~DeterministicScope() { scope_deterministic = before_; }
+
 const Executor& current_executor() {
   if (scope_pool != nullptr) return *scope_pool;
   return torch_executor();
@@ -89,7 +96,8 @@ Context make_torch_context(c10::Device device, bool deterministic) {
   Context context;
   context.executor = &current_executor();
   // As torch.use_deterministic_algorithms asks, warn_only or not: there is a deterministic way.
-  context.deterministic = deterministic || at::globalContext().deterministicAlgorithms();
+  context.deterministic =
+      deterministic || scope_deterministic || at::globalContext().deterministicAlgorithms();
   context.stream = current_stream(device);
   c10::Allocator* allocator = c10::GetAllocator(device.type());
   context.allocate = [allocator](size_t bytes) {

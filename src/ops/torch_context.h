@@ -27,10 +27,23 @@ class OwnThreads {
   int torch_threads_ = 0, mkl_threads_ = 0;  // what libtorch goes back to
 };
 
+// While one lives with `on`, contexts that its thread makes are deterministic.
+class DeterministicScope {
+ public:
+  explicit DeterministicScope(bool on);
+  ~DeterministicScope();
+  DeterministicScope(const DeterministicScope&) = delete;
+  DeterministicScope& operator=(const DeterministicScope&) = delete;
+
+ private:
+  bool before_;
+};
+
 // The pool of the OwnThreads scope that this thread is in, else torch_executor().
 const Executor& current_executor();
 
-// A Context on current_executor() and on libtorch's current stream of `device`, which must be the
+// A Context, deterministic if asked for here, by a DeterministicScope or of libtorch, on
+// current_executor() and on libtorch's current stream of `device`, which must be the
 // current device, whose workspace comes from libtorch's allocator of that device.
 Context make_torch_context(c10::Device device, bool deterministic);
 

@@ -8,6 +8,7 @@
 
 #include "lace/error.h"
 
+#include "core/home.h"
 #include "core/regular_file.h"
 #include "core/safe_text.h"
 #include "core/safetensors.h"
@@ -122,11 +123,12 @@ class MaskCache {
 
 }  // namespace
 
-std::shared_ptr<const BlockMask> read_mask(const std::string& file) {
+std::shared_ptr<const BlockMask> read_mask(const std::string& name) {
   static MaskCache cache;
-  LACE_CHECK(!file.empty(), "[mask] file must have a name, got none");
-  LACE_CHECK(file.find('\0') == std::string::npos,
-             "[mask] file must have a name without zero bytes, got ", printable(file));
+  LACE_CHECK(!name.empty(), "[mask] file must have a name, got none");
+  LACE_CHECK(name.find('\0') == std::string::npos,
+             "[mask] file must have a name without zero bytes, got ", printable(name));
+  const std::string file = expand_home(name);
   const auto identity = identity_of(file);
   if (identity) {
     if (auto known = cache.find(file, *identity)) return known;

@@ -35,6 +35,30 @@ std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t key) {
   return counter;
 }
 
+// Floyd's sampling without replacement: for m candidates and r draws, draw k picks x uniform in
+// [0, m − r + k] and takes it, or m − r + k where x is taken already.
+void draw_blocks(int64_t count, uint64_t seed, int64_t head, int64_t query_block, int64_t blocks,
+                 bool causal, std::vector<int64_t>& drawn) {
+  const int64_t candidates = causal ? query_block + 1 : blocks;
+  const int64_t draws = std::min(count, candidates);
+  drawn.clear();
+  if (draws == candidates) {  // all are taken, in whatever order
+    drawn.resize(static_cast<size_t>(draws));
+    std::iota(drawn.begin(), drawn.end(), 0);
+    return;
+  }
+  for (int64_t k = 0; k < draws; ++k) {
+    const int64_t top = candidates - draws + k;
+    const int64_t x = draw_below(seed, head, query_block, k, top + 1);
+    const auto place = std::lower_bound(drawn.begin(), drawn.end(), x);
+    if (place != drawn.end() && *place == x) {
+      drawn.push_back(top);  // larger than all before it
+    } else {
+      drawn.insert(place, x);
+    }
+  }
+}
+
 bool random_attends(const Atom& atom, int64_t head, bool causal, int64_t k_len, int64_t query,
                     int64_t key) {
   const auto [count, block, seed] = atom.args;
@@ -55,33 +79,14 @@ bool random_attends(const Atom& atom, int64_t head, bool causal, int64_t k_len, 
 
 namespace lace {
 
-// Floyd's sampling without replacement: for m candidates and r draws, draw k picks x uniform in
-// [0, m − r + k] and takes it, or m − r + k where x is taken already.
 std::vector<int64_t> random_blocks(int64_t count, uint64_t seed, int64_t head, int64_t query_block,
                                    int64_t blocks, bool causal) {
   LACE_CHECK(count >= 0, "[random_blocks] count must be at least 0, got ", count);
   LACE_CHECK(0 <= query_block && query_block < blocks,
              "[random_blocks] query_block must be in [0, ", blocks, "), got ", query_block);
-  const int64_t candidates = causal ? query_block + 1 : blocks;
-  const int64_t draws = std::min(count, candidates);
-  std::vector<int64_t> taken;
-  if (draws == candidates) {  // all are taken, in whatever order
-    taken.resize(static_cast<size_t>(draws));
-    std::iota(taken.begin(), taken.end(), 0);
-    return taken;
-  }
-  taken.reserve(static_cast<size_t>(draws));
-  for (int64_t k = 0; k < draws; ++k) {
-    const int64_t top = candidates - draws + k;
-    const int64_t x = pattern::draw_below(seed, head, query_block, k, top + 1);
-    const auto place = std::lower_bound(taken.begin(), taken.end(), x);
-    if (place != taken.end() && *place == x) {
-      taken.push_back(top);  // larger than all before it
-    } else {
-      taken.insert(place, x);
-    }
-  }
-  return taken;
+  std::vector<int64_t> drawn;
+  pattern::draw_blocks(count, seed, head, query_block, blocks, causal, drawn);
+  return drawn;
 }
 
 }  // namespace lace

@@ -3,6 +3,7 @@
 
 #include "lace/error.h"
 
+#include "pattern/random.h"
 #include "plan/terms.h"
 
 namespace lace::plan {
@@ -139,35 +140,35 @@ class Builder {
     for (const auto& [known, list] : lists_) {
       if (known == atom) return list;
     }
-    const bool drawn = atom.kind == AtomKind::kRandom;
-    const int64_t size = drawn ? atom.args[1] : atom.mask->block_size;
+    const bool random = atom.kind == AtomKind::kRandom;
+    const int64_t size = random ? atom.args[1] : atom.mask->block_size;
     const int64_t inside = (pattern_.k_len() + size - 1) / size;
-    const int64_t blocks = drawn ? inside : std::min(inside, atom.mask->blocks);
+    const int64_t blocks = random ? inside : std::min(inside, atom.mask->blocks);
     const int64_t first = (pattern_.k_len() - pattern_.q_len()) / size;
     constexpr int64_t kMostListed = int64_t{1} << 26;
-    LACE_CHECK(!drawn || atom.args[0] <= kMostListed / (blocks - first),
+    LACE_CHECK(!random || atom.args[0] <= kMostListed / (blocks - first),
                "[random] blocks drawn for all blocks of queries must be at most ", kMostListed,
                ", got ", atom.args[0], " for each of ", blocks - first);
-    std::vector<std::vector<int64_t>> rows(static_cast<size_t>(blocks));
-    for (int64_t query = first; query < blocks; ++query) {
-      for (const int64_t key : seen_blocks(atom, query, blocks)) {
-        rows[static_cast<size_t>(transposed_ ? key : query)].push_back(transposed_ ? query : key);
-      }
-    }
-    lists_.emplace_back(atom, std::make_shared<BlockList>(size, rows));
+    BlockList::Draw draw = random ? random_draw(atom, blocks) : mask_draw(atom, blocks);
+    lists_.emplace_back(
+        atom, std::make_shared<BlockList>(size, first, blocks, std::move(draw), transposed_));
     return lists_.back().second;
   }
 
-  std::vector<int64_t> seen_blocks(const Atom& atom, int64_t query, int64_t blocks) const {
-    if (atom.kind == AtomKind::kRandom) {
-      return random_blocks(atom.args[0], static_cast<uint64_t>(atom.args[2]), head_, query, blocks,
-                           pattern_.causal());
-    }
-    std::vector<int64_t> seen;
-    for (int64_t key = 0; key < blocks; ++key) {
-      if (atom.mask->at(head_, query, key)) seen.push_back(key);
-    }
-    return seen;
+  BlockList::Draw random_draw(const Atom& atom, int64_t blocks) const {
+    const auto [count, block, seed] = atom.args;
+    return [=, head = head_, causal = pattern_.causal()](int64_t query, std::vector<int64_t>& row) {
+      pattern::draw_blocks(count, static_cast<uint64_t>(seed), head, query, blocks, causal, row);
+    };
+  }
+
+  BlockList::Draw mask_draw(const Atom& atom, int64_t blocks) const {
+    return [mask = atom.mask, head = head_, blocks](int64_t query, std::vector<int64_t>& row) {
+      row.clear();
+      for (int64_t key = 0; key < blocks; ++key) {
+        if (mask->at(head, query, key)) row.push_back(key);
+      }
+    };
   }
 
   std::vector<Term> products(const std::vector<Term>& left, const std::vector<Term>& right) const {

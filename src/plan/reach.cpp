@@ -17,7 +17,8 @@ namespace {
 
 constexpr int64_t kExactLength = 16384;
 constexpr int64_t kSampledQueries = 8;
-constexpr int64_t kMostAsked = 20'000'000;  // after which no query is begun
+// How much the searches may ask (ReachSearch::asked), for a second on a core of 2025.
+constexpr int64_t kAskedPerPosition = 64, kLeastAsked = int64_t{1} << 24;
 constexpr uint64_t kSampleSeed = 0x5ac3;
 
 // Bit (i, j): position j can influence position i. Every position influences itself, through the
@@ -176,7 +177,7 @@ Reach exact_reach(const std::vector<BoundPattern>& layers) {
   for (const BoundPattern& layer : layers) single.push_back(layer_relation(layer));
   Relation once = single[0];
   for (int64_t layer = 0;; ++layer) {
-    if (is_full(once, causal)) return {layer + 1, true};
+    if (is_full(once, causal)) return {layer + 1, true, false};
     if (layer + 1 == cycle) break;
     once = Composer(single[static_cast<size_t>(layer + 1)], once, causal).run();
   }
@@ -184,7 +185,7 @@ Reach exact_reach(const std::vector<BoundPattern>& layers) {
   squares.push_back(std::move(once));
   for (;;) {
     Relation next = Composer(squares.back(), squares.back(), causal).run();
-    if (next == squares.back()) return {-1, true};
+    if (next == squares.back()) return {-1, true, false};
     if (is_full(next, causal)) break;
     squares.push_back(std::move(next));
   }
@@ -200,22 +201,29 @@ Reach exact_reach(const std::vector<BoundPattern>& layers) {
   }
   for (int64_t layer = 0;; ++layer) {
     most = Composer(single[static_cast<size_t>(layer % cycle)], most, causal).run();
-    if (is_full(most, causal)) return {cycles * cycle + layer + 1, true};
+    if (is_full(most, causal)) return {cycles * cycle + layer + 1, true, false};
   }
 }
 
-// Of the last query, and of others drawn from all positions, fewer where each takes long. −1 is
-// exact: one query that never sees everything is enough.
-int64_t sampled_reach(const std::vector<BoundPattern>& layers) {
+// Of the last query, and of others drawn from all positions, fewer where each takes long: none is
+// begun that would likely be past `most_asked`, which also cuts the first. −1 is exact: one query
+// that never sees everything is enough.
+Reach sampled_reach(const std::vector<BoundPattern>& layers, int64_t most_asked) {
   const int64_t size = layers[0].k_len();
   ReachSearch search(layers);
-  int64_t most = 0;
-  for (int64_t sample = 0; sample < kSampledQueries && search.asked() < kMostAsked; ++sample) {
+  Reach most{0, false, false};
+  int64_t longest = 0;
+  for (int64_t sample = 0; sample < kSampledQueries; ++sample) {
+    const int64_t before = search.asked();
+    if (before + longest > most_asked) break;
     const auto draw = pattern::philox({static_cast<uint32_t>(sample), 0, 0, 0}, kSampleSeed);
     const int64_t query = sample == 0 ? size - 1 : static_cast<int64_t>(draw[0]) % size;
-    const int64_t depth = search.layers_of(query);
-    if (depth < 0) return -1;
-    most = std::max(most, depth);
+    const auto [depth, cut] =
+        search.layers_of(query, (most_asked - before) / static_cast<int64_t>(layers.size()));
+    if (depth < 0) return {-1, false, false};
+    most.layers = std::max(most.layers, depth);
+    most.at_least = most.at_least || cut;
+    longest = std::max(longest, search.asked() - before);
   }
   return most;
 }
@@ -232,9 +240,10 @@ Reach reach(const std::vector<Pattern>& layers, int64_t heads, int64_t seq_len) 
                "[reach] layers must be all causal or all bidirectional, got ",
                printable(layers[0].to_string()), " and ", printable(layer.to_string()));
   }
-  const int64_t sampled = plan::sampled_reach(bound);
-  const bool exact = seq_len <= plan::kExactLength;
-  return exact && sampled >= 0 ? plan::exact_reach(bound) : Reach{sampled, exact};
+  const int64_t most_asked = std::max(plan::kLeastAsked, plan::kAskedPerPosition * seq_len);
+  const Reach sampled = plan::sampled_reach(bound, most_asked);
+  if (seq_len > plan::kExactLength) return sampled;
+  return sampled.layers < 0 ? Reach{-1, true, false} : plan::exact_reach(bound);
 }
 
 }  // namespace lace

@@ -6,8 +6,17 @@
 
 namespace lace::plan {
 namespace {
-constexpr size_t kMaxSearchedTerms = 1024;
+constexpr size_t kMaxSearchedTerms = 256;
+constexpr int64_t kGeneralCost = 8;  // of asking a pattern about a pair
+
+int64_t cost_of(const Term& term) {
+  return static_cast<int64_t>(1 + term.block_bands.size() + term.owner_columns.size() +
+                              (term.modulus > 1 ? 1 : 0) + (term.owner_ranges ? 1 : 0));
 }
+
+// Of drawing a row of blocks, which are sorted one by one.
+int64_t draw_cost(size_t blocks) { return static_cast<int64_t>(2 * blocks + blocks * blocks / 16); }
+}  // namespace
 
 BitTree::BitTree(int64_t size) {
   do {
@@ -16,10 +25,15 @@ BitTree::BitTree(int64_t size) {
   } while (size > 1);
 }
 
-void BitTree::insert(int64_t number) {
+void BitTree::insert(int64_t begin, int64_t end) {
   for (auto& level : levels_) {
-    level[static_cast<size_t>(number / 64)] |= uint64_t{1} << (number % 64);
-    number /= 64;
+    for (int64_t bit = begin; bit < end;) {
+      const int64_t shift = bit % 64, count = std::min(64 - shift, end - bit);
+      level[static_cast<size_t>(bit / 64)] |= (~uint64_t{0} >> (64 - count)) << shift;
+      bit += count;
+    }
+    begin /= 64;
+    end = (end + 63) / 64;
   }
 }
 
@@ -32,20 +46,22 @@ void BitTree::erase(int64_t number) {
   }
 }
 
-int64_t BitTree::next(int64_t from) const {
-  for (size_t l = 0; l < levels_.size(); ++l) {
+int64_t BitTree::next(int64_t from, int64_t end) const {
+  const int64_t last = end;
+  for (size_t l = 0; l < levels_.size() && from < end; ++l) {
     const auto w = static_cast<size_t>(from / 64);
     if (w >= levels_[l].size()) return -1;
     const uint64_t bits = levels_[l][w] & (~uint64_t{0} << (from % 64));
     if (bits == 0) {
       from = from / 64 + 1;
+      end = end / 64 + (end % 64 != 0);
       continue;
     }
     int64_t number = from / 64 * 64 + std::countr_zero(bits);
-    while (l-- > 0) {
-      number = number * 64 + std::countr_zero(levels_[l][static_cast<size_t>(number)]);
+    for (; l > 0; --l) {
+      number = number * 64 + std::countr_zero(levels_[l - 1][static_cast<size_t>(number)]);
     }
-    return number;
+    return number < last ? number : -1;
   }
   return -1;
 }
@@ -55,6 +71,7 @@ ReachSearch::ReachSearch(const std::vector<BoundPattern>& layers)
       causal_(layers[0].causal()),
       terms_(layers.size()),
       asked_of_(layers.size()),
+      left_(layers[0].k_len()),
       pending_(layers.size()) {
   for (size_t layer = 0; layer < layers.size(); ++layer) {
     std::vector<Term>& terms = terms_[layer];
@@ -70,67 +87,105 @@ ReachSearch::ReachSearch(const std::vector<BoundPattern>& layers)
 }
 
 void ReachSearch::add(const Term& term, size_t layer) {
+  if (term.modulus == 1 && term.other_columns.empty() && !term.other_ranges) {
+    asked_of_[layer].push_back({&term, kPlain, cost_of(term), {}, {}});
+    return;
+  }
   const auto same = std::ranges::find_if(unseen_, [&term](const Unseen& unseen) {
     return unseen.term->modulus == term.modulus &&
            unseen.term->other_columns == term.other_columns &&
            unseen.term->other_ranges == term.other_ranges;
   });
-  asked_of_[layer].push_back({&term, static_cast<size_t>(same - unseen_.begin()), {}, {}});
+  asked_of_[layer].push_back(
+      {&term, static_cast<size_t>(same - unseen_.begin()), cost_of(term), {}, {}});
   if (same != unseen_.end()) return;
   const int64_t classes = term.modulus, places = (size_ + classes - 1) / classes;
   const BitTree none(classes * places);
-  Unseen unseen{&term, classes, places, none, none};
-  for (const Range& range : term.other_ranges.value_or(Ranges{{0, size_}})) {
-    for (int64_t position = range.begin; position < range.end; ++position) {
-      const auto has = [position](const Columns& columns) { return columns.has(position); };
-      if (std::ranges::all_of(term.other_columns, has)) unseen.all.insert(unseen.place(position));
+  unseen_.push_back({&term, classes, places, none, none});
+  insert_allowed(unseen_.back());
+}
+
+void ReachSearch::insert_allowed(Unseen& unseen) const {
+  const Term& term = *unseen.term;
+  const Ranges ranges = term.other_ranges.value_or(Ranges{{0, size_}});
+  if (term.other_columns.empty() && !term.other_ranges) {
+    for (int64_t residue = 0; residue < std::min(unseen.classes, size_); ++residue) {
+      const int64_t first = unseen.place(residue);
+      unseen.all.insert(first, first + ceil_div(size_ - residue, unseen.classes));
+    }
+    return;
+  }
+  const Columns columns =
+      term.other_columns.empty() ? Columns{size_, 0, size_} : term.other_columns.front();
+  const auto has = [](int64_t position) {
+    return [position](const Columns& other) { return other.has(position); };
+  };
+  for (const Range& range : ranges) {
+    for (int64_t block = range.begin / columns.period * columns.period; block < range.end;
+         block += columns.period) {
+      const int64_t end = std::min(block + columns.end, range.end);
+      for (int64_t p = std::max(block + columns.begin, range.begin); p < end; ++p) {
+        if (std::ranges::all_of(term.other_columns, has(p))) unseen.all.insert(unseen.place(p));
+      }
     }
   }
-  unseen_.push_back(std::move(unseen));
 }
 
 // Tries every layer of the cycle on top: the fewest layers decide.
-int64_t ReachSearch::layers_of(int64_t query) {
-  int64_t fewest = -1;
+ReachSearch::Found ReachSearch::layers_of(int64_t query, int64_t most_asked) {
+  Found fewest;
   for (int64_t top = 0; top < static_cast<int64_t>(terms_.size()); ++top) {
-    const int64_t layers = layers_below(top, query, fewest);
-    if (layers >= 0 && (fewest < 0 || layers < fewest)) fewest = layers;
+    const Found found = layers_below(top, query, fewest.layers, most_asked);
+    if (found.layers >= 0 && (fewest.layers < 0 || found.layers < fewest.layers)) fewest = found;
   }
   return fewest;
 }
 
 // -1 also if it would take `fewest` layers or more.
-int64_t ReachSearch::layers_below(int64_t top, int64_t query, int64_t fewest) {
+ReachSearch::Found ReachSearch::layers_below(int64_t top, int64_t query, int64_t fewest,
+                                             int64_t most_asked) {
   const auto cycle = static_cast<int64_t>(terms_.size());
+  const int64_t asked_before = asked_;
   for (Unseen& unseen : unseen_) unseen.left = unseen.all;
   for (auto& pending : pending_) pending.clear();
   missing_ = causal_ ? query + 1 : size_;
+  lowest_ = 0;
+  left_.insert(0, missing_);
   found_.clear();
   see(query);
   for (int64_t depth = 0, layer = top; fewest < 0 || depth < fewest;
        ++depth, layer = (layer + cycle - 1) % cycle) {
-    if (missing_ == 0) return std::max<int64_t>(1, depth + (layer + 1) % cycle);
+    if (missing_ == 0) return {std::max<int64_t>(1, depth + (layer + 1) % cycle), false};
     for (auto& pending : pending_) pending.insert(pending.end(), found_.begin(), found_.end());
     found_.clear();
     const auto waits = [](const auto& pending) { return !pending.empty(); };
-    if (std::ranges::none_of(pending_, waits)) return -1;
+    if (std::ranges::none_of(pending_, waits)) return {-1, false};
     for (const int32_t owner : std::exchange(pending_[static_cast<size_t>(layer)], {})) {
-      for (Asked& asked : asked_of_[static_cast<size_t>(layer)]) look(asked, owner);
       if (missing_ == 0) break;
+      if (asked_ - asked_before > most_asked) return {depth + 1 + layer, true};
+      if (all_seen_below(owner)) continue;
+      for (Asked& asked : asked_of_[static_cast<size_t>(layer)]) look(asked, owner);
     }
   }
-  return -1;
+  return {-1, false};
+}
+
+// Whether `owner` can show nothing that is not seen yet.
+bool ReachSearch::all_seen_below(int64_t owner) {
+  if (!causal_) return false;
+  if (!left_.has(lowest_)) lowest_ = left_.next(lowest_);
+  return lowest_ > owner;
 }
 
 void ReachSearch::see(int64_t position) {
-  for (Unseen& unseen : unseen_) unseen.left.erase(unseen.place(position));
+  left_.erase(position);
   found_.push_back(static_cast<int32_t>(position));
   --missing_;
 }
 
 void ReachSearch::look(Asked& asked, int64_t owner) {
   const Term& term = *asked.term;
-  ++asked_;
+  asked_ += asked.cost;
   if (term.owner_ranges && !contains(*term.owner_ranges, owner)) return;
   const auto has = [owner](const Columns& columns) { return columns.has(owner); };
   if (!std::ranges::all_of(term.owner_columns, has)) return;
@@ -139,28 +194,41 @@ void ReachSearch::look(Asked& asked, int64_t owner) {
     others.begin = std::max(others.begin, block_begin(owner / block - hi, block));
     others.end = std::min(others.end, block_begin(owner / block - lo + 1, block));
   }
-  if (others.begin >= others.end) return;
   if (term.lists.empty()) return look_in(asked, owner, others);
+  if (left_.next(others.begin, others.end) < 0) return;  // nothing to draw for
   for (const Range& range : listed(asked, owner)) {
-    ++asked_;
     look_in(asked, owner, {std::max(others.begin, range.begin), std::min(others.end, range.end)});
   }
 }
 
 // What all lists of the term show to an owner. Neighbours mostly see the same.
-const Ranges& ReachSearch::listed(Asked& asked, int64_t owner) const {
-  std::vector<int64_t> blocks;
-  for (const auto& list : asked.term->lists) blocks.push_back(owner / list->block());
-  if (blocks == asked.blocks) return asked.listed;
-  asked.blocks = std::move(blocks);
-  asked.listed = {{0, size_}};
-  for (const auto& list : asked.term->lists) {
-    Ranges ranges;
-    for (const int64_t y : list->row(owner / list->block())) {
-      ranges.push_back({y * list->block(), (y + 1) * list->block()});
+const Ranges& ReachSearch::listed(Asked& asked, int64_t owner) {
+  const auto& lists = asked.term->lists;
+  bool same = !asked.blocks.empty();
+  asked.blocks.resize(lists.size());
+  for (size_t l = 0; l < lists.size(); ++l) {
+    const int64_t block = owner / lists[l]->block();
+    same = same && asked.blocks[l] == block;
+    asked.blocks[l] = block;
+  }
+  if (same) {
+    asked_ += static_cast<int64_t>(asked.listed.size());
+    return asked.listed;
+  }
+  for (size_t l = 0; l < lists.size(); ++l) {
+    const int64_t size = lists[l]->block();
+    lists[l]->draw(asked.blocks[l], row_);
+    asked_ += draw_cost(row_.size());
+    Ranges ranges = l == 0 ? std::move(asked.listed) : Ranges();
+    ranges.clear();
+    for (const int64_t y : row_) {
+      if (!ranges.empty() && ranges.back().end == y * size) {
+        ranges.back().end += size;
+      } else {
+        ranges.push_back({y * size, (y + 1) * size});
+      }
     }
-    coalesce(ranges);
-    asked.listed = intersect(asked.listed, ranges);
+    asked.listed = l == 0 ? std::move(ranges) : intersect(asked.listed, ranges);
   }
   return asked.listed;
 }
@@ -168,14 +236,27 @@ const Ranges& ReachSearch::listed(Asked& asked, int64_t owner) const {
 // Sees what is left in `others`.
 void ReachSearch::look_in(const Asked& asked, int64_t owner, Range others) {
   if (others.begin >= others.end) return;
-  const Unseen& unseen = unseen_[asked.unseen];
+  const General* general = asked.term->general.get();
+  if (asked.unseen == kPlain) {
+    for (int64_t position = left_.next(others.begin, others.end); position >= 0;
+         position = left_.next(position + 1, others.end)) {
+      asked_ += general == nullptr ? 1 : kGeneralCost;
+      if (general == nullptr || general->live(owner, position)) see(position);
+    }
+    return;
+  }
+  Unseen& unseen = unseen_[asked.unseen];
   const int64_t residue = owner % unseen.classes, first = residue * unseen.places;
   const int64_t begin = first + ceil_div(others.begin - residue, unseen.classes);
   const int64_t end = first + ceil_div(others.end - residue, unseen.classes);
-  for (int64_t place = unseen.left.next(begin); 0 <= place && place < end;
-       place = unseen.left.next(place + 1)) {
+  for (int64_t place = unseen.left.next(begin, end); place >= 0;
+       place = unseen.left.next(place + 1, end)) {
+    asked_ += general == nullptr ? 1 : kGeneralCost;
     const int64_t position = (place - first) * unseen.classes + residue;
-    if (!asked.term->general || asked.term->general->live(owner, position)) see(position);
+    const bool seen = !left_.has(position);
+    if (!seen && general != nullptr && !general->live(owner, position)) continue;
+    unseen.left.erase(place);
+    if (!seen) see(position);
   }
 }
 

@@ -1,7 +1,9 @@
 #include "plan/terms.h"
 
 #include <algorithm>
+#include <cassert>
 #include <numeric>
+#include <utility>
 
 namespace lace::plan {
 
@@ -47,40 +49,59 @@ bool contains(const Ranges& ranges, int64_t position) {
   return after != ranges.begin() && position < std::prev(after)->end;
 }
 
-namespace {
-
-std::vector<std::vector<int64_t>> columns_of(const std::vector<std::vector<int64_t>>& rows) {
-  std::vector<std::vector<int64_t>> columns;
-  for (size_t x = 0; x < rows.size(); ++x) {
-    for (const int64_t y : rows[x]) {
-      if (columns.size() <= static_cast<size_t>(y)) columns.resize(static_cast<size_t>(y) + 1);
-      columns[static_cast<size_t>(y)].push_back(static_cast<int64_t>(x));
-    }
-  }
-  return columns;
-}
-
-}  // namespace
-
-BlockList::Lists::Lists(const std::vector<std::vector<int64_t>>& lists) {
-  begins.push_back(0);
-  for (const auto& list : lists) {
-    blocks.insert(blocks.end(), list.begin(), list.end());
-    begins.push_back(static_cast<int64_t>(blocks.size()));
-  }
-}
-
 std::span<const int64_t> BlockList::Lists::of(int64_t index) const {
   const size_t list = static_cast<size_t>(index);
   if (index < 0 || list + 1 >= begins.size()) return {};
   return {blocks.data() + begins[list], blocks.data() + begins[list + 1]};
 }
 
-BlockList::BlockList(int64_t block, const std::vector<std::vector<int64_t>>& rows)
-    : block_(block), rows_(rows), columns_(columns_of(rows)) {}
+BlockList::Lists BlockList::Lists::transposed() const {
+  Lists other;
+  other.begins.assign(begins.size(), 0);
+  for (const int64_t y : blocks) ++other.begins[static_cast<size_t>(y) + 1];
+  std::partial_sum(other.begins.begin(), other.begins.end(), other.begins.begin());
+  other.blocks.resize(blocks.size());
+  std::vector<int64_t> next = other.begins;
+  for (size_t x = 0; x + 1 < begins.size(); ++x) {
+    for (const int64_t y : of(static_cast<int64_t>(x))) {
+      int64_t& place = next[static_cast<size_t>(y)];
+      other.blocks[static_cast<size_t>(place++)] = static_cast<int64_t>(x);
+    }
+  }
+  return other;
+}
+
+BlockList::BlockList(int64_t block, int64_t first, int64_t blocks, Draw draw, bool transposed)
+    : block_(block),
+      first_(first),
+      blocks_(blocks),
+      draw_(std::move(draw)),
+      transposed_(transposed) {}
+
+const BlockList::Drawn& BlockList::drawn() const {
+  std::call_once(once_, [this] {
+    Lists rows;
+    std::vector<int64_t> row;
+    for (int64_t query = 0; query < blocks_; ++query) {
+      if (query >= first_) {
+        draw_(query, row);
+        rows.blocks.insert(rows.blocks.end(), row.begin(), row.end());
+      }
+      rows.begins.push_back(static_cast<int64_t>(rows.blocks.size()));
+    }
+    Lists columns = rows.transposed();
+    drawn_ = {std::move(rows), std::move(columns)};
+    if (transposed_) std::swap(drawn_.rows, drawn_.columns);
+  });
+  return drawn_;
+}
+
+std::span<const int64_t> BlockList::row(int64_t owner_block) const {
+  return drawn().rows.of(owner_block);
+}
 
 std::span<const int64_t> BlockList::column(int64_t other_block, int64_t first, int64_t last) const {
-  const auto all = columns_.of(other_block);
+  const auto all = drawn().columns.of(other_block);
   const auto begin = std::lower_bound(all.begin(), all.end(), first);
   return {begin, std::upper_bound(begin, all.end(), last)};
 }
@@ -88,6 +109,12 @@ std::span<const int64_t> BlockList::column(int64_t other_block, int64_t first, i
 bool BlockList::live(int64_t owner_block, int64_t other_block) const {
   const auto seen = row(owner_block);
   return std::binary_search(seen.begin(), seen.end(), other_block);
+}
+
+void BlockList::draw(int64_t owner_block, std::vector<int64_t>& row) const {
+  assert(!transposed_);
+  row.clear();
+  if (first_ <= owner_block && owner_block < blocks_) draw_(owner_block, row);
 }
 
 bool General::live(int64_t owner, int64_t other) const {

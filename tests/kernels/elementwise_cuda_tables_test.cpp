@@ -157,7 +157,9 @@ TEST_P(CudaAdam, NormAndStep) {
     kElementwise.adam_norm(context(), args);
     kElementwise.adam_step(context(), args);
     std::vector<Values> results = {p.values(), m.values(), v.values(), ema.values()};
-    if (problem.copies) results.push_back(copies.values());
+    const bool fails =
+        problem.not_finite > 0 && !problem.scaling;  // and leaves copies as they were
+    if (problem.copies && !fails) results.push_back(copies.values());
     EXPECT_EQ(cudaMemcpy(&state, memory.get(), sizeof(state), cudaMemcpyDeviceToHost), cudaSuccess);
     return results;
   });

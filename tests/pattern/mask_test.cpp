@@ -1,6 +1,7 @@
 #include "pattern/mask.h"
 
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -164,6 +165,18 @@ TEST_F(MaskFile, NamesMayHoldAnything) {
   write_mask(1, 1, 8, {1});
   const Pattern text = mask(path_) | sinks(1);
   EXPECT_EQ(Pattern::parse(text.to_string()), text);
+}
+
+TEST_F(MaskFile, TildeIsTheHomeFolder) {
+  write_mask(1, 1, 8, {1});
+  const char* set = std::getenv("HOME");
+  const std::string before = set == nullptr ? "" : set, folder = ::testing::TempDir();
+  const std::string text = "mask(~/" + path_.substr(folder.size()) + ")";
+  ::setenv("HOME", folder.substr(0, folder.size() - 1).c_str(), 1);
+  EXPECT_EQ(Pattern::parse(text).entries()[0].expr.atom.mask->content_hash,
+            pattern::read_mask(path_)->content_hash);
+  EXPECT_EQ(Pattern::parse(text).to_string(), text);  // as it was written
+  set == nullptr ? ::unsetenv("HOME") : ::setenv("HOME", before.c_str(), 1);
 }
 
 TEST_F(MaskFile, ErrorsNameTheRule) {

@@ -130,7 +130,7 @@ TEST(Reach, SearchEqualsBruteForce) {
     plan::ReachSearch search(bound);
     int64_t most = 0;
     for (int64_t query = 0; query < n && most >= 0; ++query) {
-      const int64_t depth = search.layers_of(query);
+      const int64_t depth = search.layers_of(query).layers;
       most = depth < 0 ? -1 : std::max(most, depth);
     }
     ASSERT_EQ(most, brute_force(layers, heads, n)) << text << n;
@@ -195,6 +195,35 @@ TEST(Reach, SearchAsksForEachPositionOnce) {
   }
 }
 
+// Under causality draws end where all is seen below: far fewer than 512 for each position.
+TEST(Reach, ManyRandomHeadsDrawFewBlocks) {
+  const std::vector<BoundPattern> bound{
+      Pattern::parse("random(8, 1, 7) | local(64)").bind(64, 65536, 65536)};
+  plan::ReachSearch search(bound);
+  const auto [layers, cut] = search.layers_of(65535);
+  EXPECT_FALSE(cut);
+  EXPECT_GT(layers, 1);
+  EXPECT_LE(search.asked(), 200 * 65536);
+}
+
+// A search is cut by what it counts, and what it gives then is no more than what it would have
+// found.
+TEST(Reach, LongSearchesAreCut) {
+  const std::vector<BoundPattern> bound{
+      Pattern::parse("local(2) | strided(300)").bind(1, 65536, 65536)};
+  plan::ReachSearch whole(bound), cut(bound);
+  const auto full = whole.layers_of(65535);
+  EXPECT_FALSE(full.cut);
+  const auto part = cut.layers_of(65535, 1000);
+  EXPECT_TRUE(part.cut);
+  EXPECT_LE(cut.asked(), 1000 + 2 * 65536 / 300 + 100);
+  EXPECT_TRUE(1 <= part.layers && part.layers <= full.layers) << part.layers;
+  // 64 heads at a million positions: the work of all queries together has a bound.
+  const Reach many = reach({Pattern::parse("random(64, 1, 7) | local(3)")}, 64, kMillion);
+  EXPECT_TRUE(many.at_least);
+  EXPECT_GE(many.layers, 2);
+}
+
 TEST(BitTree, FindsTheNext) {
   for (const int64_t size : {1, 64, 65, 4096, 5000, 300'000}) {
     plan::BitTree tree(size);
@@ -212,6 +241,9 @@ TEST(BitTree, FindsTheNext) {
       }
       const auto next = numbers.lower_bound(from);
       ASSERT_EQ(tree.next(from), next == numbers.end() ? -1 : *next) << size;
+      const int64_t end = testing::pick(rng, 0, size);
+      const bool inside = next != numbers.end() && *next < end;
+      ASSERT_EQ(tree.next(from, end), inside ? *next : -1) << size;
     }
   }
 }

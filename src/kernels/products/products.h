@@ -12,7 +12,10 @@ namespace lace {
 // (model/linear.cpp).
 //
 // All matrices are contiguous, row by row: x [rows, in], weight [out, in], y and dy [rows, out].
-// `compute` is bfloat16 or float16, sums are float32.
+// `compute` is bfloat16 or float16, sums are float32. Of the algorithms that the library proposes
+// for a product, the first call times all and the fastest is kept, unless the context asks for
+// deterministic results: which one wins may differ from run to run. A call that is being recorded
+// (ops/device_queue.h) must not be the first.
 
 struct LinearShape {
   int64_t rows = 0, in = 0, out = 0;
@@ -35,16 +38,14 @@ struct LinearGradInputArgs {  // dx = dy weight
 struct LinearGradWeightArgs {  // dweight (+)= dyᵀ x
   LinearShape shape;
   const void *dy = nullptr, *x = nullptr;
-  float* dweight = nullptr;   // [out, in]
-  bool add = false;           // to what is there, instead of in its place
-  float* bias_sum = nullptr;  // [out]: the sums of dy over the rows, in its place; null: not wanted
+  float* dweight = nullptr;  // [out, in]
+  bool add = false;          // to what is there, instead of in its place
 };
 
 struct Products {
   void (*linear)(const Context&, const LinearArgs&);
   void (*grad_input)(const Context&, const LinearGradInputArgs&);
-  // False, and nothing is done, where bias_sum is wanted and the library has no such product.
-  bool (*grad_weight)(const Context&, const LinearGradWeightArgs&);
+  void (*grad_weight)(const Context&, const LinearGradWeightArgs&);
 };
 
 // Null where this build has none for the device.

@@ -1,11 +1,14 @@
-// The products of linear layers by cuBLASLt, with its epilogues that add a bias and sum a bias'
-// gradient. cuBLASLt is column by column: our row-by-row matrices are its transposes.
+// The products of linear layers by cuBLASLt, with its epilogue that adds a bias. cuBLASLt is column
+// by column: our row-by-row matrices are its transposes.
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <tuple>
+#include <vector>
 
 #include <cublasLt.h>
 
@@ -38,7 +41,7 @@ struct ProductKey {
   DType compute, result;
   cublasLtEpilogue_t epilogue;
   bool add;
-  std::array<uint32_t, 4> alignments;  // of A, B, D and the bias, in bytes
+  std::array<uint32_t, 4> alignments{};  // of A, B, D and the bias, in bytes
 
   auto tie() const {
     return std::tie(a_op, b_op, m, n, k, compute, result, epilogue, add, alignments);
@@ -79,53 +82,133 @@ void set(const Preference& preference, cublasLtMatmulPreferenceAttributes_t attr
       cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)));
 }
 
-// A product that is ready to run, or that the library does not have.
-struct Product {
-  Operation operation;
-  Layout a, b, d;
-  cublasLtMatmulAlgo_t algorithm{};
-  bool found = false;
+// Milliseconds between two places of a stream.
+class Timer {
+ public:
+  explicit Timer(cudaStream_t stream) : stream_(stream) {
+    LACE_CUDA(cudaEventCreate(&begin_));
+    LACE_CUDA(cudaEventCreate(&end_));
+  }
+  ~Timer() {
+    cudaEventDestroy(begin_);
+    cudaEventDestroy(end_);
+  }
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
 
-  Product(cublasLtHandle_t handle, const ProductKey& key) {
-    cublasLtMatmulDesc_t created = nullptr;
-    LACE_CUBLAS(cublasLtMatmulDescCreate(&created, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-    operation.reset(created);
-    set(operation, CUBLASLT_MATMUL_DESC_TRANSA, key.a_op);
-    set(operation, CUBLASLT_MATMUL_DESC_TRANSB, key.b_op);
-    set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue);
-    if (key.epilogue != CUBLASLT_EPILOGUE_DEFAULT) {
-      set(operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(key.result));
-    }
-    const bool a_as_is = key.a_op == CUBLAS_OP_N, b_as_is = key.b_op == CUBLAS_OP_N;
-    a = make_layout(key.compute, a_as_is ? key.m : key.k, a_as_is ? key.k : key.m);
-    b = make_layout(key.compute, b_as_is ? key.k : key.n, b_as_is ? key.n : key.k);
-    d = make_layout(key.result, key.m, key.n);
-    find(handle, key);
+  template <typename Work>
+  float ms(Work work) const {
+    LACE_CUDA(cudaEventRecord(begin_, stream_));
+    work();
+    LACE_CUDA(cudaEventRecord(end_, stream_));
+    LACE_CUDA(cudaEventSynchronize(end_));
+    float elapsed = 0;
+    LACE_CUDA(cudaEventElapsedTime(&elapsed, begin_, end_));
+    return elapsed;
   }
 
  private:
-  void find(cublasLtHandle_t handle, const ProductKey& key) {
+  cudaStream_t stream_;
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+};
+
+struct Operands {
+  const void *a, *b;
+  void* d;
+  const void* bias;
+};
+
+// A product that is ready to run.
+class Product {
+ public:
+  Product(cublasLtHandle_t handle, const ProductKey& key) : handle_(handle), key_(key) {
+    cublasLtMatmulDesc_t created = nullptr;
+    LACE_CUBLAS(cublasLtMatmulDescCreate(&created, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    operation_.reset(created);
+    set(operation_, CUBLASLT_MATMUL_DESC_TRANSA, key.a_op);
+    set(operation_, CUBLASLT_MATMUL_DESC_TRANSB, key.b_op);
+    set(operation_, CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue);
+    if (key.epilogue != CUBLASLT_EPILOGUE_DEFAULT) {
+      set(operation_, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(key.result));
+    }
+    const bool a_as_is = key.a_op == CUBLAS_OP_N, b_as_is = key.b_op == CUBLAS_OP_N;
+    a_ = make_layout(key.compute, a_as_is ? key.m : key.k, a_as_is ? key.k : key.m);
+    b_ = make_layout(key.compute, b_as_is ? key.k : key.n, b_as_is ? key.n : key.k);
+    d_ = make_layout(key.result, key.m, key.n);
+    find_algorithms();
+  }
+
+  void run(const Context& context, const Operands& operands) {
+    if (operands.bias != nullptr) {
+      set(operation_, CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias);
+    }
+    const Workspace workspace = context.allocate(kWorkspaceBytes);
+    if (algorithms_.size() > 1 && !context.deterministic) tune(context, operands, workspace.get());
+    run(context, algorithms_.front(), operands, workspace.get());
+  }
+
+ private:
+  void find_algorithms() {
     cublasLtMatmulPreference_t created = nullptr;
     LACE_CUBLAS(cublasLtMatmulPreferenceCreate(&created));
     const Preference preference(created);
     set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.alignments[0]);
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.alignments[1]);
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.alignments[2]);
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.alignments[2]);
-    cublasLtMatmulHeuristicResult_t best{};
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key_.alignments[0]);
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key_.alignments[1]);
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key_.alignments[2]);
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key_.alignments[2]);
+    std::array<cublasLtMatmulHeuristicResult_t, 8> found{};
     int count = 0;
-    const cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(handle, operation.get(), a.get(), b.get(), d.get(), d.get(),
-                                       preference.get(), 1, &best, &count);
-    if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && count == 0)) {
-      return;
+    LACE_CUBLAS(cublasLtMatmulAlgoGetHeuristic(
+        handle_, operation_.get(), a_.get(), b_.get(), d_.get(), d_.get(), preference.get(),
+        static_cast<int>(found.size()), found.data(), &count));
+    for (int i = 0; i < count; ++i) {
+      if (found[static_cast<size_t>(i)].state == CUBLAS_STATUS_SUCCESS) {
+        algorithms_.push_back(found[static_cast<size_t>(i)].algo);
+      }
     }
-    LACE_CUBLAS(status);
-    LACE_CUBLAS(best.state);
-    algorithm = best.algo;
-    found = true;
+    LACE_CHECK(!algorithms_.empty(), "[cublas] the library must have this product, got m ", key_.m,
+               ", n ", key_.n, ", k ", key_.k);
   }
+
+  void run(const Context& context, const cublasLtMatmulAlgo_t& algorithm, const Operands& operands,
+           void* workspace) const {
+    const float one = 1, beta = key_.add ? 1 : 0;
+    LACE_CUBLAS(cublasLtMatmul(handle_, operation_.get(), &one, operands.a, a_.get(), operands.b,
+                               b_.get(), &beta, operands.d, d_.get(), operands.d, d_.get(),
+                               &algorithm, workspace, kWorkspaceBytes,
+                               static_cast<cudaStream_t>(context.stream)));
+  }
+
+  // Leaves the fastest algorithm only. What D holds is written over, or with key.add is put back.
+  void tune(const Context& context, const Operands& operands, void* workspace) {
+    Operands trial = operands;
+    Workspace scratch;
+    if (key_.add) {
+      scratch = context.allocate(static_cast<size_t>(key_.m * key_.n * size_bytes(key_.result)));
+      trial.d = scratch.get();
+    }
+    const auto stream = static_cast<cudaStream_t>(context.stream);
+    const Timer timer(stream);
+    constexpr int kRounds = 3, kCalls = 4;
+    std::vector<float> best(algorithms_.size(), INFINITY);
+    for (int round = 0; round < kRounds; ++round) {
+      for (size_t i = 0; i < algorithms_.size(); ++i) {
+        run(context, algorithms_[i], trial, workspace);
+        best[i] = std::min(best[i], timer.ms([&] {
+          for (int call = 0; call < kCalls; ++call) run(context, algorithms_[i], trial, workspace);
+        }));
+      }
+    }
+    const auto fastest = std::min_element(best.begin(), best.end()) - best.begin();
+    algorithms_ = {algorithms_[static_cast<size_t>(fastest)]};
+  }
+
+  cublasLtHandle_t handle_;
+  ProductKey key_;
+  Operation operation_;
+  Layout a_, b_, d_;
+  std::vector<cublasLtMatmulAlgo_t> algorithms_;  // as the library proposes them, best first
 };
 
 // The library's handle of a device, and the products that were asked of it.
@@ -133,12 +216,12 @@ class Library {
  public:
   Library() { LACE_CUBLAS(cublasLtCreate(&handle_)); }
 
-  cublasLtHandle_t handle() const { return handle_; }
-  const Product& product(const ProductKey& key) {
+  // One call at a time: the bias' place stands in the product's description.
+  void run(const Context& context, const ProductKey& key, const Operands& operands) {
     const std::lock_guard lock(mutex_);
     std::unique_ptr<Product>& product = products_[key];
     if (!product) product = std::make_unique<Product>(handle_, key);
-    return *product;
+    product->run(context, operands);
   }
 
   // That of the current device. They live as long as the process.
@@ -165,78 +248,37 @@ uint32_t alignment(const void* pointer) {
   return static_cast<uint32_t>(address == 0 ? 256 : std::min<uintptr_t>(lowest, 256));
 }
 
-struct Operands {
-  const void *a, *b;
-  void* d;
-  const void* bias;
-};
-
-// False where the library has no such product.
-bool run(const Context& context, ProductKey key, const Operands& operands) {
+void run(const Context& context, ProductKey key, const Operands& operands) {
   key.alignments = {alignment(operands.a), alignment(operands.b), alignment(operands.d),
                     alignment(operands.bias)};
-  Library& library = Library::current();
-  const Product& product = library.product(key);
-  if (!product.found) return false;
-  // The bias' place stands in the description: a call that shares it must not see another's.
-  static std::mutex mutex;
-  const std::lock_guard lock(mutex);
-  if (operands.bias != nullptr) {
-    set(product.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias);
-  }
-  const Workspace workspace = context.allocate(kWorkspaceBytes);
-  const float one = 1, beta = key.add ? 1 : 0;
-  LACE_CUBLAS(cublasLtMatmul(library.handle(), product.operation.get(), &one, operands.a,
-                             product.a.get(), operands.b, product.b.get(), &beta, operands.d,
-                             product.d.get(), operands.d, product.d.get(), &product.algorithm,
-                             workspace.get(), kWorkspaceBytes,
-                             static_cast<cudaStream_t>(context.stream)));
-  return true;
-}
-
-void check_found(bool found, const LinearShape& shape) {
-  LACE_CHECK(found, "[cublas] the library must have this product, got rows ", shape.rows, ", in ",
-             shape.in, ", out ", shape.out);
+  Library::current().run(context, key, operands);
 }
 
 // yᵀ [out, rows] = weight · xᵀ
 void linear(const Context& context, const LinearArgs& args) {
   const LinearShape& s = args.shape;
-  const ProductKey key{
-      CUBLAS_OP_T, CUBLAS_OP_N,
-      s.out,       s.rows,
-      s.in,        s.compute,
-      s.compute,   args.bias == nullptr ? CUBLASLT_EPILOGUE_DEFAULT : CUBLASLT_EPILOGUE_BIAS,
-      false,       {}};
-  check_found(run(context, key, {args.weight, args.x, args.y, args.bias}), s);
+  run(context,
+      {CUBLAS_OP_T, CUBLAS_OP_N, s.out, s.rows, s.in, s.compute, s.compute,
+       args.bias == nullptr ? CUBLASLT_EPILOGUE_DEFAULT : CUBLASLT_EPILOGUE_BIAS, false},
+      {args.weight, args.x, args.y, args.bias});
 }
 
 // dxᵀ [in, rows] = weightᵀ · dyᵀ
 void grad_input(const Context& context, const LinearGradInputArgs& args) {
   const LinearShape& s = args.shape;
-  const ProductKey key{CUBLAS_OP_N, CUBLAS_OP_N, s.in,      s.rows,
-                       s.out,       s.compute,   s.compute, CUBLASLT_EPILOGUE_DEFAULT,
-                       false,       {}};
-  check_found(run(context, key, {args.weight, args.dy, args.dx, nullptr}), s);
+  run(context,
+      {CUBLAS_OP_N, CUBLAS_OP_N, s.in, s.rows, s.out, s.compute, s.compute,
+       CUBLASLT_EPILOGUE_DEFAULT, false},
+      {args.weight, args.dy, args.dx, nullptr});
 }
 
-// dweightᵀ [in, out] = xᵀ · dy, and with BGRADB the sums of dy
-bool grad_weight(const Context& context, const LinearGradWeightArgs& args) {
+// dweightᵀ [in, out] = xᵀ · dy
+void grad_weight(const Context& context, const LinearGradWeightArgs& args) {
   const LinearShape& s = args.shape;
-  const ProductKey key{
-      CUBLAS_OP_N,
-      CUBLAS_OP_T,
-      s.in,
-      s.out,
-      s.rows,
-      s.compute,
-      DType::kFloat32,
-      args.bias_sum == nullptr ? CUBLASLT_EPILOGUE_DEFAULT : CUBLASLT_EPILOGUE_BGRADB,
-      args.add,
-      {}};
-  const bool found = run(context, key, {args.x, args.dy, args.dweight, args.bias_sum});
-  if (args.bias_sum == nullptr) check_found(found, s);
-  return found;
+  run(context,
+      {CUBLAS_OP_N, CUBLAS_OP_T, s.in, s.out, s.rows, s.compute, DType::kFloat32,
+       CUBLASLT_EPILOGUE_DEFAULT, args.add},
+      {args.x, args.dy, args.dweight, nullptr});
 }
 
 constexpr Products kCublas = {linear, grad_input, grad_weight};
