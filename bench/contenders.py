@@ -1,5 +1,7 @@
 """The contenders of bench/peers.py: who computes a row's pattern, or something near it, and how."""
 
+import ctypes
+import os
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +31,15 @@ def lace_attention(row):
     def run(q, k, v):
         return swap(torch.ops.lace.attention(swap(q), swap(k), swap(v), row.pattern)[0])
     return Contender(run, "torch.ops.lace.attention")
+
+
+def load_flash3(path):
+    """torch.ops.flash_attn_3, from a library of PyTorch operations."""
+    path = os.path.abspath(path)
+    runtime = os.path.join(os.path.dirname(path), "libcudart.so.12")
+    if os.path.exists(runtime):  # what the library may have been linked to
+        ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
+    torch.ops.load_library(path)
 
 
 class FlashAttention3(torch.autograd.Function):

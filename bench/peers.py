@@ -26,7 +26,6 @@ FlashAttention-3 where that runs more than 5% off the time that it had when the 
 """
 
 import argparse
-import ctypes
 import gc
 import json
 import os
@@ -37,7 +36,7 @@ import time
 import torch
 
 from attention_rows import Row, keep, live_pairs, rows
-from contenders import CONTENDERS, lace_attention, make_contender, swap
+from contenders import CONTENDERS, lace_attention, load_flash3, make_contender, swap
 
 DIRECTIONS = ["forward", "both"]
 started = time.monotonic()
@@ -343,11 +342,7 @@ def parse_arguments():
 def load_libraries(arguments):
     torch.ops.load_library(os.path.abspath(arguments.library))
     if "fa3" in arguments.contenders:
-        folder = os.path.dirname(os.path.abspath(arguments.fa3))
-        runtime = os.path.join(folder, "libcudart.so.12")
-        if os.path.exists(runtime):  # what the library may have been linked to
-            ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
-        torch.ops.load_library(os.path.abspath(arguments.fa3))
+        load_flash3(arguments.fa3)
 
 
 def main():

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Times one training step of a recipe's model in lace and in PyTorch eager, in turn.
+"""Times one training step of a recipe's model in lace and in PyTorch, in turn.
 
-PyTorch runs the same function with what a user has today: scaled_dot_product_attention with the
+On a CPU PyTorch runs the same function with what a user has today: scaled_dot_product_attention with the
 pattern as a boolean mask (is_causal for dense), autocast for bf16, fused AdamW, clipping by global
 norm. Both get the same shapes, batch and number of threads; contenders run in rounds, one after the
 other, and the medians of all steps are compared.
@@ -10,11 +10,16 @@ other, and the medians of all steps are compared.
 
 Rows: the recipe's pattern and dense causal, each in bf16 and fp32; columns: milliseconds a step of
 lace and of PyTorch, and PyTorch's time over lace's.
+
+On a GPU PyTorch is compiled, with the fastest dense attention and with FlexAttention: step_gpu.py.
+
+  bench/step_vs_pytorch.py build/cuda/bin/lace recipes/enwik8.toml --device cuda [--fa3 fa3.so]
+      [--set train.batch=4 --set train.accumulate=1 --set model.dropout=0 …]
+      [--pattern 'local(128) | strided(128)' …] [--contenders lace,dense,flex,none] [--json]
 """
 
 import argparse
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -24,94 +29,45 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from step_model import Model, masked_attention
+
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("lace", help="the lace program")
-    parser.add_argument("recipe", help="a recipe with PositionKind text, one pattern")
+    parser.add_argument("recipe")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help="timed steps a round and contender")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="as in lace train")
+    gpu = parser.add_argument_group("with --device cuda")
+    gpu.add_argument("--fa3", help="FlashAttention-3 as a library of PyTorch operations")
+    gpu.add_argument("--pattern", action="append", default=[],
+                     help="rows of lace and FlexAttention with this pattern in every layer too")
+    gpu.add_argument("--contenders", default="lace,dense,flex,none")
     return parser.parse_args()
 
 
-def lace_steps(arguments, overrides):
-    """{"config": …, "times_ms": […]} of one process that warms up and times its steps."""
+def lace_steps(arguments, overrides, options):
+    """What `lace bench step --json` prints: one process that warms up and times its steps."""
     command = [arguments.lace, "bench", "step", arguments.recipe, "--json", "--threads",
-               str(arguments.threads), "--steps", str(arguments.steps)]
-    for override in overrides:
+               str(arguments.threads), "--device", arguments.device, *options]
+    for override in arguments.set + overrides:
         command += ["--set", override]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(done.stderr.strip())
+        raise RuntimeError(done.stderr[max(0, done.stderr.find("lace: ")):].strip())
     return json.loads(done.stdout)
-
-
-class Block(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        d = config["d_model"]
-        self.heads = config["heads"]
-        self.widths = [config["qk_dim"], config["qk_dim"], config["v_dim"]]
-        self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
-        self.qkv = nn.Linear(d, sum(self.widths))
-        self.proj = nn.Linear(config["v_dim"], d)
-        self.up = nn.Linear(d, config["ff_multiple"] * d)
-        self.down = nn.Linear(config["ff_multiple"] * d, d)
-
-    def forward(self, x, mask):
-        batch, n, _ = x.shape
-        q, k, v = (part.view(batch, n, self.heads, -1).transpose(1, 2)
-                   for part in self.qkv(self.norm1(x)).split(self.widths, dim=-1))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        x = x + self.proj(out.transpose(1, 2).reshape(batch, n, -1))
-        hidden = self.up(self.norm2(x))
-        return x + self.down(hidden * torch.sigmoid(1.702 * hidden))
-
-
-class Model(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        d, n, stride = config["d_model"], config["seq_len"], config["position_stride"]
-        self.token = nn.Embedding(config["vocab"], d)
-        self.row = nn.Embedding(math.ceil(n / stride), d)
-        self.column = nn.Embedding(stride, d)
-        self.start = nn.Parameter(torch.zeros(1, 1, d))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config["layers"]))
-        self.norm = nn.LayerNorm(d)
-        self.out = nn.Linear(d, config["vocab"], bias=False)
-        positions = torch.arange(n)
-        self.register_buffer("rows", positions // stride)
-        self.register_buffer("columns", positions % stride)
-
-    def forward(self, tokens, mask):
-        x = self.token(tokens) + self.row(self.rows) + self.column(self.columns)
-        x = torch.cat([self.start.expand(x.shape[0], 1, -1), x[:, :-1]], dim=1)
-        for block in self.blocks:
-            x = block(x, mask)
-        return self.out(self.norm(x))
-
-
-def pattern_mask(config):
-    """[heads, n, n] bool: the written definition of fixed(l, c, v)."""
-    atoms = config["patterns"][0]
-    n, heads = config["seq_len"], config["heads"]
-    i, j = torch.arange(n)[:, None], torch.arange(n)[None, :]
-    if atoms.startswith("fixed("):
-        length, columns, stripes = map(int, atoms[6:-1].split(","))
-        stripe = (torch.arange(heads) % stripes)[:, None, None]
-        residue = j % length
-        summary = (residue >= length - columns * (stripe + 1)) & (residue < length - columns * stripe)
-        return ((i // length == j // length) | summary) & (j <= i)
-    sys.exit(f"step_vs_pytorch: only fixed(l, c, v) and dense are known here, got {atoms}")
 
 
 class TorchStepper:
     def __init__(self, config, batch, dense, bf16):
         torch.manual_seed(1)
-        self.model = Model(config)
-        self.mask = None if dense else pattern_mask(config)
+        patterns = ["dense"] if dense else config["patterns"]
+        self.model = Model(config, [masked_attention(pattern, config) for pattern in patterns])
         self.bf16 = bf16
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
         self.tokens = torch.randint(0, 256, (batch, config["seq_len"]))
@@ -119,7 +75,7 @@ class TorchStepper:
     def step(self):
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            logits = self.model(self.tokens, self.mask)
+            logits = self.model(self.tokens)
         loss = F.cross_entropy(logits.float().flatten(0, 1), self.tokens.flatten())
         self.optimizer.zero_grad()
         loss.backward()
@@ -128,8 +84,7 @@ class TorchStepper:
         return (time.perf_counter() - start) * 1e3
 
 
-def main():
-    arguments = parse_arguments()
+def compare_on_cpu(arguments):
     torch.set_num_threads(arguments.threads)
     cases = [(dense, bf16) for dense in (False, True) for bf16 in (True, False)]
     ours = {case: [] for case in cases}
@@ -140,7 +95,7 @@ def main():
             overrides = [f'model.precision="{"bf16" if bf16 else "fp32"}"']
             if dense:
                 overrides.append('model.patterns=["dense"]')
-            result = lace_steps(arguments, overrides)
+            result = lace_steps(arguments, overrides, ["--steps", str(arguments.steps)])
             ours[dense, bf16] += result["times_ms"]
             shape = result
             if (dense, bf16) not in steppers:
@@ -165,6 +120,25 @@ def main():
     for row in rows:
         print(f"{row['pattern']:8} {row['dtype']:5} {row['lace_ms']:9.1f} {row['pytorch_ms']:11.1f} "
               f"{row['ratio']:15.2f}")
+
+
+def compare_on_gpu(arguments):
+    from step_gpu import compare, print_report
+    report = compare(arguments, lambda overrides, options: lace_steps(arguments, overrides, options))
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+    else:
+        print_report(report)
+    if any(row["error"] for row in report["rows"]):
+        sys.exit(1)
+
+
+def main():
+    arguments = parse_arguments()
+    try:
+        compare_on_gpu(arguments) if arguments.device == "cuda" else compare_on_cpu(arguments)
+    except (RuntimeError, ValueError) as error:
+        sys.exit(f"step_vs_pytorch: {error}")
 
 
 if __name__ == "__main__":

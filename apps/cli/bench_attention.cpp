@@ -133,8 +133,7 @@ constexpr int64_t kPeakSteps = 4'000'000;
 
 }  // namespace
 
-double live_operations(const std::string& pattern, int64_t heads, int64_t seq_len, int64_t head_dim,
-                       Direction direction) {
+double live_pairs(const std::string& pattern, int64_t heads, int64_t seq_len) {
   const auto plan =
       cached_plan(Pattern::parse(pattern), heads, seq_len, seq_len, {64, 64}, /*transposed=*/false);
   double pairs = 0;
@@ -144,7 +143,12 @@ double live_operations(const std::string& pattern, int64_t heads, int64_t seq_le
           static_cast<double>(plan->passes[static_cast<size_t>(pass)].live_pairs * group.heads);
     }
   }
-  const double forward = 4.0 * static_cast<double>(head_dim) * pairs;
+  return pairs;
+}
+
+double live_operations(const std::string& pattern, int64_t heads, int64_t seq_len, int64_t head_dim,
+                       Direction direction) {
+  const double forward = 4.0 * static_cast<double>(head_dim) * live_pairs(pattern, heads, seq_len);
   return direction == Direction::kForward ? forward : 3.5 * forward;
 }
 

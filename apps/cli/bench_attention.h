@@ -16,6 +16,9 @@ enum class Direction { kForward, kForwardBackward };
 // "forward", "forward+backward"
 std::string name(Direction direction);
 
+// (query, key) pairs of the pattern, as many keys as queries, summed over the heads.
+double live_pairs(const std::string& pattern, int64_t heads, int64_t seq_len);
+
 // Operations of one attention, batch 1, counted on live pairs: 4 · head_dim a pair forward, 3.5
 // times that with backward.
 double live_operations(const std::string& pattern, int64_t heads, int64_t seq_len, int64_t head_dim,

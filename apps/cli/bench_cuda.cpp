@@ -15,6 +15,7 @@
 #include <ATen/cuda/Sleep.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <nlohmann/json.hpp>
 #include <torch/csrc/autograd/autograd.h>
@@ -195,24 +196,30 @@ struct Ceilings {
   double matmul_tflops = 0, copy_tb_s = 0;
 };
 
-Ceilings measure_ceilings(const Stopwatch& watch, int rounds) {
-  constexpr int64_t kSize = 8192, kBytes = int64_t{1} << 31;
-  const auto options = at::device(at::kCUDA);
-  const at::Tensor a = at::randn({kSize, kSize}, options.dtype(at::kBFloat16));
+double median_ms(const Stopwatch& watch, int rounds, const std::function<void()>& run) {
+  for (int i = 0; i < 3; ++i) run();
+  std::vector<double> samples;
+  for (int i = 0; i < rounds; ++i) samples.push_back(watch.sample_ms(run, 5));
+  return median(samples);
+}
+
+double matmul_tflops(const Stopwatch& watch, int rounds) {
+  constexpr int64_t kSize = 8192;
+  const at::Tensor a = at::randn({kSize, kSize}, at::device(at::kCUDA).dtype(at::kBFloat16));
   const at::Tensor b = at::randn_like(a);
   at::Tensor product = at::empty_like(a);
-  const at::Tensor source = at::zeros({kBytes}, options.dtype(at::kByte));
-  const at::Tensor target = at::empty_like(source);
-  const auto time_ms = [&](const std::function<void()>& run) {
-    for (int i = 0; i < 3; ++i) run();
-    std::vector<double> samples;
-    for (int i = 0; i < rounds; ++i) samples.push_back(watch.sample_ms(run, 5));
-    return median(samples);
-  };
+  return 2.0 * std::pow(double{kSize}, 3) /
+         median_ms(watch, rounds, [&] { at::mm_out(product, a, b); }) * 1e-9;
+}
+
+Ceilings measure_ceilings(const Stopwatch& watch, int rounds) {
+  constexpr int64_t kBytes = int64_t{1} << 31;
   Ceilings ceilings;
-  ceilings.matmul_tflops =
-      2.0 * std::pow(double{kSize}, 3) / time_ms([&] { at::mm_out(product, a, b); }) * 1e-9;
-  ceilings.copy_tb_s = 2.0 * double{kBytes} / time_ms([&] { target.copy_(source); }) * 1e-9;
+  ceilings.matmul_tflops = matmul_tflops(watch, rounds);
+  const at::Tensor source = at::zeros({kBytes}, at::device(at::kCUDA).dtype(at::kByte));
+  const at::Tensor target = at::empty_like(source);
+  ceilings.copy_tb_s =
+      2.0 * double{kBytes} / median_ms(watch, rounds, [&] { target.copy_(source); }) * 1e-9;
   return ceilings;
 }
 
@@ -447,5 +454,12 @@ void bench_attention_cuda(const CudaBenchOptions& options) {
   }
   check_rows(report);
 }
+
+double gpu_matmul_tflops(c10::Device device) {
+  const c10::cuda::CUDAGuard guard(device);
+  return matmul_tflops(Stopwatch(), 9);
+}
+
+void release_gpu_memory() { c10::cuda::CUDACachingAllocator::emptyCache(); }
 
 }  // namespace lace::cli

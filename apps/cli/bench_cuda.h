@@ -3,6 +3,8 @@
 #include <string>
 #include <vector>
 
+#include <c10/core/Device.h>
+
 namespace lace::cli {
 
 struct CudaBenchOptions {
@@ -23,5 +25,12 @@ struct CudaBenchOptions {
 // Tensors are stored [batch, n, heads, head_dim]. Throws lace::Error in a build without CUDA,
 // and once all is printed if lace failed on a row.
 void bench_attention_cuda(const CudaBenchOptions& options);
+
+// TFLOP/s of a bf16 matrix product of 8192 on a GPU: the median of nine samples of a few
+// milliseconds. Throws as bench_attention_cuda.
+double gpu_matmul_tflops(c10::Device device);
+
+// Gives back the memory that libtorch keeps on GPUs for later use. Throws as bench_attention_cuda.
+void release_gpu_memory();
 
 }  // namespace lace::cli

@@ -4,9 +4,17 @@
 
 namespace lace::cli {
 
-void bench_attention_cuda(const CudaBenchOptions&) {
+namespace {
+
+[[noreturn]] void no_cuda() {
   throw Error(
       "[bench] --device cuda needs a build with CUDA (cmake --preset cuda), this one has none");
 }
+
+}  // namespace
+
+void bench_attention_cuda(const CudaBenchOptions&) { no_cuda(); }
+double gpu_matmul_tflops(c10::Device) { no_cuda(); }
+void release_gpu_memory() { no_cuda(); }
 
 }  // namespace lace::cli
