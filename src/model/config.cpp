@@ -255,8 +255,8 @@ std::vector<ParameterInfo> parameter_infos(const ModelConfig& config) {
     add_linear(infos, config, block + "ff2", d, config.ff_width(), branch_factor);
   }
   add_norm(infos, "ln_f", d);
-  if (!config.tied)
-    infos.push_back({"out.weight", {config.vocab, d}, gpt2 ? kGpt2Std * config.linear_gain : 0, 0});
+  const double output_std = gpt2 ? kGpt2Std * config.linear_gain : 0;
+  if (!config.tied) infos.push_back({"out.weight", {config.vocab, d}, output_std, 0});
   return infos;
 }
 
