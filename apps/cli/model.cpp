@@ -43,6 +43,28 @@ std::string millions(int64_t parameters) {
   return text;
 }
 
+nlohmann::json rotary_json(const ModelConfig& c) {
+  if (c.positions != PositionKind::kRotary) return nullptr;
+  nlohmann::json rotary = {
+      {"base", c.rotary_base}, {"scaling", name(c.rotary_scaling)}, {"factor", c.rotary_factor}};
+  if (c.rotary_scaling == RotaryScaling::kYarn) {
+    rotary["original_length"] = c.rotary_original_length_or_default();
+    rotary["beta_fast"] = c.rotary_beta_fast;
+    rotary["beta_slow"] = c.rotary_beta_slow;
+  }
+  return rotary;
+}
+
+// "; rotary positions, base 10000, yarn scaling by 4", or nothing
+std::string rotary_text(const ModelConfig& c) {
+  if (c.positions != PositionKind::kRotary) return "";
+  std::string text = concat("; rotary positions, base ", c.rotary_base);
+  if (c.rotary_scaling != RotaryScaling::kNone) {
+    text += concat(", ", name(c.rotary_scaling), " scaling by ", c.rotary_factor);
+  }
+  return text;
+}
+
 nlohmann::json to_json(const Recipe& recipe) {
   const ModelConfig& c = recipe.model;
   nlohmann::json parameters = nlohmann::json::array();
@@ -66,6 +88,7 @@ nlohmann::json to_json(const Recipe& recipe) {
           {"patterns", c.patterns},
           {"positions", name(c.positions)},
           {"position_rows", c.position_rows()},
+          {"rotary", rotary_json(c)},
           {"dropout", c.dropout},
           {"precision", name(c.precision)},
           {"recompute", c.recompute},
@@ -95,8 +118,9 @@ void print_table(const Recipe& recipe) {
   std::cout << ", q and k of " << c.qk_head_dim() << ", v of " << c.v_head_dim() << "; "
             << (c.patterns.size() > 1 ? "patterns in turn: " : "pattern ");
   for (size_t i = 0; i < c.patterns.size(); ++i) std::cout << (i ? ", " : "") << c.patterns[i];
-  std::cout << "\nfeed-forward: " << c.ff_width() << "; dropout " << c.dropout << "; "
-            << name(c.precision) << (c.recompute ? ", blocks recomputed in backward" : "") << "\n\n"
+  std::cout << rotary_text(c) << "\nfeed-forward: " << c.ff_width() << "; dropout " << c.dropout
+            << "; " << name(c.precision) << (c.recompute ? ", blocks recomputed in backward" : "")
+            << "\n\n"
             << table.to_string() << "\n"
             << colored(millions(total), Color::kBold) << " parameters (" << format_count(total)
             << ")\n";

@@ -22,19 +22,39 @@ enum class Precision { kFloat32, kBFloat16, kFloat16, kFloat64 };
 enum class PositionKind {
   kText,   // 2 tables: i ÷ l and i mod l (also audio)
   kImage,  // 3 tables: row, column, channel; i = (row·width + column)·channels + channel
+  // No tables: q and k are rotated by their position. Dimension d of a head and d + head_dim / 2
+  // are a pair, turned by i · rotary_base^(−2d / head_dim) (arXiv 2104.09864, halves as in
+  // GPT-NeoX and Llama).
+  kRotary,
 };
 
-// The standard deviation of a linear layer's weights at the start.
+// How the angles of rotary positions follow a sequence that is `factor` times as long as the one
+// that they were learned on.
+enum class RotaryScaling {
+  kNone,
+  kLinear,  // all are divided by the factor
+  // arXiv 2309.00071 §3: those of pairs that turn less than beta_slow times over the original
+  // length are divided by it, those that turn more than beta_fast times stay, between the two
+  // linearly in the number of turns (the authors' code: linearly in d); q and k are multiplied by
+  // 0.1 ln(factor) + 1 each.
+  kYarn,
+};
+
+// The standard deviation of a linear layer's weights at the start. Those of the layers that end a
+// branch are then divided by √(2 · layers).
 enum class LinearInit {
   kVariance,  // √(0.125 / d_in), as the authors' later code has it
   kStd,       // 0.125 / √d_in, the paper's §6 with its second argument read as a deviation
+  kGpt2,      // 0.02, also of the token table, of W_out, and of all position tables together
 };
 
 std::string_view name(Precision precision);        // "fp32", "bf16", "fp16", "fp64"
-std::string_view name(PositionKind kind);          // "text", "image"
-std::string_view name(LinearInit init);            // "variance", "std"
-Precision parse_precision(std::string_view text);  // throws lace::Error, as the next two
+std::string_view name(PositionKind kind);          // "text", "image", "rotary"
+std::string_view name(RotaryScaling scaling);      // "none", "linear", "yarn"
+std::string_view name(LinearInit init);            // "variance", "std", "gpt2"
+Precision parse_precision(std::string_view text);  // throws lace::Error, as the next three
 PositionKind parse_position_kind(std::string_view text);
+RotaryScaling parse_rotary_scaling(std::string_view text);
 LinearInit parse_linear_init(std::string_view text);
 
 // A Sparse Transformer (arXiv 1904.10509), to the last choice. The names are a recipe's keys under
@@ -55,6 +75,11 @@ struct ModelConfig {
   PositionKind positions = PositionKind::kText;
   int64_t position_stride = 0;  // kText: l; 0: the integer nearest √seq_len from below
   int64_t image_height = 0, image_width = 0, image_channels = 0;  // kImage: product is seq_len
+  double rotary_base = 10000;                                     // kRotary, as all of these
+  RotaryScaling rotary_scaling = RotaryScaling::kNone;
+  double rotary_factor = 1;            // of a scaling: at least 1
+  int64_t rotary_original_length = 0;  // kYarn; 0: seq_len / rotary_factor, at least 1
+  double rotary_beta_fast = 32, rotary_beta_slow = 1;  // kYarn
 
   double dropout = 0;  // on the outputs of the two branches of a block only
   LinearInit init = LinearInit::kVariance;
@@ -62,7 +87,7 @@ struct ModelConfig {
   // The paper's tables start near 0; short runs learn many times faster from larger ones.
   double embedding_gain = 1;
   double linear_gain = 1;
-  bool tied = false;  // true: the token table is W_out; false: W_out starts at 0
+  bool tied = false;  // true: the token table is W_out; false: W_out starts at 0 (kGpt2: 0.02)
   double block_norm_eps = 1e-5;
   double final_norm_eps = 1e-6;
   Precision precision = Precision::kFloat32;
@@ -74,6 +99,7 @@ struct ModelConfig {
   int64_t qk_dim_or_default() const { return qk_dim ? qk_dim : d_model; }
   int64_t v_dim_or_default() const { return v_dim ? v_dim : d_model; }
   int64_t position_stride_or_default() const;
+  int64_t rotary_original_length_or_default() const;
   int64_t qk_head_dim() const { return qk_dim_or_default() / heads; }
   int64_t v_head_dim() const { return v_dim_or_default() / heads; }
   // Width of the fused projection: q, then k, then v.
@@ -81,7 +107,7 @@ struct ModelConfig {
     return qk_dim_or_default() + kv_heads_or_default() * (qk_head_dim() + v_head_dim());
   }
   int64_t ff_width() const { return ff_multiple * d_model; }
-  // Rows of each position table.
+  // Rows of each position table; none with kRotary.
   std::vector<int64_t> position_rows() const;
 
   // Throws lace::Error `[model] rule, got value` on the first field that is wrong.
@@ -115,7 +141,7 @@ struct PassMode {
 // What decoding one batch of sequences remembers: each layer's keys and values.
 struct DecodeState;
 
-// H₀ = tok + Σ pos, shifted by one slot behind a learned start vector;
+// H₀ = tok + Σ pos (kRotary: tok), shifted by one slot behind a learned start vector;
 // a = drop(attention(LN₁(H))), b = drop(ff(LN₂(H + a))), H ← H + a + b;
 // logits = LN_f(H_N) W_outᵀ. Slot i sees the symbols before i and is scored on symbol i.
 //

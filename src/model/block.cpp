@@ -30,6 +30,15 @@ AttentionOptions attention_options(const BlockCall& call) {
   return options;
 }
 
+// Rotates q and k of a fused projection, or, `inverse`, their gradients back.
+void rotate_qk(const BlockShape& shape, const at::Tensor& projection, bool inverse) {
+  if (!shape.rotary.cos.defined()) return;
+  rotate(projection,
+         {shape.rotary.cos, shape.rotary.sin, shape.heads + shape.kv_heads, shape.qk_head_dim,
+          shape.n, shape.first_position},
+         inverse);
+}
+
 AttentionState attend(const BlockCall& call, const at::Tensor& qkv) {
   const Qkv parts = split_qkv(call.shape, qkv);
   AttentionState state;
@@ -40,7 +49,7 @@ AttentionState attend(const BlockCall& call, const at::Tensor& qkv) {
   return state;
 }
 
-// The gradient of the fused projection, given that of `rows`.
+// The gradient of the fused projection before rotation, given that of `rows`.
 at::Tensor attend_grad(const BlockCall& call, const at::Tensor& qkv, const AttentionState& state,
                        const at::Tensor& drows) {
   const BlockShape& shape = call.shape;
@@ -51,6 +60,7 @@ at::Tensor attend_grad(const BlockCall& call, const at::Tensor& qkv, const Atten
   const Qkv grads = split_qkv(shape, dqkv);
   ops::attention_backward_into({grads.q, grads.k, grads.v}, dout, parts.q, parts.k, parts.v,
                                state.out, state.lse, call.pattern, attention_options(call));
+  rotate_qk(shape, dqkv, /*inverse=*/true);
   return dqkv;
 }
 
@@ -71,11 +81,16 @@ Norm block_norm(const BlockCall& call, const at::Tensor& x) {
                     call.compute());
 }
 
+at::Tensor block_qkv(const BlockCall& call, const Norm& norm1) {
+  const at::Tensor qkv = linear_forward(norm1.y, call.weights[kQkvWeight], call.weights[kQkvBias]);
+  rotate_qk(call.shape, qkv, /*inverse=*/false);
+  return qkv;
+}
+
 BlockActivations block_activations(const BlockCall& call, const at::Tensor& x, const Norm& norm1) {
-  const auto& w = call.weights;
   BlockActivations a;
   a.norm1 = norm1;
-  a.qkv = linear_forward(a.norm1.y, w[kQkvWeight], w[kQkvBias]);
+  a.qkv = block_qkv(call, norm1);
   a.attention = attend(call, a.qkv);
   run_feed_forward(call, x, a);
   return a;

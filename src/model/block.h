@@ -8,6 +8,7 @@
 #include "lace/pattern.h"
 
 #include "model/layers.h"
+#include "model/rotary.h"
 
 namespace lace::model {
 
@@ -40,6 +41,8 @@ struct BlockShape {
   int64_t heads = 0, kv_heads = 0, qk_head_dim = 0, v_head_dim = 0;
   double eps = 1e-5;
   bool deterministic = false;
+  Rotary rotary;               // undefined: q and k stay as they are
+  int64_t first_position = 0;  // of each sequence's first row; 0 but in decoding
 };
 
 // One block of one pass.
@@ -79,6 +82,9 @@ struct BlockActivations {
 
 // LN₁(x): how a block begins where nothing is added to x at the same time.
 Norm block_norm(const BlockCall& call, const at::Tensor& x);
+
+// The fused projection of `norm`, q and k rotated: compute [batch · n, width].
+at::Tensor block_qkv(const BlockCall& call, const Norm& norm1);
 
 // From the input and its norm to the activation function's output, all that backward needs.
 BlockActivations block_activations(const BlockCall& call, const at::Tensor& x, const Norm& norm1);

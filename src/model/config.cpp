@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <numeric>
@@ -29,6 +30,7 @@ constexpr int64_t kMaxMultiple = 1024;
 constexpr double kMaxParameters = 0x1p40;
 constexpr double kMinEps = 1e-30,
                  kMaxGain = 1e6;  // float32 holds the one and layers bear the other
+constexpr double kMaxRotaryBase = 1e12, kMaxRotaryFactor = 1e6, kMaxTurns = 1e6;
 
 template <typename Number>
 void check_range(const char* key, Number value, Number least, Number most) {
@@ -46,16 +48,36 @@ double approximate_parameters(const ModelConfig& c) {
   return rows * d + static_cast<double>(c.layers) * widths * d;
 }
 
+void check_rotary(const ModelConfig& c) {
+  check_range("rotary_base", c.rotary_base, 1.0, kMaxRotaryBase);
+  check_range("rotary_factor", c.rotary_factor, 1.0, kMaxRotaryFactor);
+  check_range<int64_t>("rotary_original_length", c.rotary_original_length, 0, kMaxSeqLen);
+  check_range("rotary_beta_slow", c.rotary_beta_slow, 0.0, kMaxTurns);
+  check_range("rotary_beta_fast", c.rotary_beta_fast, 0.0, kMaxTurns);
+  LACE_CHECK(c.rotary_beta_fast > c.rotary_beta_slow,
+             "[model] rotary_beta_fast must be above rotary_beta_slow (", c.rotary_beta_slow,
+             "), got ", c.rotary_beta_fast);
+  const bool scaled = c.rotary_scaling != RotaryScaling::kNone;
+  LACE_CHECK(!scaled || c.positions == PositionKind::kRotary,
+             "[model] rotary_scaling must be none where positions are ", name(c.positions),
+             ", got ", name(c.rotary_scaling));
+  LACE_CHECK(scaled || c.rotary_factor == 1,
+             "[model] rotary_factor must be 1 without a rotary_scaling, got ", c.rotary_factor);
+}
+
 int64_t product(const std::vector<int64_t>& shape) {
   return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
 }
+
+constexpr double kGpt2Std = 0.02;
 
 // `shape` [out, in] of a linear layer, with its bias; `factor` multiplies the start values.
 void add_linear(std::vector<ParameterInfo>& infos, const ModelConfig& config,
                 const std::string& layer, int64_t out, int64_t in, double factor) {
   const double d_in = static_cast<double>(in);
-  const double std =
-      config.init == LinearInit::kVariance ? std::sqrt(0.125 / d_in) : 0.125 / std::sqrt(d_in);
+  const double std = config.init == LinearInit::kGpt2       ? kGpt2Std
+                     : config.init == LinearInit::kVariance ? std::sqrt(0.125 / d_in)
+                                                            : 0.125 / std::sqrt(d_in);
   infos.push_back({layer + ".weight", {out, in}, std * factor * config.linear_gain, 0});
   infos.push_back({layer + ".bias", {out}, 0, 0});
 }
@@ -81,10 +103,40 @@ std::string_view name(Precision precision) {
   return "";
 }
 
-std::string_view name(PositionKind kind) { return kind == PositionKind::kText ? "text" : "image"; }
+std::string_view name(PositionKind kind) {
+  switch (kind) {
+    case PositionKind::kText:
+      return "text";
+    case PositionKind::kImage:
+      return "image";
+    case PositionKind::kRotary:
+      return "rotary";
+  }
+  return "";
+}
+
+std::string_view name(RotaryScaling scaling) {
+  switch (scaling) {
+    case RotaryScaling::kNone:
+      return "none";
+    case RotaryScaling::kLinear:
+      return "linear";
+    case RotaryScaling::kYarn:
+      return "yarn";
+  }
+  return "";
+}
 
 std::string_view name(LinearInit init) {
-  return init == LinearInit::kVariance ? "variance" : "std";
+  switch (init) {
+    case LinearInit::kVariance:
+      return "variance";
+    case LinearInit::kStd:
+      return "std";
+    case LinearInit::kGpt2:
+      return "gpt2";
+  }
+  return "";
 }
 
 Precision parse_precision(std::string_view text) {
@@ -94,11 +146,18 @@ Precision parse_precision(std::string_view text) {
 }
 
 PositionKind parse_position_kind(std::string_view text) {
-  return parse_name("positions", text, std::array{PositionKind::kText, PositionKind::kImage});
+  return parse_name("positions", text,
+                    std::array{PositionKind::kText, PositionKind::kImage, PositionKind::kRotary});
+}
+
+RotaryScaling parse_rotary_scaling(std::string_view text) {
+  return parse_name("rotary_scaling", text,
+                    std::array{RotaryScaling::kNone, RotaryScaling::kLinear, RotaryScaling::kYarn});
 }
 
 LinearInit parse_linear_init(std::string_view text) {
-  return parse_name("init", text, std::array{LinearInit::kVariance, LinearInit::kStd});
+  return parse_name("init", text,
+                    std::array{LinearInit::kVariance, LinearInit::kStd, LinearInit::kGpt2});
 }
 
 int64_t ModelConfig::position_stride_or_default() const {
@@ -108,7 +167,13 @@ int64_t ModelConfig::position_stride_or_default() const {
   return root;
 }
 
+int64_t ModelConfig::rotary_original_length_or_default() const {
+  if (rotary_original_length) return rotary_original_length;
+  return std::max<int64_t>(1, std::llround(static_cast<double>(seq_len) / rotary_factor));
+}
+
 std::vector<int64_t> ModelConfig::position_rows() const {
+  if (positions == PositionKind::kRotary) return {};
   if (positions == PositionKind::kImage) return {image_height, image_width, image_channels};
   const int64_t stride = position_stride_or_default();
   return {(seq_len + stride - 1) / stride, stride};
@@ -146,6 +211,7 @@ void ModelConfig::check() const {
   LACE_CHECK(position_stride >= 0 && position_stride <= seq_len,
              "[model] position_stride must be from 0 to seq_len (", seq_len, "), got ",
              position_stride);
+  check_rotary(*this);
   LACE_CHECK(dropout >= 0 && dropout < 1, "[model] dropout must be in [0, 1), got ", dropout);
   check_range("embedding_gain", embedding_gain, 1 / kMaxGain, kMaxGain);
   check_range("linear_gain", linear_gain, 1 / kMaxGain, kMaxGain);
@@ -168,14 +234,15 @@ std::vector<ParameterInfo> parameter_infos(const ModelConfig& config) {
   const int64_t d = config.d_model;
   const double width = static_cast<double>(d);
   const auto rows = config.position_rows();
-  const double token_std = config.embedding_gain * 0.125 / std::sqrt(width);
-  const double position_std = token_std / std::sqrt(static_cast<double>(rows.size()));
+  const bool gpt2 = config.init == LinearInit::kGpt2;
+  const double token_std = config.embedding_gain * (gpt2 ? kGpt2Std : 0.125 / std::sqrt(width));
   const double branch_factor = 1 / std::sqrt(2.0 * static_cast<double>(config.layers));
 
   std::vector<ParameterInfo> infos;
   infos.push_back({"tok", {config.vocab, d}, token_std, 0});
   infos.push_back({"sos", {d}, token_std, 0});
   for (size_t part = 0; part < rows.size(); ++part) {
+    const double position_std = token_std / std::sqrt(static_cast<double>(rows.size()));
     infos.push_back({"pos." + std::to_string(part), {rows[part], d}, position_std, 0});
   }
   for (int64_t layer = 0; layer < config.layers; ++layer) {
@@ -188,7 +255,8 @@ std::vector<ParameterInfo> parameter_infos(const ModelConfig& config) {
     add_linear(infos, config, block + "ff2", d, config.ff_width(), branch_factor);
   }
   add_norm(infos, "ln_f", d);
-  if (!config.tied) infos.push_back({"out.weight", {config.vocab, d}, 0, 0});
+  const double output_std = gpt2 ? kGpt2Std * config.linear_gain : 0;
+  if (!config.tied) infos.push_back({"out.weight", {config.vocab, d}, output_std, 0});
   return infos;
 }
 

@@ -17,7 +17,7 @@ namespace lace {
 struct DecodeState {
   int64_t batch = 0;
   int64_t slots = 0;                     // in the caches
-  std::vector<at::Tensor> keys, values;  // by layer [batch, seq_len, kv_heads, head_dim]
+  std::vector<at::Tensor> keys, values;  // by layer [batch, seq_len, kv_heads, head_dim], rotated
   std::vector<Pattern> patterns;         // of the layers, a cycle, bound to seq_len
   model::Unchanged parameters{{}};       // that the caches come from
 };
@@ -104,11 +104,9 @@ namespace {
 // Block `layer` over `count` new slots of each sequence: x wide [batch · count, d_model].
 at::Tensor decode_block(DecodeState& state, int64_t layer, const model::BlockCall& call,
                         const at::Tensor& x) {
-  const auto& w = call.weights;
   const int64_t count = call.shape.n, end = state.slots + count;
-  const model::Norm norm = model::block_norm(call, x);
-  const model::Qkv qkv = model::split_qkv(
-      call.shape, model::linear_forward(norm.y, w[model::kQkvWeight], w[model::kQkvBias]));
+  const model::Qkv qkv =
+      model::split_qkv(call.shape, model::block_qkv(call, model::block_norm(call, x)));
   const auto cached = [&](const at::Tensor& cache, const at::Tensor& fresh) {
     const at::Tensor by_head = cache.transpose(1, 2);
     by_head.narrow(2, state.slots, count).copy_(fresh);
@@ -156,7 +154,9 @@ at::Tensor SparseTransformer::decode(DecodeState& state, const at::Tensor& token
                      .view({state.batch * count, impl_->config.d_model});
 
   for (int64_t layer = 0; layer < impl_->config.layers; ++layer) {
-    x = decode_block(state, layer, impl_->block_call(layer, state.batch, count, {}), x);
+    model::BlockCall call = impl_->block_call(layer, state.batch, count, {});
+    call.shape.first_position = state.slots;
+    x = decode_block(state, layer, call, x);
   }
   state.slots += count;
   const at::Tensor last = x.view({state.batch, count, -1}).select(1, count - 1).contiguous();

@@ -150,6 +150,20 @@ at::Tensor quick_gelu_grad(at::Tensor dy, const at::Tensor& x, const Into& sum) 
   return dy;
 }
 
+void rotate(const at::Tensor& x, const Rotation& rotation, bool inverse) {
+  RotateArgs args;
+  args.elements = elements(x, x.scalar_type());
+  args.x = out(x);
+  args.heads = rotation.heads;
+  args.head_dim = rotation.head_dim;
+  args.n = rotation.n;
+  args.first_position = rotation.first_position;
+  args.cos = in(rotation.cos);
+  args.sin = in(rotation.sin);
+  args.inverse = inverse;
+  kernels(x).rotate(context(x), args);
+}
+
 CrossEntropy cross_entropy(const at::Tensor& logits, const at::Tensor& targets) {
   const at::ScalarType compute = logits.scalar_type();
   const at::Tensor rows =

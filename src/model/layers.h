@@ -61,6 +61,16 @@ at::Tensor quick_gelu(const at::Tensor& x);
 // The gradient of x, in the memory of dy; its sums over the rows go into `sum`.
 at::Tensor quick_gelu_grad(at::Tensor dy, const at::Tensor& x, const Into& sum);
 
+// Rotates the first `heads` heads of head_dim columns of x [batch · n, width] in place: row r by
+// the angles of position first_position + r mod n, or back (`inverse`: a gradient). cos, sin wide
+// [>= first_position + n, head_dim / 2].
+struct Rotation {
+  at::Tensor cos, sin;
+  int64_t heads = 0, head_dim = 0;
+  int64_t n = 0, first_position = 0;
+};
+void rotate(const at::Tensor& x, const Rotation& rotation, bool inverse);
+
 struct CrossEntropy {
   at::Tensor nats;  // wide [rows]
   at::Tensor lse;   // wide [rows]

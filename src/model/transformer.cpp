@@ -31,6 +31,7 @@ at::Tensor make_position_indices(const ModelConfig& config) {
     return at::stack({i.floor_divide(width * channels), i.floor_divide(channels).remainder(width),
                       i.remainder(channels)});
   }
+  if (config.positions == PositionKind::kRotary) return i.new_empty({0, config.seq_len});
   const int64_t stride = config.position_stride_or_default();
   return at::stack({i.floor_divide(stride), i.remainder(stride)});
 }
@@ -71,6 +72,7 @@ SparseTransformer::Impl::Impl(const ModelConfig& model_config, at::Device device
   }
   for (const std::string& text : config.patterns) patterns.push_back(Pattern::parse(text));
   position_indices = make_position_indices(config).to(device);
+  rotary = model::make_rotary(config, arena.values().options());
   first_block = 2 + config.position_rows().size();
 }
 
@@ -117,6 +119,7 @@ model::BlockCall SparseTransformer::Impl::block_call(int64_t layer, int64_t batc
   shape.v_head_dim = config.v_head_dim();
   shape.eps = config.block_norm_eps;
   shape.deterministic = config.deterministic;
+  shape.rotary = rotary;
   const auto dropout = [&](model::DropoutBranch branch) {
     if (!keys.defined()) return Dropout{};
     const auto* key = static_cast<const uint64_t*>(keys.const_data_ptr());

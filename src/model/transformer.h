@@ -45,7 +45,8 @@ struct SparseTransformer::Impl {
   model::ParameterArena arena;
   std::vector<Pattern> patterns;  // of the layers, a cycle
   at::Tensor position_indices;    // int64 [parts, seq_len]
-  size_t first_block = 0;         // index of the first block's first parameter
+  model::Rotary rotary;
+  size_t first_block = 0;  // index of the first block's first parameter
 };
 
 }  // namespace lace

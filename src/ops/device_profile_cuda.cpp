@@ -35,8 +35,9 @@ std::vector<DeviceSpan> profile_device(FunctionRef<void()> work) {
     profiler::disableProfiler();
     throw;
   }
+  const std::unique_ptr<profiler::ProfilerResult> result = profiler::disableProfiler();
   std::vector<DeviceSpan> spans;
-  for (const profiler::KinetoEvent& event : profiler::disableProfiler()->events()) {
+  for (const profiler::KinetoEvent& event : result->events()) {
     if (event.deviceType() != c10::DeviceType::CUDA) continue;
     spans.push_back(
         {event.name(), static_cast<int64_t>(event.startNs()), static_cast<int64_t>(event.endNs())});

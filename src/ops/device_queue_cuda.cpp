@@ -23,6 +23,8 @@ class CudaMark final : public DeviceQueue::Mark {
 class CudaGraph final : public DeviceQueue::Graph {
  public:
   CudaGraph(at::cuda::MempoolId_t pool, FunctionRef<void()> work) {
+    // What the allocator keeps for reuse is of no use to the graph, whose memory is its own.
+    c10::cuda::CUDACachingAllocator::emptyCache();
     // ThreadLocal: other threads may use the device in the meantime.
     graph_.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
     try {

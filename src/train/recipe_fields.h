@@ -22,6 +22,12 @@ void visit_fields(ModelConfig& c, Visit&& visit) {
   visit("image_height", c.image_height);
   visit("image_width", c.image_width);
   visit("image_channels", c.image_channels);
+  visit("rotary_base", c.rotary_base);
+  visit("rotary_scaling", c.rotary_scaling);
+  visit("rotary_factor", c.rotary_factor);
+  visit("rotary_original_length", c.rotary_original_length);
+  visit("rotary_beta_fast", c.rotary_beta_fast);
+  visit("rotary_beta_slow", c.rotary_beta_slow);
   visit("dropout", c.dropout);
   visit("init", c.init);
   visit("embedding_gain", c.embedding_gain);

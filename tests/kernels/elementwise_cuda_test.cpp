@@ -339,6 +339,80 @@ TEST_P(CudaElements, CrossEntropy) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaElements, testing::ValuesIn(elements_cases()), name_of);
 
+struct RotateCase {
+  int64_t rows, n, first_position, heads, head_dim, others;  // `others`: columns behind the heads
+  bool shifted;
+};
+
+class CudaRotate : public CudaElementwise,
+                   public testing::WithParamInterface<std::tuple<RotateCase, DType>> {};
+
+// Pairs (c, c + head_dim / 2) of a head turned by the angle of their row and column.
+TEST_P(CudaRotate, TurnsPairsInPlace) {
+  const auto& [problem, compute] = GetParam();
+  const int64_t half = problem.head_dim / 2, width = problem.heads * problem.head_dim;
+  const int64_t columns = width + problem.others;
+  const auto array = [&](DType dtype, const Values& values) {
+    return DeviceArray(dtype, values, problem.shifted);
+  };
+  const DeviceArray x = array(compute, numbers(problem.rows * columns));
+  const int64_t positions = problem.first_position + problem.n;
+  const DeviceArray cos = array(DType::kFloat32, numbers(positions * half));
+  const DeviceArray sin = array(DType::kFloat32, numbers(positions * half));
+  const Values xs = x.values(), coses = cos.values(), sines = sin.values();
+  for (const bool inverse : {false, true}) {
+    SCOPED_TRACE(inverse);
+    Values want = xs, magnitudes(xs.size());
+    for (int64_t r = 0; r < problem.rows; ++r) {
+      for (int64_t c = 0; c < width; ++c) {
+        const int64_t pair = c % problem.head_dim, d = pair % half;
+        const auto angle = static_cast<size_t>((problem.first_position + r % problem.n) * half + d);
+        const auto at = static_cast<size_t>(r * columns + c);
+        const double own = xs[at] * coses[angle];
+        const double other =
+            xs[pair < half ? at + static_cast<size_t>(half) : at - static_cast<size_t>(half)] *
+            sines[angle];
+        want[at] = own + ((pair < half) == inverse ? other : -other);
+        magnitudes[at] = std::abs(own) + std::abs(other);
+      }
+    }
+    const auto got = repeated([&] {
+      const DeviceArray own = array(compute, xs);
+      kElementwise.rotate(context(), {.elements = {problem.rows, columns, compute},
+                                      .x = own.data(),
+                                      .heads = problem.heads,
+                                      .head_dim = problem.head_dim,
+                                      .n = problem.n,
+                                      .first_position = problem.first_position,
+                                      .cos = cos.data(),
+                                      .sin = sin.data(),
+                                      .inverse = inverse});
+      return std::vector<Values>{own.values()};
+    });
+    expect_near("x", got[0], want, [&](size_t i) {
+      return magnitudes[i] == 0 ? 0  // behind the heads: as it was
+                                : rounding(compute, want[i]) + 0x1p-20 * magnitudes[i];
+    });
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, CudaRotate,
+    testing::Combine(
+        testing::Values(
+            RotateCase{4096, 1024, 0, 16, 64, 512, false},
+            RotateCase{300, 100, 17, 10, 128, 256, false}, RotateCase{77, 77, 5, 3, 32, 8, false},
+            RotateCase{64, 32, 0, 5, 16, 0, false}, RotateCase{33, 11, 2, 70, 256, 64, false},
+            RotateCase{50, 10, 1, 6, 40, 24, false}, RotateCase{50, 50, 0, 2, 8, 8, false},
+            RotateCase{20, 20, 3, 4, 64, 3, false}, RotateCase{20, 20, 3, 600, 8, 8, false},
+            RotateCase{129, 43, 0, 8, 64, 64, true}, RotateCase{1, 1, 1000, 1, 64, 64, false}),
+        testing::Values(DType::kBFloat16, DType::kFloat16)),
+    [](const auto& info) {
+      const auto& [problem, compute] = info.param;
+      return concat(problem.rows, "_rows_", problem.heads, "x", problem.head_dim, "_and_",
+                    problem.others, "_", name(compute), problem.shifted ? "_shifted" : "");
+    });
+
 TEST_F(CudaElementwise, NoRowsGiveSumsOfZero) {
   for (const int64_t columns : {512, 7}) {
     const Elements none{0, columns, DType::kBFloat16};

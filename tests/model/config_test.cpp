@@ -104,6 +104,19 @@ TEST(ModelConfig, StartValuesFollowBothReadings) {
   config.init = LinearInit::kStd;
   EXPECT_DOUBLE_EQ(by_name("blocks.0.ff1.weight"), 0.125 / std::sqrt(512.0));
   EXPECT_DOUBLE_EQ(by_name("blocks.0.proj.weight"), 0.125 / std::sqrt(512.0) / std::sqrt(60.0));
+  config.init = LinearInit::kGpt2;
+  for (const char* whole :
+       {"tok", "sos", "blocks.0.qkv.weight", "blocks.0.ff1.weight", "out.weight"}) {
+    EXPECT_DOUBLE_EQ(by_name(whole), 0.02) << whole;
+  }
+  for (const char* part : {"pos.0", "pos.1"}) EXPECT_DOUBLE_EQ(by_name(part), 0.02 / std::sqrt(2));
+  for (const char* last : {"blocks.0.proj.weight", "blocks.0.ff2.weight"}) {
+    EXPECT_DOUBLE_EQ(by_name(last), 0.02 / std::sqrt(60.0)) << last;
+  }
+  config.linear_gain = 3;
+  config.embedding_gain = 2;
+  EXPECT_DOUBLE_EQ(by_name("out.weight"), 0.06);
+  EXPECT_DOUBLE_EQ(by_name("tok"), 0.04);
 }
 
 struct BadConfig {
@@ -132,6 +145,20 @@ TEST(ModelConfig, NamesTheWrongField) {
        },
        "[model] image_height · image_width · image_channels must be seq_len (12288), got 64 · 64 · "
        "1"},
+      {[](auto& c) { c.rotary_base = 0.5; },
+       "[model] rotary_base must be from 1 to 1e+12, got 0.5"},
+      {[](auto& c) { c.rotary_scaling = RotaryScaling::kYarn; },
+       "[model] rotary_scaling must be none where positions are text, got yarn"},
+      {[](auto& c) {
+         c.positions = PositionKind::kRotary;
+         c.rotary_factor = 4;
+       },
+       "[model] rotary_factor must be 1 without a rotary_scaling, got 4"},
+      {[](auto& c) {
+         c.positions = PositionKind::kRotary;
+         c.rotary_beta_slow = 40;
+       },
+       "[model] rotary_beta_fast must be above rotary_beta_slow (40), got 32"},
   };
   for (const auto& [spoil, message] : cases) {
     ModelConfig config = enwik8();
@@ -150,8 +177,17 @@ TEST(ModelConfig, NamesParseBack) {
        {Precision::kFloat32, Precision::kBFloat16, Precision::kFloat16, Precision::kFloat64}) {
     EXPECT_EQ(parse_precision(name(precision)), precision);
   }
-  EXPECT_EQ(parse_linear_init("std"), LinearInit::kStd);
-  EXPECT_EQ(parse_position_kind("image"), PositionKind::kImage);
+  for (const LinearInit init : {LinearInit::kVariance, LinearInit::kStd, LinearInit::kGpt2}) {
+    EXPECT_EQ(parse_linear_init(name(init)), init);
+  }
+  for (const PositionKind kind :
+       {PositionKind::kText, PositionKind::kImage, PositionKind::kRotary}) {
+    EXPECT_EQ(parse_position_kind(name(kind)), kind);
+  }
+  for (const RotaryScaling scaling :
+       {RotaryScaling::kNone, RotaryScaling::kLinear, RotaryScaling::kYarn}) {
+    EXPECT_EQ(parse_rotary_scaling(name(scaling)), scaling);
+  }
   try {
     parse_precision("bfloat");
     ADD_FAILURE();

@@ -54,6 +54,17 @@ TEST(Decode, OtherShapesEqualForward) {
   expect_decode_equals_forward(config, 1e-5, {3, 1});
 }
 
+TEST(Decode, RotaryEqualsForward) {
+  ModelConfig config = small_rotary_config();
+  expect_decode_equals_forward(config, 1e-5, {0, 1});
+  expect_decode_equals_forward(config, 1e-5, {10, 1, 7});
+  config.kv_heads = 1;
+  config.precision = Precision::kFloat64;
+  expect_decode_equals_forward(config, 1e-12, {5, 2});
+  config.precision = Precision::kBFloat16;
+  expect_decode_equals_forward(config, 5e-2, {0, 5, 1});
+}
+
 TEST(Decode, ParametersChangedMeanwhileAreAnError) {
   const SparseTransformer model(small_config());
   const auto state = model.start_decoding(1);

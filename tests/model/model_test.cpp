@@ -140,6 +140,20 @@ TEST(SparseTransformer, GradientsOfOtherShapesAgreeWithFiniteDifferences) {
   expect_finite_differences(config);
 }
 
+TEST(SparseTransformer, GradientsOfRotaryPositionsAgreeWithFiniteDifferences) {
+  ModelConfig config = small_rotary_config();
+  config.dropout = 0.3;
+  expect_finite_differences(config);
+  config.heads = 4;
+  config.kv_heads = 2;
+  config.qk_dim = 96;
+  config.v_dim = 64;
+  config.tied = true;
+  config.recompute = true;
+  config.rotary_scaling = RotaryScaling::kLinear;
+  expect_finite_differences(config);
+}
+
 std::vector<at::Tensor> gradients_with(ModelConfig config, Precision precision) {
   config.precision = precision;
   const SparseTransformer model(config);
@@ -147,8 +161,7 @@ std::vector<at::Tensor> gradients_with(ModelConfig config, Precision precision) 
   return gradients(model, random_tokens(2, config.seq_len), {true, 3, 1});
 }
 
-TEST(SparseTransformer, LowerPrecisionsStayClose) {
-  ModelConfig config = small_config();
+void expect_lower_precisions_close(ModelConfig config) {
   config.dropout = 0.1;
   const auto exact = gradients_with(config, Precision::kFloat64);
   const std::vector<std::pair<Precision, double>> tolerances = {
@@ -163,15 +176,21 @@ TEST(SparseTransformer, LowerPrecisionsStayClose) {
   }
 }
 
+TEST(SparseTransformer, LowerPrecisionsStayClose) {
+  expect_lower_precisions_close(small_config());
+  expect_lower_precisions_close(small_rotary_config());
+}
+
 TEST(SparseTransformer, RecomputeGivesTheSameGradients) {
   for (const Precision precision : {Precision::kFloat32, Precision::kBFloat16}) {
-    ModelConfig config = small_config();
-    config.dropout = 0.25;
-    const auto kept = gradients_with(config, precision);
-    config.recompute = true;
-    const auto recomputed = gradients_with(config, precision);
-    for (size_t i = 0; i < kept.size(); ++i) {
-      EXPECT_TRUE(at::equal(kept[i], recomputed[i])) << parameter_infos(config)[i].name;
+    for (ModelConfig config : {small_config(), small_rotary_config()}) {
+      config.dropout = 0.25;
+      const auto kept = gradients_with(config, precision);
+      config.recompute = true;
+      const auto recomputed = gradients_with(config, precision);
+      for (size_t i = 0; i < kept.size(); ++i) {
+        EXPECT_TRUE(at::equal(kept[i], recomputed[i])) << parameter_infos(config)[i].name;
+      }
     }
   }
 }

@@ -17,6 +17,17 @@ inline ModelConfig small_config() {
   return config;
 }
 
+// The same with rotary positions whose angles YaRN scales, some of them in part.
+inline ModelConfig small_rotary_config() {
+  ModelConfig config = small_config();
+  config.positions = PositionKind::kRotary;
+  config.rotary_base = 100;
+  config.rotary_scaling = RotaryScaling::kYarn;
+  config.rotary_factor = 4;
+  config.rotary_beta_fast = 2;
+  return config;
+}
+
 inline at::Tensor random_tokens(int64_t batch, int64_t n, int64_t vocab = 256) {
   auto random = at::make_generator<at::CPUGeneratorImpl>(7);
   return at::randint(0, vocab, {batch, n}, random, at::TensorOptions().dtype(at::kLong));

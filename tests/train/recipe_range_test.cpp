@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "model/rotary.h"
 #include "train/folder_test.h"
 #include "train/recipe_fields.h"
 
@@ -34,6 +35,9 @@ void expect_sane(const Recipe& recipe, const std::string& what) {
   }
   if (m.positions == PositionKind::kText) {
     EXPECT_TRUE(product_fits({m.position_rows()[0], m.position_rows()[1]})) << what;
+  }
+  for (const double frequency : model::rotary_angles(m).frequencies) {
+    EXPECT_TRUE(std::isfinite(frequency) && frequency >= 0 && frequency <= 1) << what;
   }
   EXPECT_GT(parameter_count(m), 0) << what;
   EXPECT_TRUE(product_fits({parameter_count(m), 8, 5})) << what;  // bytes of weights and optimiser
@@ -93,9 +97,17 @@ Recipe image_recipe() {
   return recipe;
 }
 
+Recipe rotary_recipe() {
+  Recipe recipe = small_recipe();
+  recipe.model.positions = PositionKind::kRotary;
+  recipe.model.rotary_scaling = RotaryScaling::kYarn;
+  recipe.model.rotary_factor = 2;
+  return recipe;
+}
+
 TEST(RecipeRange, EveryExtremeIsAnErrorThatNamesItOrSane) {
   int errors = 0, passed = 0;
-  for (const Recipe& base : {small_recipe(), image_recipe()}) {
+  for (const Recipe& base : {small_recipe(), image_recipe(), rotary_recipe()}) {
     draw_extremes(base,
                   [&](const Recipe& recipe, const std::string& key, const std::string& value) {
                     const std::string error = error_of([&] { recipe.check(); });

@@ -59,6 +59,34 @@ TEST(Recipe, ResolvedTextGivesTheSameRecipe) {
   EXPECT_EQ(again.model.patterns, recipe.model.patterns);
 }
 
+TEST(Recipe, RotaryPositions) {
+  const Recipe recipe = parse_recipe(R"toml([model]
+positions = "rotary"
+rotary_base = 5e5
+rotary_scaling = "yarn"
+rotary_factor = 4
+rotary_original_length = 300
+rotary_beta_fast = 16
+rotary_beta_slow = 2
+init = "gpt2"
+)toml",
+                                     "x.toml");
+  for (const Recipe& r : {recipe, parse_recipe(to_toml(recipe), "again")}) {
+    EXPECT_EQ(r.model.positions, PositionKind::kRotary);
+    EXPECT_EQ(r.model.rotary_base, 5e5);
+    EXPECT_EQ(r.model.rotary_scaling, RotaryScaling::kYarn);
+    EXPECT_EQ(r.model.rotary_factor, 4);
+    EXPECT_EQ(r.model.rotary_original_length, 300);
+    EXPECT_EQ(r.model.rotary_beta_fast, 16);
+    EXPECT_EQ(r.model.rotary_beta_slow, 2);
+    EXPECT_EQ(r.model.init, LinearInit::kGpt2);
+  }
+  EXPECT_HAS(error_of("[model]\npositions = \"rotray\"\n"),
+             "one of text, image, rotary, got rotray");
+  EXPECT_HAS(error_of("[model]\nrotary_scaling = \"ntk\"\n"), "one of none, linear, yarn, got ntk");
+  EXPECT_HAS(error_of("[model]\nrotary_factor = 2\n"), "rotary_factor must be 1 without");
+}
+
 TEST(Recipe, OverridesComeLast) {
   const Recipe recipe = parse_recipe(
       kText, "x.toml",

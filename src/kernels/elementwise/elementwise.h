@@ -129,6 +129,19 @@ struct EmbeddingGradArgs {
   bool add = false;  // to what is there, instead of in its place
 };
 
+// Rotary positions, in place: of each row's first `heads` · head_dim columns, a head's halves
+// (a, b) become (a · cos − b · sin, b · cos + a · sin), cos and sin those of position
+// first_position + row mod n. `inverse`: (a · cos + b · sin, b · cos − a · sin), what makes the
+// gradient of a head before from that of the head after.
+struct RotateArgs {
+  Elements elements;
+  void* x = nullptr;  // compute
+  int64_t heads = 0, head_dim = 0;
+  int64_t n = 0, first_position = 0;
+  const void *cos = nullptr, *sin = nullptr;  // wide [>= first_position + n, head_dim / 2]
+  bool inverse = false;
+};
+
 // What an optimiser's step leaves for the host to read, and hands on to the next.
 struct StepState {
   double norm = 0;         // √Σ g² / loss_scale, of the step's gradients before clipping
@@ -175,6 +188,7 @@ struct ElementwiseKernels {
   void (*gelu)(const Context&, const GeluArgs&);
   void (*gelu_grad)(const Context&, const GeluGradArgs&);
   void (*column_sum)(const Context&, const ColumnSumArgs&);
+  void (*rotate)(const Context&, const RotateArgs&);
   void (*cross_entropy)(const Context&, const CrossEntropyArgs&);
   void (*cross_entropy_grad)(const Context&, const CrossEntropyGradArgs&);
   void (*embedding)(const Context&, const EmbeddingArgs&);

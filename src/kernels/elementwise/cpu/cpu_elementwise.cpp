@@ -125,6 +125,10 @@ const ElementwiseKernels kElementwise = {
         [](const Context& c, const ColumnSumArgs& a) {
           with_sums(c, a, functions(a.elements).column_sum, {a.sum});
         },
+    .rotate =
+        [](const Context& c, const RotateArgs& a) {
+          for_rows(c, a, functions(a.head_dim / 2, a.elements.compute).rotate);
+        },
     .cross_entropy =
         [](const Context& c, const CrossEntropyArgs& a) {
           for_rows(c, a, functions(a.elements).cross_entropy);

@@ -125,6 +125,23 @@ struct Plain {
     }
   }
 
+  static void rotate(const RotateArgs& a, RowRange rows) {
+    const int64_t half = a.head_dim / 2;
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      const int64_t at = (a.first_position + row % a.n) * half;
+      for (int64_t head = 0; head < a.heads; ++head) {
+        T* x = out<T>(a.x) + row * a.elements.columns + head * a.head_dim;
+        for (int64_t c = 0; c < half; ++c) {
+          const W u = value(x + c), v = value(x + half + c);
+          const W along = in<W>(a.cos)[at + c];
+          const W across = a.inverse ? -in<W>(a.sin)[at + c] : in<W>(a.sin)[at + c];
+          set(x + c, u * along - v * across);
+          set(x + half + c, v * along + u * across);
+        }
+      }
+    }
+  }
+
   static void cross_entropy(const CrossEntropyArgs& a, RowRange rows) {
     const int64_t columns = a.elements.columns;
     for (int64_t row = rows.begin; row < rows.end; ++row) {
@@ -212,6 +229,7 @@ const RowFunctions kPlain = {
                     const RowSums& s) { LACE_PLAIN(gelu_grad, a.elements.compute, a, r, s) },
     .column_sum = [](const ColumnSumArgs& a, RowRange r,
                      const RowSums& s) { LACE_PLAIN(column_sum, a.elements.compute, a, r, s) },
+    .rotate = [](const RotateArgs& a, RowRange r) { LACE_PLAIN(rotate, a.elements.compute, a, r) },
     .cross_entropy = [](const CrossEntropyArgs& a,
                         RowRange r) { LACE_PLAIN(cross_entropy, a.elements.compute, a, r) },
     .cross_entropy_grad =

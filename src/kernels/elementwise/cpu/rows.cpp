@@ -253,6 +253,27 @@ LACE_INLINE void column_sum_body(ColumnSumArgs a, RowRange rows, RowSums sums) {
 }
 
 template <typename T>
+LACE_INLINE void rotate_body(RotateArgs a, RowRange rows) {
+  const int64_t half = a.head_dim / 2;
+  const float sign = a.inverse ? -1.0f : 1.0f;
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    const int64_t position = a.first_position + row % a.n;
+    const float *cos = in<float>(a.cos) + position * half,
+                *sin = in<float>(a.sin) + position * half;
+    T* low = out<T>(a.x) + row * a.elements.columns;
+    for (int64_t head = 0; head < a.heads; ++head, low += a.head_dim) {
+      T* high = low + half;
+      for (int64_t c = 0; c < half; c += kLanes) {
+        const Floats u = load(low + c), v = load(high + c);
+        const Floats along = load(cos + c), across = load(sin + c) * sign;
+        store(low + c, u * along - v * across);
+        store(high + c, v * along + u * across);
+      }
+    }
+  }
+}
+
+template <typename T>
 LACE_INLINE void cross_entropy_body(CrossEntropyArgs a, RowRange rows) {
   const int64_t columns = a.elements.columns;
   for (int64_t row = rows.begin; row < rows.end; ++row) {
@@ -356,6 +377,7 @@ const RowFunctions kVectors = {
                     const RowSums& sums) { LACE_ROWS(gelu_grad, sums) },
     .column_sum = [](const ColumnSumArgs& args, RowRange rows,
                      const RowSums& sums) { LACE_ROWS(column_sum, sums) },
+    .rotate = [](const RotateArgs& args, RowRange rows) { LACE_ROWS(rotate) },
     .cross_entropy = [](const CrossEntropyArgs& args, RowRange rows) { LACE_ROWS(cross_entropy) },
     .cross_entropy_grad = [](const CrossEntropyGradArgs& args,
                              RowRange rows) { LACE_ROWS(cross_entropy_grad) },

@@ -5,8 +5,8 @@
 namespace lace::cpu {
 
 // The functions of the table for a range of rows of their matrices; calls on different rows may
-// run at once. Two implementations: `vectors`, for float32, bfloat16 and float16 and columns in
-// multiples of kVectorColumns, and `plain`, for everything.
+// run at once. Two implementations: `vectors`, for float32, bfloat16 and float16 and columns (of
+// half a head, in rotate) in multiples of kVectorColumns, and `plain`, for everything.
 //
 // `sums` hold `columns` wide numbers each, to which the rows' sums are added, in the order of the
 // ColumnSums in the arguments.
@@ -30,6 +30,7 @@ struct RowFunctions {
   void (*gelu)(const GeluArgs&, RowRange);
   void (*gelu_grad)(const GeluGradArgs&, RowRange, const RowSums&);
   void (*column_sum)(const ColumnSumArgs&, RowRange, const RowSums&);
+  void (*rotate)(const RotateArgs&, RowRange);
   void (*cross_entropy)(const CrossEntropyArgs&, RowRange);
   void (*cross_entropy_grad)(const CrossEntropyGradArgs&, RowRange);
   void (*embedding)(const EmbeddingArgs&, RowRange slots);

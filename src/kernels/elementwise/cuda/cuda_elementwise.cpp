@@ -11,6 +11,7 @@ const ElementwiseKernels kElementwise = {
     elementwise::gelu,
     elementwise::gelu_grad,
     elementwise::column_sum,
+    elementwise::rotate,
     elementwise::cross_entropy,
     elementwise::cross_entropy_grad,
     elementwise::embedding,

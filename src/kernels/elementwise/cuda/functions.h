@@ -10,6 +10,7 @@ void norm_grad(const Context& context, const NormGradArgs& args);
 void gelu(const Context& context, const GeluArgs& args);
 void gelu_grad(const Context& context, const GeluGradArgs& args);
 void column_sum(const Context& context, const ColumnSumArgs& args);
+void rotate(const Context& context, const RotateArgs& args);
 void cross_entropy(const Context& context, const CrossEntropyArgs& args);
 void cross_entropy_grad(const Context& context, const CrossEntropyGradArgs& args);
 void embedding(const Context& context, const EmbeddingArgs& args);
