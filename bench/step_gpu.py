@@ -1,4 +1,4 @@
-"""bench/step_vs_pytorch.py --device cuda: a recipe's training step in lace and in PyTorch on one GPU.
+"""bench/step_vs_pytorch.py --device cuda: a recipe's step in lace and in PyTorch on one GPU.
 
 PyTorch runs what its user has today: blocks compiled by torch.compile, bf16 autocast, fused AdamW,
 clipping by global norm, dropout and recomputation as the recipe has them. Rows:
@@ -315,7 +315,8 @@ def report_rows(rows, tokens):
         if "error" in row:
             continue
         ms = statistics.median(row["samples"])
-        quartiles = statistics.quantiles(row["samples"], n=4) if len(row["samples"]) > 1 else [ms] * 3
+        many = len(row["samples"]) > 1
+        quartiles = statistics.quantiles(row["samples"], n=4) if many else [ms] * 3
         result.update(what=row["runs"].what, time_ms=round(ms, 3),
                       spread_ms=round(quartiles[2] - quartiles[0], 3),
                       tokens_per_s=round(1e3 * tokens / ms), samples=len(row["samples"]),

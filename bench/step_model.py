@@ -20,7 +20,7 @@ KEPT = {
 
 
 def keep(pattern):
-    """(head, i, j) -> bool of a causal union of KEPT's atoms: docs/design.md, "Patterns, by name"."""
+    """(head, i, j) -> bool of a causal union of KEPT's atoms (docs/design.md has them by name)."""
     atoms = []
     for text in pattern.split("|"):
         match = re.fullmatch(r"\s*(\w+)(?:\(([\d,\s]+)\))?\s*", text)

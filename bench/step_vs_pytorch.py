@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Times one training step of a recipe's model in lace and in PyTorch, in turn.
 
-On a CPU PyTorch runs the same function with what a user has today: scaled_dot_product_attention with the
-pattern as a boolean mask (is_causal for dense), autocast for bf16, fused AdamW, clipping by global
-norm. Both get the same shapes, batch and number of threads; contenders run in rounds, one after the
+On a CPU PyTorch runs the same function with what a user has today: scaled_dot_product_attention
+with the pattern as a boolean mask (is_causal for dense), autocast for bf16, fused AdamW, clipping
+by global norm. Both get the same shapes, batch and number of threads; contenders run in rounds, one after the
 other, and the medians of all steps are compared.
 
   bench/step_vs_pytorch.py build/cpu/bin/lace recipes/demo.toml [--json] [--rounds 3] [--steps 8]
@@ -19,6 +19,7 @@ On a GPU PyTorch is compiled, with the fastest dense attention and with FlexAtte
 """
 
 import argparse
+import functools
 import json
 import statistics
 import subprocess
@@ -124,7 +125,7 @@ def compare_on_cpu(arguments):
 
 def compare_on_gpu(arguments):
     from step_gpu import compare, print_report
-    report = compare(arguments, lambda overrides, options: lace_steps(arguments, overrides, options))
+    report = compare(arguments, functools.partial(lace_steps, arguments))
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:
