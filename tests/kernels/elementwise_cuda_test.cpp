@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <tuple>
 
 #include "lace/error.h"
 
@@ -344,12 +345,21 @@ struct RotateCase {
   bool shifted;
 };
 
-class CudaRotate : public CudaElementwise,
-                   public testing::WithParamInterface<std::tuple<RotateCase, DType>> {};
+using RotateParam = std::tuple<RotateCase, DType>;
+
+std::string rotate_name(const testing::TestParamInfo<RotateParam>& info) {
+  const RotateCase& problem = std::get<0>(info.param);
+  return concat(problem.rows, "_rows_", problem.heads, "x", problem.head_dim, "_and_",
+                problem.others, "_", name(std::get<1>(info.param)),
+                problem.shifted ? "_shifted" : "");
+}
+
+class CudaRotate : public CudaElementwise, public testing::WithParamInterface<RotateParam> {};
 
 // Pairs (c, c + head_dim / 2) of a head turned by the angle of their row and column.
 TEST_P(CudaRotate, TurnsPairsInPlace) {
-  const auto& [problem, compute] = GetParam();
+  const RotateCase& problem = std::get<0>(GetParam());
+  const DType compute = std::get<1>(GetParam());
   const int64_t half = problem.head_dim / 2, width = problem.heads * problem.head_dim;
   const int64_t columns = width + problem.others;
   const auto array = [&](DType dtype, const Values& values) {
@@ -407,11 +417,7 @@ INSTANTIATE_TEST_SUITE_P(
             RotateCase{20, 20, 3, 4, 64, 3, false}, RotateCase{20, 20, 3, 600, 8, 8, false},
             RotateCase{129, 43, 0, 8, 64, 64, true}, RotateCase{1, 1, 1000, 1, 64, 64, false}),
         testing::Values(DType::kBFloat16, DType::kFloat16)),
-    [](const auto& info) {
-      const auto& [problem, compute] = info.param;
-      return concat(problem.rows, "_rows_", problem.heads, "x", problem.head_dim, "_and_",
-                    problem.others, "_", name(compute), problem.shifted ? "_shifted" : "");
-    });
+    rotate_name);
 
 TEST_F(CudaElementwise, NoRowsGiveSumsOfZero) {
   for (const int64_t columns : {512, 7}) {
