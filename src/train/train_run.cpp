@@ -196,7 +196,7 @@ class Sitting {
   // Validates if it is time to, and writes the step's metrics. True if the run has ended.
   bool measure(TrainProgress& progress) {
     if (trainer_->unfinished_steps() > 0) {
-      metrics_->add(progress);
+      if (folder_) metrics_->add(progress);
       return false;
     }
     const bool due = is_due(recipe_.train.validate_every, progress.step);
