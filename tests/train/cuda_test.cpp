@@ -109,6 +109,40 @@ TEST_F(CudaTraining, LearnsAndResumesBitForBit) {
   }
 }
 
+// The same steps with recorded graphs and without, some of them run ahead.
+TEST_F(CudaTraining, GraphsChangeNoBit) {
+  for (const Precision precision : {Precision::kBFloat16, Precision::kFloat16}) {
+    for (const bool recompute : {false, true}) {
+      Recipe recipe = gpu_recipe(precision);
+      recipe.model.recompute = recompute;
+      recipe.train.accumulate = 2;
+      std::vector<TrainProgress> steps[2];
+      std::vector<at::Tensor> weights[2];
+      for (const bool graphs : {false, true}) {
+        recipe.train.graphs = graphs;
+        Trainer trainer(recipe, small_data(), at::kCUDA);
+        while (trainer.step() < 8) {
+          trainer.start_step();
+          if (graphs && trainer.step() % 3 != 0 && trainer.step() < 8) trainer.start_step();
+          while (trainer.unfinished_steps() > 0) steps[graphs].push_back(trainer.finish_step());
+        }
+        for (const NamedParameter& p : trainer.validated_weights()) {
+          weights[graphs].push_back(p.tensor.clone());
+        }
+      }
+      ASSERT_EQ(steps[0].size(), 8u);
+      ASSERT_EQ(steps[1].size(), 8u);
+      for (size_t i = 0; i < 8; ++i) {
+        EXPECT_EQ(steps[0][i].loss, steps[1][i].loss) << i;
+        EXPECT_EQ(steps[0][i].gradient_norm, steps[1][i].gradient_norm) << i;
+      }
+      for (size_t i = 0; i < weights[0].size(); ++i) {
+        EXPECT_TRUE(torch::equal(weights[0][i], weights[1][i])) << i;
+      }
+    }
+  }
+}
+
 TEST_F(CudaTraining, StepsFollowTheCpu) {
   const Recipe recipe = gpu_recipe();
   Trainer cpu(recipe, small_data()), gpu(recipe, small_data(), at::kCUDA);
