@@ -22,8 +22,8 @@ struct FileIdentity {
 // Of the file that `path` names now; nothing if there is none.
 std::optional<FileIdentity> identity_of(const std::string& path);
 
-// Reads up to `count` bytes from byte `offset` of an open file on, and returns how many: fewer where
-// the file ends before. −1, and errno, if it cannot be read.
+// Reads up to `count` bytes from byte `offset` of an open file on, and returns how many: fewer
+// where the file ends before. −1, and errno, if it cannot be read.
 int64_t read_at(int descriptor, int64_t offset, void* to, int64_t count);
 
 // A regular file that is open for reading: what it gives belongs to one file, also when its path
