@@ -34,8 +34,6 @@ Pass::Pass(std::shared_ptr<const SparseTransformer::Impl> impl, const at::Tensor
   final_norm_ = norm;
 }
 
-Dropout Pass::ff_dropout(int64_t layer) const { return call(layer).ff_dropout; }
-
 BlockCall Pass::call(int64_t layer) const {
   return model_->block_call(layer, tokens_.size(0), tokens_.size(1), keys_);
 }
@@ -62,7 +60,8 @@ void Pass::backward(const at::Tensor& dy, const Gradients& gradients) {
   const ops::DeterministicScope scope(model_->config.deterministic);
   const ModelConfig& config = model_->config;
   const auto branch_of = [&](int64_t layer) {
-    return Branch{ff_dropout(layer), gradients.into(model_->block_parameter(layer, kFf2Bias))};
+    return Branch{model_->dropout(layer, kFeedForwardBranch, keys_),
+                  gradients.into(model_->block_parameter(layer, kFf2Bias))};
   };
   const size_t final_norm = model_->final_norm();
   const Branch top = branch_of(config.layers - 1);

@@ -45,7 +45,6 @@ class Pass {
 
  private:
   BlockCall call(int64_t layer) const;
-  Dropout ff_dropout(int64_t layer) const;
 
   std::shared_ptr<const SparseTransformer::Impl> model_;
   at::Tensor tokens_, keys_, hidden_;

@@ -108,6 +108,13 @@ at::Tensor SparseTransformer::Impl::dropout_keys(const PassMode& mode) const {
   return tensor;
 }
 
+Dropout SparseTransformer::Impl::dropout(int64_t layer, model::DropoutBranch branch,
+                                         const at::Tensor& keys) const {
+  if (!keys.defined()) return {};
+  const auto* key = static_cast<const uint64_t*>(keys.const_data_ptr());
+  return model::make_dropout(config.dropout, key + layer * model::kDropoutBranches + branch);
+}
+
 model::BlockCall SparseTransformer::Impl::block_call(int64_t layer, int64_t batch, int64_t n,
                                                      const at::Tensor& keys) const {
   model::BlockShape shape;
@@ -120,15 +127,10 @@ model::BlockCall SparseTransformer::Impl::block_call(int64_t layer, int64_t batc
   shape.eps = config.block_norm_eps;
   shape.deterministic = config.deterministic;
   shape.rotary = rotary;
-  const auto dropout = [&](model::DropoutBranch branch) {
-    if (!keys.defined()) return Dropout{};
-    const auto* key = static_cast<const uint64_t*>(keys.const_data_ptr());
-    return model::make_dropout(config.dropout, key + layer * model::kDropoutBranches + branch);
-  };
   model::BlockCall call{shape,
                         patterns[static_cast<size_t>(layer) % patterns.size()],
-                        dropout(model::kAttentionBranch),
-                        dropout(model::kFeedForwardBranch),
+                        dropout(layer, model::kAttentionBranch, keys),
+                        dropout(layer, model::kFeedForwardBranch, keys),
                         {}};
   for (int i = 0; i < model::kBlockTensors; ++i) {
     const auto tensor = static_cast<model::BlockTensor>(i);

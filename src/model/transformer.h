@@ -31,6 +31,8 @@ struct SparseTransformer::Impl {
   // model::Pass.
   model::BlockCall block_call(int64_t layer, int64_t batch, int64_t n,
                               const at::Tensor& keys) const;
+  // The mask of one branch of a pass.
+  Dropout dropout(int64_t layer, model::DropoutBranch branch, const at::Tensor& keys) const;
   // The keys of a pass: int64 [layers, kDropoutBranches] on a CPU; undefined where nothing is
   // dropped.
   at::Tensor dropout_keys(const PassMode& mode) const;
