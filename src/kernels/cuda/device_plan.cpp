@@ -152,7 +152,7 @@ size_t UploadedPlan::bytes() const {
   return bytes;
 }
 
-const void* UploadedPlan::table(std::type_index type, uint64_t variant, cudaStream_t stream,
+const void* UploadedPlan::table(std::type_index type, const Variant& variant, cudaStream_t stream,
                                 const MakeTable& make) const {
   std::lock_guard lock(mutex_);
   const auto key = std::pair(type, variant);

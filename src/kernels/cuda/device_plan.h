@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -94,8 +95,9 @@ class UploadedPlan {
   // through packer.add(array, &table.pointer) and must live until `make`'s T does, that is as
   // members of T (or of the plan). Uploaded as the plan is. Valid as long as this object.
   // Throws lace::Error if `stream` is being captured and the table is not there yet.
+  using Variant = std::array<int64_t, 3>;
   template <typename T, typename Make>
-  const T& table(uint64_t variant, cudaStream_t stream, const Make& make) const {
+  const T& table(const Variant& variant, cudaStream_t stream, const Make& make) const {
     return *static_cast<const T*>(
         table(std::type_index(typeid(T)), variant, stream, [&](DevicePacker& packer) {
           auto made = std::make_shared<T>();
@@ -110,14 +112,14 @@ class UploadedPlan {
     std::unique_ptr<DeviceMemory> memory;
   };
   using MakeTable = std::function<std::shared_ptr<void>(DevicePacker&)>;
-  const void* table(std::type_index type, uint64_t variant, cudaStream_t stream,
+  const void* table(std::type_index type, const Variant& variant, cudaStream_t stream,
                     const MakeTable& make) const;
 
   friend std::shared_ptr<const UploadedPlan> upload(const Plan& plan, cudaStream_t stream);
   DevicePlan view_;
   std::unique_ptr<DeviceMemory> memory_;
   mutable std::mutex mutex_;
-  mutable std::map<std::pair<std::type_index, uint64_t>, Table> tables_;
+  mutable std::map<std::pair<std::type_index, Variant>, Table> tables_;
 };
 
 // The plan on the current device: packed and uploaded at the first call, asynchronously on

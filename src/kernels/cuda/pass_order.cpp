@@ -33,11 +33,13 @@ struct OrderBuilder {
     }
   }
 
-  void add_pass(const Pass& pass, bool several, bool last, int32_t wait) {
+  // wait: tiles of the passes before.
+  void add_pass(const Pass& pass, int32_t index, bool several, bool last, int32_t wait) {
     const auto begin = static_cast<int64_t>(order.tiles.size());
     for (int32_t t = pass.tile_begin; t < pass.tile_end; ++t) {
       OrderedTile tile;
       tile.source = plan.tiles[static_cast<size_t>(t)];
+      tile.pass = index;
       for (int32_t r = tile.source.run_begin; r < tile.source.run_end; ++r) {
         tile.others += plan.runs[static_cast<size_t>(r)].tiles;
       }
@@ -75,7 +77,7 @@ struct OrderBuilder {
         for (size_t q = p + 1; q < passes.size(); ++q) mark(*passes[q], after);
       }
       ordered.first = static_cast<int32_t>(order.tiles.size()) - ordered.begin;
-      add_pass(*passes[p], several, p + 1 == passes.size(), ordered.first);
+      add_pass(*passes[p], static_cast<int32_t>(p), several, p + 1 == passes.size(), ordered.first);
       if (several) mark(*passes[p], before);
     }
     ordered.end = static_cast<int32_t>(order.tiles.size());

@@ -15,6 +15,7 @@ enum Covered : int32_t { kNone = 0, kAll = 1, kSome = 2 };
 
 struct OrderedTile {
   OwnerTile source;          // the plan's tile
+  int32_t pass = 0;          // 0: worked on first
   int32_t others = 0;        // tiles of others that it sees
   int32_t earlier = kNone;   // rows that a pass worked on before has partial results of
   int32_t later = kNone;     // rows that a pass worked on afterwards will finish

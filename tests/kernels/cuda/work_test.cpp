@@ -99,5 +99,46 @@ TEST(Sm90Work, FlagsTellOfMasks) {
   }
 }
 
+TEST(Sm90Order, EveryItemOnceWhatIsWaitedForFirstAndLongItemsBeforeShortOnes) {
+  for (const char* text :
+       {"dense", "fixed(128, 32, 4)", "heads(3*local(64), 1*block(128) | summary(128, 32))",
+        "bidirectional(heads(1*dense, 3*local(100) | global(7) | strided(64)))"}) {
+    const sm90::Work work = sm90::make_work(plan_of(text, 4, {128, 128}, true), 1);
+    for (const int64_t batch : {1, 3}) {
+      for (const int64_t section : {1, 3, 4, 5, 12}) {
+        SCOPED_TRACE(testing::Message() << text << ", batch " << batch << " by " << section);
+        const auto order = sm90::order_items(work, batch, section);
+        ASSERT_EQ(static_cast<int64_t>(order.size()), work.items * batch);
+        // Of each head what came so far: its tiles, and how many have been counted.
+        std::vector<std::vector<bool>> seen(static_cast<size_t>(4 * batch),
+                                            std::vector<bool>(work.tiles.size()));
+        std::vector<int32_t> counted(static_cast<size_t>(4 * batch));
+        for (size_t i = 0; i < order.size(); ++i) {
+          const sm90::WorkTile& tile = work.tiles[static_cast<size_t>(order[i].tile)];
+          const auto head = static_cast<size_t>(order[i].head);
+          ASSERT_FALSE(seen[head][static_cast<size_t>(order[i].tile)]);
+          seen[head][static_cast<size_t>(order[i].tile)] = true;
+          ASSERT_GE(counted[head], tile.wait);
+          counted[head] += tile.count;
+          if (section < 4 * batch || i == 0) continue;
+          const sm90::WorkTile& before = work.tiles[static_cast<size_t>(order[i - 1].tile)];
+          if (before.count == tile.count && before.pass == tile.pass) {
+            ASSERT_GE(before.tiles, tile.tiles);
+          }
+        }
+        for (const sm90::WorkGroup& group : work.groups) {
+          for (int32_t t = 0; t < group.tiles; ++t) {
+            for (int32_t h = 0; h < group.heads; ++h) {
+              const auto head =
+                  static_cast<size_t>(work.heads[static_cast<size_t>(group.head_begin + h)]);
+              EXPECT_TRUE(seen[head][static_cast<size_t>(group.tile_begin + t)]);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace lace::test

@@ -44,7 +44,7 @@ const UploadedOrder& order_of(const UploadedPlan& uploaded, const Plan& plan, cu
       made.most_last = std::max(made.most_last, group.end - group.begin - group.first);
     }
   };
-  return uploaded.table<UploadedOrder>(0, stream, make);
+  return uploaded.table<UploadedOrder>({}, stream, make);
 }
 
 // A plan on the GPU and what launches over it need.

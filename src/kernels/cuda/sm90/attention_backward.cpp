@@ -56,6 +56,7 @@ struct Launch {
   const Context& context;
   const BackwardArgs& args;
   const BackwardKernel& kernel;
+  const cuda::UploadedPlan& plan;
   const UploadedWork& uploaded;
   cudaStream_t stream;
   std::unique_ptr<BackwardParams> params = std::make_unique<BackwardParams>();
@@ -83,9 +84,9 @@ struct Launch {
     const size_t bytes = counter_count(work, shape().batch) * sizeof(int32_t);
     counters = context.allocate(bytes);
     LACE_CUDA(cudaMemsetAsync(counters.get(), 0, bytes, stream));
-    params->queue = item_queue(uploaded, shape().batch,
+    params->queue = item_queue(plan, uploaded, shape().batch,
                                section_of(work, shape().batch, bytes_of_head, kSectionBytes),
-                               reinterpret_cast<int32_t*>(counters.get()));
+                               reinterpret_cast<int32_t*>(counters.get()), stream);
     params->statistics = statistics;
     params->scale = static_cast<float>(args.scale);
     params->scale_log2 = static_cast<float>(args.scale * std::numbers::log2e);
@@ -163,17 +164,17 @@ struct Backward {
         uploaded_work(*on_device, transposed, shape.heads / shape.kv_heads, stream);
     if (keys.work.sole_others) {
       run_statistics(nullptr);
-      return run_keys(keys, BackwardMode::kKeys, dq);
+      return run_keys(*on_device, keys, BackwardMode::kKeys, dq);
     }
     if (context.deterministic || saves_memory(keys.work) || is_short(keys.work)) {
       run_statistics(nullptr);
-      run_keys(keys, BackwardMode::kKeysAlone, {});
+      run_keys(*on_device, keys, BackwardMode::kKeysAlone, {});
       return run_queries();
     }
     const Workspace sums = context.allocate_floats(shape.batch * shape.heads * shape.q_len * dim);
     dq.sums = reinterpret_cast<float*>(sums.get());
     run_statistics(dq.sums);
-    run_keys(keys, BackwardMode::kKeys, dq);
+    run_keys(*on_device, keys, BackwardMode::kKeys, dq);
     round(dq, static_cast<float>(args.scale), shape.heads, shape.q_len, 1);
   }
 
@@ -209,12 +210,13 @@ struct Backward {
     return work.several_passes && rows * dim * 4 > kMostSumsBytes;
   }
 
-  void run_keys(const UploadedWork& uploaded, BackwardMode mode, const Gradient& dq) const {
+  void run_keys(const cuda::UploadedPlan& on_device, const UploadedWork& uploaded,
+                BackwardMode mode, const Gradient& dq) const {
     const int64_t heads_per_kv = shape.heads / shape.kv_heads;
     const Work& work = uploaded.work;
     // Query heads of a key head that have different tiles: each gets sums of its own.
     const bool only_sums = work.members != heads_per_kv;
-    Launch launch{context, args, kernel_of(kernels, mode), uploaded, stream};
+    Launch launch{context, args, kernel_of(kernels, mode), on_device, uploaded, stream};
     BackwardParams& params = *launch.params;
     launch.make_owner_maps(args.k, args.v, shape.k_len, shape.kv_heads);
     launch.make_other_maps(args.q, args.dout, shape.q_len, shape.heads);
@@ -246,7 +248,8 @@ struct Backward {
     const auto on_device = cuda::upload(plan, stream);
     const UploadedWork& uploaded = uploaded_work(*on_device, plan, 1, stream);
     const Work& work = uploaded.work;
-    Launch launch{context, args, kernel_of(kernels, BackwardMode::kQueries), uploaded, stream};
+    Launch launch{context,    args,     kernel_of(kernels, BackwardMode::kQueries),
+                  *on_device, uploaded, stream};
     BackwardParams& params = *launch.params;
     launch.make_owner_maps(args.q, args.dout, shape.q_len, shape.heads);
     launch.make_other_maps(args.k, args.v, shape.k_len, shape.kv_heads);

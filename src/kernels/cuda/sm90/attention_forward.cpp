@@ -130,7 +130,7 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
             work.other_boxes, work.other_stretches, params->k);
   make_maps({args.v, s.dtype, s.v_dim, s.k_len, s.kv_heads, s.batch}, work.other_rows,
             work.other_boxes, work.other_stretches, params->v);
-  params->queue = item_queue(uploaded, s.batch, section_for(s, work), counters);
+  params->queue = item_queue(*on_device, uploaded, s.batch, section_for(s, work), counters, stream);
   params->out = args.out.data;
   params->lse = static_cast<float*>(args.lse);
   params->partial = reinterpret_cast<float*>(workspace.get() + counter_bytes);

@@ -1,7 +1,6 @@
 #pragma once
 
 #include "kernels/cuda/passes.cuh"
-#include "kernels/cuda/section_order.h"
 #include "kernels/cuda/sm90/hopper.cuh"
 #include "kernels/cuda/sm90/load_set.cuh"
 #include "kernels/cuda/sm90/uploaded_work.h"
@@ -46,15 +45,8 @@ struct Item {
 };
 
 __device__ inline Item find_item(const ItemQueue& queue, int32_t item) {
-  const WorkTables& work = queue.work;
-  int g = 0;
-  while (g + 1 < work.group_count && item >= work.groups[g + 1].item_begin * queue.batch) ++g;
-  const WorkGroup group = work.groups[g];
-  const cuda::HeadTile found = cuda::find_head_tile(
-      {group.heads * queue.batch, queue.section, group.first_tiles, group.tiles},
-      item - group.item_begin * queue.batch);
-  return {&work.tiles[group.tile_begin + found.tile], found.head / group.heads,
-          work.heads[group.head_begin + found.head % group.heads]};
+  const int2 found = __ldg(reinterpret_cast<const int2*>(queue.order + item));  // a WorkItem
+  return {&queue.work.tiles[found.x], found.y / queue.heads, found.y % queue.heads};
 }
 
 struct ItemSlot {

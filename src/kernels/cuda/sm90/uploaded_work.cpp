@@ -13,43 +13,49 @@ namespace {
 // describes them and their first loads are there in time.
 constexpr int64_t kTakesAheadUpTo = 6;
 
+// The items of launches of one batch and section.
+struct UploadedOrder {
+  std::vector<WorkItem> items;
+  const WorkItem* device = nullptr;
+};
+
 }  // namespace
 
 const UploadedWork& uploaded_work(const cuda::UploadedPlan& uploaded, const Plan& plan,
                                   int64_t heads_per_item, cudaStream_t stream) {
   const auto make = [&](UploadedWork& made, cuda::DevicePacker& packer) {
     made.work = make_work(plan, heads_per_item);
-    packer.add(made.work.groups, &made.tables.groups);
-    packer.add(made.work.heads, &made.tables.heads);
     packer.add(made.work.tiles, &made.tables.tiles);
     packer.add(made.work.runs, &made.tables.runs);
     packer.add(made.work.mask_ids, &made.tables.mask_ids);
     packer.add(made.work.mask_rows, &made.tables.mask_rows);
     packer.add(made.work.offsets, &made.tables.offsets);
     packer.add(made.work.row_bits, &made.tables.row_bits);
-    made.tables.group_count = static_cast<int32_t>(made.work.groups.size());
   };
-  return uploaded.table<UploadedWork>(static_cast<uint64_t>(heads_per_item), stream, make);
+  return uploaded.table<UploadedWork>({heads_per_item}, stream, make);
 }
 
 size_t counter_count(const Work& work, int64_t batch) {
   return static_cast<size_t>(1 + batch * static_cast<int64_t>(work.heads.size()));
 }
 
-ItemQueue item_queue(const UploadedWork& uploaded, int64_t batch, int32_t section,
-                     int32_t* counters) {
-  const Work& work = uploaded.work;
+ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& uploaded_work,
+                     int64_t batch, int32_t section, int32_t* counters, cudaStream_t stream) {
+  const Work& work = uploaded_work.work;
   LACE_CHECK(work.items * batch <= INT32_MAX,
              "[attention] cuda_sm90 works on fewer than 2^31 tiles of all heads, got ", work.items,
              " for each of ", batch, " batch elements");
+  const auto make = [&](UploadedOrder& made, cuda::DevicePacker& packer) {
+    made.items = order_items(work, batch, section);
+    packer.add(made.items, &made.device);
+  };
   ItemQueue queue;
-  queue.work = uploaded.tables;
+  queue.work = uploaded_work.tables;
+  queue.order = uploaded.table<UploadedOrder>({work.members, batch, section}, stream, make).device;
   queue.next_item = counters;
   queue.done = counters + 1;
-  queue.batch = static_cast<int32_t>(batch);
   queue.heads = static_cast<int32_t>(work.heads.size());
   queue.items = static_cast<int32_t>(work.items * batch);
-  queue.section = section;
   queue.joins = work.several_passes;
   queue.takes_ahead = work.tiles_of_others <= kTakesAheadUpTo * work.items;
   return queue;

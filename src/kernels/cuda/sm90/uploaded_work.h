@@ -9,25 +9,22 @@ namespace lace::sm90 {
 
 // Device pointers to the arrays of a Work.
 struct WorkTables {
-  const WorkGroup* groups = nullptr;
-  const int32_t* heads = nullptr;
   const WorkTile* tiles = nullptr;
   const WorkRun* runs = nullptr;
   const int32_t* mask_ids = nullptr;
   const uint32_t* mask_rows = nullptr;
   const int32_t* offsets = nullptr;
   const uint32_t* row_bits = nullptr;
-  int32_t group_count = 0;
 };
 
 // The items of a launch: every tile of owners of every head and batch.
 struct ItemQueue {
   WorkTables work;
+  const WorkItem* order = nullptr;  // the items as they are worked on
   int32_t* next_item = nullptr;
   int32_t* done = nullptr;  // [batch, heads]: items finished that others may wait for
-  int32_t batch = 0, heads = 0;
+  int32_t heads = 0;
   int32_t items = 0;
-  int32_t section = 1;  // heads that are worked on together, so that what they share stays in L2
   // Blocks take items from next_item: as many ahead as they have room for, or the next one when all
   // loads of the one before are under way.
   bool takes_ahead = false;
@@ -46,10 +43,13 @@ struct UploadedWork {
 const UploadedWork& uploaded_work(const cuda::UploadedPlan& uploaded, const Plan& plan,
                                   int64_t heads_per_item, cudaStream_t stream);
 
-// How many int32 counters a launch needs, all 0 at its start, and the items of a launch with them.
+// How many int32 counters a launch needs, all 0 at its start.
 size_t counter_count(const Work& work, int64_t batch);
-ItemQueue item_queue(const UploadedWork& uploaded, int64_t batch, int32_t section,
-                     int32_t* counters);
+
+// The items of a launch of `work`, which is of `uploaded`, in sections of `section` heads
+// (order_items): their order is uploaded at the first call with this batch and section.
+ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& work, int64_t batch,
+                     int32_t section, int32_t* counters, cudaStream_t stream);
 
 // How many heads of the batch shall be worked on together: as many as leave `bytes_of_head` each in
 // `bytes`, and enough that the longest item of the last ones does not stand alone at the end.

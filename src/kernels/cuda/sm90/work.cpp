@@ -91,6 +91,7 @@ void add_tiles(const Plan& plan, const cuda::PassOrder& order, const cuda::PassO
     item.later_bits = ordered.later_bits;
     item.wait = ordered.wait;
     item.count = ordered.count;
+    item.pass = ordered.pass;
     work.tiles.push_back(item);
   }
 }
@@ -208,7 +209,6 @@ Work make_work(const Plan& plan, int64_t heads_per_item) {
     WorkGroup group;
     group.tile_begin = narrow(static_cast<int64_t>(work.tiles.size()));
     group.head_begin = narrow(static_cast<int64_t>(work.heads.size()));
-    group.item_begin = work.items;
     for (int64_t h = 0; h < plan.heads; h += work.members) {
       if (plan.head_group[static_cast<size_t>(h)] == g) {
         work.heads.push_back(narrow(h / work.members));
@@ -216,7 +216,6 @@ Work make_work(const Plan& plan, int64_t heads_per_item) {
     }
     group.heads = narrow(static_cast<int64_t>(work.heads.size())) - group.head_begin;
     const cuda::PassOrder::Group& source = passes.groups[static_cast<size_t>(g)];
-    group.first_tiles = source.first;
     add_tiles(plan, passes, source, work);
     group.tiles = narrow(static_cast<int64_t>(work.tiles.size())) - group.tile_begin;
     const int64_t items = work.items + int64_t{group.heads} * group.tiles;
@@ -228,6 +227,46 @@ Work make_work(const Plan& plan, int64_t heads_per_item) {
   work.sole_others = has_sole_others(plan);
   for (const int64_t offset : plan.offsets) work.offsets.push_back(narrow(offset));
   return work;
+}
+
+std::vector<WorkItem> order_items(const Work& work, int64_t batch, int64_t section) {
+  const auto heads = static_cast<int64_t>(work.heads.size());
+  std::vector<const WorkGroup*> group_of;  // by place in work.heads
+  for (const WorkGroup& group : work.groups) group_of.insert(group_of.end(), group.heads, &group);
+  const auto tile_of = [&](const WorkItem& item) -> const WorkTile& {
+    return work.tiles[static_cast<size_t>(item.tile)];
+  };
+  const auto longer = [&](const WorkItem& a, const WorkItem& b) {
+    const WorkTile &x = tile_of(a), &y = tile_of(b);
+    return x.pass != y.pass ? x.pass < y.pass : x.tiles > y.tiles;
+  };
+  std::vector<WorkItem> order;
+  order.reserve(static_cast<size_t>(work.items * batch));
+  // The items of the heads from `begin` on that others join, or those that none does.
+  const auto add_section = [&](int64_t begin, bool joined) {
+    const int64_t end = std::min(begin + section, heads * batch);
+    const auto first = static_cast<int64_t>(order.size());
+    bool more = true;
+    for (int32_t t = 0; more; ++t) {
+      more = false;
+      for (int64_t h = begin; h < end; ++h) {
+        const auto place = static_cast<size_t>(h % heads);
+        const WorkGroup& group = *group_of[place];
+        if (t >= group.tiles) continue;
+        more = true;
+        const WorkItem item{group.tile_begin + t, narrow(h / heads * heads + work.heads[place])};
+        if ((tile_of(item).count > 0) == joined) order.push_back(item);
+      }
+    }
+    // The tiles of one group are in this order already.
+    if (work.groups.size() > 1) std::stable_sort(order.begin() + first, order.end(), longer);
+  };
+  add_section(0, true);
+  for (int64_t begin = 0; begin < heads * batch; begin += section) {
+    if (begin + section < heads * batch) add_section(begin + section, true);
+    add_section(begin, false);
+  }
+  return order;
 }
 
 }  // namespace lace::sm90

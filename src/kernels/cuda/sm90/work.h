@@ -44,8 +44,8 @@ struct WorkRun {
 
 using cuda::kAll, cuda::kNone, cuda::kSome;
 
-// A tile of owners of one pass: 32 words, which a warp copies at once. From `earlier` to `count` as
-// in an OrderedTile.
+// A tile of owners of one pass: 32 words, which a warp copies at once. From `earlier` to `count`,
+// and `pass`, as in an OrderedTile.
 struct alignas(16) WorkTile {
   WorkSet owners;
   int32_t owner_count = 0;  // inside the sequence
@@ -55,7 +55,8 @@ struct alignas(16) WorkTile {
   int32_t earlier_bits = 0, later_bits = 0;
   int32_t wait = 0, count = 0;
   WorkRun first_run;  // a copy of runs[run_begin], tiles 0 if there is none
-  int32_t unused[2] = {};
+  int32_t pass = 0;
+  int32_t unused = 0;
 };
 inline constexpr int kTileWords = sizeof(WorkTile) / 4;
 inline constexpr int kRunWords = sizeof(WorkRun) / 4;
@@ -65,12 +66,10 @@ static_assert(kTileWords == 32);
 // is live, kFullRows << group if all are. −1: no mask.
 inline constexpr int32_t kMaskIndex = (1 << 24) - 1, kDeadRows = 1 << 24, kFullRows = 1 << 27;
 
-// Tiles [tile_begin, tile_begin + tiles) are worked on for `heads` heads, the first `first_tiles`
-// of a head well before the others, which may wait for them: all passes but the last.
+// Tiles [tile_begin, tile_begin + tiles) are worked on for `heads` heads.
 struct WorkGroup {
-  int32_t tile_begin = 0, tiles = 0, first_tiles = 0;
+  int32_t tile_begin = 0, tiles = 0;
   int32_t head_begin = 0, heads = 0;
-  int32_t item_begin = 0;  // heads · tiles of the groups before
 };
 
 struct Work {
@@ -101,5 +100,20 @@ struct Work {
 // neighbouring heads have the same tiles, an item is for all of them (the query heads that share a
 // key head): they count as one head and `members` says how many they are.
 Work make_work(const Plan& plan, int64_t heads_per_item);
+
+// What a block takes at a time: a tile of owners for a head of the batch.
+struct WorkItem {
+  int32_t tile = 0;  // of Work::tiles
+  int32_t head = 0;  // batch element · heads of the work + head
+  bool operator==(const WorkItem&) const = default;
+};
+
+// The items of `batch` batch elements in the order in which they are worked on: `section` heads of
+// the batch together, so that what they share stays in L2. Of a section first come the passes that
+// others join (WorkTile::count), while the section before is finished, so that what is waited for
+// has long been begun; then the last passes. Within either those with most tiles of others come
+// first, whatever their pattern, so that at the end no long item stands alone; and a tile of all
+// heads before the next tile, so that neighbours work on tiles of the same length.
+std::vector<WorkItem> order_items(const Work& work, int64_t batch, int64_t section);
 
 }  // namespace lace::sm90

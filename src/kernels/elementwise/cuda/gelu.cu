@@ -26,7 +26,8 @@ template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     gelu_kernel(const T* __restrict__ x, T* __restrict__ y, int64_t vectors) {
   using Elements = Elements16<T, kWidth>;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * (kThreads * kUnroll) + threadIdx.x;
+  const int64_t block = from_the_end(blockIdx.x, gridDim.x);
+  const int64_t first = block * (kThreads * kUnroll) + threadIdx.x;
   Elements in[kUnroll];
 #pragma unroll
   for (int u = 0; u < kUnroll; u++) {
@@ -73,7 +74,9 @@ __global__ void __launch_bounds__(kThreads, 3)
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * lines * kUnroll + line;
        inside && first < walk.rows; first += static_cast<int64_t>(gridDim.x) * lines * kUnroll) {
     Elements xs[kUnroll], dys[kUnroll];
-    const auto at = [&](int u) { return ((first + u * lines) * walk.vectors + vector) * kWidth; };
+    const auto at = [&](int u) {
+      return (from_the_end(first + u * lines, walk.rows) * walk.vectors + vector) * kWidth;
+    };
 #pragma unroll
     for (int u = 0; u < kUnroll; u++) {
       xs[u] = dys[u] = Elements::zeros();

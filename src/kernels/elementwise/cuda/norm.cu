@@ -61,8 +61,9 @@ __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThre
   }
   RowSums<kLanes> row_sum;
   const float of_columns = 1.0f / static_cast<float>(columns);
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * Shape::kRows + threadIdx.x / kLanes;
-       row < norm.rows; row += static_cast<int64_t>(gridDim.x) * Shape::kRows) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * Shape::kRows + threadIdx.x / kLanes;
+       i < norm.rows; i += static_cast<int64_t>(gridDim.x) * Shape::kRows) {
+    const int64_t row = from_the_end(i, norm.rows);
     const int64_t start = row * columns;
     float4 x[kVectors];
 #pragma unroll

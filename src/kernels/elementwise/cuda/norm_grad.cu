@@ -79,8 +79,9 @@ __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThre
 #pragma unroll
   for (int j = 0; j < kVectors; j++) weight_sum[j] = bias_sum[j] = branch_sum[j] = zero;
 
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * Shape::kRows + threadIdx.x / kLanes;
-       row < norm.rows; row += static_cast<int64_t>(gridDim.x) * Shape::kRows) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * Shape::kRows + threadIdx.x / kLanes;
+       i < norm.rows; i += static_cast<int64_t>(gridDim.x) * Shape::kRows) {
+    const int64_t row = from_the_end(i, norm.rows);
     const int64_t start = row * columns;
     float4 x[kVectors], grad[kVectors];
     Elements dy[kVectors];

@@ -19,6 +19,10 @@ __device__ T from_float(float x) {
   }
 }
 
+// Which of `count` rows, or the like, is worked on as number i: the last one first. The product
+// before has left its last rows in L2; the one after finds the first ones there.
+__device__ inline int64_t from_the_end(int64_t i, int64_t count) { return count - 1 - i; }
+
 // kWidth neighbouring elements of 16 bits: 1, or a vector that begins at a multiple of its size.
 template <typename T, int kWidth>
 struct Elements16;
