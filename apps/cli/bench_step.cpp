@@ -34,7 +34,7 @@ using train::StepPart;
 constexpr int kTableSteps = 5;
 
 struct Options {
-  std::string recipe, device = "cpu";
+  std::string recipe, device = "cpu", trace;
   std::vector<std::string> overrides, rows;
   int steps = 0;  // 0: the default
   bool table = false, list = false, no_profile = false, json = false;
@@ -143,6 +143,21 @@ void print_gpu(const StepResult& result, double matmul_tflops) {
   std::cout << table.to_string();
 }
 
+// What the GPU did in the steps that were looked at, as Chrome's trace format has it.
+void write_trace(const std::string& path, const StepProfile& profile) {
+  Json events = Json::array();
+  for (const ops::DeviceSpan& span : profile.spans) {
+    events.push_back({{"name", span.name},
+                      {"cat", train::name(train::step_part(span.name))},
+                      {"ph", "X"},
+                      {"pid", 0},
+                      {"tid", 0},
+                      {"ts", 1e-3 * static_cast<double>(span.begin_ns)},
+                      {"dur", 1e-3 * static_cast<double>(span.end_ns - span.begin_ns)}});
+  }
+  write_file("the trace", path, Json{{"traceEvents", events}}.dump());
+}
+
 void bench_recipe(const Options& options) {
   const Recipe recipe = load_recipe(options.recipe, options.overrides);
   const c10::Device device = find_device(options.device);
@@ -155,6 +170,7 @@ void bench_recipe(const Options& options) {
   if (!device.is_cpu() && how.profile && !result.profile) {
     std::cerr << "the driver lets nobody see the GPU's kernels: no parts\n";
   }
+  if (!options.trace.empty() && result.profile) write_trace(options.trace, *result.profile);
   if (options.json) {
     Json json = {{"benchmark", "step"}, {"recipe", options.recipe}};
     json.update(step_json(recipe, device, result));
@@ -281,8 +297,12 @@ void bench_step(Options options) {
     if (std::filesystem::is_directory(options.recipe)) {
       throw CLI::ValidationError("recipe", options.recipe + " is a folder");
     }
+    if (!options.trace.empty() && (options.device == "cpu" || options.no_profile)) {
+      throw CLI::ValidationError("--trace", "is for a GPU, and not for --no-profile");
+    }
     return bench_recipe(options);
   }
+  if (!options.trace.empty()) throw CLI::ValidationError("--trace", "is not for --table");
   if (options.recipe.empty()) options.recipe = "recipes";
   bench_table(options);
 }
@@ -309,12 +329,18 @@ void add_bench_step(CLI::App& bench) {
   step->add_flag("--list", options->list, "Print the names of the rows and stop");
   step->add_flag("--no-profile", options->no_profile,
                  "On a GPU: do not look at two more steps to see where their time goes");
+  step->add_option("--trace", options->trace,
+                   "On a GPU: write what it did in those two steps, as chrome://tracing and "
+                   "Perfetto read it")
+      ->transform(path())
+      ->type_name("FILE");
   step->add_flag("--json", options->json, "Print JSON");
   add_device(*step, options->device, "Where to train");
   add_threads(*step, 2);
   step->footer(examples({
       "lace bench step recipes/demo.toml",
       "lace bench step recipes/demo.toml --set model.precision=fp32 --json",
+      "lace bench step recipes/enwik8.toml --device cuda --trace step.json",
       "lace bench step --device cuda --table --rows enwik8-fixed imagenet64",
   }));
   step->callback([options] { bench_step(*options); });

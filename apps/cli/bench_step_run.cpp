@@ -81,7 +81,7 @@ std::vector<double> time_ahead(Trainer& trainer, const StepOptions& options) {
 }
 
 std::optional<StepProfile> profile_steps(Trainer& trainer) {
-  const std::vector<ops::DeviceSpan> spans = ops::profile_device([&] {
+  std::vector<ops::DeviceSpan> spans = ops::profile_device([&] {
     for (int i = 0; i < kProfiledSteps; ++i) {
       trainer.start_step();
       if (i > 0) trainer.finish_step();
@@ -105,6 +105,7 @@ std::optional<StepProfile> profile_steps(Trainer& trainer) {
   for (const auto& [_, kernel] : kernels) profile.kernels.push_back(kernel);
   std::sort(profile.kernels.begin(), profile.kernels.end(),
             [](const KernelTime& a, const KernelTime& b) { return a.time_ms > b.time_ms; });
+  profile.spans = std::move(spans);
   return profile;
 }
 

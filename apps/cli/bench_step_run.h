@@ -22,6 +22,7 @@ struct KernelTime {
 struct StepProfile {
   train::StepTimes times;           // of one step
   std::vector<KernelTime> kernels;  // longest first
+  std::vector<ops::DeviceSpan> spans;
 };
 
 struct StepResult {

@@ -27,6 +27,9 @@ struct BackwardConsumer {
   static constexpr int kOthers = Config::kOthers, kDim = Config::kDim;
   // 64 × 64 of dq for each consumer: with 128 queries a tile 64 of them, else 64 columns.
   static constexpr bool kSplitsQueries = kOthers == 128;
+  // They fit into the part of ds that the consumer alone has read: there they wait for the copy
+  // that adds them.
+  static constexpr bool kAddsInBulk = Config::kAddsDq && kSplitsQueries;
   static constexpr int kBarrierThreads = 128 * Config::kConsumers;
   const BackwardParams& params;
   BackwardShared<Config>& shared;
@@ -35,7 +38,7 @@ struct BackwardConsumer {
   int thread;  // in the warpgroup
   Ring<Config::kOwnerStages> owner{};
   Ring<Config::kStages> other{};
-  bool ds_is_read = true;  // by both consumers
+  bool ds_is_free = true;  // of what both consumers, and the copies of both, read
   float s[kOthers / 2], dw[kOthers / 2];
   uint32_t weights[kOthers / 4], ds[kOthers / 4];
   float d0[kDim / 2], d1[Config::kByKeys ? kDim / 2 : 1], dq[Config::kAddsDq ? 32 : 1];
@@ -156,11 +159,50 @@ struct BackwardConsumer {
     float* base = params.dq.sums +
                   static_cast<int64_t>(batch * params.heads + slot.head) * params.q_len * kDim +
                   column_slice * 64;
+    if constexpr (kAddsInBulk) {
+      add_dq_in_bulk(slot, base);
+    } else {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int32_t at = slot.rows[first + 8 * r];
+        if (at >= 0) add_sums(base + static_cast<int64_t>(at) * kDim, dq, r, lane());
+      }
+    }
+  }
+  // dq [64][64] of this consumer, in the order of sums.cuh.
+  __device__ void add_dq_in_bulk(const OtherSlot<Config>& slot, float* base) {
+    constexpr uint32_t kRowBytes = 64 * sizeof(float);
+    const uint32_t own = tiles.ds + group * Config::kOwnerSliceBytes;
+    const uint32_t at = own + first_row(0, thread) * kRowBytes + lane() % 4 * 16;
+    // Rows lie two to a round of the banks: odd ones go the other way.
+    const uint32_t odd = lane() / 4 % 2;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int32_t at = slot.rows[first + 8 * r];
-      if (at >= 0) add_sums(base + static_cast<int64_t>(at) * kDim, dq, r, lane());
+      const auto values = [&](int m) {
+        return make_float4(dq[8 * m + 2 * r], dq[8 * m + 2 * r + 1], dq[8 * m + 4 + 2 * r],
+                           dq[8 * m + 5 + 2 * r]);
+      };
+#pragma unroll
+      for (int m = 0; m < 4; m += 2) {
+        const uint32_t row = at + 8 * r * kRowBytes + 64 * m;
+        store_shared_4(row + 64 * odd, odd ? values(m + 1) : values(m));
+        store_shared_4(row + 64 * (1 - odd), odd ? values(m) : values(m + 1));
+      }
     }
+    cutlass::arch::fence_view_async_shared();
+    cutlass::arch::NamedBarrier::sync(128, 4 + group);
+    const int32_t* rows = slot.rows + 64 * group;
+    if (slot.in_a_row) {
+      if (thread == 0) add_bulk(base + int64_t{rows[0]} * kDim, own, 64 * kRowBytes);
+    } else if (thread < 64 && rows[thread] >= 0) {
+      add_bulk(base + int64_t{rows[thread]} * kDim, own + thread * kRowBytes, kRowBytes);
+    }
+    commit_bulk();
+  }
+  // Tells the other consumer that this one needs ds no longer.
+  __device__ void free_ds() {
+    if constexpr (kAddsInBulk) wait_until_bulk_is_read();
+    cutlass::arch::NamedBarrier::arrive(kBarrierThreads, 3 - group);
   }
   __device__ void store_dq(const OtherSlot<Config>& slot, int32_t batch, int first,
                            int32_t column) {
@@ -189,13 +231,16 @@ struct BackwardConsumer {
       fence_registers(s);
       if (masked) apply_masks(s, masks, lane());
       weigh(slot);
+      if constexpr (kAddsInBulk) {
+        if (!ds_is_free) free_ds();  // as late as the copy may be
+      }
       cute::warpgroup_wait<0>();
       fence_registers(dw);
       differentiate(slot);
       if constexpr (Config::kByKeys) pack_all(weights, s);
       pack_all(ds, dw);
       if constexpr (Config::kAddsDq) {
-        if (!ds_is_read) cutlass::arch::NamedBarrier::sync(kBarrierThreads, 2 + group);
+        if (!ds_is_free) cutlass::arch::NamedBarrier::sync(kBarrierThreads, 2 + group);
         store_ds();
         cutlass::arch::fence_view_async_shared();
       }
@@ -207,9 +252,8 @@ struct BackwardConsumer {
         issue_sum(d0, ds, tiles.y0);
         cute::warpgroup_wait<1>();
         fence_registers(dq);
-        // Tells the other consumer that it may write ds of the next tile.
-        cutlass::arch::NamedBarrier::arrive(kBarrierThreads, 3 - group);
-        ds_is_read = false;
+        if constexpr (!kAddsInBulk) free_ds();
+        ds_is_free = false;
         add_dq(slot, batch);
       } else {
         issue_sum(d0, ds, tiles.y0);
@@ -334,7 +378,7 @@ struct BackwardConsumer {
     for (ItemPosition at;; at.next()) {
       shared.items.full[at.stage()].wait(at.phase());
       const ItemSlot& item = shared.items.slots[at.stage()];
-      if (item.live == 0) return;
+      if (item.live == 0) break;
       shared.owner_full[owner.stage()].wait(owner.phase());
       start(item);
       run_item(item.tile, item.batch);
@@ -346,6 +390,7 @@ struct BackwardConsumer {
       finish(item);
       shared.items.stored[at.stage()].arrive();
     }
+    if constexpr (kAddsInBulk) wait_until_bulk_is_added();
   }
 };
 

@@ -49,6 +49,7 @@ struct alignas(16) OtherSlot {
   // Where owners are keys, of the queries; their positions, −1: none.
   alignas(16) RowStatistics statistics[Config::kByKeys ? Config::kOthers : 1];
   int32_t rows[Config::kAddsDq ? Config::kOthers : 1];
+  int32_t in_a_row;  // all of them, one after the other
 };
 
 template <typename Config>
@@ -214,8 +215,11 @@ struct BackwardReader {
         rows[i] = elements[i] < 0 || row >= params.q_len ? -1 : row;
         statistics[i] = statistics_of(source, rows[i]);
       }
+      const bool in_a_row = run.others.outer == 1 && run.others.inner == Config::kOthers &&
+                            run.others.first + t * run.step + Config::kOthers <= params.q_len;
       shared.empty[other.stage()].wait(other.phase() ^ 1);
       OtherSlot<Config>& slot = shared.others[other.stage()];
+      if (lane == 0) slot.in_a_row = in_a_row;
 #pragma unroll
       for (int i = 0; i < kOwn; ++i) {
         slot.statistics[lane + 32 * i] = statistics[i];

@@ -143,6 +143,11 @@ __device__ inline float4 load_shared_4(uint32_t address) {
   return x;
 }
 
+__device__ inline void store_shared_4(uint32_t address, const float4& x) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(x.x), "f"(x.y),
+               "f"(x.z), "f"(x.w)
+               : "memory");
+}
 __device__ inline void clear_shared_4(uint32_t address) {
   asm volatile("st.shared.v4.f32 [%0], {%1, %1, %1, %1};" ::"r"(address), "f"(0.f) : "memory");
 }
@@ -155,6 +160,22 @@ __device__ inline void copy_bulk(uint32_t target, const void* source, uint32_t b
           "r"(target),
       "l"(source), "r"(bytes), "r"(cute::cast_smem_ptr_to_uint(&full))
       : "memory");
+}
+// Adds `bytes` of floats, a multiple of 16, from shared to global memory, in no order that repeats.
+// commit_bulk() ends a group of such calls of this thread.
+__device__ inline void add_bulk(float* target, uint32_t source, uint32_t bytes) {
+  asm volatile(
+      "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(target),
+      "r"(source), "r"(bytes)
+      : "memory");
+}
+__device__ inline void commit_bulk() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Waits until this thread's groups have read shared memory; have been added.
+__device__ inline void wait_until_bulk_is_read() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+__device__ inline void wait_until_bulk_is_added() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 // Orders what others wrote to global memory before copies of it by this thread.
 __device__ inline void fence_copies() { asm volatile("fence.proxy.async.global;" ::: "memory"); }

@@ -27,6 +27,7 @@ namespace {
   } while (false)
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;
+constexpr size_t kMostAlgorithms = 32;  // that the library is asked to propose
 
 cudaDataType_t cuda_type(DType dtype) {
   return dtype == DType::kFloat32   ? CUDA_R_32F
@@ -157,7 +158,7 @@ class Product {
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key_.alignments[1]);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key_.alignments[2]);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key_.alignments[2]);
-    std::array<cublasLtMatmulHeuristicResult_t, 8> found{};
+    std::array<cublasLtMatmulHeuristicResult_t, kMostAlgorithms> found{};
     int count = 0;
     LACE_CUBLAS(cublasLtMatmulAlgoGetHeuristic(
         handle_, operation_.get(), a_.get(), b_.get(), d_.get(), d_.get(), preference.get(),
