@@ -42,7 +42,8 @@ class PassBuilder {
         store_(store),
         spec_(spec),
         domain_(domain),
-        finder_(spec.terms, store, plan.offsets) {}
+        listings_(plan.offsets),
+        finder_(spec.terms, store, plan.offsets, listings_) {}
 
   // first: the pass lists every row.
   Pass build(bool first) {
@@ -70,8 +71,9 @@ class PassBuilder {
  private:
   void add_tile(const OwnerSet& owners, bool list_empty) {
     lattices_.clear();
+    listings_.set_owners(owners.set, domain_.end);
     for (const Term& term : spec_.terms.own) {
-      add_support(term, spec_.order, owners, domain_, plan_.offsets, lattices_);
+      add_support(term, spec_.order, owners, domain_, plan_.offsets, listings_, lattices_);
     }
     const int32_t run_begin = stored(plan_.runs.size(), "runs");
     const int64_t computed_before = computed_pairs_;
@@ -237,6 +239,7 @@ class PassBuilder {
   MaskStore& store_;
   const PassSpec& spec_;
   Domain domain_;
+  Listings listings_;
   MaskFinder finder_;
   int64_t live_pairs_ = 0, computed_pairs_ = 0;
   std::vector<int64_t> work_;  // of each tile
