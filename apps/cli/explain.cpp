@@ -246,7 +246,7 @@ void print_figures(const Explanation& all, int64_t layers) {
               " pairs; ", percent(saved(all.forward.computed_pairs, all)), " in whole tiles"));
   line("full reach", reach_text(all.reach, layers));
   if (all.one_draw) {
-    line("random heads", "counted as the first that differs in its draws alone: not exact");
+    line("random heads", "those that differ in draws alone count as the first of them: not exact");
     return;
   }
   line("forward plan", plan_text(all.forward));
@@ -383,7 +383,7 @@ void run_explain(const Options& options) {
 void add_explain(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
-      app.add_subcommand("explain", "Show what a pattern costs, how far it reaches, its picture");
+      app.add_subcommand("explain", "Shows what a pattern costs, how far it reaches, its picture");
   command->add_option("PATTERN", options->patterns, "A pattern; several: the cycle of a stack")
       ->required();
   command->add_option("--seq-len", options->seq_len, "Positions, queries as many as keys")

@@ -14,7 +14,7 @@ namespace lace {
 namespace {
 
 constexpr int kMostThreads = 64;
-constexpr int64_t kMostDrawn = int64_t{1} << 22;  // blocks, for all heads of a layer
+constexpr double kMostDrawn = 0x1p22;  // blocks, for all heads of a layer
 
 int64_t product(int64_t count, int64_t pairs) {
   int64_t all = 0;
@@ -195,22 +195,22 @@ void add(const PlanFigures& from, PlanFigures& to) {
   to.compile_ms += from.compile_ms;
 }
 
-// Blocks that `random` draws for one head.
-int64_t drawn_blocks(const Expr& expr, int64_t seq_len) {
-  int64_t drawn = 0;
+// Blocks that `random` draws for one head. More than 2^63 may be asked for.
+double drawn_blocks(const Expr& expr, int64_t seq_len) {
+  double drawn = 0;
   if (expr.op == Expr::Op::kAtom && expr.atom.kind == AtomKind::kRandom) {
     const auto [count, block, seed] = expr.atom.args;
     const int64_t blocks = (seq_len + block - 1) / block;
-    drawn = std::min(count, blocks) * blocks;
+    drawn = static_cast<double>(std::min(count, blocks)) * static_cast<double>(blocks);
   }
   for (const Expr& operand : expr.operands) drawn += drawn_blocks(operand, seq_len);
   return drawn;
 }
 
-int64_t drawn_blocks(const BoundPattern& bound) {
-  int64_t drawn = 0;
+double drawn_blocks(const BoundPattern& bound) {
+  double drawn = 0;
   for (int64_t group = 0; group < bound.groups(); ++group) {
-    drawn = sum(drawn, drawn_blocks(bound.expr(bound.group_head(group)), bound.k_len()));
+    drawn += drawn_blocks(bound.expr(bound.group_head(group)), bound.k_len());
   }
   return drawn;
 }
