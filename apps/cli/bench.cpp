@@ -1,7 +1,6 @@
 // lace bench: `attention` here, against libtorch's and the processor's peaks; `step` in a file of
 // its own.
 
-#include <algorithm>
 #include <iostream>
 #include <memory>
 
@@ -71,11 +70,7 @@ std::vector<AttentionCase> own_cases(const BenchOptions& options) {
 std::vector<AttentionCase> table_cases(const BenchOptions& options) {
   std::vector<AttentionCase> cases = attention_table();
   std::erase_if(cases, [&](const AttentionCase& c) {
-    const bool named = std::any_of(
-        options.rows.begin(), options.rows.end(),
-        [&](const std::string& text) { return c.name.find(text) != std::string::npos; });
-    return (!options.rows.empty() && !named) ||
-           (c.memory_row && !options.million && !options.list) ||
+    return !asks_for(options.rows, c.name) || (c.memory_row && !options.million && !options.list) ||
            (!options.dtype.empty() && lace::name(c.dtype) != options.dtype) ||
            (options.seq_len > 0 && c.seq_len != options.seq_len) ||
            (!options.direction.empty() && name(c.direction) != options.direction);

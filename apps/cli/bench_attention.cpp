@@ -131,6 +131,25 @@ AttentionResult run_memory_row(const AttentionCase& c) {
 
 constexpr int64_t kPeakSteps = 4'000'000;
 
+// What one contender of bench_attention() says about the row.
+void put_time(const Contender& contender, double peak_operations, AttentionResult& result) {
+  const double time_ms = median(contender.samples_ms);
+  const auto gflops = [time_ms](double operations) { return operations / time_ms * 1e-6; };
+  if (contender.name == "lace") {
+    result.time_ms = time_ms;
+    result.spread_ms = spread(contender.samples_ms);
+    result.gflops_live = gflops(live_operations(result.attention_case));
+  } else if (contender.name == "libtorch") {
+    result.peer_ms = time_ms;
+  } else if (contender.name == "lace dense") {
+    AttentionCase dense = result.attention_case;
+    dense.pattern = "dense";
+    result.dense_gflops = gflops(live_operations(dense));
+  } else {
+    result.peak_gflops = gflops(peak_operations);
+  }
+}
+
 }  // namespace
 
 double live_pairs(const std::string& pattern, int64_t heads, int64_t seq_len) {
@@ -194,9 +213,6 @@ AttentionResult bench_attention(const AttentionCase& c, int rounds, const BenchP
     return run_memory_row(c);
   }
   const auto inputs = std::make_shared<RotatingInputs>(c);
-  const double operations = live_operations(c);
-  AttentionCase dense = c;
-  dense.pattern = "dense";
   const bool is_dense = Pattern::parse(c.pattern) == Pattern::parse("dense");
   const Peak peak = c.dtype == DType::kBFloat16 ? Peak::kBf16Dot : Peak::kFp32Fma;
   const Executor& executor = ops::torch_executor();
@@ -221,20 +237,7 @@ AttentionResult bench_attention(const AttentionCase& c, int rounds, const BenchP
   result.rounds = run_rounds(contenders, rounds, probe, progress);
   const Inputs& in = inputs->next();
   result.kernel = attention_kernel(in.q, in.k, in.v);
-  for (const Contender& contender : contenders) {
-    const double time_ms = median(contender.samples_ms);
-    if (contender.name == "lace") {
-      result.time_ms = time_ms;
-      result.spread_ms = spread(contender.samples_ms);
-      result.gflops_live = operations / time_ms * 1e-6;
-    } else if (contender.name == "libtorch") {
-      result.peer_ms = time_ms;
-    } else if (contender.name == "lace dense") {
-      result.dense_gflops = live_operations(dense) / time_ms * 1e-6;
-    } else {
-      result.peak_gflops = peak_operations / time_ms * 1e-6;
-    }
-  }
+  for (const Contender& contender : contenders) put_time(contender, peak_operations, result);
   return result;
 }
 

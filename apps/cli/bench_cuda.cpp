@@ -357,16 +357,11 @@ std::vector<Row> chosen_rows(const CudaBenchOptions& options) {
   for (const CudaCase& c : cuda_cases()) {
     for (const Direction direction : {Direction::kForward, Direction::kForwardBackward}) {
       const Row row{c, direction};
-      const bool named =
-          options.rows.empty() ||
-          std::any_of(options.rows.begin(), options.rows.end(), [&](const std::string& text) {
-            return row.name().find(text) != std::string::npos;
-          });
       const bool wanted =
           c.memory_row
               ? direction == Direction::kForwardBackward && (options.million || options.list)
               : options.direction.empty() || options.direction == name(direction);
-      if (named && wanted) rows.push_back(row);
+      if (wanted && asks_for(options.rows, row.name())) rows.push_back(row);
     }
   }
   return rows;

@@ -6,6 +6,8 @@
 #include <immintrin.h>
 #endif
 
+#include "core/instruction_set.h"
+
 // Every loop keeps more independent sums than latency × issue width of today's processors (8 to
 // 16), within the registers of its instruction set.
 
@@ -86,9 +88,9 @@ using Loop = double (*)(int64_t steps);
 
 Loop loop_of(Peak peak) {
 #if defined(__x86_64__)
-  if (peak == Peak::kBf16Dot) return __builtin_cpu_supports("avx512bf16") ? avx512_dot : nullptr;
-  if (__builtin_cpu_supports("avx512f")) return avx512_fma;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2_fma;
+  if (peak == Peak::kBf16Dot) return lacks_avx512_bf16().empty() ? avx512_dot : nullptr;
+  if (lacks(InstructionSet::kAvx512).empty()) return avx512_fma;
+  if (lacks(InstructionSet::kAvx2).empty()) return avx2_fma;
 #endif
   return peak == Peak::kFp32Fma ? scalar_fma : nullptr;
 }

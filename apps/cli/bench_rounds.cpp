@@ -85,6 +85,12 @@ RoundsReport run_rounds(
   return report;
 }
 
+bool asks_for(const std::vector<std::string>& rows, const std::string& name) {
+  return rows.empty() || std::any_of(rows.begin(), rows.end(), [&](const std::string& text) {
+           return name.find(text) != std::string::npos;
+         });
+}
+
 double median(std::vector<double> samples) { return quantile(samples, 0.5); }
 
 double spread(std::vector<double> samples) {

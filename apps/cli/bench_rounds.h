@@ -41,6 +41,9 @@ RoundsReport run_rounds(
     std::vector<Contender>& contenders, int rounds, QuietProbe& probe,
     const std::function<void(int64_t done, int64_t total, const std::string& name)>& progress);
 
+// Whether --rows, some texts or none, asks for a row of this name.
+bool asks_for(const std::vector<std::string>& rows, const std::string& name);
+
 double median(std::vector<double> samples);
 // The distance of the quartiles.
 double spread(std::vector<double> samples);

@@ -2,7 +2,6 @@
 
 #include "bench_step.h"
 
-#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -195,12 +194,7 @@ void bench_recipe(const Options& options) {
 
 std::vector<StepCase> chosen_cases(const Options& options) {
   std::vector<StepCase> cases = step_table();
-  std::erase_if(cases, [&](const StepCase& c) {
-    return !options.rows.empty() &&
-           std::none_of(options.rows.begin(), options.rows.end(), [&](const std::string& text) {
-             return c.name.find(text) != std::string::npos;
-           });
-  });
+  std::erase_if(cases, [&](const StepCase& c) { return !asks_for(options.rows, c.name); });
   if (cases.empty()) throw CLI::ValidationError("--rows", "no row has a name with this text");
   return cases;
 }

@@ -114,10 +114,11 @@ void add_plan_json(const Explanation& all, bool transposed, Json& json) {
   json["passes"] = passes_json(all, transposed);
   json["owner_tiles"] = plan.owner_tiles;
   json["key_tiles"] = plan.key_tiles;
-  json["runs"] = plan.runs;
-  json["masks"] = plan.masks;
-  json["plan_bytes"] = plan.plan_bytes;
-  json["compile_ms"] = plan.compile_ms;
+  const auto unless_one_draw = [&all](auto figure) { return all.one_draw ? Json() : Json(figure); };
+  json["runs"] = unless_one_draw(plan.runs);
+  json["masks"] = unless_one_draw(plan.masks);
+  json["plan_bytes"] = unless_one_draw(plan.plan_bytes);
+  json["compile_ms"] = unless_one_draw(plan.compile_ms);
 }
 
 // layers: of the stack; 0 if not given.
@@ -144,6 +145,7 @@ Json to_json(const Explanation& all, int64_t layers) {
   }
   json["exact"] = all.reach.exact;
   json["at_least"] = all.reach.at_least;
+  json["one_draw"] = all.one_draw;
   add_plan_json(all, true, json["transposed"]);
   return json;
 }
@@ -243,6 +245,10 @@ void print_figures(const Explanation& all, int64_t layers) {
        concat(percent(saved(all.forward.live_pairs, all)), " of ", format_count(all.dense_pairs),
               " pairs; ", percent(saved(all.forward.computed_pairs, all)), " in whole tiles"));
   line("full reach", reach_text(all.reach, layers));
+  if (all.one_draw) {
+    line("random heads", "those that differ in draws alone count as the first of them: not exact");
+    return;
+  }
   line("forward plan", plan_text(all.forward));
   line("backward plan", plan_text(all.transposed));
 }
@@ -377,7 +383,7 @@ void run_explain(const Options& options) {
 void add_explain(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
-      app.add_subcommand("explain", "Show what a pattern costs, how far it reaches, its picture");
+      app.add_subcommand("explain", "Shows what a pattern costs, how far it reaches, its picture");
   command->add_option("PATTERN", options->patterns, "A pattern; several: the cycle of a stack")
       ->required();
   command->add_option("--seq-len", options->seq_len, "Positions, queries as many as keys")

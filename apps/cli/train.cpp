@@ -191,20 +191,21 @@ void train(const Options& options) {
     const SignalHandler handler;
     std::optional<ProgressView> view;
     if (first) view.emplace();
-    result = train_run(
-        recipe,
-        {.folder = folder,
-         .resume = options.resume,
-         .device = device,
-         .group = environment.size > 1 ? group.get() : nullptr,
-         .on_data = print_notes,
-         .on_step =
-             [&](const TrainProgress& progress) {
-               if (view) view->show(progress);
-               return !interrupted;
-             },
-         .accept_changed_data = options.accept_changed_data,
-         .on_note = [](const std::string& text) { std::cerr << "lace: " << text << std::endl; }});
+    result = train_run(recipe, {.folder = folder,
+                                .resume = options.resume,
+                                .device = device,
+                                .group = environment.size > 1 ? group.get() : nullptr,
+                                .on_data = print_notes,
+                                .on_step =
+                                    [&](const TrainProgress& progress) {
+                                      if (view) view->show(progress);
+                                      return !interrupted;
+                                    },
+                                .accept_changed_data = options.accept_changed_data,
+                                .on_note =
+                                    [](const std::string& text) {
+                                      std::cerr << safe_lines(concat("lace: ", text)) << std::endl;
+                                    }});
   }
   if (first) print_result(result, folder, options.json);
   LACE_CHECK(result.finished, "[train] interrupted: a checkpoint is saved, go on with --resume");

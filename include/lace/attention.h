@@ -27,6 +27,9 @@ struct AttentionOptions {
 //   out  [batch, heads,    q_len, v_head_dim]
 // Differentiable once in q, k, v. Under autocast, q, k and v are cast to the autocast dtype.
 // A row without keys gives 0. On a CPU float64 runs the reference kernel, plain loops.
+// cpu_avx512_bf16 multiplies bfloat16 with an instruction that counts numbers below 2^−126 in size
+// as 0: elements of q, k, v and dout, weights, sums of products, and what backward multiplies q and
+// k with, weight · scale · (dout·v − dout·out).
 // Rows that a query may not see never change its results, nor its gradients, bit for bit, as long
 // as they are finite, and q·k and dout·v of them too (on a CPU these may overflow). NaN or infinity
 // in such a row of q, k, v or dout may: tiles multiply what is not live with a weight of 0. Padding

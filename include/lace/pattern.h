@@ -125,6 +125,10 @@ class BoundPattern {
   // The lowest head of a group.
   int64_t group_head(int64_t group) const { return group_head_[static_cast<size_t>(group)]; }
 
+  // This pattern as if `random` drew for all heads that differ in nothing else what it draws for
+  // the lowest of them, which are then one group: other pairs, at about the same cost.
+  BoundPattern with_one_draw() const;
+
  private:
   friend class Pattern;
   explicit BoundPattern(Pattern pattern) : pattern_(std::move(pattern)) {}

@@ -30,28 +30,19 @@ SafetensorsHeader read_header(const RegularFile& file, const std::string& path) 
   return parse_safetensors_header(text, 8 + header_bytes, file.bytes() - 8 - header_bytes, path);
 }
 
-std::vector<uint8_t> read_tensor(const RegularFile& file, const SafetensorsHeader::Tensor& tensor) {
-  std::vector<uint8_t> bytes(static_cast<size_t>(tensor.bytes));
-  file.read(tensor.offset, bytes.data(), tensor.bytes);
-  return bytes;
-}
-
 }  // namespace
 
 SafetensorsFile::SafetensorsFile(const std::string& path)
     : file_(path, "safetensors"), header_(read_header(file_, path)) {}
 
 std::vector<uint8_t> SafetensorsFile::read(const SafetensorsHeader::Tensor& tensor) const {
-  return read_tensor(file_, tensor);
+  std::vector<uint8_t> bytes(static_cast<size_t>(tensor.bytes));
+  file_.read(tensor.offset, bytes.data(), tensor.bytes);
+  return bytes;
 }
 
 SafetensorsHeader read_safetensors_header(const std::string& file) {
   return SafetensorsFile(file).header();
-}
-
-std::vector<uint8_t> read_safetensors_bytes(const std::string& file,
-                                            const SafetensorsHeader::Tensor& tensor) {
-  return read_tensor(RegularFile(file, "safetensors"), tensor);
 }
 
 }  // namespace lace

@@ -51,7 +51,5 @@ class SafetensorsFile {
 
 // Of a file that is opened for this alone.
 SafetensorsHeader read_safetensors_header(const std::string& file);
-std::vector<uint8_t> read_safetensors_bytes(const std::string& file,
-                                            const SafetensorsHeader::Tensor& tensor);
 
 }  // namespace lace

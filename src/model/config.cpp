@@ -26,6 +26,7 @@ constexpr int64_t kMaxSeqLen = (int64_t{1} << 31) - 1;
 constexpr int64_t kMaxLayers = int64_t{1} << 16;
 constexpr int64_t kMaxWidth = int64_t{1} << 20;
 constexpr int64_t kMaxHeads = int64_t{1} << 16;
+constexpr int64_t kMaxHeadDim = 512;  // of the kernels of CPUs; those of GPUs take less
 constexpr int64_t kMaxMultiple = 1024;
 constexpr double kMaxParameters = 0x1p40;
 constexpr double kMinEps = 1e-30,
@@ -49,6 +50,9 @@ double approximate_parameters(const ModelConfig& c) {
 }
 
 void check_rotary(const ModelConfig& c) {
+  LACE_CHECK(c.positions != PositionKind::kRotary || c.qk_head_dim() % 2 == 0,
+             "[model] qk_dim / heads must be even where positions are rotary, got ",
+             c.qk_dim_or_default(), " / ", c.heads);
   check_range("rotary_base", c.rotary_base, 1.0, kMaxRotaryBase);
   check_range("rotary_factor", c.rotary_factor, 1.0, kMaxRotaryFactor);
   check_range<int64_t>("rotary_original_length", c.rotary_original_length, 0, kMaxSeqLen);
@@ -194,8 +198,8 @@ void ModelConfig::check() const {
        {std::pair{"qk_dim", qk_dim_or_default()}, std::pair{"v_dim", v_dim_or_default()}}) {
     LACE_CHECK(width > 0 && width % heads == 0, "[model] ", key, " must be a multiple of heads (",
                heads, "), got ", width);
-    LACE_CHECK(width / heads % 8 == 0 && width / heads <= 256, "[model] ", key,
-               " / heads must be a multiple of 8 up to 256, got ", width, " / ", heads);
+    LACE_CHECK(width / heads <= kMaxHeadDim, "[model] ", key, " / heads must be at most ",
+               kMaxHeadDim, ", got ", width, " / ", heads);
   }
   const bool image = positions == PositionKind::kImage;
   for (const auto& [key, size] :

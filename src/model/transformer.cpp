@@ -5,6 +5,8 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include "lace/attention.h"
+
 #include "model/pass.h"
 #include "ops/torch_context.h"
 
@@ -36,15 +38,6 @@ at::Tensor make_position_indices(const ModelConfig& config) {
   return at::stack({i.floor_divide(stride), i.remainder(stride)});
 }
 
-// Throws unless a model of this config runs on this device.
-const ModelConfig& checked(const ModelConfig& config, at::Device device) {
-  config.check();
-  LACE_CHECK(device.is_cpu() || config.precision == Precision::kBFloat16 ||
-                 config.precision == Precision::kFloat16,
-             "[model] precision must be bf16 or fp16 on a GPU, got ", name(config.precision));
-  return config;
-}
-
 at::ScalarType scalar_type(Precision precision) {
   switch (precision) {
     case Precision::kFloat32:
@@ -57,6 +50,27 @@ at::ScalarType scalar_type(Precision precision) {
       return at::kDouble;
   }
   return at::kFloat;
+}
+
+// Throws with what the device's kernels take unless one of them computes the model's attention.
+void check_attention(const ModelConfig& config, at::Device device) {
+  const auto options = at::TensorOptions(device).dtype(scalar_type(config.precision));
+  const auto rows = [&](int64_t heads, int64_t head_dim) {
+    return at::empty({1, heads, 1, head_dim}, options);
+  };
+  attention_kernel(rows(config.heads, config.qk_head_dim()),
+                   rows(config.kv_heads_or_default(), config.qk_head_dim()),
+                   rows(config.kv_heads_or_default(), config.v_head_dim()));
+}
+
+// Throws unless a model of this config runs on this device.
+const ModelConfig& checked(const ModelConfig& config, at::Device device) {
+  config.check();
+  LACE_CHECK(device.is_cpu() || config.precision == Precision::kBFloat16 ||
+                 config.precision == Precision::kFloat16,
+             "[model] precision must be bf16 or fp16 on a GPU, got ", name(config.precision));
+  if (!device.is_cpu()) check_attention(config, device);
+  return config;
 }
 
 }  // namespace

@@ -85,12 +85,16 @@ Expr resolve_tree(const Expr& expr, int64_t head, int64_t heads, int64_t k_len) 
   return combine(expr.op, std::move(operands));
 }
 
-bool same_trees(const Expr& a, int64_t head_a, const Expr& b, int64_t head_b) {
+// Whether two heads have the same pairs, as far as their trees show; draws: those of `random` too.
+bool same_trees(const Expr& a, int64_t head_a, const Expr& b, int64_t head_b, bool draws = true) {
   if (a.op != b.op) return false;
-  if (a.op == Expr::Op::kAtom) return same_pairs(a.atom, head_a, b.atom, head_b);
+  if (a.op == Expr::Op::kAtom) {
+    if (!draws && a.atom.kind == AtomKind::kRandom) return a == b;
+    return same_pairs(a.atom, head_a, b.atom, head_b);
+  }
   return std::equal(
       a.operands.begin(), a.operands.end(), b.operands.begin(), b.operands.end(),
-      [head_a, head_b](const Expr& x, const Expr& y) { return same_trees(x, head_a, y, head_b); });
+      [&](const Expr& x, const Expr& y) { return same_trees(x, head_a, y, head_b, draws); });
 }
 
 struct Pair {
@@ -218,6 +222,29 @@ BoundPattern Pattern::bind(int64_t heads, int64_t q_len, int64_t k_len) const {
     bound.head_group_.push_back(static_cast<int64_t>(group));
   }
   return bound;
+}
+
+BoundPattern BoundPattern::with_one_draw() const {
+  BoundPattern one = *this;
+  one.exprs_.clear();
+  one.group_head_.clear();
+  std::vector<int64_t> new_group;
+  for (int64_t group = 0; group < groups(); ++group) {
+    const int64_t head = group_head(group);
+    int64_t same = 0;
+    while (same < one.groups() &&
+           !pattern::same_trees(expr(head), head, one.exprs_[static_cast<size_t>(same)],
+                                one.group_head(same), false)) {
+      ++same;
+    }
+    if (same == one.groups()) {
+      one.exprs_.push_back(expr(head));
+      one.group_head_.push_back(head);
+    }
+    new_group.push_back(same);
+  }
+  for (int64_t& group : one.head_group_) group = new_group[static_cast<size_t>(group)];
+  return one;
 }
 
 bool BoundPattern::attends(int64_t head, int64_t query, int64_t key) const {

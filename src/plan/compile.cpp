@@ -1,9 +1,12 @@
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "lace/error.h"
 
+#include "core/executor.h"
 #include "plan/geometry.h"
 #include "plan/masks.h"
 #include "plan/orders.h"
@@ -42,7 +45,8 @@ class PassBuilder {
         store_(store),
         spec_(spec),
         domain_(domain),
-        finder_(spec.terms, store, plan.offsets) {}
+        listings_(plan.offsets),
+        finder_(spec.terms, store, plan.offsets, listings_) {}
 
   // first: the pass lists every row.
   Pass build(bool first) {
@@ -70,8 +74,9 @@ class PassBuilder {
  private:
   void add_tile(const OwnerSet& owners, bool list_empty) {
     lattices_.clear();
+    listings_.set_owners(owners.set, domain_.end);
     for (const Term& term : spec_.terms.own) {
-      add_support(term, spec_.order, owners, domain_, plan_.offsets, lattices_);
+      add_support(term, spec_.order, owners, domain_, plan_.offsets, listings_, lattices_);
     }
     const int32_t run_begin = stored(plan_.runs.size(), "runs");
     const int64_t computed_before = computed_pairs_;
@@ -237,6 +242,7 @@ class PassBuilder {
   MaskStore& store_;
   const PassSpec& spec_;
   Domain domain_;
+  Listings listings_;
   MaskFinder finder_;
   int64_t live_pairs_ = 0, computed_pairs_ = 0;
   std::vector<int64_t> work_;  // of each tile
@@ -262,28 +268,81 @@ void put_listing_pass_first(std::vector<PassSpec>& specs) {
   }
 }
 
-void add_group(Plan& plan, MaskStore& store, const BoundPattern& pattern, int64_t group,
-               const Domain& domain) {
-  const auto terms = normal_form(pattern, pattern.group_head(group), plan.transposed);
-  std::vector<PassSpec> specs = choose_passes(terms, domain, plan.tile);
-  if (specs.empty()) specs.push_back({});
-  put_listing_pass_first(specs);
-  HeadGroup heads;
-  heads.pass_begin = stored(plan.passes.size(), "passes");
-  for (size_t s = 0; s < specs.size(); ++s) {
-    const Pass pass = PassBuilder(plan, store, specs[s], domain).build(s == 0);
-    if (pass.tile_begin < pass.tile_end) plan.passes.push_back(pass);
+// The plan of one group of heads: group 0 of a plan of its own, which borrows `pattern`.
+struct GroupPlan {
+  Plan plan;
+  MaskStore store{plan};
+
+  GroupPlan(const BoundPattern& pattern, int64_t group, TileShape tile, bool transposed,
+            const Domain& domain) {
+    plan.tile = tile;
+    const auto terms = normal_form(pattern, pattern.group_head(group), transposed);
+    std::vector<PassSpec> specs = choose_passes(terms, domain, tile);
+    if (specs.empty()) specs.push_back({});
+    put_listing_pass_first(specs);
+    for (size_t s = 0; s < specs.size(); ++s) {
+      const Pass pass = PassBuilder(plan, store, specs[s], domain).build(s == 0);
+      if (pass.tile_begin < pass.tile_end) plan.passes.push_back(pass);
+    }
+    HeadGroup heads{0, stored(plan.passes.size(), "passes"), 0};
+    for (int64_t head = 0; head < pattern.heads(); ++head) {
+      heads.heads += pattern.group(head) == group;
+    }
+    plan.groups.push_back(heads);
   }
-  heads.pass_end = stored(plan.passes.size(), "passes");
-  for (int64_t head = 0; head < pattern.heads(); ++head)
-    heads.heads += pattern.group(head) == group;
-  plan.groups.push_back(heads);
+  GroupPlan(const GroupPlan&) = delete;
+  GroupPlan& operator=(const GroupPlan&) = delete;
+};
+
+// Moves a group's plan behind those that `plan` holds already.
+void append(Plan&& part, Plan& plan, MaskStore& store) {
+  const int32_t passes = stored(plan.passes.size(), "passes");
+  const int32_t tiles = stored(plan.tiles.size(), "tiles");
+  const int32_t runs = stored(plan.runs.size(), "runs");
+  const int32_t offsets = stored(plan.offsets.size(), "offsets");
+  stored(plan.passes.size() + part.passes.size(), "passes");
+  stored(plan.tiles.size() + part.tiles.size(), "tiles");
+  stored(plan.runs.size() + part.runs.size(), "runs");
+  stored(plan.offsets.size() + part.offsets.size(), "offsets");
+  const auto move_set = [offsets](IndexSet& set) {
+    if (set.offsets >= 0) set.offsets += offsets;
+  };
+  std::vector<int32_t> ids, sequence;  // in `store`, of the part's masks and of one run
+  for (Mask& mask : part.masks) ids.push_back(store.keep(std::move(mask)));
+  for (Run run : part.runs) {
+    move_set(run.others);
+    if (run.mask_cycle > 0) {
+      const auto begin = part.mask_ids.begin() + run.mask_begin;
+      sequence.assign(begin, begin + run.mask_cycle);
+      for (int32_t& id : sequence) id = id == kFullMask ? id : ids[static_cast<size_t>(id)];
+      run.mask_begin = store.sequence(sequence);
+    }
+    plan.runs.push_back(run);
+  }
+  for (OwnerTile tile : part.tiles) {
+    move_set(tile.owners);
+    tile.run_begin += runs;
+    tile.run_end += runs;
+    plan.tiles.push_back(tile);
+  }
+  for (Pass pass : part.passes) {
+    pass.tile_begin += tiles;
+    pass.tile_end += tiles;
+    plan.passes.push_back(pass);
+  }
+  for (HeadGroup group : part.groups) {
+    group.pass_begin += passes;
+    group.pass_end += passes;
+    plan.groups.push_back(group);
+  }
+  plan.offsets.insert(plan.offsets.end(), part.offsets.begin(), part.offsets.end());
 }
 
 }  // namespace
 }  // namespace plan
 
-Plan compile(const BoundPattern& pattern, TileShape tile, bool transposed) {
+Plan compile(const BoundPattern& pattern, TileShape tile, bool transposed,
+             const Executor* executor) {
   constexpr int32_t kMaxTile = 1024;
   LACE_CHECK(1 <= tile.owners && tile.owners <= kMaxTile, "[compile] tile.owners must be in [1, ",
              kMaxTile, "], got ", tile.owners);
@@ -304,8 +363,19 @@ Plan compile(const BoundPattern& pattern, TileShape tile, bool transposed) {
     plan.head_group.push_back(static_cast<int32_t>(pattern.group(head)));
   }
   plan::MaskStore store(plan);
+  std::vector<std::unique_ptr<plan::GroupPlan>> parts(static_cast<size_t>(pattern.groups()));
+  const auto compile_group = [&](int64_t group) {
+    parts[static_cast<size_t>(group)] =
+        std::make_unique<plan::GroupPlan>(*plan.pattern, group, tile, transposed, domain);
+  };
+  if (executor != nullptr) {
+    run_tasks(*executor, pattern.groups(), [&](int64_t group, int) { compile_group(group); });
+  }
   for (int64_t group = 0; group < pattern.groups(); ++group) {
-    plan::add_group(plan, store, *plan.pattern, group, domain);
+    std::unique_ptr<plan::GroupPlan>& part = parts[static_cast<size_t>(group)];
+    if (part == nullptr) compile_group(group);
+    plan::append(std::move(part->plan), plan, store);
+    part = nullptr;
   }
   plan.tiles.shrink_to_fit();
   plan.runs.shrink_to_fit();

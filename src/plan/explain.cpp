@@ -6,10 +6,15 @@
 
 #include "lace/error.h"
 
+#include "core/processor.h"
+#include "core/work_pool.h"
 #include "pattern/rows.h"
 
 namespace lace {
 namespace {
+
+constexpr int kMostThreads = 64;
+constexpr double kMostDrawn = 0x1p22;  // blocks, for all heads of a layer
 
 int64_t product(int64_t count, int64_t pairs) {
   int64_t all = 0;
@@ -190,18 +195,67 @@ void add(const PlanFigures& from, PlanFigures& to) {
   to.compile_ms += from.compile_ms;
 }
 
-LayerFigures explain_layer(const Pattern& pattern, int64_t heads, int64_t seq_len, TileShape tile) {
-  const BoundPattern bound = pattern.bind(heads, seq_len, seq_len);
-  LayerFigures layer{pattern, bound.groups(), {}, {}, 0, 0};
-  const Plan plan = compile(bound, tile, false);
-  layer.forward = plan_figures(plan);
-  layer.transposed = plan_figures(compile(bound, {tile.others, tile.owners}, true));
+// Blocks that `random` draws for one head. More than 2^63 may be asked for.
+double drawn_blocks(const Expr& expr, int64_t seq_len) {
+  double drawn = 0;
+  if (expr.op == Expr::Op::kAtom && expr.atom.kind == AtomKind::kRandom) {
+    const auto [count, block, seed] = expr.atom.args;
+    const int64_t blocks = (seq_len + block - 1) / block;
+    drawn = static_cast<double>(std::min(count, blocks)) * static_cast<double>(blocks);
+  }
+  for (const Expr& operand : expr.operands) drawn += drawn_blocks(operand, seq_len);
+  return drawn;
+}
+
+double drawn_blocks(const BoundPattern& bound) {
+  double drawn = 0;
+  for (int64_t group = 0; group < bound.groups(); ++group) {
+    drawn += drawn_blocks(bound.expr(bound.group_head(group)), bound.k_len());
+  }
+  return drawn;
+}
+
+// The most keys of a query.
+int64_t max_keys(const Plan& plan, const Executor& executor) {
+  std::vector<int64_t> most(plan.groups.size());
+  run_tasks(executor, static_cast<int64_t>(most.size()), [&](int64_t group, int) {
+    const std::vector<int64_t> counts = key_counts(plan, group);
+    most[static_cast<size_t>(group)] = *std::max_element(counts.begin(), counts.end());
+  });
+  return *std::max_element(most.begin(), most.end());
+}
+
+LayerFigures explain_layer(const Pattern& pattern, int64_t heads, int64_t seq_len, TileShape tile,
+                           const Executor& executor) {
+  BoundPattern bound = pattern.bind(heads, seq_len, seq_len);
+  LayerFigures layer{pattern, bound.groups(), false, {}, {}, 0, 0};
+  if (drawn_blocks(bound) > kMostDrawn) {
+    bound = bound.with_one_draw();
+    layer.one_draw = bound.groups() < layer.groups;
+  }
+  const auto explain_forward = [&] {
+    const Plan plan = compile(bound, tile, false, &executor);
+    layer.forward = plan_figures(plan);
+    layer.max_keys = max_keys(plan, executor);
+  };
+  const auto explain_transposed = [&] {
+    layer.transposed = plan_figures(compile(bound, {tile.others, tile.owners}, true, &executor));
+  };
+  if (bound.groups() > 1) {  // enough for all threads
+    explain_forward();
+    explain_transposed();
+  } else {
+    run_tasks(executor, 2,
+              [&](int64_t task, int) { task == 0 ? explain_forward() : explain_transposed(); });
+  }
+  if (layer.one_draw) {
+    for (PlanFigures* plan : {&layer.forward, &layer.transposed}) {
+      plan->runs = plan->masks = plan->plan_bytes = 0;
+      plan->compile_ms = 0;
+    }
+  }
   layer.mean_keys = static_cast<double>(layer.forward.live_pairs) / static_cast<double>(heads) /
                     static_cast<double>(seq_len);
-  for (size_t g = 0; g < plan.groups.size(); ++g) {
-    const std::vector<int64_t> counts = key_counts(plan, static_cast<int64_t>(g));
-    layer.max_keys = std::max(layer.max_keys, *std::max_element(counts.begin(), counts.end()));
-  }
   return layer;
 }
 
@@ -284,13 +338,15 @@ Explanation explain(const std::vector<Pattern>& cycle, int64_t heads, int64_t se
     const int64_t head_pairs = pattern.causal() ? seq_len * (seq_len + 1) / 2 : seq_len * seq_len;
     all.dense_pairs = sum(all.dense_pairs, product(heads, head_pairs));
   }
+  const WorkPool pool(std::min(this_processor().cores, kMostThreads));
   for (const Pattern& pattern : cycle) {
-    all.layers.push_back(explain_layer(pattern, heads, seq_len, tile));
+    all.layers.push_back(explain_layer(pattern, heads, seq_len, tile, pool));
     const LayerFigures& layer = all.layers.back();
     add(layer.forward, all.forward);
     add(layer.transposed, all.transposed);
     all.mean_keys += layer.mean_keys / static_cast<double>(cycle.size());
     all.max_keys = std::max(all.max_keys, layer.max_keys);
+    all.one_draw = all.one_draw || layer.one_draw;
   }
   all.reach = reach(cycle, heads, seq_len);
   return all;

@@ -27,13 +27,15 @@ struct PassFigures {
 struct PlanFigures {
   std::vector<PassFigures> passes;
   int64_t live_pairs = 0, computed_pairs = 0, owner_tiles = 0, key_tiles = 0;
-  int64_t runs = 0, masks = 0, plan_bytes = 0;  // as stored: groups once, however many heads
+  // As stored: groups once, however many heads; and the time it took. 0 where one_draw.
+  int64_t runs = 0, masks = 0, plan_bytes = 0;
   double compile_ms = 0;
 };
 
 struct LayerFigures {
   Pattern pattern;
   int64_t groups = 0;               // of heads with equal sets
+  bool one_draw = false;            // explained with BoundPattern::with_one_draw()
   PlanFigures forward, transposed;  // the plan of forward, and the one that backward adds
   double mean_keys = 0;             // of a query of a head
   int64_t max_keys = 0;
@@ -48,6 +50,7 @@ struct Explanation {
   double mean_keys = 0;             // over all layers
   int64_t max_keys = 0;
   int64_t dense_pairs = 0;  // live pairs of `dense` in place of every layer
+  bool one_draw = false;    // some layer is
   Reach reach;
 };
 
@@ -60,7 +63,8 @@ std::string_view name(RowOrder order);
 // Compiles every pattern of the cycle for tiles of `tile`, queries × keys, in both directions (the
 // transposed plan has keys for owners), and counts.
 // Exact at any length: keys are counted from runs and masks, not pair by pair (only the reach is
-// sampled beyond 16,384: Explanation::reach.exact).
+// sampled beyond 16,384: Explanation::reach.exact). But where `random` draws more than 2²² blocks
+// for the heads of a layer, heads that differ in their draws alone count as the first of them.
 // Throws lace::Error as Pattern::bind, compile and reach do.
 Explanation explain(const std::vector<Pattern>& cycle, int64_t heads, int64_t seq_len,
                     TileShape tile);

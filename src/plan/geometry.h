@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "plan/plan.h"
@@ -81,13 +82,48 @@ std::vector<OwnerSet> owner_tiles(const Order& order, const Domain& domain, int6
 std::vector<OwnerSet> unlisted_tiles(const Order& order, const Domain& domain, int64_t capacity,
                                      std::vector<int64_t>& offsets);
 
-// The lattices of others that `term` may have live pairs with, for a tile of owners: all of them
-// are covered, and few more.
-void add_support(const Term& term, const Order& order, const OwnerSet& owners, const Domain& domain,
-                 const std::vector<int64_t>& offsets, std::vector<Lattice>& out);
+// A block of others and one of owners that sees it, ordered by these.
+struct BlockPair {
+  uint64_t key = 0;
+  BlockPair(int64_t other, int64_t owner)
+      : key(static_cast<uint64_t>(other) << 32 | static_cast<uint64_t>(owner)) {}
+  int64_t other() const { return static_cast<int64_t>(key >> 32); }
+  int64_t owner() const { return static_cast<int64_t>(key & 0xffffffff); }
+  bool operator<(const BlockPair& pair) const { return key < pair.key; }
+};
 
-// The blocks of others that a list shows to some owner of a set before `end`.
-Ranges listed_ranges(const BlockList& list, const IndexSet& owners, int64_t end,
-                     const std::vector<int64_t>& offsets);
+// What a list shows to a set of owners.
+struct Listing {
+  const BlockList* list = nullptr;
+  std::vector<BlockPair> pairs;  // ascending
+  Ranges ranges;                 // of others
+
+  // The pairs of a block of others with the blocks [first, last] of owners.
+  std::span<const BlockPair> column(int64_t other, int64_t first, int64_t last) const;
+};
+
+// What lists show to the owners of one set, those before `end`; worked out when it is asked for.
+class Listings {
+ public:
+  explicit Listings(const std::vector<int64_t>& offsets) : offsets_(offsets) {}
+
+  void set_owners(const IndexSet& set, int64_t end);
+  const Listing& of(const BlockList& list);
+
+ private:
+  void fill(Listing& listing) const;
+
+  const std::vector<int64_t>& offsets_;
+  IndexSet owners_;
+  int64_t end_ = 0;
+  std::vector<Listing> listings_;  // the first `count_` are of these owners
+  size_t count_ = 0;
+};
+
+// The lattices of others that `term` may have live pairs with, for a tile of owners, which
+// `listings` are of: all of them are covered, and few more.
+void add_support(const Term& term, const Order& order, const OwnerSet& owners, const Domain& domain,
+                 const std::vector<int64_t>& offsets, Listings& listings,
+                 std::vector<Lattice>& out);
 
 }  // namespace lace::plan

@@ -28,15 +28,18 @@ int64_t count_bits(const uint64_t* words, int64_t bits) {
 }  // namespace
 
 int32_t MaskStore::keep(Mask mask) {
-  std::vector<uint64_t> content = mask.words;
-  content.push_back(static_cast<uint64_t>(mask.owners) << 32 | static_cast<uint64_t>(mask.others));
-  const auto [it, added] =
-      by_content_.try_emplace(std::move(content), stored(masks_.size(), "masks"));
-  if (added) {
-    masks_.push_back(std::move(mask));
-    plan_ids_.push_back(-1);
+  const uint64_t hash = VectorHash()(mask.words);
+  const auto [begin, end] = by_hash_.equal_range(hash);
+  for (auto it = begin; it != end; ++it) {
+    const Mask& known = this->mask(masks_[static_cast<size_t>(it->second)]);
+    if (known.owners == mask.owners && known.others == mask.others && known.words == mask.words) {
+      return it->second;
+    }
   }
-  return it->second;
+  const int32_t id = stored(masks_.size(), "masks");
+  masks_.emplace_back().mask = std::move(mask);
+  by_hash_.emplace(hash, id);
+  return id;
 }
 
 int32_t MaskStore::intern(Mask mask) {
@@ -59,14 +62,17 @@ int32_t MaskStore::hole(int64_t owners, int64_t others) {
 int64_t MaskStore::live_pairs(int32_t id, int64_t owners, int64_t others) {
   if (id == kEmptyMask) return 0;
   if (id == kFullMask) return owners * others;
-  const auto [it, added] = live_.try_emplace({id, owners, others}, 0);
-  if (added) {
-    const Mask& mask = masks_[static_cast<size_t>(id)];
+  Kept& kept = masks_[static_cast<size_t>(id)];
+  if (kept.owners != owners || kept.others != others) {
+    kept.owners = owners;
+    kept.others = others;
+    kept.live = 0;
+    const Mask& mask = this->mask(kept);
     for (int64_t f = 0; f < others; ++f) {
-      it->second += count_bits(mask.words.data() + f * mask.words_per_other, owners);
+      kept.live += count_bits(mask.words.data() + f * mask.words_per_other, owners);
     }
   }
-  return it->second;
+  return kept.live;
 }
 
 int32_t MaskStore::trimmed(int32_t id, int64_t owners, int64_t others) {
@@ -75,23 +81,32 @@ int32_t MaskStore::trimmed(int32_t id, int64_t owners, int64_t others) {
   return live == owners * others ? kFullMask : id;
 }
 
-int32_t MaskStore::sequence(const std::vector<int32_t>& ids) {
-  const auto [it, added] =
-      sequences_.try_emplace(ids, stored(plan_.mask_ids.size(), "masks of runs"));
-  if (!added) return it->second;
-  for (const int32_t id : ids) {
-    if (id == kFullMask) {
-      plan_.mask_ids.push_back(kFullMask);
-      continue;
-    }
-    int32_t& plan_id = plan_ids_[static_cast<size_t>(id)];
-    if (plan_id < 0) {
-      plan_id = stored(plan_.masks.size(), "masks");
-      plan_.masks.push_back(masks_[static_cast<size_t>(id)]);
-    }
-    plan_.mask_ids.push_back(plan_id);
+int32_t MaskStore::plan_id(int32_t id) {
+  if (id == kFullMask) return kFullMask;
+  Kept& kept = masks_[static_cast<size_t>(id)];
+  if (kept.plan_id < 0) {
+    const int32_t place = stored(plan_.masks.size(), "masks");
+    plan_.masks.push_back(std::move(kept.mask));
+    kept.plan_id = place;
   }
-  return it->second;
+  return kept.plan_id;
+}
+
+int32_t MaskStore::sequence(const std::vector<int32_t>& ids) {
+  const bool alone = ids.size() == 1 && ids[0] != kFullMask;
+  int32_t& begin = alone ? masks_[static_cast<size_t>(ids[0])].mask_begin
+                         : sequences_.try_emplace(ids, -1).first->second;
+  if (begin >= 0) return begin;
+  begin = stored(plan_.mask_ids.size(), "masks of runs");
+  for (const int32_t id : ids) plan_.mask_ids.push_back(plan_id(id));
+  return begin;
+}
+
+MaskFinder::MaskFinder(const PassTerms& terms, MaskStore& store,
+                       const std::vector<int64_t>& offsets, Listings& listings)
+    : terms_(terms), store_(store), offsets_(offsets), listings_(listings) {
+  const auto listed = [](const Term& term) { return !term.lists.empty(); };
+  has_lists_ = std::ranges::any_of(terms.own, listed) || std::ranges::any_of(terms.taken, listed);
 }
 
 MaskFinder::View MaskFinder::view_of(const IndexSet& set) const {
@@ -105,28 +120,16 @@ MaskFinder::View MaskFinder::entry_of(const IndexSet& set, int32_t outer) const 
 
 void MaskFinder::set_owners(const IndexSet& full) {
   owners_ = view_of(full);
-  listed_.clear();
-  const auto add = [this](const std::vector<Term>& terms) {
-    for (const Term& term : terms) {
-      for (const auto& list : term.lists) {
-        const auto same = [&](const auto& known) { return known.first == list.get(); };
-        if (std::any_of(listed_.begin(), listed_.end(), same)) continue;
-        listed_.emplace_back(list.get(), listed_ranges(*list, owners_.set, kUnbounded, offsets_));
-      }
-    }
-  };
-  add(terms_.own);
-  add(terms_.taken);
-}
-
-const Ranges& MaskFinder::listed(const BlockList& list) const {
-  return std::find_if(listed_.begin(), listed_.end(),
-                      [&](const auto& known) { return known.first == &list; })
-      ->second;
+  listings_.set_owners(full, kUnbounded);
 }
 
 MaskFinder::Found MaskFinder::find(const IndexSet& full, int64_t step,
                                    const std::vector<Lattice>& excluded) {
+  // Stretches that a list scatters over many places hardly ever lie alike twice.
+  constexpr int32_t kMostLookedAt = 16;
+  if (has_lists_ && full.offsets >= 0 && full.outer > kMostLookedAt) {
+    return {evaluate(full, excluded), 1, 1};
+  }
   signature_.clear();
   step_ = step;
   room_ = kUnbounded;
@@ -156,7 +159,6 @@ MaskFinder::Found MaskFinder::find(const IndexSet& full, int64_t step,
 }
 
 int32_t MaskFinder::evaluate(const IndexSet& others, const std::vector<Lattice>& excluded) {
-  ++evaluated_;
   const int64_t owner_count = owners_.set.size(), other_count = others.size();
   Mask mask{static_cast<int32_t>(owner_count),
             static_cast<int32_t>(other_count),
@@ -221,7 +223,7 @@ void add_span(const Term& term, int64_t other, int64_t from, int64_t to, int64_t
 }  // namespace
 
 // Sets the bit of every owner that sees `other` through `term`.
-void MaskFinder::add_bits(const Term& term, int64_t other, std::vector<uint64_t>& bits) const {
+void MaskFinder::add_bits(const Term& term, int64_t other, std::vector<uint64_t>& bits) {
   int64_t first = other + term.lo, last = other + term.hi;
   for (const auto& [block, lo, hi] : term.block_bands) {
     first = std::max(first, block_begin(other / block + lo, block));
@@ -243,9 +245,10 @@ void MaskFinder::add_bits(const Term& term, int64_t other, std::vector<uint64_t>
       add_span(term, other, from, to, bit, bits);
       continue;
     }
-    const BlockList& list = *term.lists.front();
-    const int64_t block = list.block();
-    for (const int64_t x : list.column(other / block, from / block, to / block)) {
+    const Listing& listing = listings_.of(*term.lists.front());
+    const int64_t block = listing.list->block();
+    for (const BlockPair& pair : listing.column(other / block, from / block, to / block)) {
+      const int64_t x = pair.owner();
       add_span(term, other, std::max(from, x * block), std::min(to, (x + 1) * block - 1), bit,
                bits);
     }

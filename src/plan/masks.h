@@ -14,7 +14,7 @@ inline constexpr int32_t kEmptyMask = -2;  // of no live pair: its tile is left 
 
 struct VectorHash {
   template <typename T>
-  size_t operator()(const std::vector<T>& values) const {
+  uint64_t operator()(const std::vector<T>& values) const {
     uint64_t hash = 0x9E3779B97F4A7C15;
     for (const T value : values) {
       hash = (hash ^ static_cast<uint64_t>(value)) * 0xFF51AFD7ED558CCD;
@@ -24,13 +24,15 @@ struct VectorHash {
   }
 };
 
-// All masks met while compiling, each content once; the plan gets those that a run uses.
+// All masks met while compiling a plan, each content once; the plan gets those that a run uses.
 class MaskStore {
  public:
   explicit MaskStore(Plan& plan) : plan_(plan) {}
 
   // Keeps the mask: its id here, kFullMask or kEmptyMask.
   int32_t intern(Mask mask);
+  // The same, whatever it holds: its id here.
+  int32_t keep(Mask mask);
   // The same for the first `owners` × `others` elements of a mask.
   int32_t trimmed(int32_t id, int64_t owners, int64_t others);
   // Live pairs among the first `owners` × `others` elements.
@@ -41,14 +43,22 @@ class MaskStore {
   int32_t sequence(const std::vector<int32_t>& ids);
 
  private:
-  int32_t keep(Mask mask);
+  struct Kept {
+    Mask mask;                // until the plan has it
+    int32_t plan_id = -1;     // in Plan::masks; −1: not there
+    int32_t mask_begin = -1;  // where it stands alone in Plan::mask_ids; −1: nowhere
+    int64_t owners = -1, others = -1, live = 0;  // live_pairs() as it was asked last
+  };
+  const Mask& mask(const Kept& kept) const {
+    return kept.plan_id < 0 ? kept.mask : plan_.masks[static_cast<size_t>(kept.plan_id)];
+  }
+  // Puts the mask into the plan: its id there.
+  int32_t plan_id(int32_t id);
 
   Plan& plan_;
-  std::vector<Mask> masks_;
-  std::vector<int32_t> plan_ids_;  // of each mask, −1: not in the plan
-  std::unordered_map<std::vector<uint64_t>, int32_t, VectorHash> by_content_;
-  std::unordered_map<std::vector<int64_t>, int64_t, VectorHash> live_;
-  std::unordered_map<std::vector<int32_t>, int32_t, VectorHash> sequences_;
+  std::vector<Kept> masks_;
+  std::unordered_multimap<uint64_t, int32_t> by_hash_;                       // of the mask's words
+  std::unordered_map<std::vector<int32_t>, int32_t, VectorHash> sequences_;  // of several
 };
 
 // What a pass computes: the pairs of `own[t]` that are in none of `taken[minus[t][…]]`, for any t.
@@ -63,11 +73,11 @@ struct PassTerms {
 // to that constraint. Only a new signature is evaluated bit by bit.
 class MaskFinder {
  public:
-  MaskFinder(const PassTerms& terms, MaskStore& store, const std::vector<int64_t>& offsets)
-      : terms_(terms), store_(store), offsets_(offsets) {}
+  MaskFinder(const PassTerms& terms, MaskStore& store, const std::vector<int64_t>& offsets,
+             Listings& listings);
 
-  // The tiles asked about next have these owners. `full`: the set as if the sequence had no end and
-  // every tile all its elements; the actual set is its beginning.
+  // The tiles asked about next have these owners, and the listings too. `full`: the set as if the
+  // sequence had no end and every tile all its elements; the actual set is its beginning.
   void set_owners(const IndexSet& full);
 
   struct Found {
@@ -77,8 +87,6 @@ class MaskFinder {
   };
   // The tile `full`, the first of several that are `step` apart; others in `excluded` are not live.
   Found find(const IndexSet& full, int64_t step, const std::vector<Lattice>& excluded);
-
-  int64_t evaluated() const { return evaluated_; }
 
  private:
   struct View {
@@ -90,17 +98,16 @@ class MaskFinder {
 
   // Appends to the signature what `term` looks like in a tile. False: it has no live pair there.
   bool look(const Term& term, int64_t index, const View& others);
-  int64_t none_room(const Term& term, const View& others) const;
+  int64_t none_room(const Term& term, const View& others);
   void look_at_bands(const Term& term, const View& others);
   void look_at_columns(const Term& term, const View& others);
   void look_at_ranges(const Term& term, const View& others);
   void look_at_list(const BlockList& list, const View& others);
   bool look_at_excluded(const Lattice& lattice, const View& others);
   void look_at_all(const View& others, const std::vector<Lattice>& excluded);
-  const Ranges& listed(const BlockList& list) const;
 
   int32_t evaluate(const IndexSet& others, const std::vector<Lattice>& excluded);
-  void add_bits(const Term& term, int64_t other, std::vector<uint64_t>& bits) const;
+  void add_bits(const Term& term, int64_t other, std::vector<uint64_t>& bits);
 
   void push(int64_t value) { signature_.push_back(value); }
   void cycle_of(int64_t period);
@@ -108,15 +115,16 @@ class MaskFinder {
   const PassTerms& terms_;
   MaskStore& store_;
   const std::vector<int64_t>& offsets_;
+  Listings& listings_;  // of owners_
+  bool has_lists_ = false;
   View owners_;
-  std::vector<std::pair<const BlockList*, Ranges>> listed_;
   std::unordered_map<std::vector<int64_t>, int32_t, VectorHash> known_;
 
   // The state of one look.
   std::vector<int64_t> signature_;
   int64_t step_ = 0, room_ = 0, cycle_ = 1;
   bool any_own_ = false;
-  int64_t unique_ = 0, evaluated_ = 0;
+  int64_t unique_ = 0;
 };
 
 }  // namespace lace::plan

@@ -189,6 +189,7 @@ class Chooser {
     const int64_t samples = std::min(count, kSampledTiles);
     double sum = 0;
     std::vector<Lattice> lattices;
+    Listings listings(offsets);
     for (int64_t s = 0; s < samples; ++s) {
       // One tile of each stratum, at a place that no period of the pattern hides from.
       constexpr double kGoldenRatio = 0.6180339887498949;
@@ -199,8 +200,9 @@ class Chooser {
           static_cast<int64_t>(place * static_cast<double>(count) / static_cast<double>(samples));
       const OwnerSet& owners = tiles[static_cast<size_t>(std::min(t, count - 1))];
       lattices.clear();
+      listings.set_owners(owners.set, domain_.end);
       for (const Term& term : pass.terms.own) {
-        add_support(term, pass.order, owners, domain_, offsets, lattices);
+        add_support(term, pass.order, owners, domain_, offsets, listings, lattices);
       }
       if (lattices.empty()) continue;
       merge_lattices(lattices, pass.order.kind == RowOrder::kResidue, tile_.others, domain_);

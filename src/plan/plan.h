@@ -8,6 +8,8 @@
 
 #include "lace/pattern.h"
 
+#include "core/executor.h"
+
 namespace lace {
 
 // A plan says in which tiles and in which order the pairs of a pattern are computed.
@@ -153,7 +155,9 @@ struct Plan {
 // [1, 1024], past which lace::Error is thrown.
 // Pairs that passes could share stay with the first of: global rows, natural, columns, residue. The
 // pass that lists every row is put first all the same.
-Plan compile(const BoundPattern& pattern, TileShape tile, bool transposed);
+// executor: its threads compile different heads; none: this thread. The plan is the same.
+Plan compile(const BoundPattern& pattern, TileShape tile, bool transposed,
+             const Executor* executor = nullptr);
 
 // compile() through a bounded cache of the process, keyed by the pattern's text (and the content of
 // its mask files), heads, lengths, tile and direction. Thread-safe.

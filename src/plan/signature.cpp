@@ -81,7 +81,7 @@ void MaskFinder::look_at_all(const View& others, const std::vector<Lattice>& exc
 
 // −1: the term may have live pairs. Else it has none, nor has any tile with b up to that much
 // further.
-int64_t MaskFinder::none_room(const Term& term, const View& others) const {
+int64_t MaskFinder::none_room(const Term& term, const View& others) {
   const int64_t a0 = owners_.begin, a1 = owners_.last, b0 = others.begin, b1 = others.last;
   int64_t room = -1;
   const auto none = [&room](int64_t until) { room = std::max(room, until); };
@@ -113,7 +113,7 @@ int64_t MaskFinder::none_room(const Term& term, const View& others) const {
     if (range->begin > b1) none(range->begin - 1 - b1);
   };
   if (term.other_ranges) outside(*term.other_ranges);
-  for (const auto& list : term.lists) outside(listed(*list));
+  for (const auto& list : term.lists) outside(listings_.of(*list).ranges);
   return room;
 }
 
@@ -231,9 +231,9 @@ void MaskFinder::look_at_list(const BlockList& list, const View& others) {
   push(owners_.begin % block);
   push(others.begin % block);
   for (int64_t y = y0; y <= y1; ++y) {
-    const auto seen_by = list.column(y, x0, x1);
+    const auto seen_by = listings_.of(list).column(y, x0, x1);
     push(static_cast<int64_t>(seen_by.size()));
-    for (const int64_t x : seen_by) push(x - x0);
+    for (const BlockPair& pair : seen_by) push(pair.owner() - x0);
   }
 }
 

@@ -76,27 +76,62 @@ void add_lattices(const Term& term, const Order& order, const OwnerSet& owners,
 
 }  // namespace
 
-Ranges listed_ranges(const BlockList& list, const IndexSet& set, int64_t end,
-                     const std::vector<int64_t>& offsets) {
-  const int64_t block = list.block();
-  Ranges ranges;
+std::span<const BlockPair> Listing::column(int64_t other, int64_t first, int64_t last) const {
+  const auto begin = std::lower_bound(pairs.begin(), pairs.end(), BlockPair(other, first));
+  auto end = begin;
+  while (end != pairs.end() && !(BlockPair(other, last) < *end)) ++end;
+  return {begin, end};
+}
+
+void Listings::set_owners(const IndexSet& set, int64_t end) {
+  end = std::min(end, end_of(set, offsets_));
+  if (set == owners_ && end == end_) return;
+  owners_ = set;
+  end_ = end;
+  count_ = 0;
+}
+
+const Listing& Listings::of(const BlockList& list) {
+  const auto known = listings_.begin() + static_cast<int64_t>(count_);
+  const auto found = std::find_if(
+      listings_.begin(), known, [&list](const Listing& listing) { return listing.list == &list; });
+  if (found != known) return *found;
+  if (count_ == listings_.size()) listings_.emplace_back();
+  Listing& listing = listings_[count_++];
+  listing.list = &list;
+  fill(listing);
+  return listing;
+}
+
+void Listings::fill(Listing& listing) const {
+  const int64_t block = listing.list->block();
+  listing.pairs.clear();
   int64_t done = -1;
-  for (int32_t o = 0; o < set.outer; ++o) {
-    const int64_t offset =
-        set.offsets >= 0 ? offsets[static_cast<size_t>(set.offsets + o)] : o * set.outer_stride;
-    const int64_t first = set.first + offset;
-    const int64_t last = std::min(first + set.inner, end) - 1;
+  for (int32_t o = 0; o < owners_.outer; ++o) {
+    const int64_t offset = owners_.offsets >= 0 ? offsets_[static_cast<size_t>(owners_.offsets + o)]
+                                                : o * owners_.outer_stride;
+    const int64_t first = owners_.first + offset;
+    const int64_t last = std::min(first + owners_.inner, end_) - 1;
     for (int64_t x = std::max(done + 1, first / block); x <= last / block; ++x) {
-      for (const int64_t y : list.row(x)) ranges.push_back({y * block, (y + 1) * block});
+      for (const int64_t y : listing.list->row(x)) listing.pairs.emplace_back(y, x);
       done = x;
     }
   }
-  coalesce(ranges);
-  return ranges;
+  std::sort(listing.pairs.begin(), listing.pairs.end());
+  listing.ranges.clear();
+  for (const BlockPair& pair : listing.pairs) {
+    const int64_t begin = pair.other() * block, end = begin + block;
+    if (listing.ranges.empty() || listing.ranges.back().end < begin) {
+      listing.ranges.push_back({begin, end});
+    } else {
+      listing.ranges.back().end = end;
+    }
+  }
 }
 
 void add_support(const Term& term, const Order& order, const OwnerSet& owners, const Domain& domain,
-                 const std::vector<int64_t>& offsets, std::vector<Lattice>& out) {
+                 const std::vector<int64_t>& offsets, Listings& listings,
+                 std::vector<Lattice>& out) {
   const Range mine = owner_span(term, owners, domain, offsets);
   if (mine.begin >= mine.end) return;
   const Range span = other_span(term, mine, domain);
@@ -105,9 +140,7 @@ void add_support(const Term& term, const Order& order, const OwnerSet& owners, c
   if (!scattered) return add_lattices(term, order, owners, mine, span, false, domain, out);
   Ranges ranges{span};
   if (term.other_ranges) ranges = intersect(ranges, *term.other_ranges);
-  for (const auto& list : term.lists) {
-    ranges = intersect(ranges, listed_ranges(*list, owners.set, domain.end, offsets));
-  }
+  for (const auto& list : term.lists) ranges = intersect(ranges, listings.of(*list).ranges);
   for (const Range& range : ranges) {
     add_lattices(term, order, owners, mine, range, true, domain, out);
   }

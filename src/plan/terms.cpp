@@ -49,23 +49,23 @@ bool contains(const Ranges& ranges, int64_t position) {
   return after != ranges.begin() && position < std::prev(after)->end;
 }
 
-std::span<const int64_t> BlockList::Lists::of(int64_t index) const {
-  const size_t list = static_cast<size_t>(index);
-  if (index < 0 || list + 1 >= begins.size()) return {};
-  return {blocks.data() + begins[list], blocks.data() + begins[list + 1]};
+std::span<const int32_t> BlockList::Rows::of(int64_t index) const {
+  const size_t row = static_cast<size_t>(index);
+  if (index < 0 || row + 1 >= begins.size()) return {};
+  return {blocks.data() + begins[row], blocks.data() + begins[row + 1]};
 }
 
-BlockList::Lists BlockList::Lists::transposed() const {
-  Lists other;
+BlockList::Rows BlockList::Rows::transposed() const {
+  Rows other;
   other.begins.assign(begins.size(), 0);
-  for (const int64_t y : blocks) ++other.begins[static_cast<size_t>(y) + 1];
+  for (const int32_t y : blocks) ++other.begins[static_cast<size_t>(y) + 1];
   std::partial_sum(other.begins.begin(), other.begins.end(), other.begins.begin());
   other.blocks.resize(blocks.size());
   std::vector<int64_t> next = other.begins;
   for (size_t x = 0; x + 1 < begins.size(); ++x) {
-    for (const int64_t y : of(static_cast<int64_t>(x))) {
+    for (const int32_t y : of(static_cast<int64_t>(x))) {
       int64_t& place = next[static_cast<size_t>(y)];
-      other.blocks[static_cast<size_t>(place++)] = static_cast<int64_t>(x);
+      other.blocks[static_cast<size_t>(place++)] = static_cast<int32_t>(x);
     }
   }
   return other;
@@ -78,32 +78,23 @@ BlockList::BlockList(int64_t block, int64_t first, int64_t blocks, Draw draw, bo
       draw_(std::move(draw)),
       transposed_(transposed) {}
 
-const BlockList::Drawn& BlockList::drawn() const {
+const BlockList::Rows& BlockList::drawn() const {
   std::call_once(once_, [this] {
-    Lists rows;
     std::vector<int64_t> row;
     for (int64_t query = 0; query < blocks_; ++query) {
       if (query >= first_) {
         draw_(query, row);
-        rows.blocks.insert(rows.blocks.end(), row.begin(), row.end());
+        drawn_.blocks.insert(drawn_.blocks.end(), row.begin(), row.end());
       }
-      rows.begins.push_back(static_cast<int64_t>(rows.blocks.size()));
+      drawn_.begins.push_back(static_cast<int64_t>(drawn_.blocks.size()));
     }
-    Lists columns = rows.transposed();
-    drawn_ = {std::move(rows), std::move(columns)};
-    if (transposed_) std::swap(drawn_.rows, drawn_.columns);
+    if (transposed_) drawn_ = drawn_.transposed();
   });
   return drawn_;
 }
 
-std::span<const int64_t> BlockList::row(int64_t owner_block) const {
-  return drawn().rows.of(owner_block);
-}
-
-std::span<const int64_t> BlockList::column(int64_t other_block, int64_t first, int64_t last) const {
-  const auto all = drawn().columns.of(other_block);
-  const auto begin = std::lower_bound(all.begin(), all.end(), first);
-  return {begin, std::upper_bound(begin, all.end(), last)};
+std::span<const int32_t> BlockList::row(int64_t owner_block) const {
+  return drawn().of(owner_block);
 }
 
 bool BlockList::live(int64_t owner_block, int64_t other_block) const {

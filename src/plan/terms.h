@@ -64,8 +64,8 @@ struct Columns {
   bool operator==(const Columns&) const = default;
 };
 
-// Which blocks of others each block of owners sees: random(…), mask(file). Draws all of them when
-// it is first asked for any but by draw().
+// Which blocks of others each block of owners sees, ascending: random(…), mask(file). Draws all of
+// them when it is first asked for any but by draw().
 class BlockList {
  public:
   // draw(x, row) makes `row` the blocks of keys that block x of queries sees, ascending, for the
@@ -73,29 +73,25 @@ class BlockList {
   using Draw = std::function<void(int64_t query_block, std::vector<int64_t>& row)>;
   BlockList(int64_t block, int64_t first, int64_t blocks, Draw draw, bool transposed);
   int64_t block() const { return block_; }
-  std::span<const int64_t> row(int64_t owner_block) const;
-  // The blocks of owners in [first, last] that see a block of others, ascending.
-  std::span<const int64_t> column(int64_t other_block, int64_t first, int64_t last) const;
+  std::span<const int32_t> row(int64_t owner_block) const;
   bool live(int64_t owner_block, int64_t other_block) const;
   // As row(), drawn for this call alone. Of a list that is not transposed.
   void draw(int64_t owner_block, std::vector<int64_t>& row) const;
 
  private:
-  struct Lists {
-    std::vector<int64_t> begins{0}, blocks;
-    std::span<const int64_t> of(int64_t index) const;
-    Lists transposed() const;  // of as many blocks
+  struct Rows {
+    std::vector<int64_t> begins{0};
+    std::vector<int32_t> blocks;
+    std::span<const int32_t> of(int64_t index) const;
+    Rows transposed() const;  // of as many blocks
   };
-  struct Drawn {
-    Lists rows, columns;
-  };
-  const Drawn& drawn() const;
+  const Rows& drawn() const;
 
   int64_t block_, first_, blocks_;
   Draw draw_;
   bool transposed_;
   mutable std::once_flag once_;
-  mutable Drawn drawn_;
+  mutable Rows drawn_;
 };
 
 // What no other constraint expresses: the pattern itself, asked pair by pair.

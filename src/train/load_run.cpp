@@ -10,7 +10,7 @@
 namespace lace {
 namespace {
 
-// ": last and previous are there too", for who cannot have `name`.
+// "; there is also last and previous", for who cannot have `name`.
 std::string others(const train::RunFiles& files, const std::string& name) {
   std::string text;
   for (const std::string& other : files.checkpoints())

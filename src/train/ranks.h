@@ -21,8 +21,8 @@ struct StepReport {
 };
 
 // The processes that train together, as the trainer of one of them needs them. Without a group: one
-// process, for which nothing is exchanged. Otherwise sum and all that stands below it
-// are collectives.
+// process, for which nothing is exchanged. Otherwise sum and all that stands below it are
+// collectives.
 class Ranks {
  public:
   Ranks(Group* group, const TrainConfig& config)
@@ -63,11 +63,6 @@ class Ranks {
   // Throws lace::Error on all ranks unless `text` is the same on all.
   void check_same(const std::string& what, const std::string& text) const {
     if (group_) group_->check_same(what, text);
-  }
-
-  // Returns when all ranks have called it.
-  void barrier() const {
-    if (group_) group_->barrier();
   }
 
  private:

@@ -44,8 +44,6 @@ class TrainingFolder {
   TrainingFolder(const TrainingFolder&) = delete;
   TrainingFolder& operator=(const TrainingFolder&) = delete;
 
-  const RunFiles& files() const { return files_; }
-
   // Throws lace::Error unless a run of `recipe` may start here (`resume`: or go on). The recipe of
   // a run that goes on may differ in where it ends and in what is measured on the way. A
   // recipe.toml that no run wrote is never replaced.

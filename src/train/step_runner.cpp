@@ -145,15 +145,7 @@ void StepRunner::run_or_record(int kind, FunctionRef<void()> work) {
   graph ? graph->replay() : work();
 }
 
-void StepRunner::start(int64_t step, double learning_rate, const StepReport& report) {
-  const ops::OwnThreads threads;
-  const at::NoGradGuard no_grad;
-  const auto scope = queue_->enter();
-  Slot& slot = this->slot(step);
-  if (slot.step != step) prepare(step);
-  model_.impl()->arena.refresh_copies();
-  const double rate = adam_.next_rate(learning_rate);
-  const Ranks::ReportNumbers given = ranks_.report_numbers(report);
+void StepRunner::give(Slot& slot, double rate, const Ranks::ReportNumbers& given) {
   auto* host = slot.given.mutable_data_ptr<uint8_t>();
   std::memcpy(host, &rate, sizeof(rate));
   std::memcpy(host + sizeof(rate), given.data(), sizeof(given));
@@ -161,7 +153,24 @@ void StepRunner::start(int64_t step, double learning_rate, const StepReport& rep
                      /*non_blocking=*/true);
   report_.copy_(slot.given.narrow(0, sizeof(rate), kReportBytes).view(at::kDouble),
                 /*non_blocking=*/true);
+}
 
+void StepRunner::take_numbers(Slot& slot) {
+  const auto state_bytes = static_cast<int64_t>(sizeof(StepState));
+  slot.numbers.narrow(0, 0, state_bytes).copy_(adam_.state(), /*non_blocking=*/true);
+  slot.numbers.narrow(0, state_bytes, kReportBytes)
+      .copy_(report_.view(at::kByte), /*non_blocking=*/true);
+  slot.done = queue_->mark();
+}
+
+void StepRunner::start(int64_t step, double learning_rate, const StepReport& report) {
+  const ops::OwnThreads threads;
+  const at::NoGradGuard no_grad;
+  const auto scope = queue_->enter();
+  Slot& slot = this->slot(step);
+  if (slot.step != step) prepare(step);
+  model_.impl()->arena.refresh_copies();
+  give(slot, adam_.next_rate(learning_rate), ranks_.report_numbers(report));
   const int64_t tokens = token_count(recipe_), keys = key_count(recipe_);
   for (int64_t i = 0; i < recipe_.train.accumulate; ++i) {
     tokens_.view({-1}).copy_(slot.device.narrow(0, i * tokens, tokens));
@@ -180,12 +189,7 @@ void StepRunner::start(int64_t step, double learning_rate, const StepReport& rep
   });
   adam_.advance();
   ++runs_;
-
-  const auto state_bytes = static_cast<int64_t>(sizeof(StepState));
-  slot.numbers.narrow(0, 0, state_bytes).copy_(adam_.state(), /*non_blocking=*/true);
-  slot.numbers.narrow(0, state_bytes, kReportBytes)
-      .copy_(report_.view(at::kByte), /*non_blocking=*/true);
-  slot.done = queue_->mark();
+  take_numbers(slot);
   in_flight_.push_back(step);
 }
 

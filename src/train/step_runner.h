@@ -47,7 +47,6 @@ class StepRunner {
   // Reads the bytes of the step after the newest in flight, if there is one, while it computes; at
   // most one step may be in flight. What goes wrong is left for start() to meet again.
   void prepare_next();
-  int64_t in_flight() const { return static_cast<int64_t>(in_flight_.size()); }
 
   // Forgets what was prepared, and the numbers of steps in flight, once the device is done with
   // them.
@@ -68,6 +67,10 @@ class StepRunner {
 
   Slot& slot(int64_t step) { return slots_[static_cast<size_t>(step) % slots_.size()]; }
   void prepare(int64_t step);
+  // Sends the rate and what this rank has to say to the device.
+  void give(Slot& slot, double rate, const Ranks::ReportNumbers& given);
+  // Has what the step found brought back, and marks its end.
+  void take_numbers(Slot& slot);
   void run_micro_batch(int64_t index);
   // Of this rank's micro-batches the last: while it goes backwards the gradients are added up.
   bool is_exchanged(int64_t index) const;

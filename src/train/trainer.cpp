@@ -136,6 +136,24 @@ struct Trainer::Impl {
     set_elapsed(back.elapsed);
   }
 
+  // After the step that found `numbers`, the last that is finished.
+  TrainProgress progress(double learning_rate, const train::StepNumbers& numbers) const {
+    const int64_t tokens = ranks.shares().windows() * recipe.model.seq_len;
+    TrainProgress progress;
+    progress.step = step - static_cast<int64_t>(unfinished.size());
+    progress.learning_rate = learning_rate;
+    progress.loss = numbers.report.loss;
+    progress.bits_per_byte = progress.loss / std::numbers::ln2;
+    progress.gradient_norm = numbers.state.norm;
+    progress.stop = numbers.report.stop;
+    progress.tokens_per_s = static_cast<double>(tokens) / last_step_s;
+    progress.elapsed_s = elapsed();
+    progress.fraction = train::run_fraction(recipe.train, {progress.step, progress.elapsed_s});
+    progress.remaining_s =
+        progress.fraction > 0 ? progress.elapsed_s * (1 / progress.fraction - 1) : 0.0;
+    return progress;
+  }
+
   // The mean over at most train.validate_windows windows. Each rank scores some of the batches; the
   // sum of all is the same as one rank's.
   double validation_bits() const {
@@ -160,6 +178,14 @@ struct Trainer::Impl {
     double sum = 0;
     for (const double part : ranks.join(nats)) sum += part;
     return sum / static_cast<double>(count * window) / std::numbers::ln2;
+  }
+
+  // How the data differ from those of the checkpoint at `path`, or that nobody knows; "" if they do
+  // not.
+  std::string changed_data(const std::string& path, const train::CheckpointState& state) const {
+    if (!state.has("data")) return path + " does not say what its data were: they are not compared";
+    const std::string difference = train::fingerprint_difference(state.json()["data"], fingerprint);
+    return difference.empty() ? "" : "the data are not those of " + path + ": " + difference;
   }
 
   void set_elapsed(double seconds) {
@@ -236,7 +262,6 @@ TrainProgress Trainer::finish_step() {
   Impl& s = *impl_;
   LACE_CHECK(!s.unfinished.empty(), "[train] a step must be started before it is finished, got ",
              "none");
-  const TrainConfig& config = s.recipe.train;
   const Impl::Started started = s.unfinished.front();
   const train::StepNumbers numbers = s.runner.finish();
   if (numbers.state.failed != 0) {
@@ -253,21 +278,7 @@ TrainProgress Trainer::finish_step() {
   s.loss_scale = numbers.state.loss_scale;
   s.agreed_step_s = numbers.report.elapsed_s - s.agreed_elapsed;
   s.agreed_elapsed = numbers.report.elapsed_s;
-
-  TrainProgress progress;
-  progress.learning_rate = started.learning_rate;
-  progress.loss = numbers.report.loss;
-  progress.stop = numbers.report.stop;
-  progress.gradient_norm = numbers.state.norm;
-  const int64_t tokens = s.ranks.shares().windows() * s.recipe.model.seq_len;
-  progress.step = s.step - static_cast<int64_t>(s.unfinished.size());
-  progress.bits_per_byte = progress.loss / std::numbers::ln2;
-  progress.tokens_per_s = static_cast<double>(tokens) / s.last_step_s;
-  progress.elapsed_s = s.elapsed();
-  progress.fraction = train::run_fraction(config, {progress.step, progress.elapsed_s});
-  progress.remaining_s =
-      progress.fraction > 0 ? progress.elapsed_s * (1 / progress.fraction - 1) : 0.0;
-  return progress;
+  return s.progress(started.learning_rate, numbers);
 }
 
 int64_t Trainer::unfinished_steps() const { return static_cast<int64_t>(impl_->unfinished.size()); }
@@ -329,16 +340,10 @@ std::vector<std::string> Trainer::load(const std::string& path, bool accept_chan
 
   std::vector<std::string> notes;
   if (!file.has_checksums()) notes.push_back(path + " has no checksums: it is taken as it is");
-  if (!state.has("data")) {
-    notes.push_back(path + " does not say what its data were: they are not compared");
-  } else {
-    const std::string difference =
-        train::fingerprint_difference(state.json()["data"], s.fingerprint);
-    if (!difference.empty()) {
-      const std::string text = "the data are not those of " + path + ": " + difference;
-      if (!accept_changed_data) throw train::DataChanged("[train] " + text);
-      notes.push_back(text);
-    }
+  const std::string changed = s.changed_data(path, state);
+  if (!changed.empty()) {
+    if (state.has("data") && !accept_changed_data) throw train::DataChanged("[train] " + changed);
+    notes.push_back(changed);
   }
   file.read(s.saved_tensors());
   s.unfinished.clear();

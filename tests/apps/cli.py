@@ -24,10 +24,13 @@ steps = 20
 TEXT = "".join(f"line {i % 7} of the text\n" for i in range(600))
 
 
-def lace(*arguments, **options):
-    """Runs `lace …`; stdout and stderr are captured unless options say otherwise."""
+def lace(*arguments, code=None, **options):
+    """Runs `lace …`, which must end with `code` unless that is None; stdout and stderr are captured
+    unless options say otherwise."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 100, **options}
-    return subprocess.run([LACE, *arguments], **options)
+    result = subprocess.run([LACE, *arguments], **options)
+    assert code in (None, result.returncode), result
+    return result
 
 
 def in_parallel(function, items):

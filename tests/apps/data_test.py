@@ -1,12 +1,13 @@
 """What the data of lace train and lace eval may be, as a user meets it: data_test.py LACE."""
 
+import functools
 import json
 import os
 import subprocess
-import sys
 import tempfile
 
-LACE = sys.argv[1]
+import cli
+
 RECIPE = b"""
 name = "tiny"
 [model]
@@ -25,12 +26,7 @@ steps = 2
 validate_every = 0
 """
 TEXT = b"".join(b"line %d of the text\n" % (i % 7) for i in range(300))
-
-
-def lace(*arguments, code=0):
-    result = subprocess.run([LACE, *arguments], capture_output=True, timeout=100)
-    assert result.returncode == code, (arguments, result.returncode, result.stdout, result.stderr)
-    return result
+lace = functools.partial(cli.lace, code=0)
 
 
 def names_that_are_no_text(folder):
@@ -80,7 +76,7 @@ def a_file_that_shrinks(folder):
     recipe = os.path.join(folder, b"shrinking.toml")
     with open(recipe, "wb") as file:
         file.write(RECIPE % data)
-    process = subprocess.Popen([LACE, b"train", recipe, b"--run", os.path.join(folder, b"shrunk"),
+    process = subprocess.Popen([cli.LACE, b"train", recipe, b"--run", os.path.join(folder, b"shrunk"),
                                 b"--set", b"train.steps=1000000"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while b"step 1 " not in process.stderr.readline():

@@ -1,5 +1,6 @@
 """lace train, eval and sample as a user runs them: train_test.py LACE."""
 
+import functools
 import json
 import os
 import pathlib
@@ -7,35 +8,17 @@ import resource
 import signal
 import struct
 import subprocess
-import sys
 import tempfile
 
-LACE = sys.argv[1]
-RECIPE = """
-name = "tiny"
-[model]
-seq_len = 64
-layers = 1
-d_model = 32
-heads = 2
-patterns = "fixed(8, 2, 2)"
-[data]
-paths = ["{text}"]
+import cli
+
+RECIPE = cli.RECIPE.replace("steps = 20", "steps = 40") + """
+validate_every = 20
 [optimizer]
 learning_rate = 1e-2
 warmup_steps = 5
-[train]
-batch = 4
-steps = 40
-validate_every = 20
 """
-
-
-def lace(*arguments, code=0, **options):
-    result = subprocess.run([LACE, *map(str, arguments)], capture_output=True, text=True,
-                            timeout=100, **options)
-    assert result.returncode == code, (arguments, result.returncode, result.stdout, result.stderr)
-    return result
+lace = functools.partial(cli.lace, code=0, text=True)
 
 
 def last_losses(run):
@@ -44,7 +27,7 @@ def last_losses(run):
 
 def start(*arguments):
     """A run in the background that has taken its first step."""
-    process = subprocess.Popen([LACE, *map(str, arguments)], stdout=subprocess.PIPE,
+    process = subprocess.Popen([cli.LACE, *map(str, arguments)], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)
     while "step 1 " not in process.stderr.readline():
         assert process.poll() is None
@@ -62,7 +45,7 @@ def one_at_a_time(folder, recipe):
         assert f"{run} is being trained in by process {first.pid}" in error, error
     while not (run / "previous.safetensors").exists():
         assert first.poll() is None
-    assert json.loads(lace("sample", run, "--length", 3, "--json", "--checkpoint", "last").stdout)
+    assert json.loads(lace("sample", run, "--length", "3", "--json", "--checkpoint", "last").stdout)
     first.send_signal(signal.SIGKILL)
     first.communicate(timeout=100)
     losses = last_losses(run)
@@ -122,7 +105,7 @@ def damaged(run):
     scores = json.loads(result.stdout)
     assert scores["bits_per_byte"] is None and scores["not_finite"] == ["tok"], scores
     assert "warning" in result.stderr and "NaN" in result.stderr, result.stderr
-    assert "NaN" in lace("sample", run, "--length", 3).stderr
+    assert "NaN" in lace("sample", run, "--length", "3").stderr
     (run / "last.json").write_text('{"step": null}')
     assert "last.json is not" in lace("eval", run).stderr
     best.write_bytes(sound)
@@ -143,9 +126,9 @@ def wrong_starts(folder, recipe):
 
 def main(folder):
     text = folder / "text"
-    text.write_text("".join(f"line {i % 7} of the text\n" for i in range(600)))
+    text.write_text(cli.TEXT)
     recipe = folder / "tiny.toml"
-    recipe.write_text(RECIPE.format(text=text))
+    recipe.write_text(RECIPE.replace('"text"', f'"{text}"'))
     run = folder / "run"
 
     estimate = json.loads(lace("train", recipe, "--dry-run", "--json").stdout)
@@ -164,10 +147,10 @@ def main(folder):
     assert markov == sorted(markov, reverse=True), scores
     assert "this model" in lace("eval", run, "--split", "validation").stdout
 
-    sample = ["sample", run, "--prompt", "line ", "--length", 50, "--seed", 3]
+    sample = ["sample", run, "--prompt", "line ", "--length", "50", "--seed", "3"]
     first = lace(*sample).stdout
     assert first.startswith("line ") and first == lace(*sample).stdout
-    assert lace(*sample[:-1], 4).stdout != first
+    assert lace(*sample[:-1], "4").stdout != first
     drawn = json.loads(lace(*sample, "--json").stdout)
     assert len(drawn["bytes"]) == 50 and first == "line " + drawn["text"] + "\n"
 

@@ -186,7 +186,8 @@ class Worker:
         live = case.pattern.mask(case.heads, case.q_len, case.k_len, self.device)
         q, k, v = (tensors[name].double() for name in "qkv")
         dout = tensors["dout"].double() if case.backward else None
-        return attention64(q, k, v, live, case.actual_scale(), dout, case.dtype, case.independent())
+        inputs = (q, k, v, live, case.actual_scale(), dout)
+        return attention64(*inputs, case.dtype, case.independent(), self.options.kernel)
 
     def run(self, case):
         """Measures by name of result; throws Fault or Refused."""

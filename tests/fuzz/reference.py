@@ -20,6 +20,10 @@ together, as a root mean square, independent errors come to less than √Σ c_i�
 at most c, but c/√3 in the mean); twice that is allowed, since a few of them decide on many
 elements.
   Numbers below the smallest normal one may be flushed to 0, weights a little earlier.
+  cpu_avx512_bf16 multiplies bf16 with vdpbf16ps, which counts operands and sums below 2⁻¹²⁶ as 0
+  (Intel's manual: denormals are zero, results are flushed). What an operand, scale · dS above all,
+  may lose so is at most its own size, and what a sum may is at most its terms': both are followed
+  to every element by their sizes in the case at hand, never more than 2⁻¹²⁶ each.
 """
 
 import math
@@ -41,10 +45,13 @@ class Precision:
     floor: float  # what p, dS and results may be off by at least
     tiny: float  # what else may be flushed to 0
     exponential: float  # relative error of exp, absolute of log
+    denormal: float = 0  # below which operands and sums of products are 0; 0 where none are
 
 
-def precision(dtype, device):
+def precision(dtype, device, kernel=""):
     functions = 2**-20 if device == "cuda" else 2**-21
+    if (kernel, dtype) == ("cpu_avx512_bf16", torch.bfloat16):
+        return Precision(2**-24, 2**-8, 2**-8, 2**-124, 2**-126, functions, 2**-126)
     if dtype == torch.float64:
         return Precision(2**-52, 0, 2**-52, 2.0**-1000, 2.0**-1000, 2**-49)
     if dtype == torch.float32:
@@ -79,10 +86,20 @@ def combine(value, linear, squares, total, rounding, independent):
     return Expected(value, worst, root_mean_square(linear) + 2 * root_mean_square(deviation))
 
 
-def attention64(q, k, v, live, scale, dout, dtype, independent):
+def flushed(a, b, denormal, a_off=0):
+    """What a @ b may lose where operands and sums below `denormal` count as 0, and a is off by
+    a_off."""
+    if denormal == 0:
+        return 0
+    a, b = a.abs() + a_off, b.abs()
+    sums = (a @ b).clamp(max=a.shape[-1] * denormal)
+    return a.clamp(max=denormal) @ b + a @ b.clamp(max=denormal) + sums
+
+
+def attention64(q, k, v, live, scale, dout, dtype, independent, kernel=""):
     """Of tensors [batch, heads or kv_heads, rows, head_dim] in float64 and live [heads, q, k]:
     a dict of Expected by name; out and lse, and unless dout is None dq, dk and dv."""
-    eps = precision(dtype, q.device.type)
+    eps = precision(dtype, q.device.type, kernel)
     u = eps.unit
     batch, heads, q_len, qk_dim = q.shape
     kv_heads, k_len, v_dim = k.shape[1], k.shape[2], v.shape[3]
@@ -105,6 +122,7 @@ def attention64(q, k, v, live, scale, dout, dtype, independent):
     # What a weight is off by: relatively by `off`, and by `floor` at least.
     products = q.abs() @ kt.abs()
     off = products * ((qk_dim + 2) * u * abs(scale) + eps.tiny)
+    off += flushed(q, kt, eps.denormal) * abs(scale)
     off += 6 * u * (dots.abs() * abs(scale) + shift.abs())
     off = torch.expm1((off + eps.exponential).clamp(max=30))
     floor = eps.floor * live
@@ -119,6 +137,7 @@ def attention64(q, k, v, live, scale, dout, dtype, independent):
     weight_off = (p_off + p * (row_off + k_len * u)).clamp(max=2) + floor
     absolute_v = v.abs()
     mixed_off = weight_off @ absolute_v
+    mixed_off = mixed_off + flushed(p, v, eps.denormal, weight_off)
     out_linear = mixed_off + eps.result * out.abs() + eps.floor
     rounded = eps.rounding * p
     out_squares = rounded.square() @ v.square()
@@ -149,14 +168,17 @@ def attention64(q, k, v, live, scale, dout, dtype, independent):
     p_relative = torch.expm1((off.log1p() + lse_off).clamp(max=30))
     p_linear = p * p_relative + floor
     ds_linear = p_linear * dp_size + p * (v_dim * u * (absolute_dout @ absolute_v.transpose(2, 3)))
-    ds_linear = ds_linear + p * delta_linear + eps.floor * live
+    ds_linear = ds_linear + p * (delta_linear + flushed(dout, vt, eps.denormal))
+    ds_linear = ds_linear + eps.floor * live
     ds_rounded = eps.rounding * ds.abs()
     size = abs(scale)
     queries, keys = (k_len + 4) * u, (q_len * group + 4) * u
+    operand, operand_off = size * ds, size * ds_linear  # as dS is multiplied with q and k
 
     dq = scale * (ds @ k)
     dq_linear = size * ((ds_linear + queries * ds.abs()) @ absolute_k)
     dq_linear = dq_linear + eps.tiny * (ds.abs() @ absolute_k) + eps.result * dq.abs() + eps.floor
+    dq_linear = dq_linear + flushed(operand, k, eps.denormal, operand_off)
     towards = (p @ k).abs()
     dq_squares = size**2 * (ds_rounded.square() @ k.square() + delta_squares * towards.square())
     dq_total = size * (ds_rounded @ absolute_k + delta_total * towards)
@@ -165,6 +187,9 @@ def attention64(q, k, v, live, scale, dout, dtype, independent):
     dk = to_keys(scale * (ds.transpose(2, 3) @ q))
     dk_linear = size * ((ds_linear + keys * ds.abs()).transpose(2, 3) @ absolute_q)
     dk_linear = dk_linear + eps.tiny * (ds.abs().transpose(2, 3) @ absolute_q)
+    dk_linear = dk_linear + flushed(
+        operand.transpose(2, 3), q, eps.denormal, operand_off.transpose(2, 3)
+    )
     dk_linear = to_keys(dk_linear) + eps.result * dk.abs() + eps.floor
     each = ds_rounded.square() + p.square() * delta_squares
     dk_squares = size**2 * to_keys(each.transpose(2, 3) @ q.square())
@@ -172,8 +197,9 @@ def attention64(q, k, v, live, scale, dout, dtype, independent):
     result["dk"] = combine(dk, dk_linear, dk_squares, dk_total, eps.result, independent)
 
     dv = to_keys(p.transpose(2, 3) @ dout)
-    dv_linear = to_keys((p_linear + keys * p).transpose(2, 3) @ absolute_dout)
-    dv_linear = dv_linear + eps.result * dv.abs() + eps.floor
+    dv_linear = (p_linear + keys * p).transpose(2, 3) @ absolute_dout
+    dv_linear += flushed(p.transpose(2, 3), dout, eps.denormal, p_linear.transpose(2, 3))
+    dv_linear = to_keys(dv_linear) + eps.result * dv.abs() + eps.floor
     dv_squares = to_keys(rounded.square().transpose(2, 3) @ dout.square())
     dv_total = to_keys(rounded.transpose(2, 3) @ absolute_dout)
     result["dv"] = combine(dv, dv_linear, dv_squares, dv_total, eps.result, independent)

@@ -141,6 +141,25 @@ class BoundsTest(unittest.TestCase):
             got[name] = (got[name].float() + 0.02 * noise).bfloat16()
         self.assertEqual(self.faults(got, expected), {"out", "dq", "dk", "dv"})
 
+    def test_denormal_operands_count_as_zero_for_one_kernel_alone(self):
+        q, k, v, dout = (tensor.double() for tensor in (self.q, self.k, self.v, self.dout))
+        q, scale = 30 * q, 0.01
+        logits = (scale * q @ k.transpose(2, 3)).masked_fill(~self.live, -math.inf)
+        p = logits.softmax(-1)
+
+        def faults(kernel, dout, smallest):
+            """Of dk if every scale · dS below `smallest` counts as 0."""
+            delta = (dout * (p @ v)).sum(-1, keepdim=True)
+            operand = scale * p * (dout @ v.transpose(2, 3) - delta)
+            operand = operand.masked_fill(operand.abs() < smallest, 0)
+            got = {"dk": (operand.transpose(2, 3) @ q).bfloat16()}
+            inputs = (q, k, v, self.live, scale, dout)
+            return self.faults(got, attention64(*inputs, torch.bfloat16, False, kernel))
+
+        self.assertEqual(faults("cpu_avx512_bf16", 1e-36 * dout, 2**-126), set())
+        self.assertEqual(faults("cpu_avx512", 1e-36 * dout, 2**-126), {"dk"})
+        self.assertEqual(faults("cpu_avx512_bf16", 1e-33 * dout, 2**-118), {"dk"})
+
 
 class WorkerTest(unittest.TestCase):
     def test_a_case_is_a_function_of_seed_and_number(self):

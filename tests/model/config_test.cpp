@@ -128,8 +128,13 @@ TEST(ModelConfig, NamesTheWrongField) {
   const std::vector<BadConfig> cases = {
       {[](auto& c) { c.layers = 0; }, "[model] layers must be from 1 to 65536, got 0"},
       {[](auto& c) { c.qk_dim = 100; }, "[model] qk_dim must be a multiple of heads (8), got 100"},
-      {[](auto& c) { c.v_dim = 32; },
-       "[model] v_dim / heads must be a multiple of 8 up to 256, got 32 / 8"},
+      {[](auto& c) { c.v_dim = 8 * 513; },
+       "[model] v_dim / heads must be at most 512, got 4104 / 8"},
+      {[](auto& c) {
+         c.positions = PositionKind::kRotary;
+         c.qk_dim = 8 * 63;
+       },
+       "[model] qk_dim / heads must be even where positions are rotary, got 504 / 8"},
       {[](auto& c) { c.kv_heads = 3; }, "[model] kv_heads must divide heads (8), got 3"},
       {[](auto& c) { c.dropout = 1; }, "[model] dropout must be in [0, 1), got 1"},
       {[](auto& c) { c.patterns = {}; },

@@ -54,6 +54,13 @@ TEST(Decode, OtherShapesEqualForward) {
   expect_decode_equals_forward(config, 1e-5, {3, 1});
 }
 
+TEST(Decode, OddHeadDimsEqualForward) {
+  ModelConfig config = small_config();
+  config.qk_dim = config.heads * 7;
+  config.v_dim = config.heads * 300;
+  expect_decode_equals_forward(config, 1e-5, {3, 1});
+}
+
 TEST(Decode, RotaryEqualsForward) {
   ModelConfig config = small_rotary_config();
   expect_decode_equals_forward(config, 1e-5, {0, 1});

@@ -181,6 +181,21 @@ TEST(SparseTransformer, LowerPrecisionsStayClose) {
   expect_lower_precisions_close(small_rotary_config());
 }
 
+// Head_dims that are no multiple of 8, or of 2, or past 256.
+TEST(SparseTransformer, EveryHeadDimComputesTheSame) {
+  for (const auto& [qk_head_dim, v_head_dim] : {std::pair{7, 5}, {36, 20}, {12, 300}, {512, 9}}) {
+    ModelConfig config = small_config();
+    config.kv_heads = 1;
+    config.qk_dim = config.heads * qk_head_dim;
+    config.v_dim = config.heads * v_head_dim;
+    expect_lower_precisions_close(config);
+  }
+  ModelConfig rotary = small_rotary_config();
+  rotary.qk_dim = rotary.heads * 14;
+  rotary.v_dim = rotary.heads * 3;
+  expect_lower_precisions_close(rotary);
+}
+
 TEST(SparseTransformer, RecomputeGivesTheSameGradients) {
   for (const Precision precision : {Precision::kFloat32, Precision::kBFloat16}) {
     for (ModelConfig config : {small_config(), small_rotary_config()}) {

@@ -216,6 +216,23 @@ TEST(Bind, EqualSetsShareAGroup) {
   EXPECT_EQ(random(2, 4, 1).bind(8, 64, 64).groups(), 8);
 }
 
+TEST(Bind, WithOneDrawHeadsDifferInNoDraw) {
+  const BoundPattern bound =
+      Pattern::parse("heads(1*dense, 2*random(2, 4, 1) | local(3), 1*random(2, 4, 2))")
+          .bind(8, 64, 64);
+  EXPECT_EQ(bound.groups(), 7);
+  const BoundPattern one = bound.with_one_draw();
+  EXPECT_EQ(one.groups(), 3);
+  std::vector<int64_t> groups;
+  for (int64_t head = 0; head < 8; ++head) groups.push_back(one.group(head));
+  EXPECT_EQ(groups, (std::vector<int64_t>{0, 1, 1, 2, 0, 1, 1, 2}));
+  for (int64_t group = 0; group < 3; ++group) {
+    const int64_t head = one.group_head(group);
+    EXPECT_EQ(head, std::vector<int64_t>({0, 1, 3})[static_cast<size_t>(group)]);
+    EXPECT_EQ(one.expr(head), bound.expr(head));
+  }
+}
+
 TEST(Bind, TokensAreResolved) {
   const BoundPattern bound = Pattern::parse("global{-3..-1, 0..5, 4..7, 20}").bind(1, 30, 30);
   EXPECT_EQ(bound.expr(0).atom.tokens, (std::vector<TokenRange>{{0, 7}, {20, 20}, {27, 29}}));

@@ -56,6 +56,27 @@ TEST(Explain, HeadsAndLayersAddUp) {
   EXPECT_EQ(stack.reach.layers, 2);
 }
 
+// Of more than 2²² blocks drawn one head stands for all, else none does.
+TEST(Explain, HeadsOfManyDrawsCountAsOne) {
+  const Pattern pattern = Pattern::parse("heads(1*local(5), 3*local(5) | random(3, 1, 7))");
+  constexpr int64_t kLength = 1 << 18;
+  const Explanation one = explain({pattern}, 4, kLength, {64, 64});
+  EXPECT_FALSE(one.one_draw);
+  EXPECT_EQ(one.layers[0].groups, 4);
+  EXPECT_GT(one.forward.runs, 0);
+  const Explanation many = explain({pattern}, 8, kLength, {64, 64});
+  EXPECT_TRUE(many.one_draw);
+  EXPECT_EQ(many.layers[0].groups, 7);
+  EXPECT_EQ(many.forward.runs, 0);
+  EXPECT_NEAR(static_cast<double>(many.forward.live_pairs),
+              2 * static_cast<double>(one.forward.live_pairs), 1000);
+  EXPECT_NEAR(static_cast<double>(many.transposed.computed_pairs),
+              2 * static_cast<double>(one.transposed.computed_pairs),
+              0.001 * static_cast<double>(one.transposed.computed_pairs));
+  EXPECT_EQ(many.forward.live_pairs, many.transposed.live_pairs);
+  EXPECT_EQ(many.max_keys, one.max_keys);
+}
+
 TEST(Explain, KeyCountsEqualAttends) {
   std::mt19937_64 rng(17);
   for (int round = 0; round < 300; ++round) {

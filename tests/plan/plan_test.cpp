@@ -8,6 +8,7 @@
 
 #include "lace/error.h"
 
+#include "core/work_pool.h"
 #include "plan/check.h"
 #include "plan/terms.h"
 
@@ -185,6 +186,35 @@ TEST(Plan, ListsTheRowsOfAPatternWithoutPairs) {
     const Plan plan = compile(pattern, {16, 16}, transposed);
     EXPECT_EQ(check_plan(plan), "");
     EXPECT_TRUE(plan.runs.empty());
+  }
+}
+
+TEST(Plan, ThreadsMakeTheSamePlan) {
+  const std::string text =
+      "heads(2*random(3, 1, 7) | local(5), 1*fixed(24, 3, 2) | global{0, 40}, 1*random(20, 1, 7))";
+  const BoundPattern pattern = Pattern::parse(text).bind(8, 400, 400);
+  const WorkPool pool(3);
+  for (const bool transposed : {false, true}) {
+    const Plan one = compile(pattern, {64, 64}, transposed);
+    const Plan many = compile(pattern, {64, 64}, transposed, &pool);
+    EXPECT_EQ(one.groups.size(), 7u);  // six draws, and fixed
+    EXPECT_EQ(check_plan(many), "");
+    EXPECT_EQ(many.mask_ids, one.mask_ids);
+    EXPECT_EQ(many.offsets, one.offsets);
+    ASSERT_EQ(many.masks.size(), one.masks.size());
+    for (size_t m = 0; m < one.masks.size(); ++m) {
+      EXPECT_EQ(many.masks[m].words, one.masks[m].words);
+    }
+    ASSERT_EQ(many.tiles.size(), one.tiles.size());
+    for (size_t t = 0; t < one.tiles.size(); ++t) {
+      EXPECT_EQ(many.tiles[t].owners, one.tiles[t].owners);
+      EXPECT_EQ(many.tiles[t].run_begin, one.tiles[t].run_begin);
+    }
+    ASSERT_EQ(many.runs.size(), one.runs.size());
+    for (size_t r = 0; r < one.runs.size(); ++r) {
+      EXPECT_EQ(many.runs[r].others, one.runs[r].others);
+      EXPECT_EQ(many.runs[r].mask_begin, one.runs[r].mask_begin);
+    }
   }
 }
 

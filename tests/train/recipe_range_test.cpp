@@ -119,8 +119,9 @@ TEST(RecipeRange, EveryExtremeIsAnErrorThatNamesItOrSane) {
                     ++errors;
                     // The widths of the heads follow d_model.
                     const std::string field = key.substr(key.find('.') + 1);
-                    if (field != "d_model" || error.find("qk_dim") == std::string::npos)
+                    if (field != "d_model" || error.find("qk_dim") == std::string::npos) {
                       EXPECT_HAS(error, field) << key << " = " << value;
+                    }
                   });
   }
   EXPECT_GT(errors, 400);

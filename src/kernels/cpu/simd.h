@@ -27,7 +27,8 @@
 //   transpose(x)                x[i] lane j ↔ x[j] lane i
 //   Fma                         the dot of floats: Element float, one product a step
 //   DotBf16                     where there is one, the dot of bf16 pairs: Element uint32_t, the
-//                               pair (low, high half), two products a step, accumulated in fp32
+//                               pair (low, high half), two products a step, accumulated in fp32;
+//                               elements and sums below 2⁻¹²⁶ count as 0
 //     with store_pairs(p, even, odd) and zip_bf16(out, even, odd, n)
 //
 // A dot D has Element, Vector, load(p) of kLanes aligned elements, broadcast(p) of one element, and
