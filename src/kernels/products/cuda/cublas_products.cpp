@@ -1,9 +1,10 @@
 // The products of linear layers by cuBLASLt, with its epilogue that adds a bias. cuBLASLt is column
 // by column: our row-by-row matrices are its transposes.
 
+#include "kernels/products/cuda/cublas_products.h"
+
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -13,9 +14,9 @@
 #include <cublasLt.h>
 
 #include "kernels/cuda/cuda_check.h"
-#include "kernels/products/products.h"
+#include "kernels/products/cuda/timer.h"
 
-namespace lace {
+namespace lace::cuda::products {
 
 namespace {
 
@@ -81,36 +82,6 @@ void set(const Preference& preference, cublasLtMatmulPreferenceAttributes_t attr
   LACE_CUBLAS(
       cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)));
 }
-
-// Milliseconds between two places of a stream.
-class Timer {
- public:
-  explicit Timer(cudaStream_t stream) : stream_(stream) {
-    LACE_CUDA(cudaEventCreate(&begin_));
-    LACE_CUDA(cudaEventCreate(&end_));
-  }
-  ~Timer() {
-    cudaEventDestroy(begin_);
-    cudaEventDestroy(end_);
-  }
-  Timer(const Timer&) = delete;
-  Timer& operator=(const Timer&) = delete;
-
-  template <typename Work>
-  float ms(Work work) const {
-    LACE_CUDA(cudaEventRecord(begin_, stream_));
-    work();
-    LACE_CUDA(cudaEventRecord(end_, stream_));
-    LACE_CUDA(cudaEventSynchronize(end_));
-    float elapsed = 0;
-    LACE_CUDA(cudaEventElapsedTime(&elapsed, begin_, end_));
-    return elapsed;
-  }
-
- private:
-  cudaStream_t stream_;
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
-};
 
 struct Operands {
   const void *a, *b;
@@ -188,20 +159,9 @@ class Product {
       scratch = context.allocate(static_cast<size_t>(key_.m * key_.n * size_bytes(key_.result)));
       trial.d = scratch.get();
     }
-    const auto stream = static_cast<cudaStream_t>(context.stream);
-    const Timer timer(stream);
-    constexpr int kRounds = 3, kCalls = 4;
-    std::vector<float> best(algorithms_.size(), INFINITY);
-    for (int round = 0; round < kRounds; ++round) {
-      for (size_t i = 0; i < algorithms_.size(); ++i) {
-        run(context, algorithms_[i], trial, workspace);
-        best[i] = std::min(best[i], timer.ms([&] {
-          for (int call = 0; call < kCalls; ++call) run(context, algorithms_[i], trial, workspace);
-        }));
-      }
-    }
-    const auto fastest = std::min_element(best.begin(), best.end()) - best.begin();
-    algorithms_ = {algorithms_[static_cast<size_t>(fastest)]};
+    const size_t best = fastest(algorithms_.size(), static_cast<cudaStream_t>(context.stream),
+                                [&](size_t i) { run(context, algorithms_[i], trial, workspace); });
+    algorithms_ = {algorithms_[best]};
   }
 
   cublasLtHandle_t handle_;
@@ -254,6 +214,8 @@ void run(const Context& context, ProductKey key, const Operands& operands) {
   Library::current().run(context, key, operands);
 }
 
+}  // namespace
+
 // yᵀ [out, rows] = weight · xᵀ
 void linear(const Context& context, const LinearArgs& args) {
   const LinearShape& s = args.shape;
@@ -281,10 +243,4 @@ void grad_weight(const Context& context, const LinearGradWeightArgs& args) {
       {args.x, args.dy, args.dweight, nullptr});
 }
 
-constexpr Products kCublas = {linear, grad_input, grad_weight};
-
-}  // namespace
-
-const Products* products(Device device) { return device == Device::kCuda ? &kCublas : nullptr; }
-
-}  // namespace lace
+}  // namespace lace::cuda::products
