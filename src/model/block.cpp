@@ -70,8 +70,7 @@ void run_feed_forward(const BlockCall& call, const at::Tensor& x, BlockActivatio
   const at::Tensor branch = linear_forward(a.attention.rows, w[kProjWeight], w[kProjBias]);
   std::tie(a.r, a.norm2) = residual_norm(x, branch, call.attention_dropout, w[kNorm2Weight],
                                          w[kNorm2Bias], call.shape.eps);
-  a.ff_in = linear_forward(a.norm2.y, w[kFf1Weight], w[kFf1Bias]);
-  a.ff_out = quick_gelu(a.ff_in);
+  std::tie(a.ff_in, a.ff_out) = linear_gelu(a.norm2.y, w[kFf1Weight], w[kFf1Bias]);
 }
 
 }  // namespace
@@ -112,8 +111,7 @@ NormGrads block_grad(const BlockCall& call, const at::Tensor& x, BlockActivation
   const auto& w = call.weights;
   linear_grad_weight(grads.branch, a.ff_out, into[kFf2Weight]);
   a.ff_out.reset();
-  at::Tensor dff = linear_grad_input(grads.branch, w[kFf2Weight]);
-  dff = quick_gelu_grad(std::move(dff), a.ff_in, into[kFf1Bias]);
+  at::Tensor dff = linear_grad_input_gelu(grads.branch, w[kFf2Weight], a.ff_in, into[kFf1Bias]);
   a.ff_in.reset();
   linear_grad_weight(dff, a.norm2.y, into[kFf1Weight]);
   at::Tensor dy = linear_grad_input(dff, w[kFf1Weight]);
