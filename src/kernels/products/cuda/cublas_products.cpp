@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -114,8 +115,8 @@ class Product {
       set(operation_, CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias);
     }
     const Workspace workspace = context.allocate(kWorkspaceBytes);
-    if (algorithms_.size() > 1 && !context.deterministic) tune(context, operands, workspace.get());
-    run(context, algorithms_.front(), operands, workspace.get());
+    if (!context.deterministic && !fastest_) fastest_ = tune(context, operands, workspace.get());
+    run(context, algorithms_[context.deterministic ? 0 : *fastest_], operands, workspace.get());
   }
 
  private:
@@ -151,17 +152,17 @@ class Product {
                                static_cast<cudaStream_t>(context.stream)));
   }
 
-  // Leaves the fastest algorithm only. What D holds is written over, or with key.add is put back.
-  void tune(const Context& context, const Operands& operands, void* workspace) {
+  // The fastest algorithm. What D holds is written over, or with key.add is put back.
+  size_t tune(const Context& context, const Operands& operands, void* workspace) const {
+    if (algorithms_.size() == 1) return 0;
     Operands trial = operands;
     Workspace scratch;
     if (key_.add) {
       scratch = context.allocate(static_cast<size_t>(key_.m * key_.n * size_bytes(key_.result)));
       trial.d = scratch.get();
     }
-    const size_t best = fastest(algorithms_.size(), static_cast<cudaStream_t>(context.stream),
-                                [&](size_t i) { run(context, algorithms_[i], trial, workspace); });
-    algorithms_ = {algorithms_[best]};
+    return fastest(algorithms_.size(), static_cast<cudaStream_t>(context.stream),
+                   [&](size_t i) { run(context, algorithms_[i], trial, workspace); });
   }
 
   cublasLtHandle_t handle_;
@@ -169,6 +170,7 @@ class Product {
   Operation operation_;
   Layout a_, b_, d_;
   std::vector<cublasLtMatmulAlgo_t> algorithms_;  // as the library proposes them, best first
+  std::optional<size_t> fastest_;                 // once it was measured
 };
 
 // The library's handle of a device, and the products that were asked of it.
