@@ -154,16 +154,17 @@ at::Tensor linear_grad_input(const at::Tensor& dy, const at::Tensor& weight) {
 }
 
 std::pair<at::Tensor, at::Tensor> linear_gelu(const at::Tensor& x, const at::Tensor& weight,
-                                              const at::Tensor& bias) {
+                                              const at::Tensor& bias, bool keep_u) {
   if (x.is_cpu() || !is_16_bit(x)) {
     const at::Tensor u = linear_forward(x, weight, bias);
-    return {u, quick_gelu(u)};
+    return {keep_u ? u : at::Tensor(), quick_gelu(u)};
   }
-  const at::Tensor u = at::empty({x.size(0), weight.size(0)}, x.options());
-  const at::Tensor y = at::empty_like(u);
-  gpu().linear_gelu(gpu_context(x), {shape_of(x, u), x.const_data_ptr(), weight.const_data_ptr(),
-                                     bias.defined() ? bias.const_data_ptr() : nullptr,
-                                     u.mutable_data_ptr(), y.mutable_data_ptr()});
+  const at::Tensor y = at::empty({x.size(0), weight.size(0)}, x.options());
+  const at::Tensor u = keep_u ? at::empty_like(y) : at::Tensor();
+  gpu().linear_gelu(gpu_context(x),
+                    {shape_of(x, y), x.const_data_ptr(), weight.const_data_ptr(),
+                     bias.defined() ? bias.const_data_ptr() : nullptr,
+                     keep_u ? u.mutable_data_ptr() : nullptr, y.mutable_data_ptr()});
   return {u, y};
 }
 

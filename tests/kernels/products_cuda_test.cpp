@@ -140,6 +140,10 @@ TEST_P(CudaProducts, LinearGelu) {
       const DeviceArray u = compute(got[0]), y = compute(rows() * out());
       kElementwise.gelu(context, {{rows(), out(), dtype()}, u.data(), y.data()});
       EXPECT_TRUE(y.values() == got[1]);
+      const DeviceArray alone = compute(rows() * out());  // without u
+      table().linear_gelu(context, {shape, x.data(), weight.data(),
+                                    has_bias ? bias.data() : nullptr, nullptr, alone.data(), way});
+      EXPECT_TRUE(alone.values() == got[1]);
     }
   });
 }

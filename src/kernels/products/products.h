@@ -54,9 +54,10 @@ constexpr int kFastestWay = -1;
 struct LinearGeluArgs {
   LinearShape shape;
   const void *x = nullptr, *weight = nullptr;
-  const void* bias = nullptr;       // compute [out], or null
-  void *u = nullptr, *y = nullptr;  // compute [rows, out]
-  int way = kFastestWay;            // or an index of Products::gelu_ways
+  const void* bias = nullptr;  // compute [out], or null
+  void* u = nullptr;           // compute [rows, out], or null: not wanted
+  void* y = nullptr;           // compute [rows, out]
+  int way = kFastestWay;       // or an index of Products::gelu_ways
 };
 
 // du = (dy weight) ∘ d quick_gelu(u) / du, and its sums over the rows, taken before it is rounded
@@ -77,8 +78,7 @@ struct Products {
   // The ways of the two above, by name. The first, which can do all, is a product and then a kernel
   // of ElementwiseKernels; the others do both at once, each with other tiles.
   std::span<const std::string_view> gelu_ways;
-  // Why a way cannot compute at this shape, or empty. For the gradient `out` and `in` change
-  // places.
+  // Why a way cannot compute either of them at this shape, or empty.
   std::string (*no_gelu_way)(int way, const LinearShape& shape);
 };
 

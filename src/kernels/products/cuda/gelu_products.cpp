@@ -48,8 +48,9 @@ int compute_capability_major(int device) {
 void run_way(const Context& context, const LinearGeluArgs& args, int way) {
   const LinearShape& s = args.shape;
   if (way == kTwoSteps) {
-    linear(context, {s, args.x, args.weight, args.bias, args.u});
-    elementwise::gelu(context, {{s.rows, s.out, s.compute}, args.u, args.y});
+    void* u = args.u != nullptr ? args.u : args.y;
+    linear(context, {s, args.x, args.weight, args.bias, u});
+    elementwise::gelu(context, {{s.rows, s.out, s.compute}, u, args.y});
     return;
   }
   const auto run = s.compute == DType::kBFloat16 ? linear_gelu_bf16 : linear_gelu_fp16;
@@ -112,7 +113,8 @@ int measure(const Context& context, const Args& args) {
                       [&](size_t i) { run_way(context, trial, ways[i]); })];
 }
 
-// The fastest way at each shape on each device, once it was measured.
+// The fastest way at each shape on each device, once it was measured. Whether u is wanted makes no
+// difference: a block that is recomputed is computed as it was.
 template <typename Args>
 int fastest_way(const Context& context, const Args& args) {
   using Key = std::tuple<int, bool, int64_t, int64_t, int64_t, DType, bool>;
