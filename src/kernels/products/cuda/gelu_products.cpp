@@ -3,10 +3,10 @@
 
 #include "kernels/products/cuda/gelu_products.h"
 
+#include <algorithm>
 #include <array>
 #include <limits>
 #include <map>
-#include <memory>
 #include <mutex>
 #include <tuple>
 #include <vector>
@@ -95,8 +95,6 @@ GradInputGeluArgs trial_of(const Context& context, GradInputGeluArgs args, Works
   return args;
 }
 
-constexpr bool is_gradient(const LinearGeluArgs&) { return false; }
-constexpr bool is_gradient(const GradInputGeluArgs&) { return true; }
 constexpr bool has_sum(const LinearGeluArgs& args) { return args.bias != nullptr; }
 constexpr bool has_sum(const GradInputGeluArgs& args) { return args.sum.data != nullptr; }
 
@@ -113,16 +111,15 @@ int measure(const Context& context, const Args& args) {
                       [&](size_t i) { run_way(context, trial, ways[i]); })];
 }
 
-// The fastest way at each shape on each device, once it was measured. Whether u is wanted makes no
-// difference: a block that is recomputed is computed as it was.
+// The fastest way of a product at each shape on each device, once it was measured. Whether u is
+// wanted makes no difference: a block that is recomputed is computed as it was.
 template <typename Args>
 int fastest_way(const Context& context, const Args& args) {
-  using Key = std::tuple<int, bool, int64_t, int64_t, int64_t, DType, bool>;
+  using Key = std::tuple<int, int64_t, int64_t, int64_t, DType, bool>;
   static std::mutex mutex;
   static auto& ways = *new std::map<Key, int>;
   const LinearShape& s = args.shape;
-  const Key key = {current_device(), is_gradient(args), s.rows, s.in, s.out,
-                   s.compute,        has_sum(args)};
+  const Key key = {current_device(), s.rows, s.in, s.out, s.compute, has_sum(args)};
   const std::lock_guard lock(mutex);
   const auto known = ways.find(key);
   if (known != ways.end()) return known->second;
@@ -137,7 +134,7 @@ void run(const Context& context, const Args& args) {
     if (reason.empty() && way != kTwoSteps && !aligned(args)) {
       reason = "matrices must begin at multiples of 16 bytes";
     }
-    LACE_CHECK(reason.empty(), "[products] ", reason, ", or another way must be taken");
+    LACE_CHECK(reason.empty(), "[products] ", reason);
   } else if (context.deterministic || !aligned(args)) {
     way = kDeterministicWay;
   } else {
