@@ -179,12 +179,16 @@ struct Timed {
   double time_ms() const { return median(samples_ms); }
 };
 
-// A few calls to warm up and to see how many fill a sample; a failure is kept as text.
+// A few calls to warm up; how many fill a sample.
+int warm_up(const std::function<void()>& run, const Stopwatch& watch) {
+  for (int i = 0; i < 2; ++i) run();
+  return std::clamp(static_cast<int>(4 / watch.sample_ms(run, 2)), 1, 20);
+}
+
+// A failure is kept as text.
 void warm_up(Timed& contender, const Stopwatch& watch) {
   try {
-    for (int i = 0; i < 2; ++i) contender.run();
-    const double ms = watch.sample_ms(contender.run, 2);
-    contender.calls = std::clamp(static_cast<int>(4 / ms), 1, 20);
+    contender.calls = warm_up(contender.run, watch);
   } catch (const c10::Error& error) {
     contender.error = error.what_without_backtrace();
   } catch (const std::exception& error) {
@@ -453,6 +457,18 @@ void bench_attention_cuda(const CudaBenchOptions& options) {
 double gpu_matmul_tflops(c10::Device device) {
   const c10::cuda::CUDAGuard guard(device);
   return matmul_tflops(Stopwatch(), 9);
+}
+
+void time_on_gpu(c10::Device device, std::vector<GpuContender>& contenders, int rounds) {
+  const c10::cuda::CUDAGuard guard(device);
+  const Stopwatch watch;
+  std::vector<int> calls;
+  for (const GpuContender& contender : contenders) calls.push_back(warm_up(contender.run, watch));
+  for (int round = 0; round < rounds; ++round) {
+    for (size_t i = 0; i < contenders.size(); ++i) {
+      contenders[i].samples_ms.push_back(watch.sample_ms(contenders[i].run, calls[i]));
+    }
+  }
 }
 
 void release_gpu_memory() { c10::cuda::CUDACachingAllocator::emptyCache(); }

@@ -15,6 +15,7 @@ namespace {
 
 void bench_attention_cuda(const CudaBenchOptions&) { no_cuda(); }
 double gpu_matmul_tflops(c10::Device) { no_cuda(); }
+void time_on_gpu(c10::Device, std::vector<GpuContender>&, int) { no_cuda(); }
 void release_gpu_memory() { no_cuda(); }
 
 }  // namespace lace::cli

@@ -65,13 +65,13 @@ at::Tensor attend_grad(const BlockCall& call, const at::Tensor& qkv, const Atten
 }
 
 // From attention's output in `a` to the feed-forward's activations.
-void run_feed_forward(const BlockCall& call, const at::Tensor& x, BlockActivations& a) {
+void run_feed_forward(const BlockCall& call, const at::Tensor& x, BlockActivations& a,
+                      bool for_backward) {
   const auto& w = call.weights;
   const at::Tensor branch = linear_forward(a.attention.rows, w[kProjWeight], w[kProjBias]);
   std::tie(a.r, a.norm2) = residual_norm(x, branch, call.attention_dropout, w[kNorm2Weight],
                                          w[kNorm2Bias], call.shape.eps);
-  a.ff_in = linear_forward(a.norm2.y, w[kFf1Weight], w[kFf1Bias]);
-  a.ff_out = quick_gelu(a.ff_in);
+  std::tie(a.ff_in, a.ff_out) = linear_gelu(a.norm2.y, w[kFf1Weight], w[kFf1Bias], for_backward);
 }
 
 }  // namespace
@@ -87,12 +87,13 @@ at::Tensor block_qkv(const BlockCall& call, const Norm& norm1) {
   return qkv;
 }
 
-BlockActivations block_activations(const BlockCall& call, const at::Tensor& x, const Norm& norm1) {
+BlockActivations block_activations(const BlockCall& call, const at::Tensor& x, const Norm& norm1,
+                                   bool for_backward) {
   BlockActivations a;
   a.norm1 = norm1;
   a.qkv = block_qkv(call, norm1);
   a.attention = attend(call, a.qkv);
-  run_feed_forward(call, x, a);
+  run_feed_forward(call, x, a, for_backward);
   return a;
 }
 
@@ -103,7 +104,7 @@ at::Tensor block_branch(const BlockCall& call, const BlockActivations& activatio
 at::Tensor block_rest(const BlockCall& call, const at::Tensor& x, const at::Tensor& attention) {
   BlockActivations a;
   a.attention.rows = attention;
-  run_feed_forward(call, x, a);
+  run_feed_forward(call, x, a, /*for_backward=*/false);
   return residual(a.r, block_branch(call, a), call.ff_dropout);
 }
 
@@ -112,8 +113,7 @@ NormGrads block_grad(const BlockCall& call, const at::Tensor& x, BlockActivation
   const auto& w = call.weights;
   linear_grad_weight(grads.branch, a.ff_out, into[kFf2Weight]);
   a.ff_out.reset();
-  at::Tensor dff = linear_grad_input(grads.branch, w[kFf2Weight]);
-  dff = quick_gelu_grad(std::move(dff), a.ff_in, into[kFf1Bias]);
+  at::Tensor dff = linear_grad_input_gelu(grads.branch, w[kFf2Weight], a.ff_in, into[kFf1Bias]);
   a.ff_in.reset();
   linear_grad_weight(dff, a.norm2.y, into[kFf1Weight]);
   at::Tensor dy = linear_grad_input(dff, w[kFf1Weight]);

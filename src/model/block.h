@@ -77,7 +77,7 @@ struct BlockActivations {
   AttentionState attention;
   at::Tensor r;
   Norm norm2;
-  at::Tensor ff_in, ff_out;  // of the activation function
+  at::Tensor ff_in, ff_out;  // of the activation function; ff_in for backward alone
 };
 
 // LN₁(x): how a block begins where nothing is added to x at the same time.
@@ -86,8 +86,10 @@ Norm block_norm(const BlockCall& call, const at::Tensor& x);
 // The fused projection of `norm`, q and k rotated: compute [batch · n, width].
 at::Tensor block_qkv(const BlockCall& call, const Norm& norm1);
 
-// From the input and its norm to the activation function's output, all that backward needs.
-BlockActivations block_activations(const BlockCall& call, const at::Tensor& x, const Norm& norm1);
+// From the input and its norm to the activation function's output; `for_backward`, all that
+// backward needs.
+BlockActivations block_activations(const BlockCall& call, const at::Tensor& x, const Norm& norm1,
+                                   bool for_backward);
 
 // The second branch before its dropout, what r still lacks: compute [batch · n, d_model].
 at::Tensor block_branch(const BlockCall& call, const BlockActivations& activations);

@@ -86,6 +86,14 @@ at::Tensor cross_entropy_grad(at::Tensor logits, const at::Tensor& targets, cons
 at::Tensor linear_forward(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 // dy weight
 at::Tensor linear_grad_input(const at::Tensor& dy, const at::Tensor& weight);
+// u = linear_forward(x, weight, bias) and quick_gelu(u), at once where that is faster; u undefined
+// unless it is to be kept
+std::pair<at::Tensor, at::Tensor> linear_gelu(const at::Tensor& x, const at::Tensor& weight,
+                                              const at::Tensor& bias, bool keep_u);
+// quick_gelu_grad(linear_grad_input(dy, weight), u, sum), at once where that is faster: then the
+// product is not rounded in between
+at::Tensor linear_grad_input_gelu(const at::Tensor& dy, const at::Tensor& weight,
+                                  const at::Tensor& u, const Into& sum);
 // dyᵀ x, with sums in wide
 void linear_grad_weight(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad);
 // The sums of x over its rows.

@@ -153,6 +153,35 @@ at::Tensor linear_grad_input(const at::Tensor& dy, const at::Tensor& weight) {
   return dx;
 }
 
+std::pair<at::Tensor, at::Tensor> linear_gelu(const at::Tensor& x, const at::Tensor& weight,
+                                              const at::Tensor& bias, bool keep_u) {
+  if (x.is_cpu() || !is_16_bit(x)) {
+    const at::Tensor u = linear_forward(x, weight, bias);
+    return {keep_u ? u : at::Tensor(), quick_gelu(u)};
+  }
+  const at::Tensor y = at::empty({x.size(0), weight.size(0)}, x.options());
+  const at::Tensor u = keep_u ? at::empty_like(y) : at::Tensor();
+  gpu().linear_gelu(gpu_context(x),
+                    {shape_of(x, y), x.const_data_ptr(), weight.const_data_ptr(),
+                     bias.defined() ? bias.const_data_ptr() : nullptr,
+                     keep_u ? u.mutable_data_ptr() : nullptr, y.mutable_data_ptr()});
+  return {u, y};
+}
+
+at::Tensor linear_grad_input_gelu(const at::Tensor& dy, const at::Tensor& weight,
+                                  const at::Tensor& u, const Into& sum) {
+  if (dy.is_cpu() || !is_16_bit(dy)) return quick_gelu_grad(linear_grad_input(dy, weight), u, sum);
+  const at::Tensor du = at::empty_like(u);
+  gpu().grad_input_gelu(
+      gpu_context(dy), {shape_of(u, dy),
+                        dy.const_data_ptr(),
+                        weight.const_data_ptr(),
+                        u.const_data_ptr(),
+                        du.mutable_data_ptr(),
+                        {sum.tensor.defined() ? sum.tensor.mutable_data_ptr() : nullptr, sum.add}});
+  return du;
+}
+
 // Tasks are blocks of rows of the result and, where these are few, parts of the sum over the rows
 // of dy and x.
 void linear_grad_weight(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad) {

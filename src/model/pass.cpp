@@ -16,7 +16,7 @@ Pass::Pass(std::shared_ptr<const SparseTransformer::Impl> impl, const at::Tensor
   Norm norm = block_norm(call(0), x);
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     const BlockCall block = call(layer);
-    BlockActivations activations = block_activations(block, x, norm);
+    BlockActivations activations = block_activations(block, x, norm, keep && !config.recompute);
     const at::Tensor branch = block_branch(block, activations);
     if (keep) inputs_.push_back(x);
     const bool last = layer + 1 == config.layers;
@@ -82,7 +82,7 @@ void Pass::backward(const at::Tensor& dy, const Gradients& gradients) {
     std::optional<BlockActivations> activations = std::move(activations_.back());
     inputs_.pop_back();
     activations_.pop_back();
-    if (!activations) activations = block_activations(block, x, block_norm(block, x));
+    if (!activations) activations = block_activations(block, x, block_norm(block, x), true);
     std::optional<Branch> below;
     if (layer > 0) below = branch_of(layer - 1);
     grads = block_grad(block, x, *std::exchange(activations, std::nullopt), std::move(grads), into,

@@ -17,6 +17,7 @@ COMMANDS = [
     ["sample", "run", "--length", "3"],
     ["bench", "attention", "--pattern", "dense", "--seq-len", "16", "--rounds", "1"],
     ["bench", "step", "tiny.toml", "--steps", "1"],
+    ["bench", "products", "--rows", "8", "--d-model", "8", "--rounds", "1"],
     ["info"],
 ]
 VALUES = ["", "0", "-1", "1.5", "nan", "inf", "1e999", "9" * 25, "x", "~", "=", b"\xff\x1b[0m"]

@@ -17,7 +17,7 @@ WRONG = [
     (["explian"], USAGE, "there is no subcommand 'explian', there are explain,"),
     (["explian"], USAGE, "did you mean explain?"),
     (["bench", "atention"], USAGE, "there is no subcommand 'atention' of bench, there are "
-     "attention, step; did you mean attention?"),
+     "attention, step, products; did you mean attention?"),
     (["--vresion"], USAGE, "there is no option --vresion; did you mean --version?"),
     (["explain", "--seqlen", "8"], USAGE, "no option --seqlen of explain; did you mean --seq-len?"),
     (["sample", "run", "--sed=4"], USAGE, "no option --sed of sample; did you mean --seed?"),
@@ -39,6 +39,8 @@ WRONG = [
     (["bench", "step", "."], USAGE, "recipe: . is a folder"),
     (["bench", "step", "tiny.toml", "--rows", "fixed"], USAGE, "--rows: is for --table"),
     (["bench", "step", "--table"], USAGE, "--table: needs --device cuda"),
+    (["bench", "products"], USAGE, "products: needs --device cuda"),
+    (["bench", "products", "tiny.toml", "--ff", "64"], USAGE, "--ff excludes recipe"),
     (["bench", "step", "--table", "--list", "--rows", "no such"], USAGE,
      "--rows: no row has a name"),
     (["model", "absent.toml"], USAGE, "absent.toml"),

@@ -12,6 +12,9 @@ TEST(StepParts, GoByTheNamesOfKernels) {
        StepPart::kProducts},
       {"void cublasLt::splitKreduce_kernel<32, 16, int, float>(Params)", StepPart::kProducts},
       {"void gemmSN_TN_kernel<float, 128, 16, 2, 4, 4, 4, true>(Params)", StepPart::kProducts},
+      {"void cutlass::device_kernel<cutlass::gemm::kernel::GemmUniversal<cute::tuple<int, int>, "
+       "cutlass::epilogue::fusion::Sm90Compute<lace::cuda::products::GeluGrad, float> > >(Params)",
+       StepPart::kProducts},
       {"void lace::sm90::attention_forward_kernel<lace::sm90::ForwardConfig<64, "
        "cutlass::bfloat16_t> >(lace::sm90::ForwardParams)",
        StepPart::kAttentionForward},

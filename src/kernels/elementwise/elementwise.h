@@ -65,7 +65,7 @@ struct NormGradArgs {
 struct GeluArgs {
   Elements elements;
   const void* x = nullptr;  // compute
-  void* y = nullptr;        // compute
+  void* y = nullptr;        // compute; may be x
 };
 
 // dx = dy · d y / d x; its sums are taken before it is rounded

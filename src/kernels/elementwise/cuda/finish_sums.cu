@@ -12,7 +12,8 @@ struct Sums {
 };
 
 __global__ void __launch_bounds__(32 * kLines)
-    finish_kernel(const float* __restrict__ partials, int64_t count, int64_t columns, Sums sums) {
+    finish_kernel(const float* __restrict__ partials, int64_t count, int64_t stride,
+                  int64_t columns, Sums sums) {
   __shared__ float lines[kLines][33];
   const int quantity = static_cast<int>(blockIdx.y), quantities = static_cast<int>(gridDim.y);
   float* data = sums.data[quantity];
@@ -22,7 +23,7 @@ __global__ void __launch_bounds__(32 * kLines)
   if (column < columns) {
 #pragma unroll 8
     for (int64_t p = threadIdx.y; p < count; p += kLines) {
-      sum += partials[(p * quantities + quantity) * columns + column];
+      sum += partials[(p * quantities + quantity) * stride + column];
     }
   }
   lines[threadIdx.y][threadIdx.x] = sum;
@@ -35,15 +36,15 @@ __global__ void __launch_bounds__(32 * kLines)
 
 }  // namespace
 
-void finish_sums(const float* partials, int64_t count, int quantities, int64_t columns,
-                 const ColumnSum (&sums)[kMostSums], cudaStream_t stream) {
+void finish_sums(const float* partials, int64_t count, int quantities, int64_t stride,
+                 int64_t columns, const ColumnSum (&sums)[kMostSums], cudaStream_t stream) {
   Sums wanted = {};
   for (int q = 0; q < quantities; q++) {
     wanted.data[q] = static_cast<float*>(sums[q].data);
     wanted.add[q] = sums[q].add;
   }
   const dim3 grid(static_cast<unsigned>(cover(columns, 32)), static_cast<unsigned>(quantities));
-  finish_kernel<<<grid, dim3(32, kLines), 0, stream>>>(partials, count, columns, wanted);
+  finish_kernel<<<grid, dim3(32, kLines), 0, stream>>>(partials, count, stride, columns, wanted);
   LACE_CUDA(cudaGetLastError());
 }
 

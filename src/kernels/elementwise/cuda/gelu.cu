@@ -2,6 +2,7 @@
 
 #include "kernels/elementwise/cuda/finish_sums.h"
 #include "kernels/elementwise/cuda/functions.h"
+#include "kernels/elementwise/cuda/gelu.cuh"
 #include "kernels/elementwise/cuda/launch.h"
 #include "kernels/elementwise/cuda/vectors.cuh"
 
@@ -10,21 +11,10 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kUnroll = 4;  // vectors of an array that a thread has under way
-constexpr float kSlope = 1.702f;
-
-__device__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
-
-struct Gelu {
-  __device__ static float value(float x) { return x * sigmoid(kSlope * x); }
-  __device__ static float derivative(float x) {
-    const float s = sigmoid(kSlope * x);
-    return s * fmaf(kSlope * x, 1.0f - s, 1.0f);
-  }
-};
 
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
-    gelu_kernel(const T* __restrict__ x, T* __restrict__ y, int64_t vectors) {
+    gelu_kernel(const T* x, T* y, int64_t vectors) {
   using Elements = Elements16<T, kWidth>;
   const int64_t block = from_the_end(blockIdx.x, gridDim.x);
   const int64_t first = block * (kThreads * kUnroll) + threadIdx.x;
@@ -40,7 +30,7 @@ __global__ void __launch_bounds__(kThreads)
     float values[kWidth];
     in[u].unpack_to(values);
 #pragma unroll
-    for (int k = 0; k < kWidth; k++) values[k] = Gelu::value(values[k]);
+    for (int k = 0; k < kWidth; k++) values[k] = QuickGelu::value(values[k]);
     if (i < vectors) Elements::packed(values).store(y + i * kWidth);
   }
 }
@@ -92,7 +82,7 @@ __global__ void __launch_bounds__(kThreads, 3)
         float dvalues[kWidth];
         dys[u].unpack_to(dvalues);
 #pragma unroll
-        for (int k = 0; k < kWidth; k++) values[k] = dvalues[k] * Gelu::derivative(values[k]);
+        for (int k = 0; k < kWidth; k++) values[k] = dvalues[k] * QuickGelu::derivative(values[k]);
         if (first + u * lines < walk.rows) Elements::packed(values).store(dx + at(u));
       }
 #pragma unroll
@@ -134,7 +124,7 @@ void launch_walk(const Context& context, const Elements& elements, const void* x
                                static_cast<const T*>(dy), static_cast<T*>(dx));
   LACE_CUDA(cudaGetLastError());
   if (wanted) {
-    finish_sums(memory, blocks, 1, elements.columns, {sum}, stream_of(context));
+    finish_sums(memory, blocks, 1, elements.columns, elements.columns, {sum}, stream_of(context));
   }
 }
 

@@ -253,7 +253,7 @@ void norm_grad(const Context& context, const NormGradArgs& args) {
   });
   LACE_CUDA(cudaGetLastError());
   if (!wanted) return;
-  finish_sums(reinterpret_cast<const float*>(partials.get()), count, 3, columns, sums,
+  finish_sums(reinterpret_cast<const float*>(partials.get()), count, 3, columns, columns, sums,
               stream_of(context));
 }
 

@@ -1,21 +1,23 @@
 // The products of linear layers by cuBLASLt, with its epilogue that adds a bias. cuBLASLt is column
 // by column: our row-by-row matrices are its transposes.
 
+#include "kernels/products/cuda/cublas_products.h"
+
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <tuple>
 #include <vector>
 
 #include <cublasLt.h>
 
 #include "kernels/cuda/cuda_check.h"
-#include "kernels/products/products.h"
+#include "kernels/products/cuda/timer.h"
 
-namespace lace {
+namespace lace::cuda::products {
 
 namespace {
 
@@ -83,36 +85,6 @@ void set(const Preference& preference, cublasLtMatmulPreferenceAttributes_t attr
       cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)));
 }
 
-// Milliseconds between two places of a stream.
-class Timer {
- public:
-  explicit Timer(cudaStream_t stream) : stream_(stream) {
-    LACE_CUDA(cudaEventCreate(&begin_));
-    LACE_CUDA(cudaEventCreate(&end_));
-  }
-  ~Timer() {
-    cudaEventDestroy(begin_);
-    cudaEventDestroy(end_);
-  }
-  Timer(const Timer&) = delete;
-  Timer& operator=(const Timer&) = delete;
-
-  template <typename Work>
-  float ms(Work work) const {
-    LACE_CUDA(cudaEventRecord(begin_, stream_));
-    work();
-    LACE_CUDA(cudaEventRecord(end_, stream_));
-    LACE_CUDA(cudaEventSynchronize(end_));
-    float elapsed = 0;
-    LACE_CUDA(cudaEventElapsedTime(&elapsed, begin_, end_));
-    return elapsed;
-  }
-
- private:
-  cudaStream_t stream_;
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
-};
-
 struct Operands {
   const void *a, *b;
   void* d;
@@ -144,8 +116,8 @@ class Product {
       set(operation_, CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias);
     }
     const Workspace workspace = context.allocate(kWorkspaceBytes);
-    if (algorithms_.size() > 1 && !context.deterministic) tune(context, operands, workspace.get());
-    run(context, algorithms_.front(), operands, workspace.get());
+    if (!context.deterministic && !fastest_) fastest_ = tune(context, operands, workspace.get());
+    run(context, algorithms_[context.deterministic ? 0 : *fastest_], operands, workspace.get());
   }
 
  private:
@@ -181,28 +153,17 @@ class Product {
                                static_cast<cudaStream_t>(context.stream)));
   }
 
-  // Leaves the fastest algorithm only. What D holds is written over, or with key.add is put back.
-  void tune(const Context& context, const Operands& operands, void* workspace) {
+  // The fastest algorithm. What D holds is written over, or with key.add is put back.
+  size_t tune(const Context& context, const Operands& operands, void* workspace) const {
+    if (algorithms_.size() == 1) return 0;
     Operands trial = operands;
     Workspace scratch;
     if (key_.add) {
       scratch = context.allocate(static_cast<size_t>(key_.m * key_.n * size_bytes(key_.result)));
       trial.d = scratch.get();
     }
-    const auto stream = static_cast<cudaStream_t>(context.stream);
-    const Timer timer(stream);
-    constexpr int kRounds = 3, kCalls = 4;
-    std::vector<float> best(algorithms_.size(), INFINITY);
-    for (int round = 0; round < kRounds; ++round) {
-      for (size_t i = 0; i < algorithms_.size(); ++i) {
-        run(context, algorithms_[i], trial, workspace);
-        best[i] = std::min(best[i], timer.ms([&] {
-          for (int call = 0; call < kCalls; ++call) run(context, algorithms_[i], trial, workspace);
-        }));
-      }
-    }
-    const auto fastest = std::min_element(best.begin(), best.end()) - best.begin();
-    algorithms_ = {algorithms_[static_cast<size_t>(fastest)]};
+    return fastest(algorithms_.size(), static_cast<cudaStream_t>(context.stream),
+                   [&](size_t i) { run(context, algorithms_[i], trial, workspace); });
   }
 
   cublasLtHandle_t handle_;
@@ -210,6 +171,7 @@ class Product {
   Operation operation_;
   Layout a_, b_, d_;
   std::vector<cublasLtMatmulAlgo_t> algorithms_;  // as the library proposes them, best first
+  std::optional<size_t> fastest_;                 // once it was measured
 };
 
 // The library's handle of a device, and the products that were asked of it.
@@ -255,6 +217,8 @@ void run(const Context& context, ProductKey key, const Operands& operands) {
   Library::current().run(context, key, operands);
 }
 
+}  // namespace
+
 // yᵀ [out, rows] = weight · xᵀ
 void linear(const Context& context, const LinearArgs& args) {
   const LinearShape& s = args.shape;
@@ -282,10 +246,4 @@ void grad_weight(const Context& context, const LinearGradWeightArgs& args) {
       {args.x, args.dy, args.dweight, nullptr});
 }
 
-constexpr Products kCublas = {linear, grad_input, grad_weight};
-
-}  // namespace
-
-const Products* products(Device device) { return device == Device::kCuda ? &kCublas : nullptr; }
-
-}  // namespace lace
+}  // namespace lace::cuda::products

@@ -1,0 +1,10 @@
+#include "kernels/products/cuda/gelu_kernels.cuh"
+
+namespace lace::cuda::products {
+
+void grad_input_gelu_fp16(int tiling, const GradInputGeluArgs& args, float* partials,
+                          cudaStream_t stream) {
+  grad_input_gelu<cutlass::half_t>(tiling, args, partials, stream);
+}
+
+}  // namespace lace::cuda::products

@@ -1,0 +1,9 @@
+#include "kernels/products/cuda/gelu_kernels.cuh"
+
+namespace lace::cuda::products {
+
+void linear_gelu_fp16(int tiling, const LinearGeluArgs& args, cudaStream_t stream) {
+  linear_gelu<cutlass::half_t>(tiling, args, stream);
+}
+
+}  // namespace lace::cuda::products
