@@ -121,35 +121,50 @@ class Product {
   }
 
  private:
+  struct Algorithm {
+    cublasLtMatmulAlgo_t how;
+    size_t workspace_bytes;
+  };
+
+  // With a workspace, which some clear before every call, and without.
   void find_algorithms() {
+    find_algorithms(kWorkspaceBytes);
+    LACE_CHECK(!algorithms_.empty(), "[cublas] the library must have this product, got m ", key_.m,
+               ", n ", key_.n, ", k ", key_.k);
+    find_algorithms(0);
+  }
+
+  void find_algorithms(size_t workspace_bytes) {
     cublasLtMatmulPreference_t created = nullptr;
     LACE_CUBLAS(cublasLtMatmulPreferenceCreate(&created));
     const Preference preference(created);
-    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
+    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key_.alignments[0]);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key_.alignments[1]);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key_.alignments[2]);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key_.alignments[2]);
     std::array<cublasLtMatmulHeuristicResult_t, kMostAlgorithms> found{};
     int count = 0;
-    LACE_CUBLAS(cublasLtMatmulAlgoGetHeuristic(
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
         handle_, operation_.get(), a_.get(), b_.get(), d_.get(), d_.get(), preference.get(),
-        static_cast<int>(found.size()), found.data(), &count));
+        static_cast<int>(found.size()), found.data(), &count);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED) return;
+    LACE_CUBLAS(status);
     for (int i = 0; i < count; ++i) {
-      if (found[static_cast<size_t>(i)].state == CUBLAS_STATUS_SUCCESS) {
-        algorithms_.push_back(found[static_cast<size_t>(i)].algo);
+      const cublasLtMatmulHeuristicResult_t& result = found[static_cast<size_t>(i)];
+      if (result.state == CUBLAS_STATUS_SUCCESS) {
+        algorithms_.push_back({result.algo, workspace_bytes});
       }
     }
-    LACE_CHECK(!algorithms_.empty(), "[cublas] the library must have this product, got m ", key_.m,
-               ", n ", key_.n, ", k ", key_.k);
   }
 
-  void run(const Context& context, const cublasLtMatmulAlgo_t& algorithm, const Operands& operands,
+  void run(const Context& context, const Algorithm& algorithm, const Operands& operands,
            void* workspace) const {
     const float one = 1, beta = key_.add ? 1 : 0;
     LACE_CUBLAS(cublasLtMatmul(handle_, operation_.get(), &one, operands.a, a_.get(), operands.b,
                                b_.get(), &beta, operands.d, d_.get(), operands.d, d_.get(),
-                               &algorithm, workspace, kWorkspaceBytes,
+                               &algorithm.how, algorithm.workspace_bytes > 0 ? workspace : nullptr,
+                               algorithm.workspace_bytes,
                                static_cast<cudaStream_t>(context.stream)));
   }
 
@@ -162,16 +177,17 @@ class Product {
       scratch = context.allocate(static_cast<size_t>(key_.m * key_.n * size_bytes(key_.result)));
       trial.d = scratch.get();
     }
-    return fastest(algorithms_.size(), static_cast<cudaStream_t>(context.stream),
-                   [&](size_t i) { run(context, algorithms_[i], trial, workspace); });
+    return fastest(algorithms_.size(), context, [&](size_t i, const Context& its_own) {
+      run(its_own, algorithms_[i], trial, workspace);
+    });
   }
 
   cublasLtHandle_t handle_;
   ProductKey key_;
   Operation operation_;
   Layout a_, b_, d_;
-  std::vector<cublasLtMatmulAlgo_t> algorithms_;  // as the library proposes them, best first
-  std::optional<size_t> fastest_;                 // once it was measured
+  std::vector<Algorithm> algorithms_;  // as the library proposes them, best first
+  std::optional<size_t> fastest_;      // once it was measured
 };
 
 // The library's handle of a device, and the products that were asked of it.

@@ -31,23 +31,27 @@ using RowMajor = cutlass::layout::RowMajor;
 // One for each of kTilings, in its order: warp groups that take turns with whole tiles, the one's
 // epilogue beside the other's products (pingpong), or that share each tile. Clusters of two blocks
 // share their rows of B.
-template <int kColumns, int kRows, typename MainloopSchedule, typename EpilogueSchedule>
+template <int kColumns, int kRows, typename MainloopSchedule, typename EpilogueSchedule,
+          typename EpilogueTileType>
 struct TilingType {
   using Tile = Shape<Int<kColumns>, Int<kRows>, Int<64>>;
   using Cluster = Shape<Int<2>, _1, _1>;
   using Mainloop = MainloopSchedule;
   using Epilogue = EpilogueSchedule;
+  using EpilogueTile = EpilogueTileType;  // what is stored at a time
 };
-template <int kIndex, typename MainloopSchedule, typename EpilogueSchedule>
+template <int kIndex, typename MainloopSchedule, typename EpilogueSchedule,
+          typename EpilogueTile = collective::EpilogueTileAuto>
 using TilingAt =
     TilingType<static_cast<int>(kTilings[kIndex].columns), static_cast<int>(kTilings[kIndex].rows),
-               MainloopSchedule, EpilogueSchedule>;
-using TilingTypes = std::tuple<TilingAt<0, cutlass::gemm::KernelTmaWarpSpecializedPingpong,
-                                        cutlass::epilogue::TmaWarpSpecialized>,
-                               TilingAt<1, cutlass::gemm::KernelTmaWarpSpecializedCooperative,
-                                        cutlass::epilogue::TmaWarpSpecializedCooperative>,
-                               TilingAt<2, cutlass::gemm::KernelTmaWarpSpecializedCooperative,
-                                        cutlass::epilogue::TmaWarpSpecializedCooperative>>;
+               MainloopSchedule, EpilogueSchedule, EpilogueTile>;
+using TilingTypes =
+    std::tuple<TilingAt<0, cutlass::gemm::KernelTmaWarpSpecializedPingpong,
+                        cutlass::epilogue::TmaWarpSpecialized>,
+               TilingAt<1, cutlass::gemm::KernelTmaWarpSpecializedCooperative,
+                        cutlass::epilogue::TmaWarpSpecializedCooperative>,
+               TilingAt<2, cutlass::gemm::KernelTmaWarpSpecializedPingpong,
+                        cutlass::epilogue::TmaWarpSpecialized, Shape<Int<64>, Int<64>>>>;
 
 // Quick-GELU and its gradient on fragments.
 template <typename T>
@@ -84,7 +88,7 @@ struct GeluGrad<float> {};
 template <typename Element, typename Tiling>
 struct Epilogue {
   using Descriptor =
-      collective::detail::EpilogueDescriptor<typename Tiling::Tile, collective::EpilogueTileAuto,
+      collective::detail::EpilogueDescriptor<typename Tiling::Tile, typename Tiling::EpilogueTile,
                                              void, Element, typename Tiling::Epilogue>;
 
   template <template <class> class Function, typename Out>
@@ -123,7 +127,7 @@ struct Product {
   static constexpr int kAlignment = 8;
   using EpilogueOp = typename collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, typename Tiling::Tile,
-      typename Tiling::Cluster, collective::EpilogueTileAuto, float, float, void, ColumnMajor,
+      typename Tiling::Cluster, typename Tiling::EpilogueTile, float, float, void, ColumnMajor,
       kAlignment, Element, ColumnMajor, kAlignment, typename Tiling::Epilogue,
       Fusion>::CollectiveOp;
   using MainloopOp = typename cutlass::gemm::collective::CollectiveBuilder<

@@ -22,7 +22,7 @@ struct Tiling {
 constexpr std::array<Tiling, 3> kTilings = {{
     {"pingpong 128x128", 128, 128},
     {"cooperative 128x256", 128, 256},
-    {"cooperative 256x128", 256, 128},
+    {"pingpong 64x256", 64, 256},
 }};
 
 // Partial sums of grad_input_gelu: float32 [count, stride], of which the first `in` columns count.

@@ -107,8 +107,8 @@ int measure(const Context& context, const Args& args) {
   if (ways.size() == 1) return ways.front();
   Workspace memory;
   const Args trial = trial_of(context, args, memory);
-  return ways[fastest(ways.size(), elementwise::stream_of(context),
-                      [&](size_t i) { run_way(context, trial, ways[i]); })];
+  return ways[fastest(ways.size(), context,
+                      [&](size_t i, const Context& its_own) { run_way(its_own, trial, ways[i]); })];
 }
 
 // The fastest way of a product at each shape on each device, once it was measured. Whether u is
