@@ -105,7 +105,7 @@ class Lace:
         return run
 
     def describe(self):
-        """The recipe as lace reads it, all defaults filled in; how it splits the data; the model."""
+        """The recipe with all defaults filled in, how lace splits the data, the model."""
         run = self.train("shape", ["train.steps=1"])
         with open(os.path.join(run, "recipe.toml"), "rb") as file:
             recipe = tomllib.load(file)
