@@ -194,8 +194,9 @@ class PyTorch:
                                                            arguments.fa3)
         self.model = Model(config, [attend]).to(self.device)
         if self.device == "cuda":
+            torch._dynamo.config.cache_size_limit = torch._dynamo.config.recompile_limit = 512
             for block in self.model.blocks:
-                block.compile(dynamic=False)
+                block.compile(dynamic=False)  # one graph for all layers
 
     @staticmethod
     def check(recipe):
@@ -265,7 +266,9 @@ class PyTorch:
         self.model.eval()
         windows = self.validation_bytes.view(-1, self.n)
         nats = 0.0
-        for tokens in windows.split(self.recipe["eval"]["batch"]):
+        batch = max(count for count in range(1, self.recipe["eval"]["batch"] + 1)
+                    if len(windows) % count == 0)  # one shape, compiled once
+        for tokens in windows.split(batch):
             tokens = tokens.long()
             nats += F.cross_entropy(self.logits(tokens).flatten(0, 1), tokens.flatten(),
                                     reduction="sum").item()

@@ -8,10 +8,10 @@ Each recipe is cut to four layers and one window a step (two micro-batches of on
 accumulate) and learns at rate 1e-3 without warm-up, so that ten steps go far: losses fall from
 ln 256 to 3.2 to 3.9. The bytes are made here, the same on every machine. --write keeps the CPU's
 losses and gradient norms in a file: cifar10 takes half a minute on two cores, the others some
-minutes each. --against takes the same steps on the other device in bfloat16
-and float16, with and without dropout (whose masks are the same on every device) and recomputation,
-and with accumulation, and compares step by step. Both together: first one, then the other. The exit
-code is 1 where a run differs by more than its tolerance, 77 where there is no such device.
+minutes each. --against takes the same steps on the other device in bfloat16 and float16, with and
+without dropout (whose masks are the same on every device) and recomputation, and with accumulation,
+and compares step by step. Both together: first one, then the other. The exit code is 1 where a run
+differs by more than its tolerance, 77 where there is no such device.
 
 LOSS, absolute: a logit and the log-sum-exp, of size up to ln 256, come from 16-bit numbers, each
 rounded by up to h of it (h = 2^-9 in bfloat16, 2^-12 in float16), which makes a deviation of
@@ -23,9 +23,10 @@ losses are off by up to 1.9e-3 and 3.4e-4.
 
 NORM, relative: on its way to a weight's gradient a number is rounded some 48 times (four layers,
 two branches, three results a branch, forward and back), if independently with a deviation of
-√48 · h / √3: 0.8% and 0.1%; the norm, a mean over all weights, is off by less. Beside that, Adam's first step moves each element by the learning rate
-whichever way its gradient points, also where that is within rounding of 0, as for bytes that never
-occur: with that cifar10's norms are off by up to 0.26% in bfloat16, 0.11% in float16, on a CPU.
+√48 · h / √3: 0.8% and 0.1%; the norm, a mean over all weights, is off by less. Beside that, Adam's
+first step moves each element by the learning rate whichever way its gradient points, also where
+that is within rounding of 0, as for bytes that never occur: with that cifar10's norms are off by up
+to 0.26% in bfloat16, 0.11% in float16, on a CPU.
 
 What faults would make of cifar10 in bfloat16 (loss, norm): a stride of 95 for 96 in one of the four
 layers 0.087 and 12%, windows in another order 0.026 and 3.6%, no clipping 0.028, a learning rate of
