@@ -22,7 +22,6 @@ import argparse
 import functools
 import json
 import statistics
-import subprocess
 import sys
 import time
 
@@ -30,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lace_cli import lace_json
 from step_model import Model, masked_attention
 
 
@@ -54,14 +54,14 @@ def parse_arguments():
 
 def lace_steps(arguments, overrides, options):
     """What `lace bench step --json` prints: one process that warms up and times its steps."""
-    command = [arguments.lace, "bench", "step", arguments.recipe, "--json", "--threads",
-               str(arguments.threads), "--device", arguments.device, *options]
-    for override in arguments.set + overrides:
-        command += ["--set", override]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr[max(0, done.stderr.find("lace: ")):].strip())
-    return json.loads(done.stdout)
+    overrides = arguments.set + overrides
+    result = lace_json(arguments.lace, ["bench", "step", arguments.recipe, "--threads",
+                                        str(arguments.threads), "--device", arguments.device,
+                                        *options], overrides)
+    if result["model"]["positions"] == "rotary":
+        about = lace_json(arguments.lace, ["model", arguments.recipe], overrides)
+        result["model"]["rotary"] = about["rotary"]
+    return result
 
 
 class TorchStepper:
