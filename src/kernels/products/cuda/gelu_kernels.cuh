@@ -28,30 +28,26 @@ constexpr auto kRound = cutlass::FloatRoundStyle::round_to_nearest;
 using ColumnMajor = cutlass::layout::ColumnMajor;
 using RowMajor = cutlass::layout::RowMajor;
 
-// A schedule: warp groups take turns with whole tiles, the one's epilogue beside the other's
-// products, or they share each tile.
-struct Pingpong {
-  using Mainloop = cutlass::gemm::KernelTmaWarpSpecializedPingpong;
-  using Epilogue = cutlass::epilogue::TmaWarpSpecialized;
+// One for each of kTilings, in its order: warp groups that take turns with whole tiles, the one's
+// epilogue beside the other's products (pingpong), or that share each tile. Clusters of two blocks
+// share their rows of B.
+template <int kColumns, int kRows, typename MainloopSchedule, typename EpilogueSchedule>
+struct TilingType {
+  using Tile = Shape<Int<kColumns>, Int<kRows>, Int<64>>;
+  using Cluster = Shape<Int<2>, _1, _1>;
+  using Mainloop = MainloopSchedule;
+  using Epilogue = EpilogueSchedule;
 };
-struct Cooperative {
-  using Mainloop = cutlass::gemm::KernelTmaWarpSpecializedCooperative;
-  using Epilogue = cutlass::epilogue::TmaWarpSpecializedCooperative;
-};
-
-// Blocks of a cluster read what they share of A and B once: those of kColumnBlocks the rows of B,
-// those of kRowBlocks the rows of A. What a block reads from L2 for a product bounds it, so the
-// longer side of a tile is shared.
-template <int kIndex, typename Schedule, int kColumnBlocks, int kRowBlocks>
-struct TilingAt : Schedule {
-  using Tile = Shape<Int<static_cast<int>(kTilings[kIndex].columns)>,
-                     Int<static_cast<int>(kTilings[kIndex].rows)>, Int<64>>;
-  using Cluster = Shape<Int<kColumnBlocks>, Int<kRowBlocks>, _1>;
-};
-// One for each of kTilings, in its order.
-using TilingTypes = std::tuple<TilingAt<0, Pingpong, 2, 1>, TilingAt<1, Pingpong, 2, 2>,
-                               TilingAt<2, Cooperative, 2, 1>, TilingAt<3, Cooperative, 1, 2>>;
-static_assert(std::tuple_size_v<TilingTypes> == kTilings.size());
+template <int kIndex, typename MainloopSchedule, typename EpilogueSchedule>
+using TilingAt =
+    TilingType<static_cast<int>(kTilings[kIndex].columns), static_cast<int>(kTilings[kIndex].rows),
+               MainloopSchedule, EpilogueSchedule>;
+using TilingTypes = std::tuple<TilingAt<0, cutlass::gemm::KernelTmaWarpSpecializedPingpong,
+                                        cutlass::epilogue::TmaWarpSpecialized>,
+                               TilingAt<1, cutlass::gemm::KernelTmaWarpSpecializedCooperative,
+                                        cutlass::epilogue::TmaWarpSpecializedCooperative>,
+                               TilingAt<2, cutlass::gemm::KernelTmaWarpSpecializedCooperative,
+                                        cutlass::epilogue::TmaWarpSpecializedCooperative>>;
 
 // Quick-GELU and its gradient on fragments.
 template <typename T>

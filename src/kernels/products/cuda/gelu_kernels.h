@@ -19,9 +19,8 @@ struct Tiling {
   std::string_view name;
   int64_t columns, rows;
 };
-constexpr std::array<Tiling, 4> kTilings = {{
+constexpr std::array<Tiling, 3> kTilings = {{
     {"pingpong 128x128", 128, 128},
-    {"pingpong 128x128, clusters of 4", 128, 128},
     {"cooperative 128x256", 128, 256},
     {"cooperative 256x128", 256, 128},
 }};
