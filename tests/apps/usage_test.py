@@ -40,7 +40,7 @@ WRONG = [
     (["bench", "step", "tiny.toml", "--rows", "fixed"], USAGE, "--rows: is for --table"),
     (["bench", "step", "--table"], USAGE, "--table: needs --device cuda"),
     (["bench", "products"], USAGE, "products: needs --device cuda"),
-    (["bench", "products", "tiny.toml", "--ff", "64"], USAGE, "--ff excludes recipe"),
+    (["bench", "products", "tiny.toml", "--ff", "64"], USAGE, "recipe excludes --ff"),
     (["bench", "step", "--table", "--list", "--rows", "no such"], USAGE,
      "--rows: no row has a name"),
     (["model", "absent.toml"], USAGE, "absent.toml"),

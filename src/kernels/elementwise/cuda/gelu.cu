@@ -13,8 +13,7 @@ constexpr int kThreads = 256;
 constexpr int kUnroll = 4;  // vectors of an array that a thread has under way
 
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
-    gelu_kernel(const T* x, T* y, int64_t vectors) {
+__global__ void __launch_bounds__(kThreads) gelu_kernel(const T* x, T* y, int64_t vectors) {
   using Elements = Elements16<T, kWidth>;
   const int64_t block = from_the_end(blockIdx.x, gridDim.x);
   const int64_t first = block * (kThreads * kUnroll) + threadIdx.x;
