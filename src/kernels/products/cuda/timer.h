@@ -55,6 +55,9 @@ class Recording {
                                                                           &cudaStreamDestroy);
     Context recorded = context;
     recorded.stream = stream;
+    recorded.allocate = [&](size_t bytes) {
+      return workspaces_.emplace_back(context.allocate(bytes));
+    };
     // Relaxed: a workspace may have to be allocated.
     LACE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
     cudaGraph_t graph = nullptr;
@@ -73,12 +76,14 @@ class Recording {
   ~Recording() {
     if (work_ != nullptr) cudaGraphExecDestroy(work_);
   }
-  Recording(Recording&& other) noexcept : work_(std::exchange(other.work_, nullptr)) {}
+  Recording(Recording&& other) noexcept
+      : workspaces_(std::move(other.workspaces_)), work_(std::exchange(other.work_, nullptr)) {}
   Recording& operator=(Recording&&) = delete;
 
   void replay(cudaStream_t stream) const { LACE_CUDA(cudaGraphLaunch(work_, stream)); }
 
  private:
+  std::vector<Workspace> workspaces_;  // that the work uses
   cudaGraphExec_t work_ = nullptr;
 };
 
