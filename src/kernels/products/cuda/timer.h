@@ -43,26 +43,31 @@ class Timer {
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
 };
 
-// Work that was recorded into a graph without being done.
+// Work that was recorded into a graph, `calls` times one after the other.
 class Recording {
  public:
-  // record(context): enqueues the work on the context's stream, which is not `context`'s own.
-  template <typename Record>
-  Recording(const Context& context, const Record& record) {
+  // work(context) enqueues the work on the context's stream. It is done once, with `context`'s own,
+  // for the memory that it asks for: that is what all recorded calls get.
+  template <typename Work>
+  Recording(const Context& context, int calls, const Work& work) {
+    Context done = context;
+    done.allocate = [&](size_t bytes) { return workspaces_.emplace_back(context.allocate(bytes)); };
+    work(done);
     cudaStream_t stream = nullptr;
     LACE_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     const std::unique_ptr<CUstream_st, decltype(&cudaStreamDestroy)> kept(stream,
                                                                           &cudaStreamDestroy);
     Context recorded = context;
     recorded.stream = stream;
-    recorded.allocate = [&](size_t bytes) {
-      return workspaces_.emplace_back(context.allocate(bytes));
-    };
-    // Relaxed: a workspace may have to be allocated.
-    LACE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
+    size_t next = 0;
+    recorded.allocate = [&](size_t) { return workspaces_.at(next++); };
+    LACE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
     cudaGraph_t graph = nullptr;
     try {
-      record(recorded);
+      for (int call = 0; call < calls; ++call) {
+        next = 0;
+        work(recorded);
+      }
     } catch (...) {
       cudaStreamEndCapture(stream, &graph);
       cudaGraphDestroy(graph);
@@ -96,10 +101,8 @@ size_t fastest(size_t count, const Context& context, const Run& run) {
   constexpr int kRounds = 3, kCalls = 6;
   std::vector<Recording> recordings;
   for (size_t way = 0; way < count; ++way) {
-    run(way, context);  // makes what a recording cannot
-    recordings.emplace_back(context, [&](const Context& recorded) {
-      for (int call = 0; call < kCalls; ++call) run(way, recorded);
-    });
+    run(way, context);  // what only a first call does, such as finding the fastest way itself
+    recordings.emplace_back(context, kCalls, [&](const Context& its_own) { run(way, its_own); });
   }
   const Timer timer(stream);
   std::vector<float> best(count, INFINITY);
