@@ -63,9 +63,9 @@ struct Trainer::Impl {
   TextData data;
   nlohmann::ordered_json fingerprint;  // of the data as they were at the start
   SparseTransformer model;
+  train::Ranks ranks;
   train::Adam adam;
   WindowSampler sampler;
-  train::Ranks ranks;
   train::StepRunner runner;
   int64_t step = 0;  // started
   // Windows that the run, all ranks of all sittings, had taken before the first step of this one.
@@ -73,7 +73,8 @@ struct Trainer::Impl {
   bool asked_to_stop = false;
   double loss_scale;
   std::optional<double> best_validation;
-  double elapsed_before = 0;  // the load, or a step that failed
+  std::vector<NamedParameter> loaded_state;  // of a load, until ranks that divide it have taken it
+  double elapsed_before = 0;                 // the load, or a step that failed
   double last_step_s = 0;
   bool started = false;
   Clock::time_point start;
@@ -93,9 +94,9 @@ struct Trainer::Impl {
         data(std::move(d)),
         fingerprint(train::data_fingerprint(data)),
         model(r.model, device),
-        adam(r.optimizer, model.impl()->arena, r.model.precision),
-        sampler(data.train.size(), r.model.seq_len, r.train.seed, r.data.record_bytes > 0),
         ranks(group, r.train),
+        adam(r.optimizer, model.impl()->arena, r.model.precision, ranks),
+        sampler(data.train.size(), r.model.seq_len, r.train.seed, r.data.record_bytes > 0),
         runner(recipe, model, adam, ranks,
                [this](int64_t of, std::span<uint8_t> bytes) { read_step(of, bytes); }),
         loss_scale(r.model.precision == Precision::kFloat16 ? train::kLossScaleStart : 1) {}
@@ -193,11 +194,12 @@ struct Trainer::Impl {
     started = false;
   }
 
-  std::vector<NamedParameter> saved_tensors() const {
+  // The tensors of a checkpoint: the model's own, and the optimiser's `state`.
+  std::vector<NamedParameter> tensors(const std::vector<NamedParameter>& state) const {
     std::vector<NamedParameter> tensors;
     for (const NamedParameter& p : model.parameters())
       tensors.push_back({"model." + p.name, p.tensor.detach()});
-    for (const NamedParameter& p : adam.saved()) tensors.push_back({"adam." + p.name, p.tensor});
+    for (const NamedParameter& p : state) tensors.push_back({"adam." + p.name, p.tensor});
     return tensors;
   }
 };
@@ -219,6 +221,7 @@ const Recipe& Trainer::recipe() const { return impl_->recipe; }
 SparseTransformer& Trainer::model() { return impl_->model; }
 int64_t Trainer::step() const { return impl_->step; }
 double Trainer::elapsed_s() const { return impl_->elapsed(); }
+bool Trainer::divides_state() const { return impl_->ranks.divides_state(); }
 void Trainer::ask_to_stop() { impl_->asked_to_stop = true; }
 
 int64_t Trainer::bytes_trained() const {
@@ -238,6 +241,8 @@ void Trainer::start_step() {
   const ops::OwnThreads threads;
   Impl& s = *impl_;
   LACE_CHECK(s.unfinished.size() < 2, "[train] up to 2 steps may be unfinished, got a third");
+  LACE_CHECK(s.loaded_state.empty(), "[train] ranks that divide the optimiser's state share what ",
+             "one has loaded before the next step, got a step");
   Impl::Started step;
   step.start = Clock::now();
   step.elapsed = s.elapsed();
@@ -301,15 +306,19 @@ std::optional<double> Trainer::validate() {
 }
 
 std::vector<NamedParameter> Trainer::validated_weights() const {
+  const auto scope = impl_->runner.enter();
   std::vector<NamedParameter> weights;
-  const std::vector<at::Tensor>& mean = impl_->adam.ema();
+  const std::vector<at::Tensor> mean = impl_->adam.ema();
   for (const NamedParameter& p : impl_->model.parameters())
     weights.push_back({p.name, mean.empty() ? p.tensor.detach() : mean[weights.size()]});
   return weights;
 }
 
 void Trainer::save(const std::string& path, const std::string& keep_old_as) const {
-  const Impl& s = *impl_;
+  Impl& s = *impl_;
+  const auto scope = s.runner.enter();
+  const std::vector<NamedParameter> tensors = s.tensors(s.adam.saved());
+  if (divides_state() && s.ranks.rank() != 0) return;
   nlohmann::ordered_json state = {{"format", 2},
                                   {"step", s.step},
                                   {"optimizer_steps", s.adam.steps()},
@@ -322,7 +331,7 @@ void Trainer::save(const std::string& path, const std::string& keep_old_as) cons
                                   {"commit", commit()},
                                   {"machine", train::machine(s.model.device())}};
   if (s.best_validation) state["best_validation_bits_per_byte"] = *s.best_validation;
-  train::write_safetensors(path, s.saved_tensors(), {{"lace", state.dump()}}, keep_old_as);
+  train::write_safetensors(path, tensors, {{"lace", state.dump()}}, keep_old_as);
   train::write_file_atomically(train::json_path(path), state.dump(2) + "\n",
                                keep_old_as.empty() ? "" : train::json_path(keep_old_as));
 }
@@ -345,7 +354,9 @@ std::vector<std::string> Trainer::load(const std::string& path, bool accept_chan
     if (state.has("data") && !accept_changed_data) throw train::DataChanged("[train] " + changed);
     notes.push_back(changed);
   }
-  file.read(s.saved_tensors());
+  const std::vector<NamedParameter> optimizer_state = s.adam.loadable();
+  file.read(s.tensors(optimizer_state));
+  if (divides_state()) s.loaded_state = optimizer_state;
   s.unfinished.clear();
   s.runner.reset();
   s.adam.clear_failure();
@@ -368,8 +379,16 @@ void Trainer::share_start() {
                                  static_cast<double>(s.adam.steps()),
                                  s.best_validation.value_or(none),
                                  s.elapsed(),
-                                 s.loss_scale};
-  s.ranks.share(s.saved_tensors(), numbers);
+                                 s.loss_scale,
+                                 s.loaded_state.empty() ? 0.0 : 1.0};
+  // A divided state is the ranks' own, unless rank 0 has loaded one.
+  using Tensors = std::vector<NamedParameter>;
+  s.ranks.share(s.tensors(divides_state() ? Tensors() : s.adam.saved()), numbers);
+  if (numbers[6] != 0) {
+    const auto scope = s.runner.enter();
+    s.adam.take(s.loaded_state);
+  }
+  s.loaded_state.clear();
   s.step = s.base_step = static_cast<int64_t>(numbers[0]);
   s.base_windows = static_cast<int64_t>(numbers[1]);
   s.adam.set_steps(static_cast<int64_t>(numbers[2]));

@@ -122,6 +122,42 @@ def one_result(folder, recipe):
     assert state["bytes_trained"] == (12 * 4 + 2 * 2) * 2 * 64, state
 
 
+def divided(folder, recipe):
+    """Ranks that divide the optimiser's state (train.shard_optimizer) take the same steps and write
+    the same checkpoints, bit for bit, and a run may go on in either way with any number of ranks."""
+    whole, shares, from_whole, from_shares = (folder / f"{recipe.stem}_{n}" for n in (
+        "whole", "shares", "from_whole", "from_shares"))
+    runs = {run: ("--run", run, "--set", "train.accumulate=2", "--set", "optimizer.clip_norm=0.1")
+            for run in (whole, shares, from_whole, from_shares)}
+    divide = ("--set", "train.shard_optimizer=true")
+
+    def both(*pairs):
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda arguments: train(*arguments), pairs))
+
+    both((2, recipe, *runs[whole]), (2, recipe, *runs[shares], *divide))
+    assert figures(whole) == figures(shares)
+    assert max(norm for _, _, norm, *_ in figures(whole)) > 0.1  # some steps are clipped
+    for name in ("previous", "last", "best"):
+        assert weights(whole, name) == weights(shares, name), name
+
+    some = ("--set", "train.steps=8")
+    both((2, recipe, *runs[from_whole], *some), (2, recipe, *runs[from_shares], *divide, *some))
+    both((2, recipe, *runs[from_whole], *divide, "--resume"),
+         (2, recipe, *runs[from_shares], "--resume"))
+    for run in (from_whole, from_shares):
+        assert figures(run) == figures(whole) and weights(run) == weights(whole), run
+
+    # Of three ranks, and of one, which has nothing to divide.
+    for size, steps_in_all in ((3, 15), (1, 17)):
+        more = ("--set", f"train.steps={steps_in_all}", "--resume")
+        both((size, recipe, *runs[from_whole], *more),
+             (size, recipe, *runs[from_shares], *divide, *more))
+        assert len(figures(from_whole)) == steps_in_all
+        assert figures(from_whole) == figures(from_shares), size
+        assert weights(from_whole) == weights(from_shares), size
+
+
 def stopped(folder, recipe):
     """Ctrl-C of one rank saves and ends all of them after the same step."""
     run = folder / "stopped"
@@ -188,7 +224,8 @@ def main(folder):
         recipes[precision] = folder / f"{precision}.toml"
         recipes[precision].write_text(RECIPE.format(text=text, precision=precision))
     jobs = [(lost, recipes[wide]), (one_result, recipes[wide]), (one_result, recipes["fp16"]),
-            (stopped, recipes["bf16"]), (errors_are_told, recipes[wide])]
+            (divided, recipes[wide]), (divided, recipes["fp16"]), (stopped, recipes["bf16"]),
+            (errors_are_told, recipes[wide])]
     with concurrent.futures.ThreadPoolExecutor(2 if DEVICE == "cpu" else 1) as pool:
         futures = [(job, pool.submit(job[0], folder, job[1])) for job in jobs]
     for (function, recipe), future in futures:
