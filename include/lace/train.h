@@ -147,8 +147,8 @@ struct RunResult {
 // goes on from `previous`. When a step, a validation or a write fails, the steps so far are saved
 // if that works before the error is thrown. A start that fails before its first step leaves no
 // folder behind. With a group, rank 0's folder and checkpoint count, `on_data` and `on_note` are
-// called on rank 0 only, an error on one rank is an error on all, after which those on GPUs save
-// nothing more, and returning means that the run is complete.
+// called on rank 0 only, an error on one rank is an error on all, after which those on GPUs, or
+// that divide the optimiser's state, save nothing more, and returning means that the run is complete.
 RunResult train_run(const Recipe& recipe, const RunOptions& options);
 
 // The recipe and the weights of a run folder: those of `checkpoint` ("best", "last" or "previous";
