@@ -98,7 +98,8 @@ class Trainer {
   std::vector<std::string> load(const std::string& path, bool accept_changed_data = false);
 
   // Makes all ranks what rank 0 is, once it may have loaded a checkpoint: weights, optimiser, place
-  // in the data. A collective.
+  // in the data. Where divides_state(), the optimiser's state stays as it is unless rank 0 has
+  // loaded one. A collective.
   void share_start();
 
  private:
@@ -148,7 +149,8 @@ struct RunResult {
 // if that works before the error is thrown. A start that fails before its first step leaves no
 // folder behind. With a group, rank 0's folder and checkpoint count, `on_data` and `on_note` are
 // called on rank 0 only, an error on one rank is an error on all, after which those on GPUs, or
-// that divide the optimiser's state, save nothing more, and returning means that the run is complete.
+// that divide the optimiser's state, save nothing more, and returning means that the run is
+// complete.
 RunResult train_run(const Recipe& recipe, const RunOptions& options);
 
 // The recipe and the weights of a run folder: those of `checkpoint` ("best", "last" or "previous";
