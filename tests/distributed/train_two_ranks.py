@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -131,31 +132,29 @@ def divided(folder, recipe):
             for run in (whole, shares, from_whole, from_shares)}
     divide = ("--set", "train.shard_optimizer=true")
 
-    def both(*pairs):
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda arguments: train(*arguments), pairs))
+    def all_at_once(*calls):
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda arguments: train(*arguments), calls))
 
-    both((2, recipe, *runs[whole]), (2, recipe, *runs[shares], *divide))
+    all_at_once((2, recipe, *runs[whole]), (2, recipe, *runs[shares], *divide))
     assert figures(whole) == figures(shares)
     assert max(norm for _, _, norm, *_ in figures(whole)) > 0.1  # some steps are clipped
     for name in ("previous", "last", "best"):
         assert weights(whole, name) == weights(shares, name), name
 
-    some = ("--set", "train.steps=8")
-    both((2, recipe, *runs[from_whole], *some), (2, recipe, *runs[from_shares], *divide, *some))
-    both((2, recipe, *runs[from_whole], *divide, "--resume"),
-         (2, recipe, *runs[from_shares], "--resume"))
-    for run in (from_whole, from_shares):
-        assert figures(run) == figures(whole) and weights(run) == weights(whole), run
-
-    # By three ranks, where there are as many devices; then by one, which has nothing to divide.
-    for size, steps_in_all in ((3 if DEVICE == "cpu" else 2, 15), (1, 17)):
+    # From either to either; by three ranks, where there are as many devices; by one, which has
+    # nothing to divide. Each time beside a run that never divides.
+    shutil.copytree(whole, from_whole)
+    shutil.copytree(shares, from_shares)
+    many = 3 if DEVICE == "cpu" else 2
+    for size, steps_in_all, ways in ((2, 15, ((), divide, ())), (many, 18, ((), (), divide)),
+                                     (1, 20, ((), divide, ())), (2, 22, ((), divide, divide))):
         more = ("--set", f"train.steps={steps_in_all}", "--resume")
-        both((size, recipe, *runs[from_whole], *more),
-             (size, recipe, *runs[from_shares], *divide, *more))
-        assert len(figures(from_whole)) == steps_in_all
-        assert figures(from_whole) == figures(from_shares), size
-        assert weights(from_whole) == weights(from_shares), size
+        all_at_once(*((size, recipe, *runs[run], *way, *more)
+                      for run, way in zip((whole, from_whole, from_shares), ways)))
+        assert len(figures(whole)) == steps_in_all
+        for run in (from_whole, from_shares):
+            assert figures(run) == figures(whole) and weights(run) == weights(whole), (run, size)
 
 
 def stopped(folder, recipe):
