@@ -6,6 +6,7 @@
 #include <torch/torch.h>
 
 #include "ops/torch_context.h"
+#include "train/silent_group.h"
 
 namespace lace::train {
 namespace {
@@ -172,16 +173,6 @@ TEST(Adam, GradientsThatAreNotFiniteChangeNothing) {
   EXPECT_EQ(ours.run(1e-2).failed, 0);
   EXPECT_FALSE(torch::equal(ours.arena.values(), before));
 }
-
-// One of several ranks, whose others give nothing.
-class SilentGroup : public Group {
- public:
-  SilentGroup(int rank, int size) : Group(rank, size, at::kCPU) {}
-  void all_reduce_sum(const at::Tensor&) override {}
-  void broadcast(const at::Tensor&, int) override {}
-  void check() const override {}
-  void fail(const std::string&) override {}
-};
 
 TrainConfig dividing() {
   TrainConfig config;
