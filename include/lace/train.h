@@ -85,8 +85,8 @@ class Trainer {
 
   // Writes everything to a safetensors file with checksums, and a summary in JSON beside it, each
   // under a temporary name first, synced, then renamed. What had the name before is kept as
-  // `keep_old_as`, unless that is "". Where divides_state(), a collective: rank 0, which gathers
-  // the optimiser's state in the host's memory, writes, and the files are as without.
+  // `keep_old_as`, unless that is "". Where divides_state(), a collective: rank 0 writes, and
+  // the file's tensors are those that one without would have.
   void save(const std::string& path, const std::string& keep_old_as = "") const;
 
   // Takes up where save() left off. Throws lace::Error, and changes nothing, if the file is of

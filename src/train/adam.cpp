@@ -99,14 +99,10 @@ void Adam::clear_failure() {
 
 void Adam::set_loss_scale(double scale) { loss_scale_.fill_(scale); }
 
-template <typename Visit>
-void Adam::visit_saved(Visit&& visit) const {
-  const auto& parameters = arena_.parameters();
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    visit("m." + parameters[i].name, m_, i);
-    visit("v." + parameters[i].name, v_, i);
-    if (ema_.defined()) visit("ema." + parameters[i].name, ema_, i);
-  }
+std::vector<Adam::Array> Adam::arrays() const {
+  std::vector<Array> arrays = {{"m.", m_}, {"v.", v_}};
+  if (ema_.defined()) arrays.push_back({"ema.", ema_});
+  return arrays;
 }
 
 distributed::Range Adam::place(size_t parameter) const {
@@ -116,34 +112,35 @@ distributed::Range Adam::place(size_t parameter) const {
 
 std::vector<NamedParameter> Adam::saved() const {
   std::vector<NamedParameter> saved;
-  visit_saved([&](const std::string& name, const at::Tensor& own, size_t i) {
-    if (!ranks_.divides_state()) return saved.push_back({name, arena_.view(own, i)});
-    const at::Tensor whole = ranks_.collect(own, arena_.size(), place(i));
-    if (ranks_.rank() == 0) saved.push_back({name, whole.cpu().view(arena_.parameter(i).sizes())});
-  });
-  if (ranks_.divides_state()) ranks_.check();  // whether what came is what was sent
+  const auto& parameters = arena_.parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const auto shape_alone = parameters[i].tensor.options().device(at::kMeta);
+    for (const Array& array : arrays()) {
+      saved.push_back({array.prefix + parameters[i].name,
+                       ranks_.divides_state() ? at::empty(parameters[i].tensor.sizes(), shape_alone)
+                                              : arena_.view(array.own, i)});
+    }
+  }
   return saved;
 }
 
-std::vector<NamedParameter> Adam::loadable() const {
-  if (!ranks_.divides_state()) return saved();
-  std::vector<NamedParameter> loadable;
-  visit_saved([&](const std::string& name, const at::Tensor& own, size_t i) {
-    const auto options = own.options().device(at::kCPU);
-    loadable.push_back({name, at::empty(arena_.parameter(i).sizes(), options)});
-  });
-  return loadable;
+at::Tensor Adam::collect(size_t index) const {
+  const std::vector<Array> all = arrays();
+  const size_t parameter = index / all.size();
+  const at::Tensor whole =
+      ranks_.collect(all[index % all.size()].own, arena_.size(), place(parameter));
+  if (ranks_.rank() == 0) ranks_.wait(whole);
+  return whole.view(arena_.parameter(parameter).sizes());
 }
 
-void Adam::take(const std::vector<NamedParameter>& loaded) {
-  auto next = loaded.begin();
-  visit_saved([&](const std::string&, const at::Tensor& own, size_t i) {
-    const distributed::Range range = place(i);
-    const at::Tensor values = ranks_.rank() == 0
-                                  ? (next++)->tensor.view({-1}).to(own.device())
-                                  : at::empty({range.end - range.begin}, own.options());
-    ranks_.deal(values, own, arena_.size(), range);
-  });
+void Adam::deal(size_t index, const at::Tensor& whole) {
+  const std::vector<Array> all = arrays();
+  const at::Tensor& own = all[index % all.size()].own;
+  const distributed::Range range = place(index / all.size());
+  const at::Tensor values = ranks_.rank() == 0
+                                ? whole.view({-1}).to(own.device())
+                                : at::empty({range.end - range.begin}, own.options());
+  ranks_.deal(values, own, arena_.size(), range);
 }
 
 std::vector<at::Tensor> Adam::ema() const {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "lace/model.h"
@@ -57,16 +58,13 @@ class Adam {
   void set_loss_scale(double scale);
 
   // To be saved: "m.<parameter>", "v.<parameter>", and "ema.<parameter>" where kept. The tensors
-  // share memory with this object. Where the state is divided, a collective that gives rank 0 all
-  // of it in memory of the host, and the others nothing.
+  // share memory with this object. Where the state is divided they are names, shapes and dtypes
+  // alone (libtorch's meta device), and these are the collectives to have them with, one by one:
   std::vector<NamedParameter> saved() const;
-
-  // Tensors named and shaped as what was saved. Where the state is divided they are in memory of
-  // the host, for take().
-  std::vector<NamedParameter> loadable() const;
-  // Where the state is divided, a collective: it becomes what rank 0 has in `loaded`, its
-  // loadable().
-  void take(const std::vector<NamedParameter>& loaded);
+  // Rank 0's result is saved()[index], once the device has it; the others' can be anything.
+  at::Tensor collect(size_t index) const;
+  // saved()[index] = rank 0's `whole`; the others' is not read.
+  void deal(size_t index, const at::Tensor& whole);
 
   // The mean of the weights, by parameter; empty where not kept. A collective where the state is
   // divided, which waits for the device.
@@ -77,9 +75,13 @@ class Adam {
 
  private:
   AdamArgs arguments() const;  // those that adam_norm takes
-  // visit(name, array of the share, parameter's index) for each tensor that is saved, in order.
-  template <typename Visit>
-  void visit_saved(Visit&& visit) const;
+  // What is kept of each element, and what its tensors' names begin with: saved() has these of the
+  // first parameter, then those of the next.
+  struct Array {
+    std::string prefix;
+    at::Tensor own;  // of the share
+  };
+  std::vector<Array> arrays() const;
   distributed::Range place(size_t parameter) const;  // in the arena
 
   OptimizerConfig config_;

@@ -73,8 +73,9 @@ struct Trainer::Impl {
   bool asked_to_stop = false;
   double loss_scale;
   std::optional<double> best_validation;
-  std::vector<NamedParameter> loaded_state;  // of a load, until ranks that divide it have taken it
-  double elapsed_before = 0;                 // the load, or a step that failed
+  // What was loaded, until ranks that divide the optimiser's state have it from here.
+  std::optional<train::CheckpointFile> loaded;
+  double elapsed_before = 0;  // the load, or a step that failed
   double last_step_s = 0;
   bool started = false;
   Clock::time_point start;
@@ -194,13 +195,37 @@ struct Trainer::Impl {
     started = false;
   }
 
-  // The tensors of a checkpoint: the model's own, and the optimiser's `state`.
-  std::vector<NamedParameter> tensors(const std::vector<NamedParameter>& state) const {
-    std::vector<NamedParameter> tensors;
+  std::vector<NamedParameter> weights() const {
+    std::vector<NamedParameter> weights;
     for (const NamedParameter& p : model.parameters())
-      tensors.push_back({"model." + p.name, p.tensor.detach()});
-    for (const NamedParameter& p : state) tensors.push_back({"adam." + p.name, p.tensor});
+      weights.push_back({"model." + p.name, p.tensor.detach()});
+    return weights;
+  }
+
+  std::vector<NamedParameter> optimizer_state() const {
+    std::vector<NamedParameter> state;
+    for (const NamedParameter& p : adam.saved()) state.push_back({"adam." + p.name, p.tensor});
+    return state;
+  }
+
+  std::vector<NamedParameter> saved_tensors() const {
+    std::vector<NamedParameter> tensors = weights();
+    for (const NamedParameter& p : optimizer_state()) tensors.push_back(p);
     return tensors;
+  }
+
+  // All ranks' divided state becomes that of the checkpoint that rank 0 has loaded.
+  void deal_loaded_state() {
+    const auto scope = runner.enter();
+    const std::vector<NamedParameter> state = optimizer_state();
+    for (size_t i = 0; i < state.size(); ++i) {
+      at::Tensor whole;
+      if (loaded) {
+        whole = at::empty_like(state[i].tensor, at::kCPU);
+        loaded->read({{state[i].name, whole}});
+      }
+      adam.deal(i, whole);
+    }
   }
 };
 
@@ -241,7 +266,7 @@ void Trainer::start_step() {
   const ops::OwnThreads threads;
   Impl& s = *impl_;
   LACE_CHECK(s.unfinished.size() < 2, "[train] up to 2 steps may be unfinished, got a third");
-  LACE_CHECK(s.loaded_state.empty(), "[train] ranks that divide the optimiser's state share what ",
+  LACE_CHECK(!s.loaded, "[train] ranks that divide the optimiser's state share what ",
              "one has loaded before the next step, got a step");
   Impl::Started step;
   step.start = Clock::now();
@@ -317,8 +342,11 @@ std::vector<NamedParameter> Trainer::validated_weights() const {
 void Trainer::save(const std::string& path, const std::string& keep_old_as) const {
   Impl& s = *impl_;
   const auto scope = s.runner.enter();
-  const std::vector<NamedParameter> tensors = s.tensors(s.adam.saved());
-  if (divides_state() && s.ranks.rank() != 0) return;
+  if (divides_state() && s.ranks.rank() != 0) {
+    const size_t count = s.adam.saved().size();
+    for (size_t i = 0; i < count; ++i) s.adam.collect(i);
+    return;
+  }
   nlohmann::ordered_json state = {{"format", 2},
                                   {"step", s.step},
                                   {"optimizer_steps", s.adam.steps()},
@@ -331,7 +359,9 @@ void Trainer::save(const std::string& path, const std::string& keep_old_as) cons
                                   {"commit", commit()},
                                   {"machine", train::machine(s.model.device())}};
   if (s.best_validation) state["best_validation_bits_per_byte"] = *s.best_validation;
-  train::write_safetensors(path, tensors, {{"lace", state.dump()}}, keep_old_as);
+  const size_t weights = s.model.parameters().size();
+  train::write_safetensors(path, s.saved_tensors(), {{"lace", state.dump()}}, keep_old_as,
+                           [&](size_t place) { return s.adam.collect(place - weights); });
   train::write_file_atomically(train::json_path(path), state.dump(2) + "\n",
                                keep_old_as.empty() ? "" : train::json_path(keep_old_as));
 }
@@ -354,9 +384,8 @@ std::vector<std::string> Trainer::load(const std::string& path, bool accept_chan
     if (state.has("data") && !accept_changed_data) throw train::DataChanged("[train] " + changed);
     notes.push_back(changed);
   }
-  const std::vector<NamedParameter> optimizer_state = s.adam.loadable();
-  file.read(s.tensors(optimizer_state));
-  if (divides_state()) s.loaded_state = optimizer_state;
+  file.read(s.saved_tensors());
+  if (divides_state()) s.loaded = std::move(file);
   s.unfinished.clear();
   s.runner.reset();
   s.adam.clear_failure();
@@ -380,15 +409,10 @@ void Trainer::share_start() {
                                  s.best_validation.value_or(none),
                                  s.elapsed(),
                                  s.loss_scale,
-                                 s.loaded_state.empty() ? 0.0 : 1.0};
-  // A divided state is the ranks' own, unless rank 0 has loaded one.
-  using Tensors = std::vector<NamedParameter>;
-  s.ranks.share(s.tensors(divides_state() ? Tensors() : s.adam.saved()), numbers);
-  if (numbers[6] != 0) {
-    const auto scope = s.runner.enter();
-    s.adam.take(s.loaded_state);
-  }
-  s.loaded_state.clear();
+                                 s.loaded ? 1.0 : 0.0};
+  s.ranks.share(divides_state() ? s.weights() : s.saved_tensors(), numbers);
+  if (numbers[6] != 0) s.deal_loaded_state();
+  s.loaded.reset();
   s.step = s.base_step = static_cast<int64_t>(numbers[0]);
   s.base_windows = static_cast<int64_t>(numbers[1]);
   s.adam.set_steps(static_cast<int64_t>(numbers[2]));
