@@ -36,6 +36,11 @@ class Group {
   // tensor = rank `root`'s. Otherwise as all_reduce_sum.
   virtual void broadcast(const at::Tensor& tensor, int root = 0) = 0;
 
+  // Elements [r · share, (r + 1) · share) of `tensor`, which has one dimension, = rank r's, for
+  // each rank r; what is left behind them = the last rank's. 0 ≤ size() · share ≤ elements, else
+  // throws lace::Error. Otherwise as all_reduce_sum.
+  virtual void all_gather(const at::Tensor& tensor, int64_t share);
+
   // Returns once all ranks have called it.
   void barrier();
 

@@ -44,6 +44,9 @@ struct TrainConfig {
   int64_t validate_windows = 64;  // at most, evenly spread over the validation bytes
   bool graphs = true;  // on a GPU, record a step's work once and replay it: faster, bit for bit
                        // the same where the model is deterministic
+  bool shard_optimizer = false;    // of several ranks each keeps its share of the optimiser's state
+                                   // alone: less memory, bit for bit the same (ZeRO-1,
+                                   // docs/distributed.md); a run may change it when it goes on
   int64_t checkpoint_every = 500;  // steps; 0: at the end only
   uint64_t seed = 1;               // of the order of the data
 };

@@ -55,7 +55,8 @@ class Trainer {
   int64_t bytes_trained() const;                  // by all ranks
   double elapsed_s() const;                       // of training, all sittings together
   std::optional<double> best_validation() const;  // the lowest finite validate() of the run
-  bool done() const;                              // train.steps or train.max_minutes are reached
+  bool divides_state() const;  // there are several ranks, and train.shard_optimizer
+  bool done() const;           // train.steps or train.max_minutes are reached
 
   // One optimiser step over train.accumulate micro-batches of train.batch sequences on each rank.
   // Where the precision is fp16, the loss is scaled; gradients that are not finite then count as 0,
@@ -78,23 +79,27 @@ class Trainer {
   // the mean of the weights where optimizer.ema keeps one. Nothing without validation bytes.
   std::optional<double> validate();
 
-  // The weights that validate() scores, named as the model's parameters.
+  // The weights that validate() scores, named as the model's parameters. A collective where
+  // divides_state().
   std::vector<NamedParameter> validated_weights() const;
 
   // Writes everything to a safetensors file with checksums, and a summary in JSON beside it, each
   // under a temporary name first, synced, then renamed. What had the name before is kept as
-  // `keep_old_as`, unless that is "".
+  // `keep_old_as`, unless that is "". Where divides_state(), a collective: rank 0 writes, and
+  // the file's tensors are those that one without would have.
   void save(const std::string& path, const std::string& keep_old_as = "") const;
 
   // Takes up where save() left off. Throws lace::Error, and changes nothing, if the file is of
   // another model, if it is not as it was written (the error names the tensor), or, unless
   // `accept_changed_data`, if it was saved with other data: sizes of the splits, number of files,
-  // and hashes of samples are compared. Returns what a user should know, a line each: files of
+  // and hashes of samples are compared. Where divides_state(), the optimiser's state waits for
+  // share_start(), which must follow. Returns what a user should know, a line each: files of
   // older versions have no checksums, or nothing to compare the data with.
   std::vector<std::string> load(const std::string& path, bool accept_changed_data = false);
 
   // Makes all ranks what rank 0 is, once it may have loaded a checkpoint: weights, optimiser, place
-  // in the data. A collective.
+  // in the data. Where divides_state(), the optimiser's state stays as it is unless rank 0 has
+  // loaded one. A collective.
   void share_start();
 
  private:
@@ -143,8 +148,9 @@ struct RunResult {
 // goes on from `previous`. When a step, a validation or a write fails, the steps so far are saved
 // if that works before the error is thrown. A start that fails before its first step leaves no
 // folder behind. With a group, rank 0's folder and checkpoint count, `on_data` and `on_note` are
-// called on rank 0 only, an error on one rank is an error on all, after which those on GPUs save
-// nothing more, and returning means that the run is complete.
+// called on rank 0 only, an error on one rank is an error on all, after which those on GPUs, or
+// that divide the optimiser's state, save nothing more, and returning means that the run is
+// complete.
 RunResult train_run(const Recipe& recipe, const RunOptions& options);
 
 // The recipe and the weights of a run folder: those of `checkpoint` ("best", "last" or "previous";

@@ -18,4 +18,7 @@ std::unique_ptr<Group> nccl_group(const c10::intrusive_ptr<c10d::Store>& store,
 // Throws lace::Error unless `tensor` is one that `group` exchanges.
 void check_tensor(const Group& group, const at::Tensor& tensor);
 
+// Throws lace::Error unless `tensor` can be gathered of shares of `share` elements.
+void check_shares(const Group& group, const at::Tensor& tensor, int64_t share);
+
 }  // namespace lace::distributed

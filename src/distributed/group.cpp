@@ -44,6 +44,15 @@ at::Tensor byte_tensor(const std::string& text, int64_t bytes) {
 
 }  // namespace
 
+void Group::all_gather(const at::Tensor& tensor, int64_t share) {
+  distributed::check_shares(*this, tensor, share);
+  for (int root = 0; root < size_; ++root) {
+    const int64_t begin = root * share;
+    const int64_t end = root + 1 < size_ ? begin + share : tensor.numel();
+    if (begin < end) broadcast(tensor.narrow(0, begin, end - begin), root);
+  }
+}
+
 void Group::barrier() {
   const at::Tensor one = at::ones({1}, at::TensorOptions(device_).dtype(at::kLong));
   all_reduce_sum(one);
@@ -100,6 +109,15 @@ void distributed::check_tensor(const Group& group, const at::Tensor& tensor) {
   LACE_CHECK(
       dtype == at::kFloat || dtype == at::kDouble || dtype == at::kLong || dtype == at::kByte,
       "[distributed] ranks exchange float32, float64, int64 and uint8, got ", dtype);
+}
+
+void distributed::check_shares(const Group& group, const at::Tensor& tensor, int64_t share) {
+  check_tensor(group, tensor);
+  LACE_CHECK(tensor.dim() == 1, "[distributed] what is gathered has one dimension, got ",
+             tensor.dim());
+  LACE_CHECK(share >= 0 && share <= tensor.numel() / group.size(), "[distributed] ", group.size(),
+             " shares are at least 0 and at most the tensor's ", tensor.numel(),
+             " elements, got shares of ", share);
 }
 
 }  // namespace lace

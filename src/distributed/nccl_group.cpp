@@ -128,6 +128,19 @@ class NcclGroup : public Group {
                        nccl_type(tensor.scalar_type()), root, comm_, stream()));
   }
 
+  void all_gather(const at::Tensor& tensor, int64_t share) override {
+    check_shares(*this, tensor, share);
+    watch_.check();
+    const c10::DeviceGuard guard(device());
+    const int64_t gathered = size() * share, rest = tensor.numel() - gathered;
+    if (share > 0) {  // in place: each rank sends from where its share is to come
+      call(ncclAllGather(tensor.narrow(0, rank() * share, share).data_ptr(), tensor.data_ptr(),
+                         static_cast<size_t>(share), nccl_type(tensor.scalar_type()), comm_,
+                         stream()));
+    }
+    if (rest > 0) broadcast(tensor.narrow(0, gathered, rest), size() - 1);
+  }
+
   void check() const override { watch_.check(); }
   void fail(const std::string& reason) override { watch_.fail(reason); }
 

@@ -1,7 +1,5 @@
 #include "distributed/shares.h"
 
-#include <algorithm>
-
 #include "lace/error.h"
 
 namespace lace::distributed {
@@ -32,9 +30,8 @@ MicroBatch StepShares::micro_batch(int64_t windows_taken, int64_t i) const {
 Range state_range(int64_t elements, int rank, int size) {
   LACE_CHECK(elements >= 0, "[distributed] an arena has at least 0 elements, got ", elements);
   check_rank(rank, size);
-  const int64_t blocks = (elements + kStateAlignment - 1) / kStateAlignment;
-  const int64_t share = (blocks + size - 1) / size * kStateAlignment;
-  return {std::min(rank * share, elements), std::min((rank + 1) * share, elements)};
+  const int64_t share = elements / kStateAlignment / size * kStateAlignment;
+  return {rank * share, rank + 1 < size ? (rank + 1) * share : elements};
 }
 
 }  // namespace lace::distributed

@@ -37,9 +37,9 @@ struct Range {
 
 // Optimiser states divided over ranks (ZeRO-1: Rajbhandari et al., arXiv:1910.02054, section 5.1):
 // which elements of a flat arena of `elements` are rank's. Ranges follow each other in the order of
-// the ranks, begin at multiples of kStateAlignment, and are as long as the first one except at the
-// end of the arena, where they may be shorter or empty. Throws lace::Error unless elements ≥ 0 and
-// 0 ≤ rank < size.
+// the ranks, begin at multiples of kStateAlignment, and are of one length, but that the last rank
+// also has what is left, less than size · kStateAlignment. Throws lace::Error unless elements ≥ 0
+// and 0 ≤ rank < size.
 Range state_range(int64_t elements, int rank, int size);
 inline constexpr int64_t kStateAlignment = 64;
 

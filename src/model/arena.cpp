@@ -88,6 +88,11 @@ void ParameterArena::refresh_copies() const {
   }
 }
 
+void ParameterArena::round_values(int64_t begin, int64_t end) const {
+  if (!copies_.defined() || begin == end) return;
+  cast(values_.narrow(0, begin, end - begin), copies_.narrow(0, begin, end - begin));
+}
+
 void ParameterArena::values_changed() {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     parameter(i).unsafeGetTensorImpl()->bump_version();

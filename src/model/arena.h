@@ -23,9 +23,10 @@ class ParameterArena {
   const at::Tensor& parameter(size_t index) const { return parameters_[index].tensor; }
 
   int64_t size() const { return values_.numel(); }
-  int64_t decayed() const { return decayed_; }          // elements of the first part
-  const at::Tensor& values() const { return values_; }  // wide [size]
-  const at::Tensor& copies() const { return copies_; }  // compute [size]; undefined if wide
+  int64_t decayed() const { return decayed_; }                  // elements of the first part
+  const at::Tensor& values() const { return values_; }          // wide [size]
+  const at::Tensor& copies() const { return copies_; }          // compute [size]; undefined if wide
+  int64_t begin(size_t index) const { return begins_[index]; }  // of a parameter, in elements
 
   at::Tensor zeros() const;  // a new array of this layout, wide
   // Parameter `index` of an array of this layout: shares its memory.
@@ -37,6 +38,8 @@ class ParameterArena {
   at::Tensor copy(size_t index) const;
   // Makes all copies what copy() gives.
   void refresh_copies() const;
+  // The copies of elements [begin, end) = values, rounded.
+  void round_values(int64_t begin, int64_t end) const;
   // Tells autograd that values() were changed past it, and that copies() are what they should be.
   void values_changed();
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "lace/model.h"
@@ -8,6 +9,7 @@
 
 #include "kernels/elementwise/elementwise.h"
 #include "model/pass.h"
+#include "train/ranks.h"
 
 namespace lace::train {
 
@@ -21,12 +23,17 @@ LossScaling loss_scaling(Precision precision);
 // their gradients (kernels/elementwise/elementwise.h has the formulas). With t counted from 1, its
 // rate is lr · √(1 − β₂ᵗ) / (1 − β₁ᵗ); tensors of rank 2 and more decay.
 //
-// Nothing here waits for the device: what a step found is in state(), on the device, once it has
-// come there.
+// Of several ranks that divide its state (ZeRO-1: Rajbhandari et al., arXiv:1910.02054, section
+// 5.1) each keeps m, v and the mean of its share of the elements alone, updates that, and gets the
+// other values from the others: no bit of them is another.
+//
+// Nothing that a step calls waits for the device: what a step found is in state(), on the device,
+// once it has come there.
 class Adam {
  public:
   // `arena` must outlive this object.
-  Adam(const OptimizerConfig& config, model::ParameterArena& arena, Precision precision);
+  Adam(const OptimizerConfig& config, model::ParameterArena& arena, Precision precision,
+       const Ranks& ranks = Ranks(nullptr, {}));
 
   // Where backward passes put the gradients that run() takes: times loss_scale() if scaled.
   const at::Tensor& gradients() const { return gradients_; }  // wide [arena.size()]
@@ -39,7 +46,8 @@ class Adam {
   double next_rate(double learning_rate) const;
 
   // Norm, clipping and update from gradients(). Where they are not finite and there is no loss
-  // scaling, this and all later runs change nothing until clear_failure().
+  // scaling, this and all later runs change nothing until clear_failure(). A collective where the
+  // state is divided.
   void run();
   // Tells the arena and the count of steps that a run was asked for.
   void advance();
@@ -50,21 +58,39 @@ class Adam {
   void set_loss_scale(double scale);
 
   // To be saved: "m.<parameter>", "v.<parameter>", and "ema.<parameter>" where kept. The tensors
-  // share memory with this object.
+  // share memory with this object. Where the state is divided they are names, shapes and dtypes
+  // alone (libtorch's meta device), and these are the collectives to have them with, one by one:
   std::vector<NamedParameter> saved() const;
+  // Rank 0's result is saved()[index], once the device has it; the others' can be anything.
+  at::Tensor collect(size_t index) const;
+  // saved()[index] = rank 0's `whole`; the others' is not read.
+  void deal(size_t index, const at::Tensor& whole);
 
-  // The mean of the weights, by parameter; empty where not kept.
-  const std::vector<at::Tensor>& ema() const { return ema_views_; }
+  // The mean of the weights, by parameter; empty where not kept. A collective where the state is
+  // divided, which waits for the device.
+  std::vector<at::Tensor> ema() const;
 
   int64_t steps() const { return steps_; }
   void set_steps(int64_t steps) { steps_ = steps; }
 
  private:
+  AdamArgs arguments() const;  // those that adam_norm takes
+  // What is kept of each element, and what its tensors' names begin with: saved() has these of the
+  // first parameter, then those of the next.
+  struct Array {
+    std::string prefix;
+    at::Tensor own;  // of the share
+  };
+  std::vector<Array> arrays() const;
+  distributed::Range place(size_t parameter) const;  // in the arena
+
   OptimizerConfig config_;
   model::ParameterArena& arena_;
+  const Ranks ranks_;
+  const distributed::Range share_;  // of the arena
   LossScaling scaling_;
-  at::Tensor gradients_, m_, v_, ema_;
-  std::vector<at::Tensor> gradient_views_, ema_views_;
+  at::Tensor gradients_, m_, v_, ema_;  // the first of the whole arena, the others of the share
+  std::vector<at::Tensor> gradient_views_;
   at::Tensor rate_, state_, loss_scale_;
   int64_t steps_ = 0;
 };

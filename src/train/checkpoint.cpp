@@ -90,7 +90,8 @@ std::pair<dev_t, ino_t> identity(const std::string& path) {
 
 void write_safetensors(const std::string& path, const std::vector<NamedParameter>& tensors,
                        const std::map<std::string, std::string>& metadata,
-                       const std::string& keep_old_as) {
+                       const std::string& keep_old_as,
+                       const std::function<at::Tensor(size_t place)>& fetch) {
   std::map<std::string, std::string> checked = metadata;
   checked[kHeaderKey] = hex64(0);
   for (const NamedParameter& entry : tensors) checked[kTensorKey + entry.name] = hex64(0);
@@ -100,8 +101,10 @@ void write_safetensors(const std::string& path, const std::vector<NamedParameter
   AtomicFile file(path);
   file.write(length);
   file.write({text.data(), text.size()});
-  for (const NamedParameter& entry : tensors) {
-    const at::Tensor contiguous = entry.tensor.detach().contiguous().cpu();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const NamedParameter& entry = tensors[i];
+    const at::Tensor tensor = entry.tensor.is_meta() ? fetch(i) : entry.tensor;
+    const at::Tensor contiguous = tensor.detach().contiguous().cpu();
     const std::span bytes(static_cast<const uint8_t*>(contiguous.const_data_ptr()),
                           contiguous.nbytes());
     checked[kTensorKey + entry.name] = hex64(hash64(bytes));
@@ -171,6 +174,7 @@ void CheckpointFile::read(const std::vector<NamedParameter>& tensors) {
   for (const NamedParameter& entry : tensors) verified_bytes(entry.name, find(entry));
   const at::NoGradGuard no_grad;
   for (const NamedParameter& entry : tensors) {
+    if (entry.tensor.is_meta()) continue;
     const SafetensorsHeader::Tensor& stored = find(entry);
     std::vector<uint8_t> bytes = verified_bytes(entry.name, stored);
     const auto options = at::TensorOptions().dtype(entry.tensor.scalar_type());

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fstream>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -18,9 +19,12 @@ namespace lace::train {
 // Beside `metadata` the file holds checksums (hash.h): "xxh3:NAME" of each tensor's bytes and
 // "xxh3" of the header's text, the length's 8 bytes left out and the digits of this one counted as
 // zeros.
+// Tensors of the meta device are asked of `fetch`, by their place in `tensors` and in this order,
+// when their turn comes.
 void write_safetensors(const std::string& path, const std::vector<NamedParameter>& tensors,
                        const std::map<std::string, std::string>& metadata,
-                       const std::string& keep_old_as = "");
+                       const std::string& keep_old_as = "",
+                       const std::function<at::Tensor(size_t place)>& fetch = {});
 
 // A safetensors file as it was when it was opened, also if another takes its name meanwhile. Files
 // without checksums, as others write them, are read too. All throws are lace::Error naming the
@@ -37,7 +41,8 @@ class CheckpointFile {
   // Throws, naming the tensor, if one of the file is not as it was written.
   void verify();
 
-  // Copies the file's tensors into `tensors`, in place; others that the file holds are left alone.
+  // Copies the file's tensors into `tensors`, in place; others that the file holds are left alone,
+  // and those of the meta device are only compared.
   // Throws, naming the tensor and before any is changed, if the file lacks one, holds it in another
   // dtype or shape, or not as it was written.
   void read(const std::vector<NamedParameter>& tensors);

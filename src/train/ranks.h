@@ -26,7 +26,9 @@ struct StepReport {
 class Ranks {
  public:
   Ranks(Group* group, const TrainConfig& config)
-      : group_(group), shares_(config.batch, config.accumulate, rank(), size()) {}
+      : group_(group),
+        shares_(config.batch, config.accumulate, rank(), size()),
+        divides_state_(config.shard_optimizer && size() > 1) {}
 
   int rank() const { return group_ ? group_->rank() : 0; }
   int size() const { return group_ ? group_->size() : 1; }
@@ -60,14 +62,35 @@ class Ranks {
   // tensors and numbers = rank 0's.
   void share(const std::vector<NamedParameter>& tensors, std::vector<double>& numbers) const;
 
+  // Whether of each of the optimiser's arrays, a number an element of the model's arena of n, a
+  // rank keeps its share alone; else all of it.
+  bool divides_state() const { return divides_state_; }
+  distributed::Range state_share(int64_t n) const { return state_share(n, rank()); }
+  // Where the state is divided, else these do nothing, or are not called. On a GPU they enqueue.
+  // whole [n]: each rank's share of it = that rank's.
+  void gather(const at::Tensor& whole) const;
+  // Rank 0's result: elements `range` of the array of n of which each rank has `share`. The others'
+  // can be anything.
+  at::Tensor collect(const at::Tensor& share, int64_t n, const distributed::Range& range) const;
+  // The way back: `share` = this rank's part of elements `range`, which are rank 0's `values`.
+  void deal(const at::Tensor& values, const at::Tensor& share, int64_t n,
+            const distributed::Range& range) const;
+  // Waits until `tensor` is there. Throws lace::Error if a rank has failed.
+  void wait(const at::Tensor& tensor) const;
+
   // Throws lace::Error on all ranks unless `text` is the same on all.
   void check_same(const std::string& what, const std::string& text) const {
     if (group_) group_->check_same(what, text);
   }
 
  private:
+  distributed::Range state_share(int64_t n, int rank) const {
+    return divides_state_ ? distributed::state_range(n, rank, size()) : distributed::Range{0, n};
+  }
+
   Group* group_;
   distributed::StepShares shares_;
+  bool divides_state_;
 };
 
 }  // namespace lace::train

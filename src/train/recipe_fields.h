@@ -70,6 +70,7 @@ void visit_fields(TrainConfig& c, Visit&& visit) {
   visit("validate_every", c.validate_every);
   visit("validate_windows", c.validate_windows);
   visit("graphs", c.graphs);
+  visit("shard_optimizer", c.shard_optimizer);
   visit("checkpoint_every", c.checkpoint_every);
   visit("seed", c.seed);
 }

@@ -12,8 +12,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The part of a recipe that decides whether a run is the same: all but where it ends and what is
-// measured on the way.
+// The part of a recipe that decides whether a run is the same: all but where it ends, what is
+// measured on the way, and which rank keeps what.
 std::string identity(Recipe recipe) {
   const TrainConfig defaults;
   recipe.name.clear();
@@ -21,6 +21,7 @@ std::string identity(Recipe recipe) {
   recipe.train.max_minutes = 0;
   recipe.train.validate_every = recipe.train.checkpoint_every = 0;
   recipe.train.validate_windows = defaults.validate_windows;
+  recipe.train.shard_optimizer = defaults.shard_optimizer;
   recipe.eval = {};
   return to_toml(recipe);
 }

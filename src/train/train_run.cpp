@@ -64,6 +64,7 @@ class Sitting {
     trainer_ = std::make_unique<Trainer>(recipe_, std::move(data), options_.device, options_.group);
     if (resumed) load();
     trainer_->share_start();
+    saved_step_ = trainer_->step();
     if (!folder_) return;
     train::write_file_atomically(files_.description(), about);
     train::write_file_atomically(files_.recipe(), to_toml(recipe_));
@@ -144,7 +145,6 @@ class Sitting {
       load_previous(error);
     }
     note(concat("goes on after step ", trainer_->step()));
-    saved_step_ = trainer_->step();
     read_best();
   }
 
@@ -210,22 +210,23 @@ class Sitting {
 
   void validate() {
     validation_ = trainer_->validate();
-    if (!validation_ || !folder_) return;
+    if (!validation_) return;
+    const std::vector<NamedParameter> weights = trainer_->validated_weights();
+    if (!folder_) return;
     if (!std::isfinite(*validation_)) {
       note(concat("step ", trainer_->step(), ": the validation is ",
                   std::isnan(*validation_) ? "not a number" : "infinite",
                   ": the best checkpoint stays as it is"));
     }
     if (!train::is_better(*validation_, best_kept_)) return;
-    save_best(*validation_);
+    save_best(*validation_, weights);
     best_kept_ = validation_;
   }
 
   // The weights that were validated, alone.
-  void save_best(double validation) const {
+  void save_best(double validation, const std::vector<NamedParameter>& validated) const {
     std::vector<NamedParameter> weights;
-    for (const NamedParameter& p : trainer_->validated_weights())
-      weights.push_back({"model." + p.name, p.tensor});
+    for (const NamedParameter& p : validated) weights.push_back({"model." + p.name, p.tensor});
     const nlohmann::ordered_json state = {{"format", 2},
                                           {"step", trainer_->step()},
                                           {"validation_bits_per_byte", validation},
@@ -238,16 +239,17 @@ class Sitting {
   }
 
   void save() {
-    if (!folder_) return;
-    metrics_->sync();
+    if (!folder_ && !trainer_->divides_state()) return;
+    if (folder_) metrics_->sync();
     trainer_->save(files_.checkpoint("last"), files_.checkpoint("previous"));
     saved_step_ = trainer_->step();
   }
 
   // Keeps the steps that no checkpoint holds, if that works, before `error` ends the run. On a GPU
-  // the exchange that an error of several ranks breaks off has spoilt the weights.
+  // the exchange that an error of several ranks breaks off has spoilt the weights; where ranks
+  // divide the optimiser's state, the others' part of it is not to be had.
   void save_before(const std::exception& error) {
-    if (!folder_ || trainer_->step() <= saved_step_) return;
+    if (!folder_ || trainer_->step() <= saved_step_ || trainer_->divides_state()) return;
     if (options_.group && !options_.device.is_cpu()) return;
     try {
       while (trainer_->unfinished_steps() > 0) metrics_->add(trainer_->finish_step());

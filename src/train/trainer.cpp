@@ -63,9 +63,9 @@ struct Trainer::Impl {
   TextData data;
   nlohmann::ordered_json fingerprint;  // of the data as they were at the start
   SparseTransformer model;
+  train::Ranks ranks;
   train::Adam adam;
   WindowSampler sampler;
-  train::Ranks ranks;
   train::StepRunner runner;
   int64_t step = 0;  // started
   // Windows that the run, all ranks of all sittings, had taken before the first step of this one.
@@ -73,6 +73,8 @@ struct Trainer::Impl {
   bool asked_to_stop = false;
   double loss_scale;
   std::optional<double> best_validation;
+  // What was loaded, until ranks that divide the optimiser's state have it from here.
+  std::optional<train::CheckpointFile> loaded;
   double elapsed_before = 0;  // the load, or a step that failed
   double last_step_s = 0;
   bool started = false;
@@ -93,9 +95,9 @@ struct Trainer::Impl {
         data(std::move(d)),
         fingerprint(train::data_fingerprint(data)),
         model(r.model, device),
-        adam(r.optimizer, model.impl()->arena, r.model.precision),
-        sampler(data.train.size(), r.model.seq_len, r.train.seed, r.data.record_bytes > 0),
         ranks(group, r.train),
+        adam(r.optimizer, model.impl()->arena, r.model.precision, ranks),
+        sampler(data.train.size(), r.model.seq_len, r.train.seed, r.data.record_bytes > 0),
         runner(recipe, model, adam, ranks,
                [this](int64_t of, std::span<uint8_t> bytes) { read_step(of, bytes); }),
         loss_scale(r.model.precision == Precision::kFloat16 ? train::kLossScaleStart : 1) {}
@@ -193,12 +195,37 @@ struct Trainer::Impl {
     started = false;
   }
 
-  std::vector<NamedParameter> saved_tensors() const {
-    std::vector<NamedParameter> tensors;
+  std::vector<NamedParameter> weights() const {
+    std::vector<NamedParameter> weights;
     for (const NamedParameter& p : model.parameters())
-      tensors.push_back({"model." + p.name, p.tensor.detach()});
-    for (const NamedParameter& p : adam.saved()) tensors.push_back({"adam." + p.name, p.tensor});
+      weights.push_back({"model." + p.name, p.tensor.detach()});
+    return weights;
+  }
+
+  std::vector<NamedParameter> optimizer_state() const {
+    std::vector<NamedParameter> state;
+    for (const NamedParameter& p : adam.saved()) state.push_back({"adam." + p.name, p.tensor});
+    return state;
+  }
+
+  std::vector<NamedParameter> saved_tensors() const {
+    std::vector<NamedParameter> tensors = weights();
+    for (const NamedParameter& p : optimizer_state()) tensors.push_back(p);
     return tensors;
+  }
+
+  // All ranks' divided state becomes that of the checkpoint that rank 0 has loaded.
+  void deal_loaded_state() {
+    const auto scope = runner.enter();
+    const std::vector<NamedParameter> state = optimizer_state();
+    for (size_t i = 0; i < state.size(); ++i) {
+      at::Tensor whole;
+      if (loaded) {
+        whole = at::empty_like(state[i].tensor, at::kCPU);
+        loaded->read({{state[i].name, whole}});
+      }
+      adam.deal(i, whole);
+    }
   }
 };
 
@@ -219,6 +246,7 @@ const Recipe& Trainer::recipe() const { return impl_->recipe; }
 SparseTransformer& Trainer::model() { return impl_->model; }
 int64_t Trainer::step() const { return impl_->step; }
 double Trainer::elapsed_s() const { return impl_->elapsed(); }
+bool Trainer::divides_state() const { return impl_->ranks.divides_state(); }
 void Trainer::ask_to_stop() { impl_->asked_to_stop = true; }
 
 int64_t Trainer::bytes_trained() const {
@@ -238,6 +266,8 @@ void Trainer::start_step() {
   const ops::OwnThreads threads;
   Impl& s = *impl_;
   LACE_CHECK(s.unfinished.size() < 2, "[train] up to 2 steps may be unfinished, got a third");
+  LACE_CHECK(!s.loaded, "[train] ranks that divide the optimiser's state share what ",
+             "one has loaded before the next step, got a step");
   Impl::Started step;
   step.start = Clock::now();
   step.elapsed = s.elapsed();
@@ -301,15 +331,22 @@ std::optional<double> Trainer::validate() {
 }
 
 std::vector<NamedParameter> Trainer::validated_weights() const {
+  const auto scope = impl_->runner.enter();
   std::vector<NamedParameter> weights;
-  const std::vector<at::Tensor>& mean = impl_->adam.ema();
+  const std::vector<at::Tensor> mean = impl_->adam.ema();
   for (const NamedParameter& p : impl_->model.parameters())
     weights.push_back({p.name, mean.empty() ? p.tensor.detach() : mean[weights.size()]});
   return weights;
 }
 
 void Trainer::save(const std::string& path, const std::string& keep_old_as) const {
-  const Impl& s = *impl_;
+  Impl& s = *impl_;
+  const auto scope = s.runner.enter();
+  if (divides_state() && s.ranks.rank() != 0) {
+    const size_t count = s.adam.saved().size();
+    for (size_t i = 0; i < count; ++i) s.adam.collect(i);
+    return;
+  }
   nlohmann::ordered_json state = {{"format", 2},
                                   {"step", s.step},
                                   {"optimizer_steps", s.adam.steps()},
@@ -322,7 +359,9 @@ void Trainer::save(const std::string& path, const std::string& keep_old_as) cons
                                   {"commit", commit()},
                                   {"machine", train::machine(s.model.device())}};
   if (s.best_validation) state["best_validation_bits_per_byte"] = *s.best_validation;
-  train::write_safetensors(path, s.saved_tensors(), {{"lace", state.dump()}}, keep_old_as);
+  const size_t weights = s.model.parameters().size();
+  train::write_safetensors(path, s.saved_tensors(), {{"lace", state.dump()}}, keep_old_as,
+                           [&](size_t place) { return s.adam.collect(place - weights); });
   train::write_file_atomically(train::json_path(path), state.dump(2) + "\n",
                                keep_old_as.empty() ? "" : train::json_path(keep_old_as));
 }
@@ -346,6 +385,7 @@ std::vector<std::string> Trainer::load(const std::string& path, bool accept_chan
     notes.push_back(changed);
   }
   file.read(s.saved_tensors());
+  if (divides_state()) s.loaded = std::move(file);
   s.unfinished.clear();
   s.runner.reset();
   s.adam.clear_failure();
@@ -368,8 +408,11 @@ void Trainer::share_start() {
                                  static_cast<double>(s.adam.steps()),
                                  s.best_validation.value_or(none),
                                  s.elapsed(),
-                                 s.loss_scale};
-  s.ranks.share(s.saved_tensors(), numbers);
+                                 s.loss_scale,
+                                 s.loaded ? 1.0 : 0.0};
+  s.ranks.share(divides_state() ? s.weights() : s.saved_tensors(), numbers);
+  if (numbers[6] != 0) s.deal_loaded_state();
+  s.loaded.reset();
   s.step = s.base_step = static_cast<int64_t>(numbers[0]);
   s.base_windows = static_cast<int64_t>(numbers[1]);
   s.adam.set_steps(static_cast<int64_t>(numbers[2]));

@@ -36,6 +36,32 @@ uint64_t hash(const at::Tensor& given) {
   return value;
 }
 
+// Each rank's share of what is gathered is its own part's, and what is left over the last one's.
+void gather(lace::Group& group) {
+  const int last = group.size() - 1;
+  for (const at::ScalarType dtype : {at::kFloat, at::kLong}) {
+    for (const int64_t share : {0, 1, 1000, 70'001}) {
+      for (const int64_t rest : {0, 7}) {
+        const int64_t count = group.size() * share + rest;
+        at::Tensor expected = part(last, count, dtype);
+        for (int rank = 0; rank < last; ++rank) {
+          expected.narrow(0, rank * share, share)
+              .copy_(part(rank, count, dtype).narrow(0, rank * share, share));
+        }
+        const at::Tensor given = part(group.rank(), count, dtype).to(group.device());
+        group.all_gather(given, share);
+        LACE_CHECK(given.cpu().equal(expected), "wrong shares of ", share, " and ", rest);
+      }
+    }
+  }
+  try {
+    group.all_gather(at::zeros({9}, at::TensorOptions(group.device())), 10);
+  } catch (const lace::Error&) {
+    return;
+  }
+  throw lace::Error("shares larger than what they are of were gathered");
+}
+
 // Prints a hash a line: the same on all ranks, and in all runs.
 void sums(lace::Group& group) {
   for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kLong}) {
@@ -60,6 +86,7 @@ void sums(lace::Group& group) {
     group.broadcast(given, root);
     LACE_CHECK(given.cpu().equal(part(root, 100, at::kFloat)), "a wrong broadcast");
   }
+  gather(group);
   group.all_reduce_sum(at::zeros({0}, at::TensorOptions(group.device())));
   group.barrier();
   group.check_same("recipe", "a text");

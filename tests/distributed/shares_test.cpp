@@ -59,18 +59,18 @@ TEST(StepShares, WrongSharesAreErrors) {
 TEST(StateRange, CoversTheArenaInAlignedRanges) {
   for (const int64_t elements : {0, 1, 63, 64, 65, 128, 1000, 94951936, 94951937}) {
     for (const int size : {1, 2, 3, 7, 8, 64}) {
-      const int64_t first = state_range(elements, 0, size).end;
+      const int64_t share = elements / size / kStateAlignment * kStateAlignment;
       int64_t end = 0;
       for (int rank = 0; rank < size; ++rank) {
         const Range range = state_range(elements, rank, size);
         EXPECT_EQ(range.begin, end);
-        EXPECT_TRUE(range.begin % kStateAlignment == 0 || range.begin == elements);
-        EXPECT_GE(range.end, range.begin);
-        EXPECT_TRUE(range.end - range.begin == first || range.end == elements);
+        EXPECT_EQ(range.begin % kStateAlignment, 0);
+        EXPECT_GE(range.end - range.begin, share);
+        if (rank + 1 < size) EXPECT_EQ(range.end - range.begin, share);
         end = range.end;
       }
       EXPECT_EQ(end, elements);
-      EXPECT_LT(first - elements / size, size * kStateAlignment) << elements << " " << size;
+      EXPECT_LT(elements - size * share, size * kStateAlignment) << elements << " " << size;
     }
   }
 }

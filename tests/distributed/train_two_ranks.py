@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -122,6 +123,40 @@ def one_result(folder, recipe):
     assert state["bytes_trained"] == (12 * 4 + 2 * 2) * 2 * 64, state
 
 
+def divided(folder, recipe):
+    """Ranks that divide the optimiser's state (train.shard_optimizer) take the same steps and write
+    the same checkpoints, bit for bit, and a run may go on in either way with any number of ranks."""
+    whole, shares, from_whole, from_shares = (folder / f"{recipe.stem}_{n}" for n in (
+        "whole", "shares", "from_whole", "from_shares"))
+    runs = {run: ("--run", run, "--set", "train.accumulate=2", "--set", "optimizer.clip_norm=0.1")
+            for run in (whole, shares, from_whole, from_shares)}
+    divide = ("--set", "train.shard_optimizer=true")
+
+    def all_at_once(*calls):
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda arguments: train(*arguments), calls))
+
+    all_at_once((2, recipe, *runs[whole]), (2, recipe, *runs[shares], *divide))
+    assert figures(whole) == figures(shares)
+    assert max(norm for _, _, norm, *_ in figures(whole)) > 0.1  # some steps are clipped
+    for name in ("previous", "last", "best"):
+        assert weights(whole, name) == weights(shares, name), name
+
+    # From either to either; by three ranks, where there are as many devices; by one, which has
+    # nothing to divide. Each time beside a run that never divides.
+    shutil.copytree(whole, from_whole)
+    shutil.copytree(shares, from_shares)
+    many = 3 if DEVICE == "cpu" else 2
+    for size, steps_in_all, ways in ((2, 15, ((), divide, ())), (many, 18, ((), (), divide)),
+                                     (1, 20, ((), divide, ())), (2, 22, ((), divide, divide))):
+        more = ("--set", f"train.steps={steps_in_all}", "--resume")
+        all_at_once(*((size, recipe, *runs[run], *way, *more)
+                      for run, way in zip((whole, from_whole, from_shares), ways)))
+        assert len(figures(whole)) == steps_in_all
+        for run in (from_whole, from_shares):
+            assert figures(run) == figures(whole) and weights(run) == weights(whole), (run, size)
+
+
 def stopped(folder, recipe):
     """Ctrl-C of one rank saves and ends all of them after the same step."""
     run = folder / "stopped"
@@ -136,11 +171,12 @@ def stopped(folder, recipe):
     assert state["step"] == len(steps(run)) < 100000, state
 
 
-def lost(folder, recipe):
+def lost(folder, recipe, divide="false"):
     """A rank that is killed ends the others in 30 s; the run goes on from what rank 0 then saves,
-    on a GPU from what it has saved."""
-    run = folder / "lost"
-    processes = launch(2, recipe, "--run", run, "--set", "train.steps=100000")
+    on a GPU, or where the optimiser's state is divided, from what it has saved."""
+    run = folder / f"lost_{divide}"
+    processes = launch(2, recipe, "--run", run, "--set", "train.steps=100000",
+                       "--set", f"train.shard_optimizer={divide}")
     while not (run / "last.json").exists():
         assert processes[0].poll() is None, end(processes[0])
     begin = time.monotonic()
@@ -151,7 +187,9 @@ def lost(folder, recipe):
     assert "[distributed] rank 1 of 2 has not been heard of" in errors, errors
     assert "frame #" not in errors, errors
     done = json.loads((run / "last.json").read_text())["step"]
-    assert 0 < done <= len(steps(run)) and (done == len(steps(run)) or DEVICE == "cuda")
+    assert 0 < done <= len(steps(run))
+    saves_nothing = DEVICE == "cuda" or divide == "true"
+    assert done % 4 == 0 if saves_nothing else done == len(steps(run))
     train(2, recipe, "--run", run, "--set", f"train.steps={done + 3}", "--resume")
     assert len(steps(run)) == done + 3
 
@@ -187,15 +225,16 @@ def main(folder):
     for precision in (wide, "bf16", "fp16"):
         recipes[precision] = folder / f"{precision}.toml"
         recipes[precision].write_text(RECIPE.format(text=text, precision=precision))
-    jobs = [(lost, recipes[wide]), (one_result, recipes[wide]), (one_result, recipes["fp16"]),
+    jobs = [(lost, recipes[wide]), (lost, recipes[wide], "true"), (one_result, recipes[wide]),
+            (one_result, recipes["fp16"]), (divided, recipes[wide]), (divided, recipes["fp16"]),
             (stopped, recipes["bf16"]), (errors_are_told, recipes[wide])]
     with concurrent.futures.ThreadPoolExecutor(2 if DEVICE == "cpu" else 1) as pool:
-        futures = [(job, pool.submit(job[0], folder, job[1])) for job in jobs]
-    for (function, recipe), future in futures:
+        futures = [(job, pool.submit(job[0], folder, *job[1:])) for job in jobs]
+    for (function, recipe, *more), future in futures:
         try:
             future.result()
         except BaseException:
-            print("failed:", function.__name__, recipe.name)
+            print("failed:", function.__name__, recipe.name, *more)
             raise
 
 

@@ -6,6 +6,7 @@
 #include <torch/torch.h>
 
 #include "ops/torch_context.h"
+#include "train/silent_group.h"
 
 namespace lace::train {
 namespace {
@@ -16,14 +17,15 @@ at::Tensor gradient(const at::Tensor& parameter, int64_t step, double factor = 1
 
 // Parameters of several shapes and their optimiser.
 struct Optimised {
-  Optimised(const OptimizerConfig& config, Precision precision)
+  Optimised(const OptimizerConfig& config, Precision precision,
+            const Ranks& ranks = Ranks(nullptr, {}))
       : arena({{"p0", {7, 5}, 1, 0}, {"p1", {5}, 1, 0}, {"p2", {300, 101}, 1, 0}},
               precision == Precision::kFloat64   ? at::kDouble
               : precision == Precision::kFloat32 ? at::kFloat
               : precision == Precision::kFloat16 ? at::kHalf
                                                  : at::kBFloat16,
               at::kCPU),
-        adam(config, arena, precision) {
+        adam(config, arena, precision, ranks) {
     const at::NoGradGuard no_grad;
     torch::manual_seed(3);
     for (const NamedParameter& p : arena.parameters()) {
@@ -170,6 +172,70 @@ TEST(Adam, GradientsThatAreNotFiniteChangeNothing) {
   ours.adam.clear_failure();
   EXPECT_EQ(ours.run(1e-2).failed, 0);
   EXPECT_FALSE(torch::equal(ours.arena.values(), before));
+}
+
+TrainConfig dividing() {
+  TrainConfig config;
+  config.shard_optimizer = true;
+  return config;
+}
+
+TEST(Adam, ARankThatDividesTheStateUpdatesItsShareAlone) {
+  OptimizerConfig config;
+  config.weight_decay = 0.1;
+  config.ema = 0.9;
+  for (const Precision precision : {Precision::kFloat32, Precision::kBFloat16}) {
+    for (const int size : {2, 3}) {
+      for (int rank = 0; rank < size; ++rank) {
+        SilentGroup group(rank, size);
+        Optimised whole(config, precision);
+        Optimised own(config, precision, Ranks(&group, dividing()));
+        at::Tensor want = own.arena.values().clone();
+        const distributed::Range share = distributed::state_range(want.numel(), rank, size);
+        for (int64_t step = 0; step < 4; ++step) {
+          whole.set_gradients(step);
+          own.adam.gradients().copy_(whole.adam.gradients());
+          EXPECT_EQ(whole.run(1e-2).norm, own.run(1e-2).norm);
+        }
+        const auto part = [&](const at::Tensor& array) {
+          return array.narrow(0, share.begin, share.end - share.begin);
+        };
+        EXPECT_FALSE(torch::equal(part(want), part(whole.arena.values())));
+        part(want).copy_(part(whole.arena.values()));
+        EXPECT_TRUE(torch::equal(own.arena.values(), want)) << rank << " of " << size;
+        if (!own.arena.copies().defined()) continue;
+        EXPECT_TRUE(torch::equal(own.arena.copies(), want.to(at::kBFloat16)));
+      }
+    }
+  }
+}
+
+// Counts the bytes that this thread has libtorch allocate.
+struct AllocatedBytes : public c10::MemoryReportingInfoBase {
+  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device) override {
+    sum += bytes;
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+  int64_t sum = 0;
+};
+
+TEST(Adam, RanksThatDivideTheStateKeepAPartOfIt) {
+  for (const double ema : {0.0, 0.9}) {
+    OptimizerConfig config;
+    config.ema = ema;
+    model::ParameterArena arena({{"p", {64 * 9, 100}, 1, 0}}, at::kBFloat16, at::kCPU);
+    const auto bytes = [&](int size) {
+      SilentGroup group(0, size);
+      const auto allocated = std::make_shared<AllocatedBytes>();
+      const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, allocated);
+      const Adam adam(config, arena, Precision::kBFloat16, Ranks(&group, dividing()));
+      return allocated->sum;
+    };
+    const int64_t state = (ema > 0 ? 12 : 8) * arena.size();
+    EXPECT_GE(bytes(1), 4 * arena.size() + state);  // gradients too
+    EXPECT_EQ(bytes(1) - bytes(2), state - state / 2);
+    EXPECT_EQ(bytes(1) - bytes(3), state - state / 3);
+  }
 }
 
 TEST(LossScale, InjectedOverflowsCountAsZero) {

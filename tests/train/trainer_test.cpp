@@ -6,6 +6,7 @@
 
 #include "train/adam.h"
 #include "train/edit_checkpoint.h"
+#include "train/silent_group.h"
 
 namespace lace {
 namespace {
@@ -142,6 +143,25 @@ TEST_F(TrainerTest, NanNeverIsTheBestValidation) {
   Trainer other(small_recipe(), small_data());
   other.load(path("x.safetensors"));
   EXPECT_EQ(other.best_validation(), bits);
+}
+
+TEST_F(TrainerTest, WhatRanksDivideIsSharedBetweenALoadAndTheNextStep) {
+  Recipe recipe = small_recipe();
+  Trainer alone(recipe, small_data());
+  alone.take_step();
+  alone.save(path("x.safetensors"));
+  EXPECT_FALSE(alone.divides_state());
+  recipe.train.shard_optimizer = true;
+  SilentGroup group(0, 2);
+  Trainer first_of_two(recipe, small_data(), at::kCPU, &group);
+  EXPECT_TRUE(first_of_two.divides_state());
+  first_of_two.load(path("x.safetensors"));
+  EXPECT_HAS(error_of([&] { first_of_two.take_step(); }), "[train] ranks that divide");
+  EXPECT_EQ(first_of_two.step(), 1);
+  first_of_two.share_start();
+  EXPECT_EQ(first_of_two.take_step().step, 2);
+  recipe.train.shard_optimizer = false;
+  EXPECT_FALSE(Trainer(recipe, small_data(), at::kCPU, &group).divides_state());
 }
 
 TEST_F(TrainerTest, ALoadThatFailsChangesNothing) {
