@@ -12,18 +12,14 @@ import subprocess
 import sys
 import time
 
+from ports import free_port
+
 PROGRAM = sys.argv[1]
 WHICH = sys.argv[2]
 DEVICE = "cuda" if WHICH == "cuda" else "cpu"
 SECONDS = 100  # for anything that ends by itself much sooner
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "TORCHELASTIC_", "OMPI_", "PMIX_", "SLURM_")
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start(what, rank, size, port, heartbeat_ms=1000, rendezvous_s=60):

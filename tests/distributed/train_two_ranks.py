@@ -6,11 +6,12 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+
+from ports import free_port
 
 LACE = os.path.abspath(sys.argv[1])
 DEVICE = sys.argv[2] if len(sys.argv) > 2 else "cpu"
@@ -57,9 +58,7 @@ def start(arguments, rank=0, size=1, port=0):
 
 
 def launch(size, *arguments):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     return [start(arguments, rank, size, port) for rank in range(size)]
 
 
@@ -203,9 +202,7 @@ def errors_are_told(folder, recipe):
     assert f"{run}" in outputs[0], outputs
     assert "[distributed] rank 0 of 2 ended with an error: [train]" in outputs[1], outputs
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     pair = [start([recipe, "--run", folder / "other", "--set", f"train.batch={rank + 1}"], rank, 2,
                   port) for rank in range(2)]
     for process in pair:
