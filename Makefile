@@ -38,7 +38,6 @@ test-slow: build
 	@ninja -C build/asan --quiet
 	@ctest --test-dir build/asan --output-on-failure --no-tests=error
 	@scripts/fuzz 30
-	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error -L slow
 
 demo-data:
 	@[ -z "$$DATA" ] || [ -e "$$DATA" ] || { echo "make demo: DATA: there is no '$$DATA'" >&2; exit 1; }
