@@ -245,6 +245,10 @@ std::string text_of(const Json& time, const char* key, double factor = 1) {
   return time.contains(key) ? format_number(factor * time[key].get<double>()) : "–";
 }
 
+std::string share_of(const Json& time) {
+  return time.contains("share_of_matmul") ? text_of(time, "share_of_matmul", 100) + "%" : "–";
+}
+
 void print(const Json& report) {
   std::cout << report["gpu"].get<std::string>() << ": matrix product of 8192 "
             << text_of(report, "matmul_tflops") << " TFLOP/s bf16; "
@@ -259,14 +263,17 @@ void print(const Json& report) {
     const Json& fastest = row["fastest"];
     plain.add({row["layer"], row["direction"], size(row), text_of(row["first"], "time_ms"),
                text_of(fastest, "time_ms"), text_of(fastest, "spread_ms"),
-               text_of(fastest, "tflops"), text_of(fastest, "share_of_matmul", 100) + "%"});
+               text_of(fastest, "tflops"), share_of(fastest)});
   }
   Table gelu({"layer", "direction", "with GELU", "ms", "±", "TFLOP/s", "of matmul"});
   for (const Json& row : report["gelu"]) {
     for (const Json& way : row["ways"]) {
       gelu.add({row["layer"], row["direction"], way["way"], text_of(way, "time_ms"),
-                text_of(way, "spread_ms"), text_of(way, "tflops"),
-                text_of(way, "share_of_matmul", 100) + "%"});
+                text_of(way, "spread_ms"), text_of(way, "tflops"), share_of(way)});
+      if (way["reason"].is_string()) {
+        std::cerr << way["way"].get<std::string>() << ": " << way["reason"].get<std::string>()
+                  << "\n";
+      }
     }
   }
   std::cout << plain.to_string() << gelu.to_string()

@@ -249,7 +249,8 @@ BoundPattern BoundPattern::with_one_draw() const {
 
 bool BoundPattern::attends(int64_t head, int64_t query, int64_t key) const {
   if (causal_ && key > query) return false;
-  return pattern::tree_attends(expr(head), {head, k_len_, query, key, causal_});
+  const int64_t draws_as = group_head(group(head));  // with_one_draw
+  return pattern::tree_attends(expr(head), {draws_as, k_len_, query, key, causal_});
 }
 
 Pattern dense() { return pattern::one_atom(AtomKind::kDense, {}); }

@@ -108,7 +108,7 @@ class Listings {
   explicit Listings(const std::vector<int64_t>& offsets) : offsets_(offsets) {}
 
   void set_owners(const IndexSet& set, int64_t end);
-  const Listing& of(const BlockList& list);
+  const Listing& of(const BlockList& list);  // valid until the next call
 
  private:
   void fill(Listing& listing) const;

@@ -70,7 +70,8 @@ struct PassTerms {
 
 // Finds the masks of the tiles of one pass. A tile's *signature* holds what its mask depends on:
 // for each constraint that neither holds nor fails for the whole tile, where the tile lies relative
-// to that constraint. Only a new signature is evaluated bit by bit.
+// to that constraint. Only a new signature is evaluated bit by bit, and tiles
+// that a list scatters are.
 class MaskFinder {
  public:
   MaskFinder(const PassTerms& terms, MaskStore& store, const std::vector<int64_t>& offsets,

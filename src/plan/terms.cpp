@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstdint>
 #include <numeric>
 #include <utility>
+
+#include "pattern/atoms.h"
 
 namespace lace::plan {
 
@@ -79,6 +82,7 @@ BlockList::BlockList(int64_t block, int64_t first, int64_t blocks, Draw draw, bo
       transposed_(transposed) {}
 
 const BlockList::Rows& BlockList::drawn() const {
+  static_assert(pattern::kMaxArgument <= INT32_MAX, "blocks are named by 32 bits");
   std::call_once(once_, [this] {
     std::vector<int64_t> row;
     for (int64_t query = 0; query < blocks_; ++query) {

@@ -214,6 +214,13 @@ struct Trainer::Impl {
     return tensors;
   }
 
+  // Ranks that divide the state have theirs of a load only after share_start().
+  void check_state_is_shared(std::string_view what) const {
+    LACE_CHECK(!loaded,
+               "[train] ranks that divide the optimiser's state share what one has loaded ",
+               "before ", what, ", got ", what, " before share_start");
+  }
+
   // All ranks' divided state becomes that of the checkpoint that rank 0 has loaded.
   void deal_loaded_state() {
     const auto scope = runner.enter();
@@ -266,8 +273,7 @@ void Trainer::start_step() {
   const ops::OwnThreads threads;
   Impl& s = *impl_;
   LACE_CHECK(s.unfinished.size() < 2, "[train] up to 2 steps may be unfinished, got a third");
-  LACE_CHECK(!s.loaded, "[train] ranks that divide the optimiser's state share what ",
-             "one has loaded before the next step, got a step");
+  s.check_state_is_shared("the next step");
   Impl::Started step;
   step.start = Clock::now();
   step.elapsed = s.elapsed();
@@ -323,6 +329,7 @@ TrainProgress Trainer::take_step() {
 std::optional<double> Trainer::validate() {
   const ops::OwnThreads threads;
   Impl& s = *impl_;
+  s.check_state_is_shared("a validation");
   if (s.data.validation.size() == 0) return std::nullopt;
   const auto scope = s.runner.enter();
   const double bits = s.validation_bits();
@@ -341,6 +348,7 @@ std::vector<NamedParameter> Trainer::validated_weights() const {
 
 void Trainer::save(const std::string& path, const std::string& keep_old_as) const {
   Impl& s = *impl_;
+  s.check_state_is_shared("a checkpoint");
   const auto scope = s.runner.enter();
   if (divides_state() && s.ranks.rank() != 0) {
     const size_t count = s.adam.saved().size();

@@ -231,6 +231,12 @@ TEST(Bind, WithOneDrawHeadsDifferInNoDraw) {
     EXPECT_EQ(head, std::vector<int64_t>({0, 1, 3})[static_cast<size_t>(group)]);
     EXPECT_EQ(one.expr(head), bound.expr(head));
   }
+  for (int64_t head = 0; head < 8; ++head) {
+    for (int64_t pair = 0; pair < 64 * 64; ++pair) {
+      ASSERT_EQ(one.attends(head, pair / 64, pair % 64),
+                bound.attends(one.group_head(one.group(head)), pair / 64, pair % 64));
+    }
+  }
 }
 
 TEST(Bind, TokensAreResolved) {

@@ -29,9 +29,10 @@ bool is_capturing(cudaStream_t stream) {
 }
 
 void check_not_capturing(cudaStream_t stream) {
-  LACE_CHECK(!is_capturing(stream),
-             "[attention] the plan of this pattern and shape is not on the GPU yet, and a CUDA "
-             "graph is being captured: run the same call once before the capture");
+  LACE_CHECK(
+      !is_capturing(stream),
+      "[attention] a CUDA graph is being captured, and what this call needs on the GPU is not "
+      "there yet: run the same call, of the same shapes, once before the capture");
 }
 
 // What graphs let go: CUDA forbids its own calls where it tells so.

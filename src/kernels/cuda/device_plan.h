@@ -92,8 +92,8 @@ class UploadedPlan {
 
   // A kernel's own table for this plan and device: a struct T with device pointers in it, made at
   // the first call with this T and `variant` by make(T& table, DevicePacker& packer): arrays go
-  // through packer.add(array, &table.pointer) and must live until `make`'s T does, that is as
-  // members of T (or of the plan). Uploaded as the plan is. Valid as long as this object.
+  // through packer.add(array, &table.pointer) and must live until this call ends. Uploaded as the
+  // plan is. Valid as long as this object.
   // Throws lace::Error if `stream` is being captured and the table is not there yet.
   using Variant = std::array<int64_t, 3>;
   template <typename T, typename Make>

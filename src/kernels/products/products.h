@@ -12,8 +12,8 @@
 
 namespace lace {
 
-// The matrix products of a linear layer on a GPU, by a library. On CPUs libtorch computes them
-// (model/linear.cpp).
+// The matrix products of a linear layer on a GPU, by a library, and those with
+// quick-GELU beside them. On CPUs libtorch computes them (model/linear.cpp).
 //
 // All matrices are contiguous, row by row: x [rows, in], weight [out, in], y and dy [rows, out].
 // `compute` is bfloat16 or float16, sums are float32. Of the algorithms that the library proposes

@@ -122,7 +122,7 @@ TEST(Sm90Order, EveryItemOnceWhatIsWaitedForFirstAndLongItemsBeforeShortOnes) {
           counted[head] += tile.count;
           if (section < 4 * batch || i == 0) continue;
           const sm90::WorkTile& before = work.tiles[static_cast<size_t>(order[i - 1].tile)];
-          if (before.count == tile.count && before.pass == tile.pass) {
+          if (before.count == tile.count && (tile.count == 0 || before.pass == tile.pass)) {
             ASSERT_GE(before.tiles, tile.tiles);
           }
         }

@@ -38,7 +38,7 @@ struct BackwardConsumer {
   int thread;  // in the warpgroup
   Ring<Config::kOwnerStages> owner{};
   Ring<Config::kStages> other{};
-  bool ds_is_free = true;  // of what both consumers, and the copies of both, read
+  bool ds_is_new = true;  // no tile was in it yet
   float s[kOthers / 2], dw[kOthers / 2];
   uint32_t weights[kOthers / 4], ds[kOthers / 4];
   float d0[kDim / 2], d1[Config::kByKeys ? kDim / 2 : 1], dq[Config::kAddsDq ? 32 : 1];
@@ -169,12 +169,13 @@ struct BackwardConsumer {
       }
     }
   }
-  // dq [64][64] of this consumer, in the order of sums.cuh.
+  // dq [64][64] of this consumer, in the order of sums.cuh. Its product is complete for all of its
+  // warps: they have waited for the whole group of products that read this part of ds.
   __device__ void add_dq_in_bulk(const OtherSlot<Config>& slot, float* base) {
     constexpr uint32_t kRowBytes = 64 * sizeof(float);
     const uint32_t own = tiles.ds + group * Config::kOwnerSliceBytes;
     const uint32_t at = own + first_row(0, thread) * kRowBytes + lane() % 4 * 16;
-    // Rows lie two to a round of the banks: odd ones go the other way.
+    // Eight lanes store parts of two rows that begin at the same bank: odd rows go the other way.
     const uint32_t odd = lane() / 4 % 2;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -232,7 +233,7 @@ struct BackwardConsumer {
       if (masked) apply_masks(s, masks, lane());
       weigh(slot);
       if constexpr (kAddsInBulk) {
-        if (!ds_is_free) free_ds();  // as late as the copy may be
+        if (!ds_is_new) free_ds();  // as late as the copy may be
       }
       cute::warpgroup_wait<0>();
       fence_registers(dw);
@@ -240,7 +241,7 @@ struct BackwardConsumer {
       if constexpr (Config::kByKeys) pack_all(weights, s);
       pack_all(ds, dw);
       if constexpr (Config::kAddsDq) {
-        if (!ds_is_free) cutlass::arch::NamedBarrier::sync(kBarrierThreads, 2 + group);
+        if (!ds_is_new) cutlass::arch::NamedBarrier::sync(kBarrierThreads, 2 + group);
         store_ds();
         cutlass::arch::fence_view_async_shared();
       }
@@ -253,7 +254,7 @@ struct BackwardConsumer {
         cute::warpgroup_wait<1>();
         fence_registers(dq);
         if constexpr (!kAddsInBulk) free_ds();
-        ds_is_free = false;
+        ds_is_new = false;
         add_dq(slot, batch);
       } else {
         issue_sum(d0, ds, tiles.y0);

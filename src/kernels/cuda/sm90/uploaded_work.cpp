@@ -13,10 +13,9 @@ namespace {
 // describes them and their first loads are there in time.
 constexpr int64_t kTakesAheadUpTo = 6;
 
-// The items of launches of one batch and section.
+// The items of launches of one batch and section, on the GPU.
 struct UploadedOrder {
-  std::vector<WorkItem> items;
-  const WorkItem* device = nullptr;
+  const WorkItem* items = nullptr;
 };
 
 }  // namespace
@@ -39,19 +38,20 @@ size_t counter_count(const Work& work, int64_t batch) {
   return static_cast<size_t>(1 + batch * static_cast<int64_t>(work.heads.size()));
 }
 
-ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& uploaded_work,
-                     int64_t batch, int32_t section, int32_t* counters, cudaStream_t stream) {
-  const Work& work = uploaded_work.work;
+ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& of, int64_t batch,
+                     int32_t section, int32_t* counters, cudaStream_t stream) {
+  const Work& work = of.work;
   LACE_CHECK(work.items * batch <= INT32_MAX,
              "[attention] cuda_sm90 works on fewer than 2^31 tiles of all heads, got ", work.items,
              " for each of ", batch, " batch elements");
+  std::vector<WorkItem> items;
   const auto make = [&](UploadedOrder& made, cuda::DevicePacker& packer) {
-    made.items = order_items(work, batch, section);
-    packer.add(made.items, &made.device);
+    items = order_items(work, batch, section);
+    packer.add(items, &made.items);
   };
   ItemQueue queue;
-  queue.work = uploaded_work.tables;
-  queue.order = uploaded.table<UploadedOrder>({work.members, batch, section}, stream, make).device;
+  queue.work = of.tables;
+  queue.order = uploaded.table<UploadedOrder>({work.members, batch, section}, stream, make).items;
   queue.next_item = counters;
   queue.done = counters + 1;
   queue.heads = static_cast<int32_t>(work.heads.size());

@@ -46,9 +46,9 @@ const UploadedWork& uploaded_work(const cuda::UploadedPlan& uploaded, const Plan
 // How many int32 counters a launch needs, all 0 at its start.
 size_t counter_count(const Work& work, int64_t batch);
 
-// The items of a launch of `work`, which is of `uploaded`, in sections of `section` heads
-// (order_items): their order is uploaded at the first call with this batch and section.
-ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& work, int64_t batch,
+// The items of a launch of `of`, which is of `uploaded`, in sections of `section` heads
+// (order_items): their order is uploaded at the first call with this batch and section, and kept.
+ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& of, int64_t batch,
                      int32_t section, int32_t* counters, cudaStream_t stream);
 
 // How many heads of the batch shall be worked on together: as many as leave `bytes_of_head` each in

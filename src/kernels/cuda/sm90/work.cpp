@@ -236,10 +236,6 @@ std::vector<WorkItem> order_items(const Work& work, int64_t batch, int64_t secti
   const auto tile_of = [&](const WorkItem& item) -> const WorkTile& {
     return work.tiles[static_cast<size_t>(item.tile)];
   };
-  const auto longer = [&](const WorkItem& a, const WorkItem& b) {
-    const WorkTile &x = tile_of(a), &y = tile_of(b);
-    return x.pass != y.pass ? x.pass < y.pass : x.tiles > y.tiles;
-  };
   std::vector<WorkItem> order;
   order.reserve(static_cast<size_t>(work.items * batch));
   // The items of the heads from `begin` on that others join, or those that none does.
@@ -258,8 +254,13 @@ std::vector<WorkItem> order_items(const Work& work, int64_t batch, int64_t secti
         if ((tile_of(item).count > 0) == joined) order.push_back(item);
       }
     }
-    // The tiles of one group are in this order already.
-    if (work.groups.size() > 1) std::stable_sort(order.begin() + first, order.end(), longer);
+    if (work.groups.size() == 1) return;  // its tiles are in this order already
+    std::stable_sort(order.begin() + first, order.end(), [&](const WorkItem& a, const WorkItem& b) {
+      const WorkTile &x = tile_of(a), &y = tile_of(b);
+      // A pass that is joined may itself wait for the one before it.
+      if (joined && x.pass != y.pass) return x.pass < y.pass;
+      return x.tiles > y.tiles;
+    });
   };
   add_section(0, true);
   for (int64_t begin = 0; begin < heads * batch; begin += section) {

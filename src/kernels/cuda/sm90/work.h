@@ -73,7 +73,7 @@ struct WorkGroup {
 };
 
 struct Work {
-  std::vector<WorkGroup> groups;    // most work first
+  std::vector<WorkGroup> groups;    // of equal items, those of most work come first
   std::vector<int32_t> heads;       // of the groups; each once
   std::vector<WorkTile> tiles;      // in the order of work: by pass, most work first
   std::vector<WorkRun> runs;        // as in the plan

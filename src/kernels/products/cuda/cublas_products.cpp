@@ -168,7 +168,8 @@ class Product {
                                static_cast<cudaStream_t>(context.stream)));
   }
 
-  // The fastest algorithm. What D holds is written over, or with key.add is put back.
+  // The fastest algorithm. What D holds is written over; with key.add it stays, and other memory
+  // is.
   size_t tune(const Context& context, const Operands& operands, void* workspace) const {
     if (algorithms_.size() == 1) return 0;
     Operands trial = operands;

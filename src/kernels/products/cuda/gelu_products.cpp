@@ -24,8 +24,8 @@ namespace {
 
 constexpr int kTwoSteps = 0;
 constexpr int kWays = 1 + static_cast<int>(kTilings.size());
-// What a deterministic context gets at every shape.
-constexpr int kDeterministicWay = kTwoSteps;
+// What deterministic contexts, and matrices that no other way can read, get at every shape.
+constexpr int kFixedWay = kTwoSteps;
 
 constexpr std::array<std::string_view, kWays> kWayNames = [] {
   std::array<std::string_view, kWays> names = {"product, then elementwise"};
@@ -136,7 +136,7 @@ void run(const Context& context, const Args& args) {
     }
     LACE_CHECK(reason.empty(), "[products] ", reason);
   } else if (context.deterministic || !aligned(args)) {
-    way = kDeterministicWay;
+    way = kFixedWay;
   } else {
     way = fastest_way(context, args);
   }

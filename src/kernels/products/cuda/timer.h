@@ -8,6 +8,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include "lace/error.h"
+
 #include "core/context.h"
 #include "kernels/cuda/cuda_check.h"
 
@@ -70,7 +72,7 @@ class Recording {
       }
     } catch (...) {
       cudaStreamEndCapture(stream, &graph);
-      cudaGraphDestroy(graph);
+      if (graph != nullptr) cudaGraphDestroy(graph);
       throw;
     }
     LACE_CUDA(cudaStreamEndCapture(stream, &graph));
@@ -98,6 +100,11 @@ class Recording {
 template <typename Run>
 size_t fastest(size_t count, const Context& context, const Run& run) {
   const auto stream = static_cast<cudaStream_t>(context.stream);
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  LACE_CUDA(cudaStreamIsCapturing(stream, &capture));
+  LACE_CHECK(capture == cudaStreamCaptureStatusNone,
+             "[products] a CUDA graph is being captured, and which way is the fastest is not known "
+             "yet: run the same call, of the same shapes, once before the capture");
   constexpr int kRounds = 3, kCalls = 6;
   std::vector<Recording> recordings;
   for (size_t way = 0; way < count; ++way) {
