@@ -41,11 +41,21 @@ RotaryAngles rotary_angles(const ModelConfig& config) {
 Rotary make_rotary(const ModelConfig& config, const at::TensorOptions& wide) {
   if (config.positions != PositionKind::kRotary) return {};
   const RotaryAngles angles = rotary_angles(config);
-  const auto exact = at::TensorOptions().dtype(at::kDouble);
-  const at::Tensor turned =
-      at::outer(at::arange(config.seq_len, exact), at::tensor(angles.frequencies, exact));
-  const auto table = [&](const at::Tensor& values) { return (values * angles.factor).to(wide); };
-  return {table(turned.cos()), table(turned.sin())};
+  const auto pairs = static_cast<int64_t>(angles.frequencies.size());
+  const at::Tensor cos = at::empty({config.seq_len, pairs}, at::kDouble);
+  const at::Tensor sin = at::empty_like(cos);
+  auto* cos_row = cos.mutable_data_ptr<double>();
+  auto* sin_row = sin.mutable_data_ptr<double>();
+  // The standard library's functions: those of at are not always the same to the last bits, as
+  // MKL's under them choose their kernels while the first call runs (pytorch issue 188792).
+  for (int64_t i = 0; i < config.seq_len; ++i) {
+    for (const double frequency : angles.frequencies) {
+      const double turned = static_cast<double>(i) * frequency;
+      *cos_row++ = angles.factor * std::cos(turned);
+      *sin_row++ = angles.factor * std::sin(turned);
+    }
+  }
+  return {cos.to(wide), sin.to(wide)};
 }
 
 }  // namespace lace::model

@@ -31,8 +31,11 @@ inline std::pair<at::Tensor, at::Tensor> dense_attention(const at::Tensor& q, co
   const at::Tensor kept =
       logits.masked_fill(at::logical_not(at::logical_or(live, empty)), -INFINITY);
   const at::Tensor out = at::matmul(at::softmax(kept, -1), values).masked_fill(empty, 0);
-  const at::Tensor lse = at::logsumexp(kept, -1).masked_fill(empty.squeeze(2), -INFINITY);
-  return {out, lse};
+  // lse = max − log softmax(max). Not at::logsumexp, nor any exp or log of at: MKL's functions
+  // under them choose their kernels at the first call, and where two threads make it one may get
+  // another, good to 1e-9 (pytorch issue 188792).
+  const at::Tensor lse = at::amax(kept, {-1}) - at::amax(at::log_softmax(kept, -1), {-1});
+  return {out, lse.masked_fill(empty.squeeze(2), -INFINITY)};
 }
 
 // A tensor of normal values that asks for a gradient.

@@ -103,7 +103,9 @@ class AttentionTest(unittest.TestCase):
         logits = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])
         logits = logits.masked_fill(~live_pairs(96, 96), -math.inf)
         lse = torch.ops.lace.attention(q, k, v, PATTERN)[1]
-        self.assert_close([lse], [logits.logsumexp(-1)], 1e-5)
+        # Not logsumexp: its first call in a process may be less exact (pytorch issue 188792).
+        expected = logits.amax(-1) - logits.log_softmax(-1).amax(-1)
+        self.assert_close([lse], [expected], 1e-5)
 
     def test_lse_is_not_differentiable(self):
         _, lse = torch.ops.lace.attention(*inputs(), PATTERN)
