@@ -91,6 +91,7 @@ nlohmann::json to_json(const Recipe& recipe) {
           {"rotary", rotary_json(c)},
           {"dropout", c.dropout},
           {"precision", name(c.precision)},
+          {"residual", name(c.residual)},
           {"recompute", c.recompute},
           {"tensors", parameters}};
 }

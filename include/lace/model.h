@@ -14,9 +14,17 @@
 
 namespace lace {
 
-// Numbers that the matrix products and attention compute with. Parameters, gradients, the residual
-// stream and all reductions are float32 (float64 with kFloat64).
+// Numbers that the matrix products and attention compute with. Parameters, their gradients and all
+// reductions are float32 (float64 with kFloat64), and so is the residual stream unless ResidualType
+// says otherwise.
 enum class Precision { kFloat32, kBFloat16, kFloat16, kFloat64 };
+
+// Numbers of the residual stream H and its gradient between a model's blocks.
+enum class ResidualType {
+  kWide,     // float32 (float64 with Precision::kFloat64)
+  kCompute,  // those of Precision: half the memory and its traffic in 16 bits, as in the paper
+             // (§5.6: activations and gradients in half precision), and each sum is rounded
+};
 
 // How position i of a sequence is split into the rows of its embedding tables.
 enum class PositionKind {
@@ -49,10 +57,12 @@ enum class LinearInit {
 };
 
 std::string_view name(Precision precision);        // "fp32", "bf16", "fp16", "fp64"
+std::string_view name(ResidualType type);          // "wide", "compute"
 std::string_view name(PositionKind kind);          // "text", "image", "rotary"
 std::string_view name(RotaryScaling scaling);      // "none", "linear", "yarn"
 std::string_view name(LinearInit init);            // "variance", "std", "gpt2"
-Precision parse_precision(std::string_view text);  // throws lace::Error, as the next three
+Precision parse_precision(std::string_view text);  // throws lace::Error, as the next four
+ResidualType parse_residual_type(std::string_view text);
 PositionKind parse_position_kind(std::string_view text);
 RotaryScaling parse_rotary_scaling(std::string_view text);
 LinearInit parse_linear_init(std::string_view text);
@@ -91,6 +101,7 @@ struct ModelConfig {
   double block_norm_eps = 1e-5;
   double final_norm_eps = 1e-6;
   Precision precision = Precision::kFloat32;
+  ResidualType residual = ResidualType::kWide;
   bool recompute = false;      // backward recomputes each block from its input
   bool deterministic = false;  // on a GPU: attention bitwise repeatable, slower
   uint64_t seed = 1;           // of the start values and the dropout masks

@@ -14,7 +14,7 @@ namespace lace::model {
 
 // One residual block, forward and backward, written out without autograd:
 //   r = x + dropout(attention(LN₁(x))),  out = r + dropout(ff(LN₂(r)))
-// x, r and out are wide [batch · n, d_model]; what stands between them is in the compute dtype.
+// x, r and out are residual [batch · n, d_model]; what stands between them is in the compute dtype.
 // A block begins behind its first norm and ends before its last sum, since the sum and the norm of
 // the block above are one pass over memory; so are their gradients.
 

@@ -107,6 +107,10 @@ std::string_view name(Precision precision) {
   return "";
 }
 
+std::string_view name(ResidualType type) {
+  return type == ResidualType::kWide ? "wide" : "compute";
+}
+
 std::string_view name(PositionKind kind) {
   switch (kind) {
     case PositionKind::kText:
@@ -147,6 +151,10 @@ Precision parse_precision(std::string_view text) {
   return parse_name("precision", text,
                     std::array{Precision::kFloat32, Precision::kBFloat16, Precision::kFloat16,
                                Precision::kFloat64});
+}
+
+ResidualType parse_residual_type(std::string_view text) {
+  return parse_name("residual", text, std::array{ResidualType::kWide, ResidualType::kCompute});
 }
 
 PositionKind parse_position_kind(std::string_view text) {

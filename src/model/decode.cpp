@@ -101,7 +101,7 @@ std::shared_ptr<DecodeState> SparseTransformer::start_decoding(int64_t batch) co
 
 namespace {
 
-// Block `layer` over `count` new slots of each sequence: x wide [batch · count, d_model].
+// Block `layer` over `count` new slots of each sequence: x residual [batch · count, d_model].
 at::Tensor decode_block(DecodeState& state, int64_t layer, const model::BlockCall& call,
                         const at::Tensor& x) {
   const int64_t count = call.shape.n, end = state.slots + count;
@@ -147,7 +147,7 @@ at::Tensor SparseTransformer::decode(DecodeState& state, const at::Tensor& token
   const int64_t n = shifted.size(1);
   const int64_t position = first ? 0 : state.slots - 1;
   const at::Tensor indices = impl_->position_indices.narrow(1, position, n).contiguous();
-  at::Tensor x = model::embed(shifted, indices, impl_->embedding_tables())
+  at::Tensor x = model::embed(shifted, indices, impl_->embedding_tables(), impl_->residual())
                      .view({state.batch, n, impl_->config.d_model})
                      .narrow(1, lead, count)
                      .contiguous()

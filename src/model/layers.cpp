@@ -32,7 +32,7 @@ at::Tensor empty_as(const at::Tensor& x, at::ScalarType type) {
 }
 
 Norm empty_norm(const at::Tensor& x, at::ScalarType compute) {
-  const at::Tensor rows = at::empty({2, x.size(0)}, x.options());
+  const at::Tensor rows = at::empty({2, x.size(0)}, x.options().dtype(wide_type(compute)));
   return {empty_as(x, compute), rows[0], rows[1]};
 }
 
@@ -52,6 +52,7 @@ NormArgs residual_args(const at::Tensor& x, const at::Tensor& branch, const Drop
   sum = at::empty_like(x);
   NormArgs args;
   args.elements = elements(x, branch.scalar_type());
+  args.residual = ops::to_dtype("model", x.scalar_type());
   args.x = in(x);
   args.branch = in(branch);
   args.dropout = dropout;
@@ -60,12 +61,13 @@ NormArgs residual_args(const at::Tensor& x, const at::Tensor& branch, const Drop
 }
 
 EmbeddingShape embedding_shape(const at::Tensor& tokens, const at::Tensor& indices,
-                               const std::vector<at::Tensor>& tables) {
+                               const std::vector<at::Tensor>& tables, at::ScalarType residual) {
   EmbeddingShape shape;
   shape.batch = tokens.size(0);
   shape.n = tokens.size(1);
   shape.columns = tables[0].size(1);
   shape.wide = ops::to_dtype("model", tables[0].scalar_type());
+  shape.residual = ops::to_dtype("model", residual);
   shape.vocab = tables[0].size(0);
   shape.parts = static_cast<int>(tables.size()) - 2;
   LACE_CHECK(shape.parts <= kMaxPositionTables, "[model] there may be up to ", kMaxPositionTables,
@@ -89,6 +91,7 @@ Norm layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor&
   const Norm norm = empty_norm(x, compute);
   NormArgs args;
   args.elements = elements(x, compute);
+  args.residual = ops::to_dtype("model", x.scalar_type());
   args.x = in(x);
   set_norm(args, norm, weight, bias, eps);
   kernels(x).norm(context(x), args);
@@ -119,6 +122,7 @@ NormGrads layer_norm_grad(const at::Tensor& dy, const at::Tensor& x, const Norm&
   NormGrads grads{grad.defined() ? grad : at::empty_like(x), {}};
   NormGradArgs args;
   args.elements = elements(x, dy.scalar_type());
+  args.residual = ops::to_dtype("model", x.scalar_type());
   args.dy = in(dy);
   args.x = in(x);
   args.mean = in(norm.mean);
@@ -189,14 +193,14 @@ void column_sum(const at::Tensor& x, const Into& sum) {
 }
 
 at::Tensor embed(const at::Tensor& tokens, const at::Tensor& indices,
-                 const std::vector<at::Tensor>& tables) {
+                 const std::vector<at::Tensor>& tables, at::ScalarType residual) {
   EmbeddingArgs args;
-  args.shape = embedding_shape(tokens, indices, tables);
+  args.shape = embedding_shape(tokens, indices, tables, residual);
   args.tok = in(tables[0]);
   args.sos = in(tables[1]);
   for (int p = 0; p < args.shape.parts; ++p) args.pos[p] = in(tables[static_cast<size_t>(p) + 2]);
-  const at::Tensor result =
-      at::empty({args.shape.batch * args.shape.n, args.shape.columns}, tables[0].options());
+  const at::Tensor result = at::empty({args.shape.batch * args.shape.n, args.shape.columns},
+                                      tables[0].options().dtype(residual));
   args.out = out(result);
   kernels(result).embedding(context(result), args);
   return result;
@@ -205,7 +209,7 @@ at::Tensor embed(const at::Tensor& tokens, const at::Tensor& indices,
 void embed_grad(const at::Tensor& grad, const at::Tensor& tokens, const at::Tensor& indices,
                 const std::vector<at::Tensor>& table_grads, bool add) {
   EmbeddingGradArgs args;
-  args.shape = embedding_shape(tokens, indices, table_grads);
+  args.shape = embedding_shape(tokens, indices, table_grads, grad.scalar_type());
   args.grad = in(grad);
   args.tok = out(table_grads[0]);
   args.sos = out(table_grads[1]);

@@ -10,8 +10,9 @@
 namespace lace::model {
 
 // The layers of a model and their gradients, without autograd. All matrices are [rows, columns],
-// contiguous. `wide` stands for the dtype of parameters, residual stream and sums (float32 or
-// float64), `compute` for that of matrix products (bfloat16, float16, or as wide).
+// contiguous. `wide` stands for the dtype of parameters and sums (float32 or float64), `compute`
+// for that of matrix products (bfloat16, float16, or as wide), `residual` for that of the residual
+// stream and its gradient: wide or compute.
 //
 // What is not a matrix product runs the table of kernels/elementwise for the tensors' device.
 
@@ -45,7 +46,7 @@ struct Branch {
 };
 
 struct NormGrads {
-  at::Tensor x;       // wide: `grad` + the gradient through the norm
+  at::Tensor x;       // residual: `grad` + the gradient through the norm
   at::Tensor branch;  // compute; undefined where there was none
 };
 
@@ -105,11 +106,11 @@ at::Tensor onednn_linear(const at::Tensor& x, const at::Tensor& weight, const at
 // float32 for bfloat16, float16 and float32; float64 for float64.
 at::ScalarType wide_type(at::ScalarType compute);
 
-// Slot s of each sequence [batch · n, d]: sos for s = 0, else tok[tokens[s − 1]] +
-// Σ_p pos_p[indices[p, s − 1]]. tokens int64 [batch, n]; indices int64 [parts, n];
-// tables: tok, sos, pos….
+// Slot s of each sequence, in the dtype `residual` [batch · n, d]: sos for s = 0, else
+// tok[tokens[s − 1]] + Σ_p pos_p[indices[p, s − 1]]. tokens int64 [batch, n]; indices int64
+// [parts, n]; tables: tok, sos, pos….
 at::Tensor embed(const at::Tensor& tokens, const at::Tensor& indices,
-                 const std::vector<at::Tensor>& tables);
+                 const std::vector<at::Tensor>& tables, at::ScalarType residual);
 // The gradients of the tables, shaped as they are; all are added to what is there, or none.
 void embed_grad(const at::Tensor& grad, const at::Tensor& tokens, const at::Tensor& indices,
                 const std::vector<at::Tensor>& table_grads, bool add);

@@ -12,7 +12,8 @@ Pass::Pass(std::shared_ptr<const SparseTransformer::Impl> impl, const at::Tensor
   const SparseTransformer::Impl& model = *model_;
   const ops::DeterministicScope scope(model.config.deterministic);
   const ModelConfig& config = model.config;
-  at::Tensor x = embed(tokens, model.indices(tokens.size(1)), model.embedding_tables());
+  at::Tensor x =
+      embed(tokens, model.indices(tokens.size(1)), model.embedding_tables(), model.residual());
   Norm norm = block_norm(call(0), x);
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     const BlockCall block = call(layer);

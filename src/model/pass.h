@@ -30,7 +30,7 @@ class Pass {
   Pass(std::shared_ptr<const SparseTransformer::Impl> model, const at::Tensor& tokens,
        const at::Tensor& keys, bool keep);
 
-  // H_N, wide [batch · n, d_model].
+  // H_N, residual [batch · n, d_model].
   const at::Tensor& hidden() const { return hidden_; }
 
   // Nats of each symbol: wide [batch · n].

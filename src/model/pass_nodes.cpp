@@ -96,7 +96,8 @@ class LogitsFunction : public torch::autograd::Function<LogitsFunction> {
 
   static at::Tensor wide_norm(const SparseTransformer::Impl& model, const at::Tensor& hidden) {
     const size_t norm = model.final_norm();
-    return at::layer_norm(hidden, {hidden.size(1)}, model.arena.parameter(norm).detach(),
+    return at::layer_norm(hidden.to(wide_type(model.compute())), {hidden.size(1)},
+                          model.arena.parameter(norm).detach(),
                           model.arena.parameter(norm + 1).detach(), model.config.final_norm_eps);
   }
 

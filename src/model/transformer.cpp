@@ -92,6 +92,10 @@ SparseTransformer::Impl::Impl(const ModelConfig& model_config, at::Device device
 
 at::ScalarType SparseTransformer::Impl::compute() const { return scalar_type(config.precision); }
 
+at::ScalarType SparseTransformer::Impl::residual() const {
+  return config.residual == ResidualType::kWide ? model::wide_type(compute()) : compute();
+}
+
 size_t SparseTransformer::Impl::block_parameter(int64_t layer, model::BlockTensor tensor) const {
   return first_block + static_cast<size_t>(layer) * model::kBlockTensors +
          static_cast<size_t>(tensor);
@@ -158,9 +162,9 @@ model::BlockCall SparseTransformer::Impl::block_call(int64_t layer, int64_t batc
 }
 
 at::Tensor SparseTransformer::Impl::logits(const at::Tensor& x) const {
-  const at::Tensor y =
-      at::layer_norm(x, {x.size(1)}, arena.parameter(final_norm()).detach(),
-                     arena.parameter(final_norm() + 1).detach(), config.final_norm_eps);
+  const at::Tensor y = at::layer_norm(
+      x.to(model::wide_type(compute())), {x.size(1)}, arena.parameter(final_norm()).detach(),
+      arena.parameter(final_norm() + 1).detach(), config.final_norm_eps);
   return model::linear_forward(y, arena.parameter(output_weight()).detach(), {});
 }
 

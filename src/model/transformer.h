@@ -16,6 +16,7 @@ struct SparseTransformer::Impl {
   Impl(const ModelConfig& config, at::Device device);
 
   at::ScalarType compute() const;
+  at::ScalarType residual() const;  // of the residual stream and its gradient
   at::Device device() const { return position_indices.device(); }
 
   // Places in arena.parameters().
@@ -37,7 +38,7 @@ struct SparseTransformer::Impl {
   // dropped.
   at::Tensor dropout_keys(const PassMode& mode) const;
 
-  // LN(x) W_outᵀ with the products in wide, x wide [rows, d_model]: [rows, vocab].
+  // LN(x) W_outᵀ with the products in wide, x residual [rows, d_model]: [rows, vocab].
   at::Tensor logits(const at::Tensor& x) const;
 
   // A copy of tokens as int64 [batch, n], contiguous. Throws unless they are as lace/model.h says.

@@ -152,6 +152,7 @@ class Assign {
   void operator()(Precision& field) const { parse(field, parse_precision); }
   void operator()(PositionKind& field) const { parse(field, parse_position_kind); }
   void operator()(RotaryScaling& field) const { parse(field, parse_rotary_scaling); }
+  void operator()(ResidualType& field) const { parse(field, parse_residual_type); }
   void operator()(LinearInit& field) const { parse(field, parse_linear_init); }
 
  private:
@@ -269,6 +270,7 @@ struct Print {
   void operator()(Precision v) const { out << quoted(std::string(name(v))); }
   void operator()(PositionKind v) const { out << quoted(std::string(name(v))); }
   void operator()(RotaryScaling v) const { out << quoted(std::string(name(v))); }
+  void operator()(ResidualType v) const { out << quoted(std::string(name(v))); }
   void operator()(LinearInit v) const { out << quoted(std::string(name(v))); }
 };
 

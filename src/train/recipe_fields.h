@@ -36,6 +36,7 @@ void visit_fields(ModelConfig& c, Visit&& visit) {
   visit("block_norm_eps", c.block_norm_eps);
   visit("final_norm_eps", c.final_norm_eps);
   visit("precision", c.precision);
+  visit("residual", c.residual);
   visit("recompute", c.recompute);
   visit("deterministic", c.deterministic);
   visit("seed", c.seed);

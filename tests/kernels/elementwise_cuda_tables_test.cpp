@@ -13,6 +13,7 @@ namespace {
 struct EmbeddingCase {
   int64_t batch, n, columns, vocab;
   std::vector<int64_t> position_rows;
+  DType residual = DType::kFloat32;
 };
 
 class CudaEmbedding : public CudaElementwise, public testing::WithParamInterface<EmbeddingCase> {};
@@ -23,7 +24,11 @@ TEST_P(CudaEmbedding, OutAndGradients) {
   const std::vector<int64_t> tokens = indices(slots, problem.vocab);
   // All tables, one below the other: tok, positions, sos.
   std::vector<int64_t> firsts = {0}, table_rows = {problem.vocab}, rows_of_slots;
-  EmbeddingShape shape{.batch = problem.batch, .n = n, .columns = columns, .vocab = problem.vocab};
+  EmbeddingShape shape{.batch = problem.batch,
+                       .n = n,
+                       .columns = columns,
+                       .residual = problem.residual,
+                       .vocab = problem.vocab};
   for (const int64_t rows : problem.position_rows) {
     shape.position_rows[shape.parts++] = rows;
     table_rows.push_back(rows);
@@ -47,7 +52,7 @@ TEST_P(CudaEmbedding, OutAndGradients) {
     return Values(all.begin() + firsts[table] * columns, all.begin() + firsts[table + 1] * columns);
   };
   const DeviceArray all(DType::kFloat32, numbers(firsts.back() * columns));
-  const DeviceArray grad(DType::kFloat32, numbers(slots * columns));
+  const DeviceArray grad(shape.residual, numbers(slots * columns));
   const Values tables = all.values(), grads = grad.values();
   const auto tables_of = [&] {
     std::vector<DeviceArray> arrays;
@@ -69,12 +74,15 @@ TEST_P(CudaEmbedding, OutAndGradients) {
     });
   }
   const std::vector<DeviceArray> arrays = tables_of();
-  const DeviceArray out(DType::kFloat32, slots * columns);
+  const DeviceArray out(shape.residual, slots * columns);
   EmbeddingArgs args{.shape = shape, .tok = arrays[0].data(), .sos = arrays.back().data()};
   for (int p = 0; p < shape.parts; ++p) args.pos[p] = arrays[static_cast<size_t>(p + 1)].data();
   args.out = out.data();
   kElementwise.embedding(context(), args);
-  expect_near("out", out.values(), want, [](size_t) { return 2e-6; });
+  expect_near("out", out.values(), want, [&](size_t i) {
+    return 2e-6 +
+           (shape.residual == DType::kFloat32 ? 0 : 1.01 * rounding(shape.residual, want[i]));
+  });
 
   for (const bool add : {false, true}) {
     const auto got = repeated([&] {
@@ -100,10 +108,14 @@ INSTANTIATE_TEST_SUITE_P(
     Shapes, CudaEmbedding,
     testing::Values(EmbeddingCase{2, 1500, 512, 256, {96, 128}},
                     EmbeddingCase{3, 768, 256, 256, {32, 32, 3}}, EmbeddingCase{1, 1, 7, 5, {}},
-                    EmbeddingCase{5, 77, 33, 1, {1}}, EmbeddingCase{2, 500, 100, 3000, {77, 600}}),
+                    EmbeddingCase{5, 77, 33, 1, {1}}, EmbeddingCase{2, 500, 100, 3000, {77, 600}},
+                    EmbeddingCase{2, 1500, 512, 256, {96, 128}, DType::kBFloat16},
+                    EmbeddingCase{3, 768, 256, 256, {32, 32, 3}, DType::kFloat16},
+                    EmbeddingCase{5, 77, 33, 5, {1}, DType::kBFloat16}),
     [](const auto& info) {
       return concat("batch_", info.param.batch, "_n_", info.param.n, "_columns_",
-                    info.param.columns, "_vocab_", info.param.vocab);
+                    info.param.columns, "_vocab_", info.param.vocab,
+                    info.param.residual == DType::kFloat32 ? "" : "_residual");
     });
 
 struct AdamCase {

@@ -38,6 +38,8 @@ TEST(Decode, HalfPrecisionEqualsForward) {
   ModelConfig config = small_config();
   config.precision = Precision::kBFloat16;
   expect_decode_equals_forward(config, 5e-2, {0, 5, 1});
+  config.residual = ResidualType::kCompute;
+  expect_decode_equals_forward(config, 5e-2, {0, 5, 1});
 }
 
 TEST(Decode, OtherShapesEqualForward) {

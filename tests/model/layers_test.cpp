@@ -20,21 +20,30 @@ at::Tensor random(std::vector<int64_t> shape, uint64_t seed, double std = 1) {
   return at::normal(0, std, shape, generator, at::TensorOptions().dtype(at::kFloat));
 }
 
-// Each case runs in float32 and bfloat16; the same call in float64 takes libtorch's operations.
-class Layers : public testing::TestWithParam<at::ScalarType> {
+// Each case runs in these types; the same call in float64 takes libtorch's operations.
+struct Types {
+  at::ScalarType compute, residual;
+};
+class Layers : public testing::TestWithParam<Types> {
  protected:
-  at::ScalarType compute() const { return GetParam(); }
+  at::ScalarType compute() const { return GetParam().compute; }
+  at::ScalarType residual_type() const { return GetParam().residual; }
   at::Tensor values(std::vector<int64_t> shape, uint64_t seed) const {
     return random(std::move(shape), seed).to(compute());
   }
   void expect_close(const at::Tensor& got, const at::Tensor& want) const {
-    const double tolerance = got.scalar_type() == at::kBFloat16 ? 4e-3
-                             : got.scalar_type() == at::kHalf   ? 5e-4
-                                                                : 2e-6;
-    EXPECT_LT(relative_error(got, want), tolerance);
+    EXPECT_LT(relative_error(got, want), tolerance(got.scalar_type()));
+  }
+  // Of what is made of the residual stream as it is rounded.
+  void expect_close_behind(const at::Tensor& got, const at::Tensor& want) const {
+    EXPECT_LT(relative_error(got, want),
+              std::max(tolerance(got.scalar_type()), tolerance(residual_type())));
+  }
+  static double tolerance(at::ScalarType type) {
+    return type == at::kBFloat16 ? 4e-3 : type == at::kHalf ? 5e-4 : 2e-6;
   }
 
-  const at::Tensor x = random({kRows, kColumns}, 1, 3) + 0.5;
+  const at::Tensor x = (random({kRows, kColumns}, 1, 3) + 0.5).to(residual_type());
   const at::Tensor weight = random({kColumns}, 2) + 1, bias = random({kColumns}, 3);
   const std::vector<uint64_t> keys = dropout_keys(5, 6, 7, 9);
   const Dropout dropout = make_dropout(0.4, &keys[17]);
@@ -48,11 +57,14 @@ TEST_P(Layers, NormAndResidual) {
   const auto [sum, norm] = residual_norm(x, branch, dropout, weight, bias, 1e-5);
   const auto [want_sum, want] = residual_norm(x.to(at::kDouble), branch.to(at::kDouble), dropout,
                                               weight.to(at::kDouble), bias.to(at::kDouble), 1e-5);
+  EXPECT_EQ(sum.scalar_type(), residual_type());
+  EXPECT_EQ(norm.mean.scalar_type(), at::kFloat);
   expect_close(sum, want_sum);
-  expect_close(norm.y, want.y);
-  expect_close(norm.rstd, want.rstd);
-  expect_close(norm.mean, want.mean);
-  expect_close(residual(x, branch, dropout), want_sum);
+  expect_close_behind(norm.y, want.y);
+  expect_close_behind(norm.rstd, want.rstd);
+  expect_close_behind(norm.mean, want.mean);
+  EXPECT_TRUE(at::equal(residual(x, branch, dropout), sum));
+  EXPECT_TRUE(at::equal(residual(x.to(at::kFloat), branch, dropout).to(residual_type()), sum));
   EXPECT_EQ(layer_norm(sum, weight, bias, 1e-5, compute()).y.scalar_type(), compute());
   EXPECT_TRUE(at::equal(layer_norm(sum, weight, bias, 1e-5, compute()).y, norm.y));
 }
@@ -65,7 +77,7 @@ struct AllNormGrads {
 AllNormGrads norm_grads(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight,
                         const at::Tensor& bias, const at::Tensor& grad, const Dropout& dropout,
                         bool add) {
-  const at::ScalarType wide = x.scalar_type();
+  const at::ScalarType wide = weight.scalar_type();
   const Norm norm = layer_norm(x, weight, bias, 1e-5, dy.scalar_type());
   Into weight_grad = fresh(kColumns, wide), bias_grad = fresh(kColumns, wide);
   Branch branch{dropout, fresh(kColumns, wide)};
@@ -76,18 +88,23 @@ AllNormGrads norm_grads(const at::Tensor& dy, const at::Tensor& x, const at::Ten
 }
 
 TEST_P(Layers, NormGradient) {
-  const at::Tensor dy = values({kRows, kColumns}, 5), grad = random({kRows, kColumns}, 6);
+  const at::Tensor dy = values({kRows, kColumns}, 5);
+  const at::Tensor grad = random({kRows, kColumns}, 6).to(residual_type());
   for (const bool add : {false, true}) {
     const AllNormGrads got = norm_grads(dy, x, weight, bias, grad, dropout, add);
     const AllNormGrads want =
         norm_grads(dy.to(at::kDouble), x.to(at::kDouble), weight.to(at::kDouble),
                    bias.to(at::kDouble), grad.to(at::kDouble), dropout, add);
+    EXPECT_EQ(got.x.scalar_type(), residual_type());
+    EXPECT_EQ(got.branch.scalar_type(), compute());
     expect_close(got.x, want.x);
-    expect_close(got.branch, want.branch);
+    expect_close_behind(got.branch, want.branch);
     expect_close(got.weight, want.weight);
     expect_close(got.bias, want.bias);
-    expect_close(got.sum, want.sum);
-    EXPECT_EQ(got.branch.scalar_type(), compute());
+    expect_close_behind(got.sum, want.sum);
+    // The branch's is made of that of the sum as it is rounded.
+    const AllNormGrads undropped = norm_grads(dy, x, weight, bias, grad, {}, add);
+    EXPECT_TRUE(at::equal(undropped.branch, undropped.x.to(compute())));
   }
 }
 
@@ -131,16 +148,65 @@ TEST_P(Layers, OddColumnsAgree) {
   const at::Tensor padded = values({kRows, kColumns}, 12),
                    odd = padded.narrow(1, 0, 41).contiguous();
   EXPECT_LT(relative_error(quick_gelu(odd), quick_gelu(padded).narrow(1, 0, 41)), 4e-3);
-  const at::Tensor wide = random({kRows, 41}, 13), w = random({41}, 14), b = random({41}, 15);
-  const auto [sum, norm] = residual_norm(wide, odd, dropout, w, b, 1e-5);
-  const auto [want_sum, want] = residual_norm(wide.to(at::kDouble), odd.to(at::kDouble), dropout,
+  const at::Tensor h = random({kRows, 41}, 13).to(residual_type());
+  const at::Tensor w = random({41}, 14), b = random({41}, 15);
+  const auto [sum, norm] = residual_norm(h, odd, dropout, w, b, 1e-5);
+  const auto [want_sum, want] = residual_norm(h.to(at::kDouble), odd.to(at::kDouble), dropout,
                                               w.to(at::kDouble), b.to(at::kDouble), 1e-5);
   expect_close(sum, want_sum);
-  expect_close(norm.y, want.y);
+  expect_close_behind(norm.y, want.y);
+  const Into weight_grad = fresh(41, at::kFloat), bias_grad = fresh(41, at::kFloat);
+  const Into want_weight = fresh(41, at::kDouble), want_bias = fresh(41, at::kDouble);
+  const NormGrads got =
+      layer_norm_grad(odd, h, norm, w, h.clone(), nullptr, weight_grad, bias_grad);
+  const NormGrads exact =
+      layer_norm_grad(odd.to(at::kDouble), h.to(at::kDouble),
+                      {{}, norm.mean.to(at::kDouble), norm.rstd.to(at::kDouble)}, w.to(at::kDouble),
+                      h.to(at::kDouble), nullptr, want_weight, want_bias);
+  expect_close(got.x, exact.x);
+  EXPECT_LT(relative_error(weight_grad.tensor, want_weight.tensor), 1e-5);
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, Layers, testing::Values(at::kFloat, at::kBFloat16, at::kHalf),
-                         [](const auto& info) { return c10::toString(info.param); });
+// Vectors and plain loops (columns that are no multiple of 16), against libtorch's own lookups.
+TEST_P(Layers, EmbeddingsInTheResidualsType) {
+  for (const int64_t columns : {48, 41}) {
+    const int64_t batch = 3, n = 20;
+    const at::Tensor tokens = random_tokens(batch, n, 30).to(at::kLong);
+    const at::Tensor indices = random_tokens(2, n, 7).to(at::kLong);
+    const std::vector<at::Tensor> tables = {random({30, columns}, 1), random({columns}, 2),
+                                            random({7, columns}, 3), random({7, columns}, 4)};
+    std::vector<at::Tensor> leaves;
+    for (const at::Tensor& table : tables) leaves.push_back(table.to(at::kDouble).requires_grad_());
+    const at::Tensor rows = at::embedding(leaves[0], tokens) +
+                            at::embedding(leaves[2], indices[0]) +
+                            at::embedding(leaves[3], indices[1]);
+    const at::Tensor want =
+        at::cat({leaves[1].expand({batch, 1, columns}), rows.narrow(1, 0, n - 1)}, 1)
+            .view({batch * n, columns});
+    const at::Tensor got = embed(tokens, indices, tables, residual_type());
+    EXPECT_EQ(got.scalar_type(), residual_type());
+    expect_close(got, want.detach());
+
+    const at::Tensor grad = random({batch * n, columns}, 5).to(residual_type());
+    want.backward(grad.to(at::kDouble));
+    std::vector<at::Tensor> grads;
+    for (const at::Tensor& table : tables) grads.push_back(at::full_like(table, 9));
+    embed_grad(grad, tokens, indices, grads, false);
+    for (size_t i = 0; i < grads.size(); ++i)
+      EXPECT_LT(relative_error(grads[i], leaves[i].grad()), 2e-6) << i;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, Layers,
+                         testing::Values(Types{at::kFloat, at::kFloat},
+                                         Types{at::kBFloat16, at::kFloat},
+                                         Types{at::kHalf, at::kFloat},
+                                         Types{at::kBFloat16, at::kBFloat16},
+                                         Types{at::kHalf, at::kHalf}),
+                         [](const auto& info) {
+                           return std::string(c10::toString(info.param.compute)) + "_residual_" +
+                                  c10::toString(info.param.residual);
+                         });
 
 TEST(Layers64, GradientsAreThoseOfAutograd) {
   // The float64 side of the other cases, against libtorch's own derivatives.

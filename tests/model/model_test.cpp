@@ -196,10 +196,46 @@ TEST(SparseTransformer, EveryHeadDimComputesTheSame) {
   expect_lower_precisions_close(rotary);
 }
 
+// A residual stream of 16 bits rounds at each of its sums: errors are those of the compute type
+// still, and far from none.
+TEST(SparseTransformer, ResidualOfSixteenBitsStaysClose) {
+  for (ModelConfig config : {small_config(), small_rotary_config()}) {
+    config.dropout = 0.1;
+    const auto exact = gradients_with(config, Precision::kFloat64);
+    const std::vector<std::pair<Precision, double>> tolerances = {{Precision::kBFloat16, 6e-2},
+                                                                  {Precision::kFloat16, 1e-2}};
+    for (const auto& [precision, tolerance] : tolerances) {
+      config.residual = ResidualType::kWide;
+      const auto wide = gradients_with(config, precision);
+      config.residual = ResidualType::kCompute;
+      const auto grads = gradients_with(config, precision);
+      for (size_t i = 0; i < grads.size(); ++i) {
+        EXPECT_EQ(grads[i].scalar_type(), at::kFloat);
+        EXPECT_LT(relative_error(grads[i], exact[i]), tolerance)
+            << name(precision) << " " << parameter_infos(config)[i].name;
+        EXPECT_FALSE(at::equal(grads[i], wide[i])) << parameter_infos(config)[i].name;
+      }
+    }
+  }
+}
+
+TEST(SparseTransformer, ResidualOfTheComputeTypeIsWideWhereThatIsTheSame) {
+  for (const Precision precision : {Precision::kFloat32, Precision::kFloat64}) {
+    ModelConfig config = small_config();
+    const auto wide = gradients_with(config, precision);
+    config.residual = ResidualType::kCompute;
+    const auto compute = gradients_with(config, precision);
+    for (size_t i = 0; i < wide.size(); ++i) EXPECT_TRUE(at::equal(wide[i], compute[i])) << i;
+  }
+}
+
 TEST(SparseTransformer, RecomputeGivesTheSameGradients) {
-  for (const Precision precision : {Precision::kFloat32, Precision::kBFloat16}) {
+  for (const auto& [precision, residual] : {std::pair(Precision::kFloat32, ResidualType::kWide),
+                                            {Precision::kBFloat16, ResidualType::kWide},
+                                            {Precision::kBFloat16, ResidualType::kCompute}}) {
     for (ModelConfig config : {small_config(), small_rotary_config()}) {
       config.dropout = 0.25;
+      config.residual = residual;
       const auto kept = gradients_with(config, precision);
       config.recompute = true;
       const auto recomputed = gradients_with(config, precision);

@@ -35,8 +35,11 @@ TEST_F(CudaTraining, LossAndGradientsAgreeWithTheCpu) {
   ModelConfig config = small_config();
   config.precision = Precision::kBFloat16;
   config.dropout = 0.3;
-  for (const bool recompute : {false, true}) {
+  for (const auto& [recompute, residual] : {std::pair(false, ResidualType::kWide),
+                                            {true, ResidualType::kWide},
+                                            {false, ResidualType::kCompute}}) {
     config.recompute = recompute;
+    config.residual = residual;
     const SparseTransformer cpu(config), gpu(config, at::kCUDA);
     randomize_output(cpu);
     randomize_output(gpu);

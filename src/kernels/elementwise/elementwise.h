@@ -14,7 +14,8 @@ namespace lace {
 //
 // All arrays are contiguous, in the memory of the device, matrices [rows, columns] row by row.
 // `compute` is the dtype that matrix products and attention compute with. `wide` is that of the
-// parameters, the residual stream and every sum: float64 where compute is, else float32.
+// parameters and every sum: float64 where compute is, else float32. `residual` is that of the
+// residual stream and its gradient: wide or compute.
 // Results are the same bit for bit whenever a call is repeated on the same device.
 
 struct Elements {
@@ -34,12 +35,14 @@ struct ColumnSum {
 
 // sum = x + dropout(branch), y = (sum − mean) · rstd · weight + bias,
 // rstd = 1 / √(variance + eps)
+// where y is made of the sum as it is rounded
 struct NormArgs {
   Elements elements;
-  const void* x = nullptr;       // wide
+  DType residual = DType::kFloat32;
+  const void* x = nullptr;       // residual
   const void* branch = nullptr;  // compute; null: sum is x
   Dropout dropout;
-  void* sum = nullptr;           // wide; null where branch is
+  void* sum = nullptr;           // residual; null where branch is
   const void* weight = nullptr;  // wide [columns]
   const void* bias = nullptr;    // wide [columns]
   double eps = 0;
@@ -47,17 +50,20 @@ struct NormArgs {
   void *mean = nullptr, *rstd = nullptr;  // wide [rows]
 };
 
-// dx = grad + (the gradient of x through its norm, dy being that of y), and from it that of the
-// branch below: dbranch = dropout'(dx), whose sums are taken before it is rounded.
+// dx = grad + (the gradient of x through its norm, dy being that of y), and from it, as it is
+// rounded, that of the branch below: dbranch = dropout'(dx), whose sums are taken before it is
+// rounded itself.
 struct NormGradArgs {
   Elements elements;
-  const void* dy = nullptr;                                   // compute
-  const void *x = nullptr, *mean = nullptr, *rstd = nullptr;  // wide; x is NormArgs.sum
-  const void* weight = nullptr;                               // wide [columns]
-  const void* grad = nullptr;                                 // wide; null: 0
-  void* dx = nullptr;                                         // wide; may be grad
-  void* dbranch = nullptr;                                    // compute; null: not wanted
-  Dropout dropout;                                            // of the branch
+  DType residual = DType::kFloat32;
+  const void* dy = nullptr;                     // compute
+  const void* x = nullptr;                      // residual; NormArgs.sum
+  const void *mean = nullptr, *rstd = nullptr;  // wide [rows]
+  const void* weight = nullptr;                 // wide [columns]
+  const void* grad = nullptr;                   // residual; null: 0
+  void* dx = nullptr;                           // residual; may be grad
+  void* dbranch = nullptr;                      // compute; null: not wanted
+  Dropout dropout;                              // of the branch
   ColumnSum weight_sum, bias_sum, branch_sum;
 };
 
@@ -106,6 +112,7 @@ constexpr int kMaxPositionTables = 3;
 struct EmbeddingShape {
   int64_t batch = 0, n = 0, columns = 0;
   DType wide = DType::kFloat32;
+  DType residual = DType::kFloat32;
   int64_t vocab = 0;
   int parts = 0;                                   // position tables, at most kMaxPositionTables
   int64_t position_rows[kMaxPositionTables] = {};  // of each
@@ -117,13 +124,13 @@ struct EmbeddingArgs {
   EmbeddingShape shape;
   const void *tok = nullptr, *sos = nullptr;  // wide [vocab, columns], [columns]
   const void* pos[kMaxPositionTables] = {};   // wide [position_rows[p], columns]
-  void* out = nullptr;                        // wide [batch · n, columns]
+  void* out = nullptr;                        // residual [batch · n, columns]
 };
 
 // The gradients of the tables, shaped as they are.
 struct EmbeddingGradArgs {
   EmbeddingShape shape;
-  const void* grad = nullptr;  // wide [batch · n, columns]
+  const void* grad = nullptr;  // residual [batch · n, columns]
   void *tok = nullptr, *sos = nullptr;
   void* pos[kMaxPositionTables] = {};
   bool add = false;  // to what is there, instead of in its place

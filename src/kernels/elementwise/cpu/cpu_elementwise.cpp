@@ -83,7 +83,7 @@ void with_sums(const Context& context, const Args& args,
 void embedding(const Context& context, const EmbeddingArgs& args) {
   const EmbeddingShape& shape = args.shape;
   for_chunks(context, shape.batch * shape.n, [&](RowRange slots, int64_t) {
-    functions(shape.columns, shape.wide).embedding(args, slots);
+    functions(shape.columns, shape.residual).embedding(args, slots);
   });
 }
 
@@ -102,7 +102,7 @@ void embedding_grad(const Context& context, const EmbeddingGradArgs& args) {
   constexpr int64_t kColumns = 4 * kVectorColumns;
   run_tasks(*context.executor, (shape.columns + kColumns - 1) / kColumns, [&](int64_t task, int) {
     const RowRange columns{task * kColumns, std::min(shape.columns, (task + 1) * kColumns)};
-    functions(shape.columns, shape.wide).embedding_grad(args, columns);
+    functions(shape.columns, shape.residual).embedding_grad(args, columns);
   });
 }
 

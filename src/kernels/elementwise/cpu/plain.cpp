@@ -33,19 +33,23 @@ W gate(W x) {
   return 1 / (1 + std::exp(x * W{-1.702}));
 }
 
-template <typename T>
-struct Plain {
+// T: of compute, R: of the residual stream.
+template <typename T, typename R>
+struct PlainResidual {
   using W = Wide<T>;
 
-  static void norm_row(const NormArgs& a, int64_t row, const W* x) {
+  static void norm_row(const NormArgs& a, int64_t row, const R* x) {
     const int64_t columns = a.elements.columns;
     W total = 0, squares = 0;
-    for (int64_t c = 0; c < columns; ++c) total += x[c];
+    for (int64_t c = 0; c < columns; ++c) total += value(x + c);
     const W mu = total / static_cast<W>(columns);
-    for (int64_t c = 0; c < columns; ++c) squares += (x[c] - mu) * (x[c] - mu);
+    for (int64_t c = 0; c < columns; ++c) {
+      squares += (value(x + c) - mu) * (value(x + c) - mu);
+    }
     const W r = 1 / std::sqrt(squares / static_cast<W>(columns) + static_cast<W>(a.eps));
     for (int64_t c = 0; c < columns; ++c) {
-      set(out<T>(a.y) + row * columns + c, (x[c] - mu) * r * in<W>(a.weight)[c] + in<W>(a.bias)[c]);
+      set(out<T>(a.y) + row * columns + c,
+          (value(x + c) - mu) * r * in<W>(a.weight)[c] + in<W>(a.bias)[c]);
     }
     out<W>(a.mean)[row] = mu;
     out<W>(a.rstd)[row] = r;
@@ -54,11 +58,12 @@ struct Plain {
   static void norm(const NormArgs& a, RowRange rows) {
     const int64_t columns = a.elements.columns;
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      const W* x = in<W>(a.x) + row * columns;
+      const R* x = in<R>(a.x) + row * columns;
       if (a.branch != nullptr) {
-        W* sum = out<W>(a.sum) + row * columns;
+        R* sum = out<R>(a.sum) + row * columns;
         for (int64_t c = 0; c < columns; ++c) {
-          sum[c] = x[c] + value(in<T>(a.branch) + row * columns + c) * keep<W>(a.dropout, row, c);
+          const W branch = value(in<T>(a.branch) + row * columns + c);
+          set(sum + c, value(x + c) + branch * keep<W>(a.dropout, row, c));
         }
         x = sum;
       }
@@ -72,7 +77,9 @@ struct Plain {
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       const W mu = in<W>(a.mean)[row], r = in<W>(a.rstd)[row];
       const auto dy = [&](int64_t c) { return W{value(in<T>(a.dy) + row * columns + c)}; };
-      const auto normed = [&](int64_t c) { return (in<W>(a.x)[row * columns + c] - mu) * r; };
+      const auto normed = [&](int64_t c) {
+        return (value(in<R>(a.x) + row * columns + c) - mu) * r;
+      };
       W total = 0, along = 0;
       for (int64_t c = 0; c < columns; ++c) {
         const W g = dy(c) * in<W>(a.weight)[c];
@@ -85,15 +92,21 @@ struct Plain {
         const int64_t at = row * columns + c;
         const W g = dy(c) * in<W>(a.weight)[c];
         const W through = (g - total * share - normed(c) * (along * share)) * r;
-        const W dx = a.grad == nullptr ? through : in<W>(a.grad)[at] + through;
-        out<W>(a.dx)[at] = dx;
+        R* dx = out<R>(a.dx) + at;
+        set(dx, a.grad == nullptr ? through : value(in<R>(a.grad) + at) + through);
         if (a.dbranch == nullptr) continue;
-        const W dbranch = dx * keep<W>(a.dropout, row, c);
+        const W dbranch = value(dx) * keep<W>(a.dropout, row, c);
         set(out<T>(a.dbranch) + at, dbranch);
         out<W>(sums.data[2])[c] += dbranch;
       }
     }
   }
+};
+
+// T: of compute, or, for the tables of embeddings, of the residual stream.
+template <typename T>
+struct Plain {
+  using W = Wide<T>;
 
   static void gelu(const GeluArgs& a, RowRange rows) {
     const int64_t columns = a.elements.columns;
@@ -172,15 +185,13 @@ struct Plain {
     const int64_t columns = shape.columns;
     for (int64_t row = slots.begin; row < slots.end; ++row) {
       const int64_t slot = row % shape.n;
-      W* to = out<W>(a.out) + row * columns;
-      if (slot == 0) {
-        std::copy_n(in<W>(a.sos), columns, to);
-        continue;
-      }
-      std::copy_n(in<W>(a.tok) + shape.tokens[row - 1] * columns, columns, to);
-      for (int p = 0; p < shape.parts; ++p) {
-        const W* pos = in<W>(a.pos[p]) + shape.indices[p * shape.n + slot - 1] * columns;
-        for (int64_t c = 0; c < columns; ++c) to[c] += pos[c];
+      T* to = out<T>(a.out) + row * columns;
+      for (int64_t c = 0; c < columns; ++c) {
+        W x = slot == 0 ? in<W>(a.sos)[c] : in<W>(a.tok)[shape.tokens[row - 1] * columns + c];
+        for (int p = 0; p < shape.parts && slot > 0; ++p) {
+          x += in<W>(a.pos[p])[shape.indices[p * shape.n + slot - 1] * columns + c];
+        }
+        set(to + c, x);
       }
     }
   }
@@ -192,7 +203,7 @@ struct Plain {
       const int64_t slot = row % shape.n;
       const auto add = [&](void* table, int64_t table_row) {
         for (int64_t c = range.begin; c < range.end; ++c) {
-          out<W>(table)[table_row * columns + c] += in<W>(a.grad)[row * columns + c];
+          out<W>(table)[table_row * columns + c] += value(in<T>(a.grad) + row * columns + c);
         }
       };
       if (slot == 0) {
@@ -218,12 +229,29 @@ struct Plain {
       return Plain<Float16>::NAME(__VA_ARGS__);  \
   }
 
+// Calls PlainResidual<T, R>::NAME of the compute type and the residual stream's.
+#define LACE_PLAIN_RESIDUAL(NAME, A, ...)                                   \
+  switch ((A).elements.compute) {                                           \
+    case DType::kFloat64:                                                   \
+      return PlainResidual<double, double>::NAME(A, __VA_ARGS__);           \
+    case DType::kFloat32:                                                   \
+      return PlainResidual<float, float>::NAME(A, __VA_ARGS__);             \
+    case DType::kBFloat16:                                                  \
+      return (A).residual == DType::kFloat32                                \
+                 ? PlainResidual<BFloat16, float>::NAME(A, __VA_ARGS__)     \
+                 : PlainResidual<BFloat16, BFloat16>::NAME(A, __VA_ARGS__); \
+    case DType::kFloat16:                                                   \
+      return (A).residual == DType::kFloat32                                \
+                 ? PlainResidual<Float16, float>::NAME(A, __VA_ARGS__)      \
+                 : PlainResidual<Float16, Float16>::NAME(A, __VA_ARGS__);   \
+  }
+
 }  // namespace
 
 const RowFunctions kPlain = {
-    .norm = [](const NormArgs& a, RowRange r) { LACE_PLAIN(norm, a.elements.compute, a, r) },
+    .norm = [](const NormArgs& a, RowRange r) { LACE_PLAIN_RESIDUAL(norm, a, r) },
     .norm_grad = [](const NormGradArgs& a, RowRange r,
-                    const RowSums& s) { LACE_PLAIN(norm_grad, a.elements.compute, a, r, s) },
+                    const RowSums& s) { LACE_PLAIN_RESIDUAL(norm_grad, a, r, s) },
     .gelu = [](const GeluArgs& a, RowRange r) { LACE_PLAIN(gelu, a.elements.compute, a, r) },
     .gelu_grad = [](const GeluGradArgs& a, RowRange r,
                     const RowSums& s) { LACE_PLAIN(gelu_grad, a.elements.compute, a, r, s) },
@@ -237,9 +265,9 @@ const RowFunctions kPlain = {
           LACE_PLAIN(cross_entropy_grad, a.elements.compute, a, r)
         },
     .embedding = [](const EmbeddingArgs& a,
-                    RowRange r) { LACE_PLAIN(embedding, a.shape.wide, a, r) },
+                    RowRange r) { LACE_PLAIN(embedding, a.shape.residual, a, r) },
     .embedding_grad = [](const EmbeddingGradArgs& a,
-                         RowRange r) { LACE_PLAIN(embedding_grad, a.shape.wide, a, r) },
+                         RowRange r) { LACE_PLAIN(embedding_grad, a.shape.residual, a, r) },
 };
 
 }  // namespace lace::cpu

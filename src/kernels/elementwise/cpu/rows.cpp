@@ -116,8 +116,9 @@ LACE_INLINE T* out(void* p) {
 
 // ---- rows ---------------------------------------------------------------------------------------
 
-template <typename T>
-LACE_INLINE void residual_row(const NormArgs& a, int64_t row, const float* x, float* sum) {
+// R: of the residual stream, here and below.
+template <typename T, typename R>
+LACE_INLINE void residual_row(const NormArgs& a, int64_t row, const R* x, R* sum) {
   const int64_t columns = a.elements.columns;
   const T* branch = in<T>(a.branch) + row * columns;
   if (a.dropout.threshold == 0) {
@@ -130,8 +131,8 @@ LACE_INLINE void residual_row(const NormArgs& a, int64_t row, const float* x, fl
   }
 }
 
-template <typename T>
-LACE_INLINE void norm_row(const NormArgs& a, int64_t row, const float* x) {
+template <typename T, typename R>
+LACE_INLINE void norm_row(const NormArgs& a, int64_t row, const R* x) {
   const int64_t columns = a.elements.columns;
   Floats total{};
   for (int64_t c = 0; c < columns; c += kLanes) total += load(x + c);
@@ -152,12 +153,12 @@ LACE_INLINE void norm_row(const NormArgs& a, int64_t row, const float* x) {
   out<float>(a.rstd)[row] = r;
 }
 
-template <typename T>
+template <typename T, typename R>
 LACE_INLINE void norm_body(NormArgs a, RowRange rows) {
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const float* x = in<float>(a.x) + row * a.elements.columns;
+    const R* x = in<R>(a.x) + row * a.elements.columns;
     if (a.branch != nullptr) {
-      float* sum = out<float>(a.sum) + row * a.elements.columns;
+      R* sum = out<R>(a.sum) + row * a.elements.columns;
       residual_row<T>(a, row, x, sum);
       x = sum;
     }
@@ -166,8 +167,8 @@ LACE_INLINE void norm_body(NormArgs a, RowRange rows) {
 }
 
 // The gradient of the branch from that of the sum.
-template <typename T>
-LACE_INLINE void branch_grad_row(const NormGradArgs& a, int64_t row, const float* dx, float* sums) {
+template <typename T, typename R>
+LACE_INLINE void branch_grad_row(const NormGradArgs& a, int64_t row, const R* dx, float* sums) {
   const int64_t columns = a.elements.columns;
   T* dbranch = out<T>(a.dbranch) + row * columns;
   const bool drops = a.dropout.threshold != 0;
@@ -182,7 +183,7 @@ LACE_INLINE void branch_grad_row(const NormGradArgs& a, int64_t row, const float
 
 // With x̂ = (x − mean) · rstd and g = dy · weight:
 // dx = grad + rstd · (g − mean(g) − x̂ · mean(g · x̂)).
-template <typename T>
+template <typename T, typename R>
 LACE_INLINE void norm_grad_body(NormGradArgs a, RowRange rows, RowSums sums) {
   const int64_t columns = a.elements.columns;
   const float share = 1 / static_cast<float>(columns);
@@ -190,8 +191,8 @@ LACE_INLINE void norm_grad_body(NormGradArgs a, RowRange rows, RowSums sums) {
   float *weight_sum = out<float>(sums.data[0]), *bias_sum = out<float>(sums.data[1]);
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     const T* dy = in<T>(a.dy) + row * columns;
-    const float* x = in<float>(a.x) + row * columns;
-    float* dx = out<float>(a.dx) + row * columns;
+    const R* x = in<R>(a.x) + row * columns;
+    R* dx = out<R>(a.dx) + row * columns;
     const float mu = in<float>(a.mean)[row], r = in<float>(a.rstd)[row];
     Floats total{}, along{};
     for (int64_t c = 0; c < columns; c += kLanes) {
@@ -204,7 +205,7 @@ LACE_INLINE void norm_grad_body(NormGradArgs a, RowRange rows, RowSums sums) {
       add_to(bias_sum + c, d);
     }
     const float g_mean = sum(total) * share, along_mean = sum(along) * share;
-    const float* grad = a.grad == nullptr ? nullptr : in<float>(a.grad) + row * columns;
+    const R* grad = a.grad == nullptr ? nullptr : in<R>(a.grad) + row * columns;
     for (int64_t c = 0; c < columns; c += kLanes) {
       const Floats normed = (load(x + c) - mu) * r;
       const Floats g = load(dy + c) * load(weight + c);
@@ -310,14 +311,15 @@ LACE_INLINE void cross_entropy_grad_body(CrossEntropyGradArgs a, RowRange rows) 
   }
 }
 
+template <typename R>
 LACE_INLINE void embedding_body(EmbeddingArgs a, RowRange slots) {
   const EmbeddingShape& shape = a.shape;
   const int64_t columns = shape.columns;
   for (int64_t row = slots.begin; row < slots.end; ++row) {
     const int64_t slot = row % shape.n;
-    float* to = out<float>(a.out) + row * columns;
+    R* to = out<R>(a.out) + row * columns;
     if (slot == 0) {
-      std::memcpy(to, a.sos, static_cast<size_t>(columns) * sizeof(float));
+      for (int64_t c = 0; c < columns; c += kLanes) store(to + c, load(in<float>(a.sos) + c));
       continue;
     }
     const float* tok = in<float>(a.tok) + shape.tokens[row - 1] * columns;
@@ -333,6 +335,7 @@ LACE_INLINE void embedding_body(EmbeddingArgs a, RowRange slots) {
   }
 }
 
+template <typename R>
 LACE_INLINE void embedding_grad_body(EmbeddingGradArgs a, RowRange range) {
   const EmbeddingShape& shape = a.shape;
   const int64_t columns = shape.columns;
@@ -347,7 +350,7 @@ LACE_INLINE void embedding_grad_body(EmbeddingGradArgs a, RowRange range) {
       }
     }
     for (int64_t c = range.begin; c < range.end; c += kLanes) {
-      const Floats g = load(in<float>(a.grad) + row * columns + c);
+      const Floats g = load(in<R>(a.grad) + row * columns + c);
       for (int t = 0; t < targets; ++t) add_to(to[t] + c, g);
     }
   }
@@ -368,10 +371,38 @@ LACE_INLINE void embedding_grad_body(EmbeddingGradArgs a, RowRange range) {
       return run_with_best<NAME##_body<float>>(args, rows, ##__VA_ARGS__);    \
   }
 
+// The same of the compute type and the residual stream's.
+#define LACE_RESIDUAL_ROWS(NAME, ...)                                                 \
+  if (args.residual == DType::kBFloat16) {                                            \
+    return run_with_best<NAME##_body<BFloat16, BFloat16>>(args, rows, ##__VA_ARGS__); \
+  }                                                                                   \
+  if (args.residual == DType::kFloat16) {                                             \
+    return run_with_best<NAME##_body<Float16, Float16>>(args, rows, ##__VA_ARGS__);   \
+  }                                                                                   \
+  switch (args.elements.compute) {                                                    \
+    case DType::kBFloat16:                                                            \
+      return run_with_best<NAME##_body<BFloat16, float>>(args, rows, ##__VA_ARGS__);  \
+    case DType::kFloat16:                                                             \
+      return run_with_best<NAME##_body<Float16, float>>(args, rows, ##__VA_ARGS__);   \
+    default:                                                                          \
+      return run_with_best<NAME##_body<float, float>>(args, rows, ##__VA_ARGS__);     \
+  }
+
+// Calls NAME_body of the residual stream's type.
+#define LACE_SLOTS(NAME)                                        \
+  switch (args.shape.residual) {                                \
+    case DType::kBFloat16:                                      \
+      return run_with_best<NAME##_body<BFloat16>>(args, range); \
+    case DType::kFloat16:                                       \
+      return run_with_best<NAME##_body<Float16>>(args, range);  \
+    default:                                                    \
+      return run_with_best<NAME##_body<float>>(args, range);    \
+  }
+
 const RowFunctions kVectors = {
-    .norm = [](const NormArgs& args, RowRange rows) { LACE_ROWS(norm) },
+    .norm = [](const NormArgs& args, RowRange rows) { LACE_RESIDUAL_ROWS(norm) },
     .norm_grad = [](const NormGradArgs& args, RowRange rows,
-                    const RowSums& sums) { LACE_ROWS(norm_grad, sums) },
+                    const RowSums& sums) { LACE_RESIDUAL_ROWS(norm_grad, sums) },
     .gelu = [](const GeluArgs& args, RowRange rows) { LACE_ROWS(gelu) },
     .gelu_grad = [](const GeluGradArgs& args, RowRange rows,
                     const RowSums& sums) { LACE_ROWS(gelu_grad, sums) },
@@ -381,10 +412,9 @@ const RowFunctions kVectors = {
     .cross_entropy = [](const CrossEntropyArgs& args, RowRange rows) { LACE_ROWS(cross_entropy) },
     .cross_entropy_grad = [](const CrossEntropyGradArgs& args,
                              RowRange rows) { LACE_ROWS(cross_entropy_grad) },
-    .embedding = [](const EmbeddingArgs& args,
-                    RowRange slots) { run_with_best<embedding_body>(args, slots); },
+    .embedding = [](const EmbeddingArgs& args, RowRange range) { LACE_SLOTS(embedding) },
     .embedding_grad = [](const EmbeddingGradArgs& args,
-                         RowRange columns) { run_with_best<embedding_grad_body>(args, columns); },
+                         RowRange range) { LACE_SLOTS(embedding_grad) },
 };
 
 }  // namespace lace::cpu

@@ -23,9 +23,18 @@ __device__ void add(Vector& sum, const Vector& a) {
   }
 }
 
-template <typename Vector>
+template <typename R>
+__device__ void store(R* to, float value) {
+  *to = from_float<R>(value);
+}
+template <typename R>
+__device__ void store(R* to, const float4& values) {
+  store_four(to, values);
+}
+
+template <typename Vector, typename R>
 __global__ void __launch_bounds__(kThreads)
-    embedding_kernel(const EmbeddingShape shape, const Tables tables, float* __restrict__ out) {
+    embedding_kernel(const EmbeddingShape shape, const Tables tables, R* __restrict__ out) {
   constexpr int kWidth = sizeof(Vector) / sizeof(float);
   const int64_t slot = static_cast<int64_t>(blockIdx.x) * kSlots + threadIdx.x / 32;
   if (slot >= shape.batch * shape.n) return;
@@ -42,7 +51,7 @@ __global__ void __launch_bounds__(kThreads)
       if (p < shape.parts) pos[p] = row_of(tables.pos[p], shape.indices[p * shape.n + s - 1]);
     }
   }
-  auto* to = reinterpret_cast<Vector*>(out + slot * shape.columns);
+  R* to = out + slot * shape.columns;
 #pragma unroll 4
   for (int64_t c = threadIdx.x % 32; c < shape.columns / kWidth; c += 32) {
     Vector sum = __ldg(tok + c);
@@ -50,7 +59,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int p = 0; p < kMaxPositionTables; p++) {
       if (pos[p] != nullptr) add(sum, __ldg(pos[p] + c));
     }
-    to[c] = sum;
+    store(to + c * kWidth, sum);
   }
 }
 
@@ -67,12 +76,15 @@ void embedding(const Context& context, const EmbeddingArgs& args) {
     aligned = aligned && begin_aligned(args.pos[p]);
   }
   const auto blocks = static_cast<unsigned>(cover(slots, kSlots));
-  auto* out = static_cast<float*>(args.out);
-  if (aligned) {
-    embedding_kernel<float4><<<blocks, kThreads, 0, stream_of(context)>>>(shape, tables, out);
-  } else {
-    embedding_kernel<float><<<blocks, kThreads, 0, stream_of(context)>>>(shape, tables, out);
-  }
+  with_residual(shape.residual, [&](auto residual) {
+    using R = decltype(residual);
+    auto* out = static_cast<R*>(args.out);
+    if (aligned) {
+      embedding_kernel<float4><<<blocks, kThreads, 0, stream_of(context)>>>(shape, tables, out);
+    } else {
+      embedding_kernel<float><<<blocks, kThreads, 0, stream_of(context)>>>(shape, tables, out);
+    }
+  });
   LACE_CUDA(cudaGetLastError());
 }
 

@@ -2,6 +2,7 @@
 
 #include "kernels/elementwise/cuda/functions.h"
 #include "kernels/elementwise/cuda/launch.h"
+#include "kernels/elementwise/cuda/vectors.cuh"
 
 namespace lace::cuda::elementwise {
 namespace {
@@ -25,10 +26,10 @@ struct Tables {
   bool add;
 };
 
-// kKeys: the tables that a slot may add to.
-template <int kKeys>
+// kKeys: the tables that a slot may add to. R: of the residual stream.
+template <int kKeys, typename R>
 __global__ void __launch_bounds__(32)
-    slab_kernel(const EmbeddingShape shape, const Tables tables, const float* __restrict__ grad,
+    slab_kernel(const EmbeddingShape shape, const Tables tables, const R* __restrict__ grad,
                 int64_t slots_of_slab, float* __restrict__ partials) {
   __shared__ float window[kWindow][kColumns];
   const int lane = static_cast<int>(threadIdx.x);
@@ -71,7 +72,7 @@ __global__ void __launch_bounds__(32)
 #pragma unroll
       for (int i = 0; i < kSlotsAtOnce; i++) {
         const bool hit = (hits >> (half + i) & 1) != 0 && inside;
-        g[i] = hit ? grad[(first + half + i) * shape.columns + column] : 0.0f;
+        g[i] = hit ? to_float(grad[(first + half + i) * shape.columns + column]) : 0.0f;
       }
 #pragma unroll
       for (int i = 0; i < kSlotsAtOnce; i++) {
@@ -149,16 +150,13 @@ void embedding_grad(const Context& context, const EmbeddingGradArgs& args) {
   auto* partials = reinterpret_cast<float*>(memory.get());
   const dim3 grid(static_cast<unsigned>(slices), static_cast<unsigned>(slabs),
                   static_cast<unsigned>(windows));
-  const auto* grad = static_cast<const float*>(args.grad);
-  const auto launch = [&](auto kernel) {
-    kernel<<<grid, 32, 0, stream_of(context)>>>(shape, tables, grad, slots_of_slab, partials);
-    LACE_CUDA(cudaGetLastError());
-  };
-  if (shape.parts <= 2) {
-    launch(slab_kernel<3>);
-  } else {
-    launch(slab_kernel<kMostKeys>);
-  }
+  with_residual(shape.residual, [&](auto residual) {
+    using R = decltype(residual);
+    const auto kernel = shape.parts <= 2 ? slab_kernel<3, R> : slab_kernel<kMostKeys, R>;
+    kernel<<<grid, 32, 0, stream_of(context)>>>(shape, tables, static_cast<const R*>(args.grad),
+                                                slots_of_slab, partials);
+  });
+  LACE_CUDA(cudaGetLastError());
   const auto blocks = static_cast<unsigned>(cover(rows * shape.columns, kSumThreads));
   sum_kernel<<<blocks, kSumThreads, 0, stream_of(context)>>>(partials, slabs, shape.columns,
                                                              tables);

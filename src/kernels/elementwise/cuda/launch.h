@@ -29,6 +29,31 @@ void with_element(DType compute, Function function) {
   }
 }
 
+// Calls function(element of `compute`, element of `residual`), which is compute or float32.
+template <typename Function>
+void with_residual(DType compute, DType residual, Function function) {
+  LACE_CHECK(residual == compute || residual == DType::kFloat32,
+             "[elementwise] residual is that of compute (", name(compute), ") or float32, got ",
+             name(residual));
+  with_element(compute, [&](auto element) {
+    if (residual == DType::kFloat32) {
+      function(element, float());
+    } else {
+      function(element, element);
+    }
+  });
+}
+
+// Calls function(element) with a value of the residual stream's type.
+template <typename Function>
+void with_residual(DType residual, Function function) {
+  if (residual == DType::kFloat32) {
+    function(float());
+  } else {
+    with_element(residual, function);
+  }
+}
+
 // Of the current GPU.
 inline int64_t multiprocessors() {
   int device = 0, count = 0;

@@ -5,27 +5,28 @@
 namespace lace::cuda::elementwise {
 namespace {
 
-template <typename T>
+// R: of the residual stream.
+template <typename T, typename R>
 struct Norm {
   int64_t rows, columns;
-  const float* x;
+  const R* x;
   const T* branch;
   Dropout dropout;
-  float* sum;
+  R* sum;
   const float *weight, *bias;
   float eps;
   T* y;
   float *mean, *rstd;
 };
 
-template <typename T>
-Norm<T> norm_of(const NormArgs& args) {
+template <typename T, typename R>
+Norm<T, R> norm_of(const NormArgs& args) {
   return {args.elements.rows,
           args.elements.columns,
-          static_cast<const float*>(args.x),
+          static_cast<const R*>(args.x),
           static_cast<const T*>(args.branch),
           args.dropout,
-          static_cast<float*>(args.sum),
+          static_cast<R*>(args.sum),
           static_cast<const float*>(args.weight),
           static_cast<const float*>(args.bias),
           static_cast<float>(args.eps),
@@ -34,8 +35,8 @@ Norm<T> norm_of(const NormArgs& args) {
           static_cast<float*>(args.rstd)};
 }
 
-template <typename T>
-__device__ void store_statistics(const Norm<T>& norm, int64_t row, float mean, float rstd) {
+template <typename T, typename R>
+__device__ void store_statistics(const Norm<T, R>& norm, int64_t row, float mean, float rstd) {
   if (norm.mean != nullptr) norm.mean[row] = mean;
   if (norm.rstd != nullptr) norm.rstd[row] = rstd;
 }
@@ -43,9 +44,9 @@ __device__ void store_statistics(const Norm<T>& norm, int64_t row, float mean, f
 constexpr int kThreadsAtOnce = 640;
 
 // A multiple of four columns, which a thread's registers hold with their weights.
-template <typename T, typename Shape>
+template <typename T, typename R, typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThreads)
-    norm_kernel(const Norm<T> norm) {
+    norm_kernel(const Norm<T, R> norm) {
   constexpr int kVectors = Shape::kVectors, kLanes = Shape::kLanes;
   using Elements = Elements16<T, 4>;
   const int columns = static_cast<int>(norm.columns);
@@ -69,7 +70,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThre
 #pragma unroll
     for (int j = 0; j < kVectors; j++) {
       x[j] = make_float4(0, 0, 0, 0);
-      if (column(j) < columns) x[j] = load_floats(norm.x + start + column(j));
+      if (column(j) < columns) x[j] = load_four(norm.x + start + column(j));
     }
     if (norm.branch != nullptr) {
       Elements branch[kVectors];
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThre
       for (int j = 0; j < kVectors; j++) {
         const float4 kept = dropout(branch[j].unpacked(), static_cast<uint32_t>(column(j)));
         x[j].x += kept.x, x[j].y += kept.y, x[j].z += kept.z, x[j].w += kept.w;
-        if (column(j) < columns) store_floats(norm.sum + start + column(j), x[j]);
+        if (column(j) < columns) x[j] = store_four(norm.sum + start + column(j), x[j]);
       }
     }
     if (norm.y == nullptr) continue;
@@ -115,8 +116,8 @@ __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThre
 constexpr int kGeneralThreads = 256;
 
 // Any columns: a block a row, which it reads three times.
-template <typename T>
-__global__ void __launch_bounds__(kGeneralThreads) norm_general_kernel(const Norm<T> norm) {
+template <typename T, typename R>
+__global__ void __launch_bounds__(kGeneralThreads) norm_general_kernel(const Norm<T, R> norm) {
   RowSums<kGeneralThreads> row_sum;
   const float of_columns = 1.0f / static_cast<float>(norm.columns);
   for (int64_t row = blockIdx.x; row < norm.rows; row += gridDim.x) {
@@ -124,24 +125,27 @@ __global__ void __launch_bounds__(kGeneralThreads) norm_general_kernel(const Nor
     const RowDropout dropout(norm.dropout, row);
     float total = 0;
     for (int64_t c = threadIdx.x; c < norm.columns; c += kGeneralThreads) {
-      float x = norm.x[start + c];
+      float x = to_float(norm.x[start + c]);
       if (norm.branch != nullptr) {
         x += dropout(to_float(norm.branch[start + c]), static_cast<uint32_t>(c));
-        norm.sum[start + c] = x;
+        const R rounded = from_float<R>(x);
+        norm.sum[start + c] = rounded;
+        x = to_float(rounded);
       }
       total += x;
     }
     if (norm.y == nullptr) continue;
-    const float* sum = (norm.branch != nullptr ? norm.sum : norm.x) + start;
+    const R* sum = (norm.branch != nullptr ? norm.sum : norm.x) + start;
     const float mean = row_sum(total) * of_columns;
     float squares = 0;
     for (int64_t c = threadIdx.x; c < norm.columns; c += kGeneralThreads) {
-      const float centred = sum[c] - mean;
+      const float centred = to_float(sum[c]) - mean;
       squares += centred * centred;
     }
     const float rstd = rsqrtf(row_sum(squares) * of_columns + norm.eps);
     for (int64_t c = threadIdx.x; c < norm.columns; c += kGeneralThreads) {
-      norm.y[start + c] = from_float<T>(fmaf((sum[c] - mean) * rstd, norm.weight[c], norm.bias[c]));
+      norm.y[start + c] =
+          from_float<T>(fmaf((to_float(sum[c]) - mean) * rstd, norm.weight[c], norm.bias[c]));
     }
     if (threadIdx.x == 0) store_statistics(norm, row, mean, rstd);
   }
@@ -155,11 +159,12 @@ void norm(const Context& context, const NormArgs& args) {
   const bool in_registers =
       columns % 4 == 0 && columns <= kMostColumns &&
       begin_aligned(args.x, args.branch, args.sum, args.weight, args.bias, args.y);
-  with_element(args.elements.compute, [&](auto element) {
+  with_residual(args.elements.compute, args.residual, [&](auto element, auto residual) {
     using T = decltype(element);
-    const Norm<T> norm = norm_of<T>(args);
+    using R = decltype(residual);
+    const Norm<T, R> norm = norm_of<T, R>(args);
     if (!in_registers) {
-      norm_general_kernel<T>
+      norm_general_kernel<T, R>
           <<<row_blocks(rows, 1, kGeneralThreads, 2048), kGeneralThreads, 0, stream_of(context)>>>(
               norm);
       return;
@@ -167,7 +172,7 @@ void norm(const Context& context, const NormArgs& args) {
     with_row_shape(columns, [&](auto shape) {
       using Shape = decltype(shape);
       const unsigned blocks = row_blocks(rows, Shape::kRows, Shape::kThreads, kThreadsAtOnce);
-      norm_kernel<T, Shape><<<blocks, Shape::kThreads, 0, stream_of(context)>>>(norm);
+      norm_kernel<T, R, Shape><<<blocks, Shape::kThreads, 0, stream_of(context)>>>(norm);
     });
   });
   LACE_CUDA(cudaGetLastError());

@@ -6,13 +6,15 @@
 namespace lace::cuda::elementwise {
 namespace {
 
-template <typename T>
+// R: of the residual stream.
+template <typename T, typename R>
 struct NormGrad {
   int64_t rows, columns;
   const T* dy;
-  const float *x, *mean, *rstd, *weight;
-  const float* grad;  // may be dx
-  float* dx;
+  const R* x;
+  const float *mean, *rstd, *weight;
+  const R* grad;  // may be dx
+  R* dx;
   T* dbranch;
   Dropout dropout;
   float* partials;  // [blocks, 3, columns] of weight, bias and branch
@@ -64,9 +66,9 @@ __device__ void store_partials(const float4 (&sums)[Shape::kVectors], int column
 }
 
 // A multiple of four columns, which a thread's registers hold, and so their sums over its rows.
-template <typename T, typename Shape>
+template <typename T, typename R, typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThreads)
-    norm_grad_kernel(const NormGrad<T> norm) {
+    norm_grad_kernel(const NormGrad<T, R> norm) {
   constexpr int kVectors = Shape::kVectors, kLanes = Shape::kLanes;
   using Elements = Elements16<T, 4>;
   const float4 zero = make_float4(0, 0, 0, 0);
@@ -90,9 +92,9 @@ __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThre
       x[j] = grad[j] = zero;
       dy[j] = Elements::zeros();
       if (column(j) >= columns) continue;
-      x[j] = load_floats(norm.x + start + column(j));
+      x[j] = load_four(norm.x + start + column(j));
       dy[j] = Elements::load(norm.dy + start + column(j));
-      if (norm.grad != nullptr) grad[j] = load_floats(norm.grad + start + column(j));
+      if (norm.grad != nullptr) grad[j] = load_four(norm.grad + start + column(j));
     }
     const float mean = norm.mean[row], rstd = norm.rstd[row];
     float2 sums = make_float2(0, 0);
@@ -123,8 +125,8 @@ __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThre
                       grad[j].y + fmaf(weight.y * rstd, d.y, fmaf(x[j].y, of_x, of_one)),
                       grad[j].z + fmaf(weight.z * rstd, d.z, fmaf(x[j].z, of_x, of_one)),
                       grad[j].w + fmaf(weight.w * rstd, d.w, fmaf(x[j].w, of_x, of_one)));
-      store_floats(norm.dx + start + column(j), dx);
-      const float4 kept = dropout(dx, static_cast<uint32_t>(column(j)));
+      const float4 rounded = store_four(norm.dx + start + column(j), dx);
+      const float4 kept = dropout(rounded, static_cast<uint32_t>(column(j)));
       add(branch_sum[j], kept);
       if (norm.dbranch != nullptr) {
         Elements::packed(kept).store(norm.dbranch + start + column(j));
@@ -141,8 +143,8 @@ __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThre
 constexpr int kGeneralThreads = 256;
 
 // Any columns: a block a row.
-template <typename T>
-__global__ void __launch_bounds__(kGeneralThreads) general_rows_kernel(const NormGrad<T> norm) {
+template <typename T, typename R>
+__global__ void __launch_bounds__(kGeneralThreads) general_rows_kernel(const NormGrad<T, R> norm) {
   RowSums<kGeneralThreads> row_sum;
   const float of_columns = 1.0f / static_cast<float>(norm.columns);
   for (int64_t row = blockIdx.x; row < norm.rows; row += gridDim.x) {
@@ -152,26 +154,27 @@ __global__ void __launch_bounds__(kGeneralThreads) general_rows_kernel(const Nor
     for (int64_t c = threadIdx.x; c < norm.columns; c += kGeneralThreads) {
       const float wd = norm.weight[c] * to_float(norm.dy[start + c]);
       sums.x += wd;
-      sums.y = fmaf(wd, (norm.x[start + c] - mean) * rstd, sums.y);
+      sums.y = fmaf(wd, (to_float(norm.x[start + c]) - mean) * rstd, sums.y);
     }
     sums = row_sum(sums);
     const RowDropout dropout(norm.dropout, row);
     for (int64_t c = threadIdx.x; c < norm.columns; c += kGeneralThreads) {
-      const float x = (norm.x[start + c] - mean) * rstd;
+      const float x = (to_float(norm.x[start + c]) - mean) * rstd;
       const float wd = norm.weight[c] * to_float(norm.dy[start + c]);
-      const float grad = norm.grad != nullptr ? norm.grad[start + c] : 0.0f;
-      const float dx = grad + rstd * (wd - sums.x * of_columns - x * (sums.y * of_columns));
+      const float grad = norm.grad != nullptr ? to_float(norm.grad[start + c]) : 0.0f;
+      const R dx =
+          from_float<R>(grad + rstd * (wd - sums.x * of_columns - x * (sums.y * of_columns)));
       norm.dx[start + c] = dx;
       if (norm.dbranch != nullptr) {
-        norm.dbranch[start + c] = from_float<T>(dropout(dx, static_cast<uint32_t>(c)));
+        norm.dbranch[start + c] = from_float<T>(dropout(to_float(dx), static_cast<uint32_t>(c)));
       }
     }
   }
 }
 
 // Any columns, a thread each, once dx is there: the sums of every gridDim.y-th row.
-template <typename T>
-__global__ void __launch_bounds__(kGeneralThreads) general_sums_kernel(const NormGrad<T> norm) {
+template <typename T, typename R>
+__global__ void __launch_bounds__(kGeneralThreads) general_sums_kernel(const NormGrad<T, R> norm) {
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kGeneralThreads + threadIdx.x;
   if (c >= norm.columns) return;
   float weight_sum = 0, bias_sum = 0, branch_sum = 0;
@@ -179,9 +182,9 @@ __global__ void __launch_bounds__(kGeneralThreads) general_sums_kernel(const Nor
   for (int64_t row = blockIdx.y; row < norm.rows; row += gridDim.y) {
     const int64_t at = row * norm.columns + c;
     const float d = to_float(norm.dy[at]);
-    weight_sum = fmaf(d, (norm.x[at] - norm.mean[row]) * norm.rstd[row], weight_sum);
+    weight_sum = fmaf(d, (to_float(norm.x[at]) - norm.mean[row]) * norm.rstd[row], weight_sum);
     bias_sum += d;
-    branch_sum += RowDropout(norm.dropout, row)(norm.dx[at], static_cast<uint32_t>(c));
+    branch_sum += RowDropout(norm.dropout, row)(to_float(norm.dx[at]), static_cast<uint32_t>(c));
   }
   float* partials = norm.partials + static_cast<int64_t>(blockIdx.y) * 3 * norm.columns + c;
   partials[0] = weight_sum;
@@ -189,17 +192,17 @@ __global__ void __launch_bounds__(kGeneralThreads) general_sums_kernel(const Nor
   partials[2 * norm.columns] = branch_sum;
 }
 
-template <typename T>
-NormGrad<T> norm_grad_of(const NormGradArgs& args) {
+template <typename T, typename R>
+NormGrad<T, R> norm_grad_of(const NormGradArgs& args) {
   return {args.elements.rows,
           args.elements.columns,
           static_cast<const T*>(args.dy),
-          static_cast<const float*>(args.x),
+          static_cast<const R*>(args.x),
           static_cast<const float*>(args.mean),
           static_cast<const float*>(args.rstd),
           static_cast<const float*>(args.weight),
-          static_cast<const float*>(args.grad),
-          static_cast<float*>(args.dx),
+          static_cast<const R*>(args.grad),
+          static_cast<R*>(args.dx),
           static_cast<T*>(args.dbranch),
           args.dropout,
           nullptr};
@@ -207,19 +210,19 @@ NormGrad<T> norm_grad_of(const NormGradArgs& args) {
 
 // Runs the kernels that leave partial sums, for which it asks memory_of(how many), null where none
 // are wanted.
-template <typename T, typename MemoryOf>
-void launch(NormGrad<T> norm, bool in_registers, MemoryOf memory_of, cudaStream_t stream) {
+template <typename T, typename R, typename MemoryOf>
+void launch(NormGrad<T, R> norm, bool in_registers, MemoryOf memory_of, cudaStream_t stream) {
   if (in_registers) {
     with_row_shape(norm.columns, [&](auto shape) {
       using Shape = decltype(shape);
       const unsigned blocks = row_blocks(norm.rows, Shape::kRows, Shape::kThreads, kThreadsAtOnce);
       norm.partials = memory_of(blocks);
-      norm_grad_kernel<T, Shape><<<blocks, Shape::kThreads, 0, stream>>>(norm);
+      norm_grad_kernel<T, R, Shape><<<blocks, Shape::kThreads, 0, stream>>>(norm);
     });
     return;
   }
   const unsigned blocks = row_blocks(norm.rows, 1, kGeneralThreads, 2048);
-  general_rows_kernel<T><<<blocks, kGeneralThreads, 0, stream>>>(norm);
+  general_rows_kernel<T, R><<<blocks, kGeneralThreads, 0, stream>>>(norm);
   LACE_CUDA(cudaGetLastError());
   const int64_t columns = cover(norm.columns, kGeneralThreads);
   const int64_t slabs =
@@ -227,7 +230,7 @@ void launch(NormGrad<T> norm, bool in_registers, MemoryOf memory_of, cudaStream_
   norm.partials = memory_of(slabs);
   if (norm.partials == nullptr) return;
   const dim3 grid(static_cast<unsigned>(columns), static_cast<unsigned>(slabs));
-  general_sums_kernel<T><<<grid, kGeneralThreads, 0, stream>>>(norm);
+  general_sums_kernel<T, R><<<grid, kGeneralThreads, 0, stream>>>(norm);
 }
 
 }  // namespace
@@ -248,8 +251,9 @@ void norm_grad(const Context& context, const NormGradArgs& args) {
     partials = context.allocate_floats(blocks * 3 * columns);
     return reinterpret_cast<float*>(partials.get());
   };
-  with_element(args.elements.compute, [&](auto element) {
-    launch(norm_grad_of<decltype(element)>(args), in_registers, memory_of, stream_of(context));
+  with_residual(args.elements.compute, args.residual, [&](auto element, auto residual) {
+    launch(norm_grad_of<decltype(element), decltype(residual)>(args), in_registers, memory_of,
+           stream_of(context));
   });
   LACE_CUDA(cudaGetLastError());
   if (!wanted) return;

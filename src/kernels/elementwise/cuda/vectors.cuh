@@ -10,9 +10,13 @@ namespace lace::cuda::elementwise {
 __device__ inline float to_float(__half x) { return __half2float(x); }
 __device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 
+__device__ inline float to_float(float x) { return x; }
+
 template <typename T>
 __device__ T from_float(float x) {
-  if constexpr (std::is_same_v<T, __half>) {
+  if constexpr (std::is_same_v<T, float>) {
+    return x;
+  } else if constexpr (std::is_same_v<T, __half>) {
     return __float2half_rn(x);
   } else {
     return __float2bfloat16_rn(x);
@@ -83,6 +87,28 @@ __device__ inline float4 load_floats(const float* from) {
 }
 __device__ inline void store_floats(float* to, const float4& values) {
   *reinterpret_cast<float4*>(to) = values;
+}
+
+// Four elements of the residual stream: float, or of 16 bits.
+template <typename R>
+__device__ float4 load_four(const R* from) {
+  if constexpr (std::is_same_v<R, float>) {
+    return load_floats(from);
+  } else {
+    return Elements16<R, 4>::load(from).unpacked();
+  }
+}
+// Stores them and returns them as they are rounded.
+template <typename R>
+__device__ float4 store_four(R* to, const float4& values) {
+  if constexpr (std::is_same_v<R, float>) {
+    store_floats(to, values);
+    return values;
+  } else {
+    const auto rounded = Elements16<R, 4>::packed(values);
+    rounded.store(to);
+    return rounded.unpacked();
+  }
 }
 
 // The mask of one row.
