@@ -73,13 +73,15 @@ struct Recipe {
   void check() const;
 };
 
-// Reads a recipe from TOML. `source` names the text in errors. `overrides` are `section.key=value`,
-// the value as in TOML, quotes may be left out. Keys that the text leaves out keep their defaults.
-// A group \xNN in a string (two hexadecimal digits; in TOML's double quotes \\xNN) stands for that
-// byte, so that paths of any bytes can be named, as path_text() shows them.
-// Throws lace::Error: a syntax error with its line; an unknown section or key with its line and the
-// nearest known one; a value of the wrong type; what Recipe::check finds. load_recipe: also if
-// there is no such file, it is a folder, or it cannot be read.
+// Reads a recipe from TOML. `source` names the text in errors. `base = "other.toml"` at its top
+// names a recipe, relative to the folder of `source`, whose keys are read first, all but its name;
+// up to 4 may build on one another. `overrides` are `section.key=value`, the value as in TOML,
+// quotes may be left out. Keys that no text names keep their defaults. A group \xNN in a string
+// (two hexadecimal digits; in TOML's double quotes \\xNN) stands for that byte, so that paths of
+// any bytes can be named, as path_text() shows them. Throws lace::Error: a syntax error with its
+// line; an unknown section or key with its line and the nearest known one; a value of the wrong
+// type; what Recipe::check finds. load_recipe: also if there is no such file, it is a folder, or it
+// cannot be read.
 Recipe parse_recipe(std::string_view text, const std::string& source,
                     const std::vector<std::string>& overrides = {});
 Recipe load_recipe(const std::string& path, const std::vector<std::string>& overrides = {});

@@ -22,6 +22,7 @@ namespace {
 
 constexpr size_t kMaxText = size_t{1} << 20;
 constexpr int kMaxBrackets = 8, kMaxDots = 8;  // of values in each other; of one key
+constexpr int kMaxBases = 4;                   // recipes that build on one another
 
 // The place just past the string that begins at `at`; a string on one line ends with the line.
 size_t past_string(std::string_view text, size_t at) {
@@ -274,21 +275,7 @@ struct Print {
   void operator()(LinearInit v) const { out << quoted(std::string(name(v))); }
 };
 
-}  // namespace
-
-Recipe parse_recipe(std::string_view text, const std::string& source,
-                    const std::vector<std::string>& overrides) {
-  Recipe recipe;
-  assign_recipe(recipe, parse_toml(text, source), {source});
-  for (const std::string& text : overrides) {
-    const Place place{"--set " + printable(text.substr(0, text.find('='))), true};
-    assign_recipe(recipe, override_table(text), place);
-  }
-  recipe.check();
-  return recipe;
-}
-
-Recipe load_recipe(const std::string& path, const std::vector<std::string>& overrides) {
+std::string read_text(const std::string& path) {
   std::error_code failure;
   const auto status = std::filesystem::status(path, failure);
   LACE_CHECK(std::filesystem::status_known(status), "[recipe] cannot read ", path, ": ",
@@ -304,7 +291,44 @@ Recipe load_recipe(const std::string& path, const std::vector<std::string>& over
   text.resize(static_cast<size_t>(file.gcount()));
   LACE_CHECK(text.size() <= kMaxText, "[recipe] a recipe has at most ", kMaxText, " bytes, ", path,
              " has more");
-  return parse_recipe(text, path, overrides);
+  return text;
+}
+
+// Assigns the recipe that this one names as its base, then its own keys.
+void assign_with_base(Recipe& recipe, std::string_view text, const std::string& source, int bases) {
+  toml::table table = parse_toml(text, source);
+  if (const toml::node* node = table.get("base")) {
+    std::string base;
+    Assign(*node, "base", Place{source}(*node))(base);
+    LACE_CHECK(bases < kMaxBases, "[recipe] ", Place{source}(*node), ": at most ", kMaxBases,
+               " recipes may build on one another, got base = ", printable(base));
+    const std::string path = (std::filesystem::path(source).parent_path() / base).native();
+    std::error_code absent;
+    LACE_CHECK(std::filesystem::is_regular_file(path, absent), "[recipe] ", Place{source}(*node),
+               ": base must name a recipe's file, got ", printable(path));
+    assign_with_base(recipe, read_text(path), path, bases + 1);
+    recipe.name.clear();
+    table.erase("base");
+  }
+  assign_recipe(recipe, table, {source});
+}
+
+}  // namespace
+
+Recipe parse_recipe(std::string_view text, const std::string& source,
+                    const std::vector<std::string>& overrides) {
+  Recipe recipe;
+  assign_with_base(recipe, text, source, 0);
+  for (const std::string& text : overrides) {
+    const Place place{"--set " + printable(text.substr(0, text.find('='))), true};
+    assign_recipe(recipe, override_table(text), place);
+  }
+  recipe.check();
+  return recipe;
+}
+
+Recipe load_recipe(const std::string& path, const std::vector<std::string>& overrides) {
+  return parse_recipe(read_text(path), path, overrides);
 }
 
 std::string to_toml(const Recipe& recipe) {

@@ -1,5 +1,7 @@
 #include "lace/recipe.h"
 
+#include <filesystem>
+#include <fstream>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -111,6 +113,42 @@ TEST(Recipe, UnknownKeysNameTheNearestAndTheLine) {
   const std::string set = error_of("", {"train.step=5"});
   EXPECT_HAS(set, "--set train.step");
   EXPECT_HAS(set, "train.steps");
+}
+
+TEST(Recipe, BuildsOnAnother) {
+  const std::filesystem::path folder = testing::TempDir() + "lace_recipe_bases";
+  std::filesystem::create_directories(folder / "sub");
+  const auto write = [&](const char* name, const std::string& text) {
+    std::ofstream(folder / name) << text;
+    return (folder / name).native();
+  };
+  write("first.toml", "name = \"first\"\n[model]\nlayers = 3\nheads = 8\n[train]\nsteps = 5\n");
+  write("sub/second.toml", "base = \"../first.toml\"\n[model]\nlayers = 4\n");
+  const std::string third = write("third.toml", "base = \"sub/second.toml\"\n[train]\nbatch = 7\n");
+  const Recipe recipe = load_recipe(third, {"model.heads=2"});
+  EXPECT_EQ(recipe.name, "");
+  EXPECT_EQ(recipe.model.layers, 4);
+  EXPECT_EQ(recipe.model.heads, 2);
+  EXPECT_EQ(recipe.train.batch, 7);
+  EXPECT_EQ(recipe.train.steps, 5);
+  EXPECT_EQ(to_toml(recipe).find("base"), std::string::npos);  // what is written stands alone
+
+  const auto error = [&](const std::string& text) {
+    try {
+      parse_recipe(text, (folder / "x.toml").native());
+    } catch (const Error& failure) {
+      return std::string(failure.what());
+    }
+    return std::string();
+  };
+  EXPECT_HAS(error("\nbase = \"missing.toml\"\n"), "x.toml:2: base must name a recipe's file");
+  EXPECT_HAS(error("base = 3\n"), "base is a string");
+  EXPECT_HAS(error("base = \".\"\n"), "base must name a recipe's file");
+  write("broken.toml", "[model]\nlayer = 3\n");
+  EXPECT_HAS(error("base = \"broken.toml\"\n"), "broken.toml:2: unknown key model.layer");
+  write("loop.toml", "base = \"loop.toml\"\n");
+  EXPECT_HAS(error("base = \"loop.toml\"\n"), "at most 4 recipes may build on one another");
+  std::filesystem::remove_all(folder);
 }
 
 TEST(Recipe, WrongTypesAndSyntaxNameTheLine) {
