@@ -40,6 +40,16 @@ TEST(RecipePaths, CanBeWrittenAsTheyAreShown) {
             (std::vector<std::string>{"a\\b\\x41"}));
 }
 
+TEST(RecipeData, AllRecipesAreSound) {
+  int count = 0;
+  for (const auto& entry : fs::directory_iterator(LACE_RECIPES)) {
+    const Recipe recipe = load_recipe(entry.path().native());
+    EXPECT_EQ(recipe.name, entry.path().stem().native());
+    ++count;
+  }
+  EXPECT_GE(count, 14);
+}
+
 // Splits of images that stand in one file, as the recipes say.
 TEST(RecipeData, SplitsOfThePapersImages) {
   struct Case {

@@ -131,7 +131,7 @@ TEST(Recipe, BuildsOnAnother) {
   EXPECT_EQ(recipe.model.heads, 2);
   EXPECT_EQ(recipe.train.batch, 7);
   EXPECT_EQ(recipe.train.steps, 5);
-  EXPECT_EQ(to_toml(recipe).find("base"), std::string::npos);  // what is written stands alone
+  EXPECT_EQ(to_toml(recipe).find("\nbase"), std::string::npos);  // what is written stands alone
 
   const auto error = [&](const std::string& text) {
     try {
