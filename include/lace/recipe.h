@@ -48,7 +48,14 @@ struct TrainConfig {
                                    // alone: less memory, bit for bit the same (ZeRO-1,
                                    // docs/distributed.md); a run may change it when it goes on
   int64_t checkpoint_every = 500;  // steps; 0: at the end only
-  uint64_t seed = 1;               // of the order of the data
+  int64_t keep_checkpoints = 0;    // that are older than the last two, as step-N.safetensors
+  int64_t early_stop = 0;    // validations in a row without a new best that end the run; 0: none do
+  double spike = 2;          // a loss above so many times the mean of those before it is told of
+                             // with its place in the data (docs/runs.md); 0: none is
+  int64_t sample_every = 0;  // steps after which samples are drawn; 0: none are
+  int64_t sample_bytes = 512;  // of a sample; 0: model.seq_len
+  int64_t sample_count = 1;    // samples at a time
+  uint64_t seed = 1;           // of the order of the data
 };
 
 // [eval]

@@ -13,6 +13,8 @@ namespace {
 // Numbers that no run reaches. A product of two is compared as a double before it is computed.
 constexpr int64_t kMaxSteps = int64_t{1} << 40;
 constexpr int64_t kMaxBatch = int64_t{1} << 20;
+constexpr int64_t kMaxKept = 1000, kMaxSamples = 1000, kMaxSampleBytes = int64_t{1} << 30;
+constexpr double kMaxSpike = 1e9;
 constexpr double kMaxMinutes = 1e8;         // two centuries
 constexpr double kMaxRunSymbols = 0x1p62;   // of a whole run
 constexpr double kMaxStepSymbols = 0x1p50;  // of an optimiser step
@@ -89,6 +91,13 @@ void check_train(const TrainConfig& train) {
   check_range<int64_t>("train.validate_every", train.validate_every, 0, kMaxSteps);
   check_range<int64_t>("train.validate_windows", train.validate_windows, 1, kMaxBatch);
   check_range<int64_t>("train.checkpoint_every", train.checkpoint_every, 0, kMaxSteps);
+  check_range<int64_t>("train.keep_checkpoints", train.keep_checkpoints, 0, kMaxKept);
+  check_range<int64_t>("train.early_stop", train.early_stop, 0, kMaxSteps);
+  LACE_CHECK(train.spike == 0 || (train.spike >= 1 && train.spike <= kMaxSpike),
+             "[recipe] train.spike must be 0 or from 1 to ", kMaxSpike, ", got ", train.spike);
+  check_range<int64_t>("train.sample_every", train.sample_every, 0, kMaxSteps);
+  check_range<int64_t>("train.sample_bytes", train.sample_bytes, 0, kMaxSampleBytes);
+  check_range<int64_t>("train.sample_count", train.sample_count, 1, kMaxSamples);
   LACE_CHECK(train.seed >> 63 == 0, "[recipe] train.seed must be below 2^63, got ", train.seed);
 }
 

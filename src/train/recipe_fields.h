@@ -72,6 +72,12 @@ void visit_fields(TrainConfig& c, Visit&& visit) {
   visit("graphs", c.graphs);
   visit("shard_optimizer", c.shard_optimizer);
   visit("checkpoint_every", c.checkpoint_every);
+  visit("keep_checkpoints", c.keep_checkpoints);
+  visit("early_stop", c.early_stop);
+  visit("spike", c.spike);
+  visit("sample_every", c.sample_every);
+  visit("sample_bytes", c.sample_bytes);
+  visit("sample_count", c.sample_count);
   visit("seed", c.seed);
 }
 
