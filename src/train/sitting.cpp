@@ -25,7 +25,7 @@ std::string now_utc() {
   return text;
 }
 
-nlohmann::ordered_json description(const Recipe& recipe, const TextData& data,
+nlohmann::ordered_json description(const Recipe& recipe, const Dataset& data,
                                    const RunOptions& options) {
   nlohmann::ordered_json json = {
       {"started", now_utc()},
@@ -72,7 +72,7 @@ Sitting::Sitting(const Recipe& recipe, const RunOptions& options)
   if (folder_) folder_->check(recipe_, options_.resume);
   const bool resumed = folder_ && files_.holds_run();
   if (resumed) folder_->keep();
-  TextData data = load_data(recipe_);
+  Dataset data = load_data(recipe_, cache_beside(options_.folder));
   if (folder_ && options_.on_data) options_.on_data(data);
   const std::string about = description(recipe_, data, options_).dump(2) + "\n";
   trainer_ = std::make_unique<Trainer>(recipe_, std::move(data), options_.device, options_.group);

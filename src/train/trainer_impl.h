@@ -26,7 +26,7 @@ struct Trainer::Impl {
   using Clock = std::chrono::steady_clock;
 
   Recipe recipe;
-  TextData data;
+  Dataset data;
   nlohmann::ordered_json fingerprint;  // of the data as they were at the start
   SparseTransformer model;
   train::Ranks ranks;
@@ -65,7 +65,7 @@ struct Trainer::Impl {
   };
   std::shared_ptr<HostMemory> host_memory;
 
-  Impl(const Recipe& r, TextData d, at::Device device, Group* group);
+  Impl(const Recipe& r, Dataset d, at::Device device, Group* group);
 
   double elapsed() const;
   void set_elapsed(double seconds);
