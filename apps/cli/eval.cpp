@@ -234,10 +234,7 @@ void add_eval(CLI::App& app) {
   command->add_option("--data", options->data, "Score these files and folders, all of their bytes")
       ->transform(path())
       ->excludes(split);
-  command
-      ->add_option("--checkpoint", options->checkpoint,
-                   "best, last or previous; default: best if any")
-      ->check(CLI::IsMember({"best", "last", "previous"}));
+  add_checkpoint(*command, options->checkpoint);
   command->add_flag("--baselines", options->baselines,
                     "Beside it: Markov models counted on the run's train split, gzip and xz -9");
   command->add_flag("--json", options->json, "Print JSON");
