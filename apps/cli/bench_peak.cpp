@@ -1,12 +1,16 @@
 #include "bench_peak.h"
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
+#include "bench_cuda.h"
 #include "core/instruction_set.h"
+#include "ops/torch_context.h"
 
 // Every loop keeps more independent sums than latency × issue width of today's processors (8 to
 // 16), within the registers of its instruction set.
@@ -109,6 +113,27 @@ double run_peak(Peak peak, const Executor& executor, int64_t steps) {
     if (thread == 0) operations = own;
   });
   return operations * threads;
+}
+
+double measured_peak(c10::Device device, Precision precision) {
+  if (precision == Precision::kFloat64) return 0;
+  if (!device.is_cpu()) {
+    const double peak = 1e12 * gpu_matmul_tflops(device);
+    release_gpu_memory();
+    return peak;
+  }
+  const bool narrow = precision != Precision::kFloat32 && has_peak(Peak::kBf16Dot);
+  constexpr int kSamples = 5;
+  constexpr int64_t kSteps = 500'000;
+  double best = 0;
+  for (int i = 0; i < kSamples; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    const double operations =
+        run_peak(narrow ? Peak::kBf16Dot : Peak::kFp32Fma, ops::torch_executor(), kSteps);
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    best = std::max(best, operations / elapsed.count());
+  }
+  return best;
 }
 
 }  // namespace lace::cli

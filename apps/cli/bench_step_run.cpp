@@ -24,19 +24,21 @@ constexpr int kGroups = 5;
 constexpr int kProfiledSteps = 2;
 
 // Random bytes: the time of a step does not depend on what it learns.
-TextData random_data(const Recipe& recipe) {
+Dataset random_data(const Recipe& recipe) {
   std::mt19937 generator(1);
   const int64_t windows = recipe.train.batch * recipe.train.accumulate + 1;
   std::vector<uint8_t> bytes(static_cast<size_t>(windows * recipe.model.seq_len));
   for (uint8_t& byte : bytes) {
     byte = static_cast<uint8_t>(generator() % static_cast<uint64_t>(recipe.model.vocab));
   }
-  TextData data;
+  Dataset data;
   data.train = ByteStream(std::move(bytes));
   return data;
 }
 
-double operations_of(const Recipe& recipe) {
+}  // namespace
+
+double step_operations(const Recipe& recipe) {
   const ModelConfig& model = recipe.model;
   const auto cycle = static_cast<int64_t>(model.patterns.size());
   double pairs = 0;
@@ -47,6 +49,8 @@ double operations_of(const Recipe& recipe) {
   }
   return train::step_operations(model, recipe.train.batch * recipe.train.accumulate, pairs);
 }
+
+namespace {
 
 std::vector<double> time_one_by_one(Trainer& trainer, const StepOptions& options, double tokens) {
   for (int i = 0; i < options.warm_up; ++i) trainer.take_step();
@@ -123,7 +127,7 @@ StepResult run_steps(Recipe recipe, c10::Device device, const StepOptions& optio
   const auto tokens =
       static_cast<double>(recipe.train.batch * recipe.train.accumulate * recipe.model.seq_len);
   StepResult result;
-  result.operations = operations_of(recipe);
+  result.operations = step_operations(recipe);
   if (!device.is_cpu()) at::globalContext().lazyInitDevice(device.type());
   ops::take_peak_memory(device);  // from here on
   Trainer trainer(recipe, random_data(recipe), device);

@@ -41,6 +41,9 @@ struct StepOptions {
   bool profile = true;  // on a GPU, look at two more steps
 };
 
+// The operations of a step of one process (train::step_operations).
+double step_operations(const Recipe& recipe);
+
 // Times the training steps of a recipe on random bytes. On a GPU the host runs ahead, as in a
 // training run: a step is asked for before the one before has been finished. Throws as Trainer.
 StepResult run_steps(Recipe recipe, c10::Device device, const StepOptions& options);

@@ -23,7 +23,17 @@ namespace lace::cli {
 // The callback throws lace::Error on failure (exit code 1) and CLI::ParseError, for instance
 // CLI::ValidationError, on wrong usage (exit code 2); main prints the text to stderr. Results go to
 // std::cout, whose failures end the command (output.h), progress to stderr.
-enum class Order { kExplain, kModel, kTrain, kEval, kSample, kBench, kInfo };  // as --help lists
+enum class Order {
+  kExplain,
+  kModel,
+  kTrain,
+  kEval,
+  kSample,
+  kExport,
+  kImport,
+  kBench,
+  kInfo
+};  // as --help lists
 
 struct Command {
   Command(Order order, void (*add)(CLI::App& app));
@@ -43,6 +53,10 @@ Pattern given_pattern(const std::string& text);
 // Adds `--threads N`, which sets libtorch's threads (and by that the kernels') before the callback
 // runs. Without it, `default_threads` if positive, else libtorch's own choice.
 void add_threads(CLI::App& command, int default_threads = 0);
+
+// Adds `--checkpoint`: best, last, previous or step-N; "" by default, which means best if there is
+// one, else last.
+void add_checkpoint(CLI::App& command, std::string& checkpoint);
 
 // Adds `--device` (cpu, cuda, cuda:N): `device` keeps its value as the default.
 void add_device(CLI::App& command, std::string& device, const std::string& what);

@@ -112,6 +112,19 @@ void add_threads(CLI::App& command, int default_threads) {
   });
 }
 
+void add_checkpoint(CLI::App& command, std::string& checkpoint) {
+  const auto check = [](const std::string& name) {
+    const bool kept = name.rfind("step-", 0) == 0 && name.size() > 5 &&
+                      name.find_first_not_of("0123456789", 5) == std::string::npos;
+    const bool known = kept || name == "best" || name == "last" || name == "previous";
+    return known ? "" : concat("takes best, last, previous or step-N, got '", name, "'");
+  };
+  command
+      .add_option("--checkpoint", checkpoint,
+                  "best, last, previous or step-N; default: best if any, else last")
+      ->check(check);
+}
+
 void add_device(CLI::App& command, std::string& device, const std::string& what) {
   const auto check = [](const std::string& name) {
     const bool known = name == "cpu" || name == "cuda" ||

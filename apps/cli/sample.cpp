@@ -83,10 +83,7 @@ void add_sample(CLI::App& app) {
   command->add_option("--seed", options->sample.seed, "Of the draws")
       ->transform(whole_number(0))
       ->capture_default_str();
-  command
-      ->add_option("--checkpoint", options->checkpoint,
-                   "best, last or previous; default: best if any")
-      ->check(CLI::IsMember({"best", "last", "previous"}));
+  add_checkpoint(*command, options->checkpoint);
   command->add_flag("--raw", options->raw,
                     "Print the bytes as they are; else those that are no text show as \\x1b");
   command->add_flag("--json", options->json, "Print JSON");

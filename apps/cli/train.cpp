@@ -22,8 +22,11 @@
 
 #include "lace/device.h"
 #include "lace/distributed.h"
+#include "lace/generate.h"
 
 #include "arguments.h"
+#include "bench_peak.h"
+#include "bench_step_run.h"
 #include "commands.h"
 #include "core/home.h"
 #include "notes.h"
@@ -42,13 +45,17 @@ struct Options {
 
 std::atomic<bool> interrupted{false};
 
-// While a run trains: the first Ctrl-C asks for a checkpoint, the second ends the program at once.
+// While a run trains: the first Ctrl-C, or SIGTERM, asks for a checkpoint; the second of either
+// ends the program at once.
 class SignalHandler {
  public:
   SignalHandler() {
     struct sigaction action {};
-    action.sa_handler = [](int) { interrupted = true; };
-    action.sa_flags = SA_RESETHAND;
+    action.sa_handler = [](int signal) {
+      if (!interrupted.exchange(true)) return;
+      std::signal(signal, SIG_DFL);
+      std::raise(signal);  // comes when this handler returns
+    };
     sigaction(SIGINT, &action, &old_int_);
     sigaction(SIGTERM, &action, &old_term_);
   }
@@ -143,6 +150,7 @@ void print_result(const RunResult& result, const std::string& folder, bool json)
     return print_json(
         {{"run", path_text(folder)},
          {"finished", result.finished},
+         {"stopped_early", result.stopped_early},
          {"steps", result.steps},
          {"bytes_trained", result.tokens},
          {"elapsed_s", result.elapsed_s},
@@ -150,13 +158,27 @@ void print_result(const RunResult& result, const std::string& folder, bool json)
          {"validation_bits_per_byte", optional(result.validation_bits_per_byte)},
          {"best_validation_bits_per_byte", optional(result.best_validation_bits_per_byte)}});
   }
-  std::cout << (result.finished ? "trained " : "stopped after ") << format_count(result.steps)
-            << " steps, " << format_count(result.tokens) << " bytes in "
-            << format_duration(result.elapsed_s) << " ("
+  std::cout << (result.stopped_early ? "stopped early after "
+                : result.finished    ? "trained "
+                                     : "stopped after ")
+            << format_count(result.steps) << " steps, " << format_count(result.tokens)
+            << " bytes in " << format_duration(result.elapsed_s) << " ("
             << format_count(std::llround(result.tokens_per_s)) << " tokens/s)";
   if (result.best_validation_bits_per_byte)
     std::cout << "; validation " << fixed(*result.best_validation_bits_per_byte, 3) << " bits/byte";
   std::cout << "\nrun folder: " << path_text(folder) << "\n";
+}
+
+// What a run draws on the way; nothing once it is to end.
+std::optional<DrawnSample> draw(const SparseTransformer& model, int64_t bytes, uint64_t seed) {
+  SampleOptions how;
+  how.length = bytes;
+  how.seed = seed;
+  DrawnSample sample;
+  sample.temperature = how.temperature;
+  sample.bytes = lace::sample(model, {}, how, [](uint8_t) { return !interrupted.load(); });
+  if (interrupted) return std::nullopt;
+  return sample;
 }
 
 // Meets the processes that were started together with this one. One that cannot end in time, when
@@ -173,7 +195,10 @@ std::unique_ptr<Group> join(const Environment& environment, at::Device device) {
 
 void train(const Options& options) {
   Recipe recipe = load_recipe(options.recipe, options.overrides);
-  for (std::string& path : recipe.data.paths) path = expand_home(path);
+  for (auto* paths : {&recipe.data.paths, &recipe.data.validation_paths, &recipe.data.test_paths}) {
+    for (std::string& path : *paths) path = expand_home(path);
+  }
+  recipe.data.cache = expand_home(recipe.data.cache);
   const Environment environment = find_environment();
   const at::Device device = find_rank_device(options.device, environment);
   const bool first = environment.rank == 0;  // which alone tells of the run
@@ -189,6 +214,7 @@ void train(const Options& options) {
   RunResult result;
   {
     const SignalHandler handler;
+    const double peak = first ? measured_peak(device, recipe.model.precision) : 0;
     std::optional<ProgressView> view;
     if (first) view.emplace();
     result = train_run(recipe, {.folder = folder,
@@ -205,7 +231,10 @@ void train(const Options& options) {
                                 .on_note =
                                     [](const std::string& text) {
                                       std::cerr << safe_lines(concat("lace: ", text)) << std::endl;
-                                    }});
+                                    },
+                                .draw = draw,
+                                .step_operations = peak > 0 ? step_operations(recipe) : 0,
+                                .peak_operations_per_s = peak});
   }
   if (first) print_result(result, folder, options.json);
   LACE_CHECK(result.finished, "[train] interrupted: a checkpoint is saved, go on with --resume");

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "lace/data.h"
 #include "lace/model.h"
 
 namespace lace {
@@ -13,13 +14,25 @@ namespace lace {
 
 // [data]
 struct DataConfig {
-  std::vector<std::string> paths;  // files and folders
-  double validation_fraction =
-      0.05;  // of the bytes; with 21 files or more every 20th file (0: none)
+  DataKind kind = DataKind::kText;  // "text" (any bytes), "images" or "audio"
+  std::vector<std::string> paths;   // files and folders
+  // If given, these splits are all of these files, and no part of paths.
+  std::vector<std::string> validation_paths, test_paths;
+  // Of the bytes, the images or the tracks; of text by file every 20th file (0: none).
+  double validation_fraction = 0.05;
   double test_fraction = 0.05;
-  int64_t record_bytes = 0;  // 0: text. Else the data are records of this size (images,
-                             // clips): windows and splits fall on multiples of it in each
-                             // file, and what is left over at a file's end is left out
+  // Of text: "bytes", "files", or by their number "auto" (by file from 21 on).
+  SplitBy split = SplitBy::kAuto;
+  // Of text: 0, or the size of records (clips, raw images): windows and splits fall on multiples of
+  // it in each file, and what is left over at a file's end is left out.
+  int64_t record_bytes = 0;
+  // Of images whose size is not the model's: "stretch" or "crop"; "none": an error.
+  ImageResize resize = ImageResize::kNone;
+  int64_t sample_rate = 12000;  // of audio: Hz that it is resampled to
+  std::string cache;  // folder for what files unpack or decode to; "": .lace-cache beside the run
+
+  // Clears what is about places of this machine: paths and the cache.
+  void forget_places();
 };
 
 // [optimizer]: Adam with decoupled weight decay on tensors of rank 2 and more.
@@ -48,7 +61,14 @@ struct TrainConfig {
                                    // alone: less memory, bit for bit the same (ZeRO-1,
                                    // docs/distributed.md); a run may change it when it goes on
   int64_t checkpoint_every = 500;  // steps; 0: at the end only
-  uint64_t seed = 1;               // of the order of the data
+  int64_t keep_checkpoints = 0;    // that are older than the last two, as step-N.safetensors
+  int64_t early_stop = 0;    // validations in a row without a new best that end the run; 0: none do
+  double spike = 2;          // a loss above so many times the mean of those before it is told of
+                             // with its place in the data (docs/runs.md); 0: none is
+  int64_t sample_every = 0;  // steps after which samples are drawn; 0: none are
+  int64_t sample_bytes = 512;  // of a sample; 0: model.seq_len
+  int64_t sample_count = 1;    // samples at a time
+  uint64_t seed = 1;           // of the order of the data
 };
 
 // [eval]

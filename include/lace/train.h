@@ -13,9 +13,21 @@
 namespace lace {
 
 class Group;  // lace/distributed.h
+namespace train {
+class Snapshot;  // src/train/snapshot.h
+}  // namespace train
 
-// The bytes that a recipe's [data] names. Throws lace::Error as load_text.
-TextData load_data(const Recipe& recipe);
+// The bytes that a recipe's [data] names. What its files unpack or decode to is kept in its
+// data.cache, else in `cache`. Throws lace::Error as load_text, load_images and load_audio do, and
+// if the recipe names no data.
+Dataset load_data(const Recipe& recipe, const std::string& cache = "");
+
+// All bytes of other paths, read as the recipe's [data] says: they are `train`.
+Dataset load_whole(const Recipe& recipe, const std::vector<std::string>& paths,
+                   const std::string& cache = "");
+
+// The folder for that which all runs beside this one share: .lace-cache in the folder above.
+std::string cache_beside(const std::string& run_folder);
 
 // What the last step of a training run measured.
 struct TrainProgress {
@@ -26,10 +38,23 @@ struct TrainProgress {
   double learning_rate = 0;
   double gradient_norm = 0;  // before clipping; what is not finite (fp16) counts as 0
   double tokens_per_s = 0;
+  double step_s = 0;                               // of this step
   double elapsed_s = 0;                            // of training, all sittings together
   double remaining_s = 0;                          // estimate
   std::optional<double> validation_bits_per_byte;  // if this step was followed by a validation
   bool stop = false;  // a rank has asked to stop (ask_to_stop): all are told so after the same step
+  // Whether the loss is above train.spike times the mean of those before it (src/train/loss_watch.h
+  // has that mean), and of a spike the first bytes of the step's windows in the training data, all
+  // ranks' in the order in which they are taken.
+  bool spike = false;
+  double mean_loss = 0;
+  std::vector<int64_t> windows;
+  // Of a run (train_run) alone:
+  double validation_s = 0, sample_s = 0;  // that followed the step
+  double checkpoint_s = 0;   // for which the checkpoint after the step before held up training
+  int64_t memory_bytes = 0;  // on a CPU resident in the process; on a GPU the peak of tensors since
+                             // the step before; 0: not known
+  double share_of_peak = 0;  // of RunOptions::peak_operations_per_s; 0: not known
 };
 
 // One training run in memory: a model, its optimiser, its place in the data. Everything that later
@@ -43,8 +68,7 @@ class Trainer {
   // rounding; then steps and validate() are collectives, and give all ranks the same. The group
   // outlives the trainer. Throws lace::Error on all ranks if the recipe, the data or the build of
   // one are not those of rank 0.
-  Trainer(const Recipe& recipe, TextData data, at::Device device = at::kCPU,
-          Group* group = nullptr);
+  Trainer(const Recipe& recipe, Dataset data, at::Device device = at::kCPU, Group* group = nullptr);
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -56,7 +80,8 @@ class Trainer {
   double elapsed_s() const;                       // of training, all sittings together
   std::optional<double> best_validation() const;  // the lowest finite validate() of the run
   bool divides_state() const;  // there are several ranks, and train.shard_optimizer
-  bool done() const;           // train.steps or train.max_minutes are reached
+  bool done() const;           // train.steps or train.max_minutes are reached, or stopped_early()
+  bool stopped_early() const;  // the last train.early_stop validations were no better than before
 
   // One optimiser step over train.accumulate micro-batches of train.batch sequences on each rank.
   // Where the precision is fp16, the loss is scaled; gradients that are not finite then count as 0,
@@ -79,9 +104,16 @@ class Trainer {
   // the mean of the weights where optimizer.ema keeps one. Nothing without validation bytes.
   std::optional<double> validate();
 
-  // The weights that validate() scores, named as the model's parameters. A collective where
-  // divides_state().
-  std::vector<NamedParameter> validated_weights() const;
+  // Calls `use` while the model has the weights that validate() scores. They are to be read only.
+  // A collective where divides_state().
+  void with_validated_weights(const std::function<void(const SparseTransformer&)>& use);
+
+  // All that save() writes, or the model's weights and their mean alone, as they are now, to be
+  // written by any thread while steps go on: on a CPU a copy; on a GPU they are copied beside the
+  // next step, whose optimiser waits for it, and nothing else does. The memory is kept for the next
+  // snapshot, which takes more where this one still lives. Where divides_state(), a collective, and
+  // null on all but rank 0.
+  std::shared_ptr<const train::Snapshot> snapshot(bool whole = true) const;
 
   // Writes everything to a safetensors file with checksums, and a summary in JSON beside it, each
   // under a temporary name first, synced, then renamed. What had the name before is kept as
@@ -107,56 +139,76 @@ class Trainer {
   std::unique_ptr<Impl> impl_;
 };
 
-// A run folder, which rank 0 alone writes:
+// What was drawn from a model on the way, to be looked at.
+struct DrawnSample {
+  std::vector<uint8_t> bytes;  // the prompt, then what was drawn
+  int64_t prompt_bytes = 0;
+  double temperature = 1;
+};
+
+// A run folder (docs/runs.md), which rank 0 alone writes:
 //   recipe.toml                          the recipe as it was resolved
 //   run.json                             version, commit, machine, device, seed, sizes
 //   metrics.jsonl                        one line a step, also with its validation
+//   events.out.tfevents.*                the same for TensorBoard, a file a sitting
+//   samples.jsonl, samples/STEP-I.bin    what was drawn every train.sample_every steps
 //   last.safetensors, last.json          model, optimiser, place in the data
 //   previous.safetensors, previous.json  the same, of the checkpoint before
+//   step-N.safetensors, step-N.json      the same, of the train.keep_checkpoints before that
 //   best.safetensors, best.json          the weights at the lowest validation loss, and that loss
 //   damaged.safetensors, damaged.json    a `last` that could not be read when the run went on
 //   train.lock                           while a process trains: its id
-// Files of weights are complete at every moment. Beside last and previous, of equal size, the disk
-// needs room for one more such file while a checkpoint is written.
+// Files of weights are complete at every moment. Beside last, previous and those that are kept, of
+// equal size, the disk needs room for one more such file while a checkpoint is written.
 struct RunOptions {
   std::string folder;
   bool resume = false;           // take up the folder's last checkpoint, if there is one
   at::Device device = at::kCPU;  // to train on
   Group* group = nullptr;        // the processes that train together, if there are several
-  std::function<void(const TextData&)> on_data = {};  // called once, with what will be trained on
+  std::function<void(const Dataset&)> on_data = {};  // called once, with what will be trained on
   // Called after each step; returning false saves a checkpoint and ends the run early, with a group
   // after the next step, on all ranks.
   std::function<bool(const TrainProgress&)> on_step = {};
   bool accept_changed_data = false;  // resume also if the data are not those of the checkpoint
   // Called with a line that the user should see: where the run goes on and from which file, what
-  // could not be read, a validation that is not finite.
+  // could not be read, a validation that is not finite, a loss that is a spike, an early stop.
   std::function<void(const std::string&)> on_note = {};
+  // Draws train.sample_bytes bytes from the model, whose weights are those that validations score;
+  // the seed is the same at every step, another for each of train.sample_count. Nothing: it was cut
+  // short. Without it, no samples are drawn.
+  std::function<std::optional<DrawnSample>(const SparseTransformer& model, int64_t bytes,
+                                           uint64_t seed)>
+      draw = {};
+  // Of a step of this rank, and what the device could do: 0 where not known.
+  double step_operations = 0, peak_operations_per_s = 0;
 };
 
 struct RunResult {
   int64_t steps = 0;
   int64_t tokens = 0;  // bytes trained on, all sittings together
   double elapsed_s = 0;
-  double tokens_per_s = 0;  // mean of the run
-  bool finished = false;    // false: on_step ended it
+  double tokens_per_s = 0;     // mean of the run
+  bool finished = false;       // false: on_step ended it
+  bool stopped_early = false;  // train.early_stop ended it
   std::optional<double> validation_bits_per_byte, best_validation_bits_per_byte;
 };
 
 // Trains a recipe into a run folder. Throws lace::Error if the folder already holds a run and
 // `resume` is not set, or holds one of another recipe or other data and it is; or if another
 // process or thread trains in it. A `last` checkpoint that is damaged is set aside, and the run
-// goes on from `previous`. When a step, a validation or a write fails, the steps so far are saved
-// if that works before the error is thrown. A start that fails before its first step leaves no
-// folder behind. With a group, rank 0's folder and checkpoint count, `on_data` and `on_note` are
-// called on rank 0 only, an error on one rank is an error on all, after which those on GPUs, or
-// that divide the optimiser's state, save nothing more, and returning means that the run is
-// complete.
+// goes on from `previous`. Checkpoints are written by a thread of their own while steps go on, one
+// at a time; one that could not be written is an error of a later step, and the file before it
+// stays. When a step, a validation or a write fails, the steps so far are saved if that works
+// before the error is thrown. A start that fails before its first step leaves no folder behind.
+// With a group, rank 0's folder and checkpoint count, `on_data` and `on_note` are called on rank 0
+// only, an error on one rank is an error on all, after which those on GPUs, or that divide the
+// optimiser's state, save nothing more, and returning means that the run is complete.
 RunResult train_run(const Recipe& recipe, const RunOptions& options);
 
-// The recipe and the weights of a run folder: those of `checkpoint` ("best", "last" or "previous";
-// "": best if there is one, else last), and of these the mean where one is kept. Also while the run
-// is being trained. Throws lace::Error naming the file and tensor that are not as they were
-// written, and the other checkpoints that there are.
+// The recipe and the weights of a run folder: those of `checkpoint` ("best", "last", "previous" or
+// "step-N"; "": best if there is one, else last), and of these the mean where one is kept. Also
+// while the run is being trained. Throws lace::Error naming the file and tensor that are not as
+// they were written, and the other checkpoints that there are.
 struct LoadedRun {
   Recipe recipe;
   std::unique_ptr<SparseTransformer> model;
@@ -177,6 +229,11 @@ struct EvalResult {
   double elapsed_s = 0;
 };
 EvalResult evaluate(const SparseTransformer& model, const ByteStream& stream,
+                    const EvalConfig& config,
+                    const std::function<void(int64_t done, int64_t total)>& on_window = {});
+
+// The same of each piece of a split, together.
+EvalResult evaluate(const SparseTransformer& model, const DataSplit& split,
                     const EvalConfig& config,
                     const std::function<void(int64_t done, int64_t total)>& on_window = {});
 

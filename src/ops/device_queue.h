@@ -10,8 +10,8 @@
 namespace lace::ops {
 
 // The order in which a device does one thread's work, in which the host may run ahead: on a GPU a
-// stream of its own, and a second one for copies to it. On a CPU, and in builds without CUDA, all
-// work is done at once and none of this costs anything.
+// stream of its own, and others for copies to and from it. On a CPU, and in builds without CUDA,
+// all work is done at once and none of this costs anything.
 class DeviceQueue {
  public:
   static std::unique_ptr<DeviceQueue> make(c10::Device device);
@@ -32,6 +32,12 @@ class DeviceQueue {
   virtual void beside(FunctionRef<void()> work) = 0;
   virtual void join() = 0;
 
+  // to, which host_bytes made, ← from, as the work in the queue so far leaves it: beside what
+  // enters the queue later, up to hold_for_downloads(). Both must stay where they are until then.
+  virtual void download(const at::Tensor& to, const at::Tensor& from) = 0;
+  // What enters the queue from now on waits for the downloads so far.
+  virtual void hold_for_downloads() = 0;
+
   // A place in the queue, behind all that has entered it.
   class Mark {
    public:
@@ -39,6 +45,8 @@ class DeviceQueue {
     virtual void wait() = 0;  // until the device has come there
   };
   virtual std::unique_ptr<Mark> mark() = 0;
+  // The end of the downloads so far. Any thread may wait for it.
+  virtual std::unique_ptr<Mark> mark_downloads() = 0;
 
   // Work that is asked of the device again and again, without its being asked each time. All its
   // memory stays its own; what it reads and writes from outside must stay where it is.

@@ -17,7 +17,10 @@ class CpuQueue final : public DeviceQueue {
   void upload(const at::Tensor& to, const at::Tensor& from) override { to.copy_(from); }
   void beside(FunctionRef<void()> work) override { work(); }
   void join() override {}
+  void download(const at::Tensor& to, const at::Tensor& from) override { to.copy_(from); }
+  void hold_for_downloads() override {}
   std::unique_ptr<Mark> mark() override { return std::make_unique<DoneMark>(); }
+  std::unique_ptr<Mark> mark_downloads() override { return std::make_unique<DoneMark>(); }
   std::unique_ptr<Graph> record(FunctionRef<void()>) override { return nullptr; }
 };
 

@@ -51,6 +51,7 @@ class CudaQueue final : public DeviceQueue {
       : stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())),
         copies_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())),
         beside_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device.index())),
+        downloads_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())),
         pool_(at::cuda::graph_pool_handle()) {}
 
   std::shared_ptr<void> enter() override {
@@ -77,7 +78,21 @@ class CudaQueue final : public DeviceQueue {
 
   void join() override { wait(stream_, beside_); }
 
+  void download(const at::Tensor& to, const at::Tensor& from) override {
+    wait(downloads_, stream_);
+    const c10::cuda::CUDAStreamGuard guard(downloads_);
+    to.copy_(from, /*non_blocking=*/true);
+    downloading_ = true;
+  }
+
+  void hold_for_downloads() override {
+    if (downloading_) wait(stream_, downloads_);
+    downloading_ = false;
+  }
+
   std::unique_ptr<Mark> mark() override { return std::make_unique<CudaMark>(stream_); }
+
+  std::unique_ptr<Mark> mark_downloads() override { return std::make_unique<CudaMark>(downloads_); }
 
   std::unique_ptr<Graph> record(FunctionRef<void()> work) override {
     return std::make_unique<CudaGraph>(pool_, work);
@@ -91,7 +106,8 @@ class CudaQueue final : public DeviceQueue {
     event.block(later);
   }
 
-  c10::cuda::CUDAStream stream_, copies_, beside_;
+  c10::cuda::CUDAStream stream_, copies_, beside_, downloads_;
+  bool downloading_ = false;  // since the queue was last held
   at::cuda::MempoolId_t pool_;
 };
 

@@ -66,6 +66,14 @@ class Adam {
   // saved()[index] = rank 0's `whole`; the others' is not read.
   void deal(size_t index, const at::Tensor& whole);
 
+  // What is kept of each element, and what its tensors' names begin with: saved() has these of the
+  // first parameter, then those of the next.
+  struct Array {
+    std::string prefix;
+    at::Tensor own;  // of the share, in the arena's layout if that is all of it
+  };
+  std::vector<Array> arrays() const;
+
   // The mean of the weights, by parameter; empty where not kept. A collective where the state is
   // divided, which waits for the device.
   std::vector<at::Tensor> ema() const;
@@ -74,14 +82,7 @@ class Adam {
   void set_steps(int64_t steps) { steps_ = steps; }
 
  private:
-  AdamArgs arguments() const;  // those that adam_norm takes
-  // What is kept of each element, and what its tensors' names begin with: saved() has these of the
-  // first parameter, then those of the next.
-  struct Array {
-    std::string prefix;
-    at::Tensor own;  // of the share
-  };
-  std::vector<Array> arrays() const;
+  AdamArgs arguments() const;                        // those that adam_norm takes
   distributed::Range place(size_t parameter) const;  // in the arena
 
   OptimizerConfig config_;

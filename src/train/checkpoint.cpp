@@ -23,8 +23,10 @@ const char* safetensors_dtype(at::ScalarType type) {
       return "F64";
     case at::kBFloat16:
       return "BF16";
+    case at::kHalf:
+      return "F16";
     default:
-      throw Error(concat("[checkpoint] tensors are float32, float64 or bfloat16, got ",
+      throw Error(concat("[checkpoint] tensors are float32, float64, float16 or bfloat16, got ",
                          at::toString(type)));
   }
 }
@@ -90,8 +92,7 @@ std::pair<dev_t, ino_t> identity(const std::string& path) {
 
 void write_safetensors(const std::string& path, const std::vector<NamedParameter>& tensors,
                        const std::map<std::string, std::string>& metadata,
-                       const std::string& keep_old_as,
-                       const std::function<at::Tensor(size_t place)>& fetch) {
+                       const std::string& keep_old_as) {
   std::map<std::string, std::string> checked = metadata;
   checked[kHeaderKey] = hex64(0);
   for (const NamedParameter& entry : tensors) checked[kTensorKey + entry.name] = hex64(0);
@@ -101,10 +102,8 @@ void write_safetensors(const std::string& path, const std::vector<NamedParameter
   AtomicFile file(path);
   file.write(length);
   file.write({text.data(), text.size()});
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const NamedParameter& entry = tensors[i];
-    const at::Tensor tensor = entry.tensor.is_meta() ? fetch(i) : entry.tensor;
-    const at::Tensor contiguous = tensor.detach().contiguous().cpu();
+  for (const NamedParameter& entry : tensors) {
+    const at::Tensor contiguous = entry.tensor.detach().contiguous().cpu();
     const std::span bytes(static_cast<const uint8_t*>(contiguous.const_data_ptr()),
                           contiguous.nbytes());
     checked[kTensorKey + entry.name] = hex64(hash64(bytes));
@@ -164,6 +163,25 @@ const SafetensorsHeader::Tensor& CheckpointFile::find(const NamedParameter& entr
              " is ", at::IntArrayRef(stored.shape), " in ", path_, ", expected ",
              entry.tensor.sizes());
   return stored;
+}
+
+std::vector<std::string> CheckpointFile::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : header_.tensors) names.push_back(name);
+  return names;
+}
+
+at::Tensor CheckpointFile::read(const std::string& name) {
+  const auto found = header_.tensors.find(name);
+  LACE_CHECK(found != header_.tensors.end(), "[checkpoint] ", path_, " has no tensor ", name);
+  for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kHalf, at::kBFloat16}) {
+    if (found->second.dtype != safetensors_dtype(type)) continue;
+    std::vector<uint8_t> bytes = verified_bytes(name, found->second);
+    return at::from_blob(bytes.data(), found->second.shape, at::TensorOptions().dtype(type))
+        .clone();
+  }
+  throw Error(concat("[checkpoint] ", name, " of ", path_, " must be F32, F64, F16 or BF16, got ",
+                     found->second.dtype));
 }
 
 void CheckpointFile::verify() {

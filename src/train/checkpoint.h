@@ -1,7 +1,6 @@
 #pragma once
 
 #include <fstream>
-#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -14,17 +13,14 @@
 
 namespace lace::train {
 
-// Writes float32, float64 and bfloat16 tensors as a safetensors file that takes its name when it is
+// Writes float32, float64, float16 and bfloat16 tensors as a safetensors file that takes its name when it is
 // complete; what had the name before is kept as `keep_old_as`, unless that is "".
 // Beside `metadata` the file holds checksums (hash.h): "xxh3:NAME" of each tensor's bytes and
 // "xxh3" of the header's text, the length's 8 bytes left out and the digits of this one counted as
 // zeros.
-// Tensors of the meta device are asked of `fetch`, by their place in `tensors` and in this order,
-// when their turn comes.
 void write_safetensors(const std::string& path, const std::vector<NamedParameter>& tensors,
                        const std::map<std::string, std::string>& metadata,
-                       const std::string& keep_old_as = "",
-                       const std::function<at::Tensor(size_t place)>& fetch = {});
+                       const std::string& keep_old_as = "");
 
 // A safetensors file as it was when it was opened, also if another takes its name meanwhile. Files
 // without checksums, as others write them, are read too. All throws are lace::Error naming the
@@ -40,6 +36,12 @@ class CheckpointFile {
 
   // Throws, naming the tensor, if one of the file is not as it was written.
   void verify();
+
+  // The names of all tensors, sorted.
+  std::vector<std::string> names() const;
+  // One of them as it is stored. Throws, naming it, if there is none, it is not as it was written,
+  // or of a dtype that write_safetensors does not write.
+  at::Tensor read(const std::string& name);
 
   // Copies the file's tensors into `tensors`, in place; others that the file holds are left alone,
   // and those of the meta device are only compared.

@@ -23,22 +23,6 @@ void sync_folder(const std::string& path) {
   if (fd.get() >= 0) ::fsync(fd.get());
 }
 
-// Gives the file at `path`, if there is one, the name `kept` too.
-void keep(const std::string& path, const std::string& kept) {
-  const std::string link = kept + ".tmp";
-  ::unlink(link.c_str());
-  if (::link(path.c_str(), link.c_str()) == 0) {
-    const bool renamed = ::rename(link.c_str(), kept.c_str()) == 0;
-    const int error = errno;
-    ::unlink(link.c_str());  // stays where both names stood for one file already
-    LACE_CHECK(renamed, "[files] cannot keep ", path, " as ", kept, ": ", std::strerror(error));
-    return;
-  }
-  // Without hard links the name is free for a moment.
-  LACE_CHECK(errno == ENOENT || ::rename(path.c_str(), kept.c_str()) == 0, "[files] cannot keep ",
-             path, " as ", kept, ": ", std::strerror(errno));
-}
-
 }  // namespace
 
 Descriptor::~Descriptor() {
@@ -80,6 +64,21 @@ std::optional<Descriptor> open_locked(const std::string& path) {
   }
 }
 
+void keep_as(const std::string& path, const std::string& kept) {
+  const std::string link = kept + ".tmp";
+  ::unlink(link.c_str());
+  if (::link(path.c_str(), link.c_str()) == 0) {
+    const bool renamed = ::rename(link.c_str(), kept.c_str()) == 0;
+    const int error = errno;
+    ::unlink(link.c_str());  // stays where both names stood for one file already
+    LACE_CHECK(renamed, "[files] cannot keep ", path, " as ", kept, ": ", std::strerror(error));
+    return;
+  }
+  // Without hard links the name is free for a moment.
+  LACE_CHECK(errno == ENOENT || ::rename(path.c_str(), kept.c_str()) == 0, "[files] cannot keep ",
+             path, " as ", kept, ": ", std::strerror(errno));
+}
+
 AtomicFile::AtomicFile(const std::string& path) : path_(path), temporary_(path + ".tmp") {
   std::optional<Descriptor> file = open_locked(temporary_);
   LACE_CHECK(file, "[files] another process is writing ", temporary_);
@@ -103,7 +102,7 @@ void AtomicFile::overwrite(int64_t offset, std::span<const char> bytes) {
 void AtomicFile::commit(const std::string& keep_old_as) {
   LACE_CHECK(::fsync(file_.get()) == 0, "[files] cannot write ", temporary_, ": ",
              std::strerror(errno));
-  if (!keep_old_as.empty()) keep(path_, keep_old_as);
+  if (!keep_old_as.empty()) keep_as(path_, keep_old_as);
   LACE_CHECK(::rename(temporary_.c_str(), path_.c_str()) == 0, "[files] cannot rename ", temporary_,
              " to ", path_, ": ", std::strerror(errno));
   committed_ = true;

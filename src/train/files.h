@@ -35,6 +35,10 @@ class Descriptor {
 // Throws lace::Error if the file cannot be opened.
 std::optional<Descriptor> open_locked(const std::string& path);
 
+// Gives the file at `path`, if there is one, the name `kept` too; what had that name before is
+// gone. Where the file system has no hard links it loses `path`. Throws lace::Error naming both.
+void keep_as(const std::string& path, const std::string& kept);
+
 // A file that takes its name only when it is complete and on the disk: until then it stands beside
 // it as PATH.tmp, which one writer at a time can have.
 class AtomicFile {

@@ -32,8 +32,8 @@ LoadedRun load_run(const std::string& folder, const std::string& checkpoint, at:
   LACE_CHECK(std::filesystem::exists(files.recipe()), "[run] ", folder,
              " is no run folder: it has no recipe.toml");
   LACE_CHECK(checkpoint.empty() || checkpoint == "best" || checkpoint == "last" ||
-                 checkpoint == "previous",
-             "[run] a checkpoint is best, last or previous, got ", checkpoint);
+                 checkpoint == "previous" || train::kept_step(checkpoint),
+             "[run] a checkpoint is best, last, previous or step-N, got ", checkpoint);
   LoadedRun run;
   run.recipe = load_recipe(files.recipe());
   run.checkpoint = !checkpoint.empty() ? checkpoint : files.has("best") ? "best" : "last";

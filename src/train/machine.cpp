@@ -1,5 +1,9 @@
 #include "train/machine.h"
 
+#include <fstream>
+
+#include <unistd.h>
+
 #include <ATen/Parallel.h>
 #include <sys/sysinfo.h>
 #include <torch/version.h>
@@ -7,6 +11,7 @@
 #include "lace/device.h"
 
 #include "core/processor.h"
+#include "ops/device_queue.h"
 
 namespace lace::train {
 
@@ -23,6 +28,13 @@ nlohmann::ordered_json machine(at::Device device) {
       {"device", device.str()}};
   if (device.is_cuda()) json["gpu"] = gpu_name(device);
   return json;
+}
+
+int64_t memory_in_use(at::Device device) {
+  if (!device.is_cpu()) return ops::take_peak_memory(device);
+  int64_t pages = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> pages >> resident;
+  return resident * ::sysconf(_SC_PAGESIZE);
 }
 
 }  // namespace lace::train

@@ -1,31 +1,60 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "lace/train.h"
 
-#include "train/files.h"
+#include "train/event_file.h"
+#include "train/json_lines.h"
 
 namespace lace::train {
 
-// A run's metrics as JSON lines (docs/json.md), one a step. All throws are lace::Error naming the
-// file.
-class Metrics {
+// Where what the steps of a run have measured goes, step by step. All throws are lace::Error naming
+// a file.
+class MetricsSink {
  public:
-  // Goes on with the file at `path`: lines of steps after `keep_up_to`, and what is no line of
-  // metrics, are dropped. The old file stands until the new one is on the disk.
-  Metrics(const std::string& path, int64_t keep_up_to);
+  virtual ~MetricsSink() = default;
+  virtual void add(const TrainProgress& progress) = 0;
+  // So that what was added is on the disk. From any thread.
+  virtual void sync() = 0;
+};
 
-  // Throws if the line cannot be written or `path` no longer is the file that it was.
-  void add(const TrainProgress& progress);
-
-  // So that what was added is on the disk.
-  void sync();
+// Lines of JSON (docs/json.md).
+class JsonMetrics : public MetricsSink {
+ public:
+  // As JsonLines.
+  JsonMetrics(const std::string& path, int64_t keep_up_to) : lines_(path, keep_up_to) {}
+  void add(const TrainProgress& progress) override;
+  void sync() override { lines_.sync(); }
 
  private:
-  std::string path_;
-  Descriptor file_;
+  JsonLines lines_;
+};
+
+// TensorBoard's events.
+class EventMetrics : public MetricsSink {
+ public:
+  EventMetrics(const std::string& folder, int64_t keep_up_to) : file_(folder, keep_up_to + 1) {}
+  void add(const TrainProgress& progress) override;
+  void sync() override {}  // the lines of JSON have all of it
+
+ private:
+  EventFile file_;
+};
+
+// All of a run's, in `folder`, after step `keep_up_to`: events begin with the first line that was
+// written.
+class Metrics : public MetricsSink {
+ public:
+  Metrics(const std::string& folder, int64_t keep_up_to);
+  void add(const TrainProgress& progress) override;
+  void sync() override;
+
+ private:
+  std::vector<std::unique_ptr<MetricsSink>> sinks_;
 };
 
 }  // namespace lace::train

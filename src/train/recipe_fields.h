@@ -44,10 +44,17 @@ void visit_fields(ModelConfig& c, Visit&& visit) {
 
 template <typename Visit>
 void visit_fields(DataConfig& c, Visit&& visit) {
+  visit("kind", c.kind);
   visit("paths", c.paths);
+  visit("validation_paths", c.validation_paths);
+  visit("test_paths", c.test_paths);
   visit("validation_fraction", c.validation_fraction);
   visit("test_fraction", c.test_fraction);
+  visit("split", c.split);
   visit("record_bytes", c.record_bytes);
+  visit("resize", c.resize);
+  visit("sample_rate", c.sample_rate);
+  visit("cache", c.cache);
 }
 
 template <typename Visit>
@@ -73,6 +80,12 @@ void visit_fields(TrainConfig& c, Visit&& visit) {
   visit("graphs", c.graphs);
   visit("shard_optimizer", c.shard_optimizer);
   visit("checkpoint_every", c.checkpoint_every);
+  visit("keep_checkpoints", c.keep_checkpoints);
+  visit("early_stop", c.early_stop);
+  visit("spike", c.spike);
+  visit("sample_every", c.sample_every);
+  visit("sample_bytes", c.sample_bytes);
+  visit("sample_count", c.sample_count);
   visit("seed", c.seed);
 }
 

@@ -1,8 +1,11 @@
 #include "train/run_folder.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <sstream>
 
 #include <unistd.h>
@@ -13,14 +16,19 @@ namespace {
 namespace fs = std::filesystem;
 
 // The part of a recipe that decides whether a run is the same: all but where it ends, what is
-// measured on the way, and which rank keeps what.
+// measured and kept on the way, and which rank keeps what.
 std::string identity(Recipe recipe) {
   const TrainConfig defaults;
   recipe.name.clear();
+  recipe.data.cache.clear();
   recipe.train.steps = defaults.steps;
   recipe.train.max_minutes = 0;
   recipe.train.validate_every = recipe.train.checkpoint_every = 0;
   recipe.train.validate_windows = defaults.validate_windows;
+  recipe.train.keep_checkpoints = recipe.train.early_stop = recipe.train.sample_every = 0;
+  recipe.train.spike = defaults.spike;
+  recipe.train.sample_bytes = defaults.sample_bytes;
+  recipe.train.sample_count = defaults.sample_count;
   recipe.train.shard_optimizer = defaults.shard_optimizer;
   recipe.eval = {};
   return to_toml(recipe);
@@ -79,7 +87,31 @@ std::vector<std::string> RunFiles::checkpoints() const {
   std::vector<std::string> found;
   for (const char* name : {"best", "last", "previous"})
     if (has(name)) found.emplace_back(name);
+  for (const int64_t step : kept_steps()) found.push_back(kept(step));
   return found;
+}
+
+std::vector<int64_t> RunFiles::kept_steps() const {
+  std::vector<int64_t> steps;
+  std::error_code failure;
+  for (const auto& entry : fs::directory_iterator(folder, failure)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    const std::optional<int64_t> step = kept_step(entry.path().stem().native());
+    if (step) steps.push_back(*step);
+  }
+  std::sort(steps.begin(), steps.end(), std::greater<>());
+  return steps;
+}
+
+std::optional<int64_t> kept_step(std::string_view name) {
+  constexpr std::string_view kPrefix = "step-";
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  name.remove_prefix(kPrefix.size());
+  int64_t step = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), step);
+  const bool whole = error == std::errc() && end == name.data() + name.size();
+  // As kept() writes it: no sign, no zeros before it.
+  return whole && std::to_string(step) == name && step >= 0 ? std::optional(step) : std::nullopt;
 }
 
 bool RunFiles::holds_run() const {
@@ -90,7 +122,8 @@ bool RunFiles::holds_run() const {
 
 TrainingFolder::TrainingFolder(const std::string& folder)
     : files_{folder}, made_(make_folders(folder)), lock_(lock_folder(files_)) {
-  for (const std::string& file : {files_.recipe(), files_.description(), files_.metrics()})
+  for (const std::string& file :
+       {files_.recipe(), files_.description(), files_.metrics(), files_.samples()})
     if (!fs::exists(file)) new_files_.push_back(file);
 }
 

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "lace/recipe.h"
@@ -13,6 +16,9 @@ namespace lace::train {
 // "x/last.safetensors" → "x/last.json"
 std::string json_path(const std::string& safetensors_path);
 
+// The step of a checkpoint that is named "step-N"; nothing for other names.
+std::optional<int64_t> kept_step(std::string_view name);
+
 // The names of a run folder's files (lace/train.h lists them).
 struct RunFiles {
   std::string folder;
@@ -20,13 +26,17 @@ struct RunFiles {
   std::string recipe() const { return folder + "/recipe.toml"; }
   std::string description() const { return folder + "/run.json"; }
   std::string metrics() const { return folder + "/metrics.jsonl"; }
+  std::string samples() const { return folder + "/samples.jsonl"; }
   std::string lock() const { return folder + "/train.lock"; }
-  // "last", "previous", "best" or "damaged"
+  // "last", "previous", "best", "damaged" or kept(step)
   std::string checkpoint(const std::string& name) const {
     return folder + "/" + name + ".safetensors";
   }
+  static std::string kept(int64_t step) { return "step-" + std::to_string(step); }
   bool has(const std::string& name) const;
-  // Those of "best", "last" and "previous" that are there.
+  // The steps of those that are kept beside the last two, the newest first.
+  std::vector<int64_t> kept_steps() const;
+  // Those of "best", "last" and "previous" that are there, then those that are kept.
   std::vector<std::string> checkpoints() const;
   // Is there anything that a run would lose: a checkpoint, or a step's metrics? What a start that
   // failed before its first step has left is nothing.

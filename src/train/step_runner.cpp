@@ -183,6 +183,7 @@ void StepRunner::start(int64_t step, double learning_rate, const StepReport& rep
     run_or_record(kind, [&] { run_micro_batch(i); });
     ranks_.check();
   }
+  queue_->hold_for_downloads();
   run_or_record(kOptimizer, [&] {
     ranks_.sum(report_);
     adam_.run();
@@ -191,6 +192,15 @@ void StepRunner::start(int64_t step, double learning_rate, const StepReport& rep
   ++runs_;
   take_numbers(slot);
   in_flight_.push_back(step);
+}
+
+at::Tensor StepRunner::host_array(const at::Tensor& array) {
+  return queue_->host_bytes(static_cast<int64_t>(array.nbytes())).view(array.scalar_type());
+}
+
+std::unique_ptr<ops::DeviceQueue::Mark> StepRunner::download(const std::vector<Copy>& copies) {
+  for (const Copy& copy : copies) queue_->download(copy.to, copy.from);
+  return queue_->mark_downloads();
 }
 
 StepNumbers StepRunner::finish() {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "lace/model.h"
 #include "lace/recipe.h"
@@ -52,8 +53,23 @@ class StepRunner {
   // them.
   void reset();
 
-  // While the result lives, work of this thread stands in the queue of the steps.
-  std::shared_ptr<void> enter() { return queue_->enter(); }
+  // While the result lives, work of this thread stands in the queue of the steps, behind copies to
+  // the host: it may change weights.
+  std::shared_ptr<void> enter() {
+    auto scope = queue_->enter();
+    queue_->hold_for_downloads();
+    return scope;
+  }
+
+  // Memory of the host for download(), of the dtype and length of `array`.
+  at::Tensor host_array(const at::Tensor& array);
+  // to ← from for each pair, as the steps that were started so far leave `from`, which only
+  // optimiser steps may change: those that come later wait for it, while the passes before them do
+  // not. The result's wait() says when `to` is there, to any thread.
+  struct Copy {
+    at::Tensor to, from;
+  };
+  std::unique_ptr<ops::DeviceQueue::Mark> download(const std::vector<Copy>& copies);
 
  private:
   // What goes to the device with a step, and comes back: [tokens | keys] and [given | numbers].

@@ -1,35 +1,22 @@
-#include <chrono>
 #include <cmath>
-#include <deque>
-#include <limits>
 #include <numbers>
 
 #include <ATen/ATen.h>
-#include <nlohmann/json.hpp>
 
-#include "lace/train.h"
 #include "lace/version.h"
 
 #include "ops/torch_context.h"
-#include "train/adam.h"
 #include "train/batch.h"
-#include "train/checkpoint.h"
 #include "train/data_fingerprint.h"
-#include "train/files.h"
-#include "train/machine.h"
-#include "train/ranks.h"
-#include "train/run_folder.h"
 #include "train/schedule.h"
 #include "train/score.h"
-#include "train/step_runner.h"
+#include "train/trainer_impl.h"
 
 namespace lace {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 // Puts other values into the parameters for a while.
@@ -58,191 +45,112 @@ class SwappedWeights {
 
 }  // namespace
 
-struct Trainer::Impl {
-  Recipe recipe;
-  TextData data;
-  nlohmann::ordered_json fingerprint;  // of the data as they were at the start
-  SparseTransformer model;
-  train::Ranks ranks;
-  train::Adam adam;
-  WindowSampler sampler;
-  train::StepRunner runner;
-  int64_t step = 0;  // started
-  // Windows that the run, all ranks of all sittings, had taken before the first step of this one.
-  int64_t base_step = 0, base_windows = 0;
-  bool asked_to_stop = false;
-  double loss_scale;
-  std::optional<double> best_validation;
-  // What was loaded, until ranks that divide the optimiser's state have it from here.
-  std::optional<train::CheckpointFile> loaded;
-  double elapsed_before = 0;  // the load, or a step that failed
-  double last_step_s = 0;
-  bool started = false;
-  Clock::time_point start;
+Trainer::Impl::Impl(const Recipe& r, Dataset d, at::Device device, Group* group)
+    : recipe(r),
+      data(std::move(d)),
+      fingerprint(train::data_fingerprint(data)),
+      model(r.model, device),
+      ranks(group, r.train),
+      adam(r.optimizer, model.impl()->arena, r.model.precision, ranks),
+      sampler(data.train, r.model.seq_len, r.train.seed, data.record_bytes > 0),
+      runner(recipe, model, adam, ranks,
+             [this](int64_t of, std::span<uint8_t> bytes) { read_step(of, bytes); }),
+      loss_scale(r.model.precision == Precision::kFloat16 ? train::kLossScaleStart : 1),
+      losses(r.train.spike) {}
 
-  // A step that was started and not finished.
-  struct Started {
-    double learning_rate, elapsed;
-    Clock::time_point start;
-  };
-  std::deque<Started> unfinished;
-  Clock::time_point last_finish;
-  double agreed_elapsed = 0;  // what rank 0's clock said at the start of the last finished step,
-  double agreed_step_s = 0;   // and how long after the one before
+double Trainer::Impl::elapsed() const {
+  return elapsed_before + (started ? seconds_since(start) : 0.0);
+}
 
-  Impl(const Recipe& r, TextData d, at::Device device, Group* group)
-      : recipe(r),
-        data(std::move(d)),
-        fingerprint(train::data_fingerprint(data)),
-        model(r.model, device),
-        ranks(group, r.train),
-        adam(r.optimizer, model.impl()->arena, r.model.precision, ranks),
-        sampler(data.train.size(), r.model.seq_len, r.train.seed, r.data.record_bytes > 0),
-        runner(recipe, model, adam, ranks,
-               [this](int64_t of, std::span<uint8_t> bytes) { read_step(of, bytes); }),
-        loss_scale(r.model.precision == Precision::kFloat16 ? train::kLossScaleStart : 1) {}
+void Trainer::Impl::set_elapsed(double seconds) {
+  elapsed_before = seconds;
+  started = false;
+}
 
-  double elapsed() const { return elapsed_before + (started ? seconds_since(start) : 0.0); }
-
-  // The time that the schedule goes by, the same on all ranks.
-  double schedule_elapsed() const {
-    return ranks.size() == 1 ? elapsed() : agreed_elapsed + agreed_step_s;
-  }
-  double schedule_step_s() const { return ranks.size() == 1 ? last_step_s : agreed_step_s; }
-
-  int64_t windows_before(int64_t of) const {
-    return base_windows + (of - base_step) * ranks.shares().windows();
-  }
-
-  // Sequences are taken in the sampler's order, step by step, micro-batch by micro-batch.
-  void read_step(int64_t of, std::span<uint8_t> bytes) const {
-    const auto length = static_cast<size_t>(recipe.model.seq_len);
-    for (int64_t i = 0; i < recipe.train.accumulate; ++i) {
-      const int64_t first = ranks.shares().micro_batch(windows_before(of), i).first_window;
-      for (int64_t b = 0; b < recipe.train.batch; ++b) {
-        const auto at = static_cast<size_t>(i * recipe.train.batch + b) * length;
-        data.train.read(sampler.begin(first + b), bytes.subspan(at, length));
-      }
+void Trainer::Impl::read_step(int64_t of, std::span<uint8_t> bytes) const {
+  const auto length = static_cast<size_t>(recipe.model.seq_len);
+  for (int64_t i = 0; i < recipe.train.accumulate; ++i) {
+    const int64_t first = ranks.shares().micro_batch(windows_before(of), i).first_window;
+    for (int64_t b = 0; b < recipe.train.batch; ++b) {
+      const auto at = static_cast<size_t>(i * recipe.train.batch + b) * length;
+      data.train.bytes.read(sampler.begin(first + b), bytes.subspan(at, length));
     }
   }
+}
 
-  // The run stands before the step of `back` again: neither it nor what was started since has
-  // changed anything.
-  void go_back(const Started& back) {
-    const auto steps = static_cast<int64_t>(unfinished.size());
-    step -= steps;
-    adam.set_steps(adam.steps() - steps);
-    unfinished.clear();
-    runner.reset();
-    adam.clear_failure();
-    set_elapsed(back.elapsed);
+std::vector<int64_t> Trainer::Impl::window_begins(int64_t of) const {
+  std::vector<int64_t> begins;
+  for (int64_t i = windows_before(of); i < windows_before(of + 1); ++i)
+    begins.push_back(sampler.begin(i));
+  return begins;
+}
+
+void Trainer::Impl::go_back(const Started& back) {
+  const auto steps = static_cast<int64_t>(unfinished.size());
+  step -= steps;
+  adam.set_steps(adam.steps() - steps);
+  unfinished.clear();
+  runner.reset();
+  adam.clear_failure();
+  set_elapsed(back.elapsed);
+}
+
+TrainProgress Trainer::Impl::progress(double learning_rate, const train::StepNumbers& numbers) {
+  const int64_t tokens = ranks.shares().windows() * recipe.model.seq_len;
+  TrainProgress progress;
+  progress.step = step - static_cast<int64_t>(unfinished.size());
+  progress.learning_rate = learning_rate;
+  progress.loss = numbers.report.loss;
+  progress.bits_per_byte = progress.loss / std::numbers::ln2;
+  progress.gradient_norm = numbers.state.norm;
+  progress.stop = numbers.report.stop;
+  progress.step_s = last_step_s;
+  progress.tokens_per_s = static_cast<double>(tokens) / last_step_s;
+  progress.elapsed_s = elapsed();
+  progress.fraction = train::run_fraction(recipe.train, {progress.step, progress.elapsed_s});
+  progress.remaining_s =
+      progress.fraction > 0 ? progress.elapsed_s * (1 / progress.fraction - 1) : 0.0;
+  progress.mean_loss = losses.state().mean;
+  progress.spike = losses.add(progress.loss);
+  if (progress.spike) progress.windows = window_begins(progress.step - 1);
+  return progress;
+}
+
+double Trainer::Impl::validation_bits() const {
+  const int64_t window = recipe.model.seq_len;
+  const std::vector<int64_t> windows =
+      spread_windows(data.validation, window, recipe.train.validate_windows);
+  const auto count = static_cast<int64_t>(windows.size());
+  if (count == 0) return evaluate(model, data.validation, {}).bits_per_byte;
+  std::vector<double> nats;
+  for (int64_t first = 0; first < count; first += recipe.eval.batch) {
+    ranks.check();
+    nats.push_back(0);
+    if (!ranks.has(first / recipe.eval.batch)) continue;
+    const std::vector<int64_t> begins(windows.begin() + first,
+                                      windows.begin() + std::min(count, first + recipe.eval.batch));
+    nats.back() =
+        model.nats(train::read_windows(data.validation.bytes, begins, window, model.device()))
+            .sum(at::kDouble)
+            .item<double>();
   }
+  double sum = 0;
+  for (const double part : ranks.join(nats)) sum += part;
+  return sum / static_cast<double>(count * window) / std::numbers::ln2;
+}
 
-  // After the step that found `numbers`, the last that is finished.
-  TrainProgress progress(double learning_rate, const train::StepNumbers& numbers) const {
-    const int64_t tokens = ranks.shares().windows() * recipe.model.seq_len;
-    TrainProgress progress;
-    progress.step = step - static_cast<int64_t>(unfinished.size());
-    progress.learning_rate = learning_rate;
-    progress.loss = numbers.report.loss;
-    progress.bits_per_byte = progress.loss / std::numbers::ln2;
-    progress.gradient_norm = numbers.state.norm;
-    progress.stop = numbers.report.stop;
-    progress.tokens_per_s = static_cast<double>(tokens) / last_step_s;
-    progress.elapsed_s = elapsed();
-    progress.fraction = train::run_fraction(recipe.train, {progress.step, progress.elapsed_s});
-    progress.remaining_s =
-        progress.fraction > 0 ? progress.elapsed_s * (1 / progress.fraction - 1) : 0.0;
-    return progress;
-  }
+void Trainer::Impl::check_state_is_shared(std::string_view what) const {
+  LACE_CHECK(!loaded, "[train] ranks that divide the optimiser's state share what one has loaded ",
+             "before ", what, ", got ", what, " before share_start");
+}
 
-  // The mean over at most train.validate_windows windows. Each rank scores some of the batches; the
-  // sum of all is the same as one rank's.
-  double validation_bits() const {
-    const ByteStream& stream = data.validation;
-    const SwappedWeights mean(model.parameters(), adam.ema());
-    const int64_t window = recipe.model.seq_len;
-    if (stream.size() < window) return evaluate(model, stream, {}).bits_per_byte;
-    const int64_t available = stream.size() / window;
-    const int64_t count = std::min(available, recipe.train.validate_windows);
-    std::vector<double> nats;
-    for (int64_t first = 0; first < count; first += recipe.eval.batch) {
-      ranks.check();
-      nats.push_back(0);
-      if (!ranks.has(first / recipe.eval.batch)) continue;
-      std::vector<int64_t> begins;
-      for (int64_t i = first; i < count && i < first + recipe.eval.batch; ++i)
-        begins.push_back(i * available / count * window);
-      nats.back() = model.nats(train::read_windows(stream, begins, window, model.device()))
-                        .sum(at::kDouble)
-                        .item<double>();
-    }
-    double sum = 0;
-    for (const double part : ranks.join(nats)) sum += part;
-    return sum / static_cast<double>(count * window) / std::numbers::ln2;
-  }
-
-  // How the data differ from those of the checkpoint at `path`, or that nobody knows; "" if they do
-  // not.
-  std::string changed_data(const std::string& path, const train::CheckpointState& state) const {
-    if (!state.has("data")) return path + " does not say what its data were: they are not compared";
-    const std::string difference = train::fingerprint_difference(state.json()["data"], fingerprint);
-    return difference.empty() ? "" : "the data are not those of " + path + ": " + difference;
-  }
-
-  void set_elapsed(double seconds) {
-    elapsed_before = seconds;
-    started = false;
-  }
-
-  std::vector<NamedParameter> weights() const {
-    std::vector<NamedParameter> weights;
-    for (const NamedParameter& p : model.parameters())
-      weights.push_back({"model." + p.name, p.tensor.detach()});
-    return weights;
-  }
-
-  std::vector<NamedParameter> optimizer_state() const {
-    std::vector<NamedParameter> state;
-    for (const NamedParameter& p : adam.saved()) state.push_back({"adam." + p.name, p.tensor});
-    return state;
-  }
-
-  std::vector<NamedParameter> saved_tensors() const {
-    std::vector<NamedParameter> tensors = weights();
-    for (const NamedParameter& p : optimizer_state()) tensors.push_back(p);
-    return tensors;
-  }
-
-  // Ranks that divide the state have theirs of a load only after share_start().
-  void check_state_is_shared(std::string_view what) const {
-    LACE_CHECK(!loaded,
-               "[train] ranks that divide the optimiser's state share what one has loaded ",
-               "before ", what, ", got ", what, " before share_start");
-  }
-
-  // All ranks' divided state becomes that of the checkpoint that rank 0 has loaded.
-  void deal_loaded_state() {
-    const auto scope = runner.enter();
-    const std::vector<NamedParameter> state = optimizer_state();
-    for (size_t i = 0; i < state.size(); ++i) {
-      at::Tensor whole;
-      if (loaded) {
-        whole = at::empty_like(state[i].tensor, at::kCPU);
-        loaded->read({{state[i].name, whole}});
-      }
-      adam.deal(i, whole);
-    }
-  }
-};
-
-Trainer::Trainer(const Recipe& recipe, TextData data, at::Device device, Group* group) {
+Trainer::Trainer(const Recipe& recipe, Dataset data, at::Device device, Group* group) {
   recipe.check();
   impl_ = std::make_unique<Impl>(recipe, std::move(data), device, group);
   const train::Ranks& ranks = impl_->ranks;
   ranks.check_same("lace", concat(version(), " ", commit()));
   Recipe same = recipe;
-  same.data.paths.clear();  // where a host keeps them is its own affair
+  same.data.forget_places();  // where a host keeps them is its own affair
   ranks.check_same("recipe", to_toml(same));
   ranks.check_same("data", impl_->fingerprint.dump());
 }
@@ -262,9 +170,14 @@ int64_t Trainer::bytes_trained() const {
 
 std::optional<double> Trainer::best_validation() const { return impl_->best_validation; }
 
+bool Trainer::stopped_early() const {
+  const int64_t most = impl_->recipe.train.early_stop;
+  return most > 0 && impl_->validations_since_best >= most;
+}
+
 bool Trainer::done() const {
   const TrainConfig& config = impl_->recipe.train;
-  if (config.steps > 0 && impl_->step >= config.steps) return true;
+  if (stopped_early() || (config.steps > 0 && impl_->step >= config.steps)) return true;
   return config.max_minutes > 0 &&
          impl_->schedule_elapsed() + impl_->schedule_step_s() > 60 * config.max_minutes;
 }
@@ -275,7 +188,7 @@ void Trainer::start_step() {
   LACE_CHECK(s.unfinished.size() < 2, "[train] up to 2 steps may be unfinished, got a third");
   s.check_state_is_shared("the next step");
   Impl::Started step;
-  step.start = Clock::now();
+  step.start = Impl::Clock::now();
   step.elapsed = s.elapsed();
   if (!s.started) {
     s.start = step.start;
@@ -307,7 +220,7 @@ TrainProgress Trainer::finish_step() {
   }
   s.unfinished.pop_front();
   s.runner.prepare_next();
-  const auto now = Clock::now();
+  const auto now = Impl::Clock::now();
   s.last_step_s =
       std::chrono::duration<double>(now - std::max(started.start, s.last_finish)).count();
   s.last_finish = now;
@@ -327,108 +240,23 @@ TrainProgress Trainer::take_step() {
 }
 
 std::optional<double> Trainer::validate() {
-  const ops::OwnThreads threads;
   Impl& s = *impl_;
-  s.check_state_is_shared("a validation");
   if (s.data.validation.size() == 0) return std::nullopt;
-  const auto scope = s.runner.enter();
-  const double bits = s.validation_bits();
-  if (train::is_better(bits, s.best_validation)) s.best_validation = bits;
+  double bits = 0;
+  with_validated_weights([&](const SparseTransformer&) { bits = s.validation_bits(); });
+  const bool better = train::is_better(bits, s.best_validation);
+  if (better) s.best_validation = bits;
+  s.validations_since_best = better ? 0 : s.validations_since_best + 1;
   return bits;
 }
 
-std::vector<NamedParameter> Trainer::validated_weights() const {
-  const auto scope = impl_->runner.enter();
-  std::vector<NamedParameter> weights;
-  const std::vector<at::Tensor> mean = impl_->adam.ema();
-  for (const NamedParameter& p : impl_->model.parameters())
-    weights.push_back({p.name, mean.empty() ? p.tensor.detach() : mean[weights.size()]});
-  return weights;
-}
-
-void Trainer::save(const std::string& path, const std::string& keep_old_as) const {
+void Trainer::with_validated_weights(const std::function<void(const SparseTransformer&)>& use) {
+  const ops::OwnThreads threads;
   Impl& s = *impl_;
-  s.check_state_is_shared("a checkpoint");
+  s.check_state_is_shared("a validation");
   const auto scope = s.runner.enter();
-  if (divides_state() && s.ranks.rank() != 0) {
-    const size_t count = s.adam.saved().size();
-    for (size_t i = 0; i < count; ++i) s.adam.collect(i);
-    return;
-  }
-  nlohmann::ordered_json state = {{"format", 2},
-                                  {"step", s.step},
-                                  {"optimizer_steps", s.adam.steps()},
-                                  {"elapsed_s", s.elapsed()},
-                                  {"loss_scale", s.loss_scale},
-                                  {"bytes_trained", bytes_trained()},
-                                  {"data", s.fingerprint},
-                                  {"recipe", s.recipe.name},
-                                  {"version", version()},
-                                  {"commit", commit()},
-                                  {"machine", train::machine(s.model.device())}};
-  if (s.best_validation) state["best_validation_bits_per_byte"] = *s.best_validation;
-  const size_t weights = s.model.parameters().size();
-  train::write_safetensors(path, s.saved_tensors(), {{"lace", state.dump()}}, keep_old_as,
-                           [&](size_t place) { return s.adam.collect(place - weights); });
-  train::write_file_atomically(train::json_path(path), state.dump(2) + "\n",
-                               keep_old_as.empty() ? "" : train::json_path(keep_old_as));
-}
-
-std::vector<std::string> Trainer::load(const std::string& path, bool accept_changed_data) {
-  Impl& s = *impl_;
-  train::CheckpointFile file(path);
-  const train::CheckpointState state(file);
-  const int64_t step = state.count("step"), optimizer_steps = state.count("optimizer_steps");
-  const int64_t windows = state.count("bytes_trained") / s.recipe.model.seq_len;
-  const double elapsed = state.number("elapsed_s"), loss_scale = state.number("loss_scale");
-  std::optional<double> best;
-  constexpr const char* kBest = "best_validation_bits_per_byte";
-  if (state.has(kBest)) best = state.number(kBest);
-
-  std::vector<std::string> notes;
-  if (!file.has_checksums()) notes.push_back(path + " has no checksums: it is taken as it is");
-  const std::string changed = s.changed_data(path, state);
-  if (!changed.empty()) {
-    if (state.has("data") && !accept_changed_data) throw train::DataChanged("[train] " + changed);
-    notes.push_back(changed);
-  }
-  file.read(s.saved_tensors());
-  if (divides_state()) s.loaded = std::move(file);
-  s.unfinished.clear();
-  s.runner.reset();
-  s.adam.clear_failure();
-  s.step = s.base_step = step;
-  s.base_windows = windows;
-  s.adam.set_steps(optimizer_steps);
-  s.best_validation = best;
-  s.set_elapsed(elapsed);
-  s.last_step_s = 0;
-  s.loss_scale = loss_scale;
-  s.adam.set_loss_scale(loss_scale);
-  return notes;
-}
-
-void Trainer::share_start() {
-  Impl& s = *impl_;
-  const double none = std::numeric_limits<double>::infinity();
-  std::vector<double> numbers = {static_cast<double>(s.step),
-                                 static_cast<double>(s.base_windows),
-                                 static_cast<double>(s.adam.steps()),
-                                 s.best_validation.value_or(none),
-                                 s.elapsed(),
-                                 s.loss_scale,
-                                 s.loaded ? 1.0 : 0.0};
-  s.ranks.share(divides_state() ? s.weights() : s.saved_tensors(), numbers);
-  if (numbers[6] != 0) s.deal_loaded_state();
-  s.loaded.reset();
-  s.step = s.base_step = static_cast<int64_t>(numbers[0]);
-  s.base_windows = static_cast<int64_t>(numbers[1]);
-  s.adam.set_steps(static_cast<int64_t>(numbers[2]));
-  s.best_validation = numbers[3] == none ? std::nullopt : std::optional(numbers[3]);
-  s.set_elapsed(numbers[4]);
-  s.agreed_elapsed = numbers[4];
-  s.loss_scale = numbers[5];
-  s.adam.set_loss_scale(s.loss_scale);
+  const SwappedWeights mean(s.model.parameters(), s.adam.ema());
+  use(s.model);
 }
 
 }  // namespace lace

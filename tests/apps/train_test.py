@@ -55,6 +55,43 @@ def one_at_a_time(folder, recipe):
     assert not (run / "train.lock").exists()
 
 
+def stopped_by_term_then_at_once(folder, recipe):
+    """SIGTERM saves and leaves within a step; a second signal, of the other kind, ends lace at once."""
+    run = folder / "term"
+    endless = ["train", recipe, "--run", run, "--set", "train.steps=1000000",
+               "--set", "train.validate_every=0"]
+    process = start(*endless)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 1 and "a checkpoint is saved" in errors, (process.returncode, errors)
+    assert json.loads((run / "last.json").read_text())["step"] == len(last_losses(run))
+    # A sample of a million bytes holds up the step: the first signal cuts it short. A validation
+    # does not end before its time: there the second signal finds lace.
+    slow = ["--set", "train.validate_every=1", "--set", "train.validate_windows=1000000",
+            "--set", f"data.paths=['{folder}/long']", "--set", "data.validation_fraction=0.9"]
+    (folder / "long").write_text(cli.TEXT * 400)
+    process = subprocess.Popen([cli.LACE, *map(str, [*endless[:2], "--run", folder / "slow", *slow])],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not (folder / "slow" / "metrics.jsonl").exists():
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=100)
+    # Where both are there at once the later one may be taken first.
+    assert process.returncode in (-signal.SIGTERM, -signal.SIGINT), process.returncode
+    sampling = ["--set", "train.sample_every=1", "--set", "train.sample_bytes=1000000000"]
+    process = subprocess.Popen([cli.LACE, *map(str, ["train", recipe, "--run", folder / "drawing",
+                                                     *sampling])],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (folder / "drawing" / "samples.jsonl").exists():
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 1 and "a checkpoint is saved" in errors, (process.returncode, errors)
+    assert len(last_losses(folder / "drawing")) == 1
+    assert not (folder / "drawing" / "samples").exists()
+
+
 def changed_data(folder, recipe, text):
     run = folder / "changed"
     lace("train", recipe, "--run", run)
@@ -164,6 +201,7 @@ def main(folder):
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 1 and "--resume" in errors, (process.returncode, errors)
     assert len(last_losses(stopped)) < 150
+    stopped_by_term_then_at_once(folder, recipe)
     lace("train", recipe, "--run", stopped, "--resume", *longer)
     assert last_losses(stopped) == last_losses(whole)
 

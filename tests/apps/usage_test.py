@@ -61,6 +61,13 @@ WRONG = [
     (["sample", "run", "--top-p", "1.5"], USAGE, "takes a number from 0 to 1, got '1.5'"),
     (["sample", "run", "--top-p", "0"], USAGE, "--top-p: must be above 0"),
     (["sample", "run", "--seed", "-1"], USAGE, "takes a whole number >= 0, got '-1'"),
+    (["sample", "run", "--checkpoint", "step-x"], USAGE, "last, previous or step-N, got 'step-x'"),
+    (["export", "run"], USAGE, "file is required"),
+    (["export", "run", "f", "--dtype", "int8"], USAGE, "--dtype: int8"),
+    (["export", "run", "absent/f"], FAILED, "cannot create absent/f.tmp"),
+    (["export", "run", "f", "--checkpoint", "step-7"], FAILED, "has no checkpoint step-7"),
+    (["import", "absent", "new"], USAGE, "absent"),
+    (["import", "text", "new"], FAILED, "text"),
 ]
 
 

