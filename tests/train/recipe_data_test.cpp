@@ -50,6 +50,21 @@ TEST(RecipeData, AllRecipesAreSound) {
   EXPECT_GE(count, 14);
 }
 
+// docs/recipes.md has a table a section, whose rows begin "| `key` | `default` |".
+TEST(RecipeData, TheDocumentHasEveryKeyWithItsDefault) {
+  std::ifstream document(std::string(LACE_RECIPES) + "/../docs/recipes.md");
+  std::string written;
+  for (std::string line; std::getline(document, line);) {
+    if (line.starts_with("### [")) written += "\n" + line.substr(4) + "\n";
+    if (!line.starts_with("| `") || written.empty()) continue;
+    const size_t key = line.find('`') + 1, key_end = line.find('`', key);
+    const size_t value = line.find('`', key_end + 1) + 1, value_end = line.find('`', value);
+    written +=
+        line.substr(key, key_end - key) + " = " + line.substr(value, value_end - value) + "\n";
+  }
+  EXPECT_EQ("name = ''\n" + written, to_toml(Recipe()));
+}
+
 // Splits of images that stand in one file, as the recipes say.
 TEST(RecipeData, SplitsOfThePapersImages) {
   struct Case {
