@@ -85,17 +85,6 @@ def targets(steps, kills, rng):
     return at
 
 
-def shown_by_tensorboard(run):
-    """The steps and losses that TensorBoard shows, if it is installed."""
-    try:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    except ImportError:
-        return None
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
-    events.Reload()
-    return [(event.step, event.value) for event in events.Scalars("loss")]
-
-
 def compare(whole, parts, steps):
     assert [f[0] for f in runs.figures(whole)] == list(range(1, steps + 1))
     assert runs.figures(parts) == runs.figures(whole), "other figures"
@@ -106,10 +95,10 @@ def compare(whole, parts, steps):
     for sample in samples:
         assert (parts / sample["file"]).read_bytes() == (whole / sample["file"]).read_bytes()
     assert not list(parts.glob("*.tmp"))
-    shown = shown_by_tensorboard(parts)
+    shown = runs.shown_by_tensorboard(parts)
     if shown is not None:
-        assert [step for step, _ in shown] == list(range(1, steps + 1)), shown
-        assert shown == shown_by_tensorboard(whole)
+        assert [step for step, _ in shown["loss"]] == list(range(1, steps + 1)), shown["loss"]
+        assert shown["loss"] == runs.shown_by_tensorboard(whole)["loss"]
     return shown is not None
 
 
