@@ -94,12 +94,16 @@ TEST_F(SittingTest, KeepsTheLastCheckpoints) {
   EXPECT_EQ(load_run(path("run"), "step-5").step, 5);
   EXPECT_HAS(error_of([&] { load_run(path("run"), "step-3"); }), "there is also best and last");
   EXPECT_HAS(error_of([&] { load_run(path("run"), "step-05"); }), "[run] a checkpoint is");
-  // A run goes on from an old one as from any other, and takes the same steps.
-  for (const char* name : {"last", "previous"})
-    fs::remove(path("run") + "/" + name + ".safetensors");
-  fs::rename(path("run/step-5.safetensors"), path("run/last.safetensors"));
-  const std::string before = file_text(path("run/best.safetensors"));
+  // A run goes on from an old one where those after it are damaged or gone, and takes the same
+  // steps.
+  fs::remove(path("run/previous.safetensors"));
+  for (const char* name : {"last", "step-6"}) {
+    const std::string file = path("run") + "/" + name + ".safetensors";
+    flip_bit(file, byte_of(file, "adam.m.tok"));
+  }
   train(recipe, "run", true);
+  EXPECT_HAS(notes_, "step-6.safetensors is damaged");
+  EXPECT_HAS(notes_, "goes on after step 5");
   train(recipe, "whole");
   EXPECT_TRUE(
       same_weights(*load_run(path("run"), "last").model, *load_run(path("whole"), "last").model));
