@@ -57,8 +57,8 @@ class Soak:
             return 0
 
     def kill(self, run, target, rng, step_s):
-        """Starts the run, and kills it some time after it has come to step `target`; None: before
-        it has taken a step at all. Says where it was."""
+        """Starts the run, and kills it some time after it has come to step `target`; None: within
+        its first second, in which it loads. Says where it was."""
         process = self.start(run, "--resume")
         deadline = time.monotonic() + SECONDS
         if target is None:
@@ -77,7 +77,7 @@ class Soak:
 
 
 def targets(steps, kills, rng):
-    """Where to kill: a few times before the first step, else at ascending steps."""
+    """Where to kill: a few times as it starts, else at ascending steps."""
     early = kills // 6
     at = sorted(rng.sample(range(2, steps * 9 // 10), kills - early))
     for _ in range(early):
