@@ -253,7 +253,8 @@ void add_train(CLI::App& app) {
       ->allow_extra_args(false);
   command->add_option("--run", options->run, "The run's folder; default runs/NAME")
       ->transform(path());
-  command->add_flag("--resume", options->resume, "Go on from the folder's last checkpoint");
+  command->add_flag("--resume", options->resume,
+                    "Go on from the folder's last checkpoint (docs/runs.md)");
   command->add_flag("--accept-changed-data", options->accept_changed_data,
                     "With --resume: go on also if the data have changed");
   command->add_flag("--dry-run", options->dry_run,
@@ -264,6 +265,8 @@ void add_train(CLI::App& app) {
   command->footer(examples({"lace train recipes/demo.toml",
                             "lace train recipes/demo.toml --set data.paths=~/src --run runs/mine",
                             "lace train recipes/demo.toml --resume --set train.max_minutes=10",
+                            "lace train recipes/demo.toml --set train.sample_every=500 "
+                            "--set train.early_stop=5 --set train.keep_checkpoints=3",
                             "lace train recipes/demo.toml --device cuda --set model.precision=bf16",
                             "lace train recipes/enwik8.toml --dry-run"}));
   command->callback([options] { train(*options); });

@@ -196,13 +196,14 @@ struct RunResult {
 // Trains a recipe into a run folder. Throws lace::Error if the folder already holds a run and
 // `resume` is not set, or holds one of another recipe or other data and it is; or if another
 // process or thread trains in it. A `last` checkpoint that is damaged is set aside, and the run
-// goes on from `previous`. Checkpoints are written by a thread of their own while steps go on, one
-// at a time; one that could not be written is an error of a later step, and the file before it
-// stays. When a step, a validation or a write fails, the steps so far are saved if that works
-// before the error is thrown. A start that fails before its first step leaves no folder behind.
-// With a group, rank 0's folder and checkpoint count, `on_data` and `on_note` are called on rank 0
-// only, an error on one rank is an error on all, after which those on GPUs, or that divide the
-// optimiser's state, save nothing more, and returning means that the run is complete.
+// goes on from the newest before it that is sound. Checkpoints are written by a thread of their own
+// while steps go on, one at a time; one that could not be written is an error of a later step, and
+// the file before it stays. When a step, a validation or a write fails, the steps so far are saved
+// if that works before the error is thrown. A start that fails before its first step leaves no
+// folder behind. With a group, rank 0's folder and checkpoint count, `on_data` and `on_note` are
+// called on rank 0 only, an error on one rank is an error on all, after which those on GPUs, or
+// that divide the optimiser's state, save nothing more, and returning means that the run is
+// complete.
 RunResult train_run(const Recipe& recipe, const RunOptions& options);
 
 // The recipe and the weights of a run folder: those of `checkpoint` ("best", "last", "previous" or

@@ -1,6 +1,9 @@
 #include "train/resume.h"
 
 #include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "train/checkpoint.h"
 #include "train/data_fingerprint.h"
@@ -29,30 +32,34 @@ void set_aside_last(const RunFiles& files, const Note& note) {
 }  // namespace
 
 void resume(const RunFiles& files, Trainer& trainer, bool accept_changed_data, const Note& note) {
-  const std::string last = files.checkpoint("last"), previous = files.checkpoint("previous");
-  if (!files.has("last") && !files.has("previous")) {
+  std::vector<std::string> names;  // the newest first
+  for (const char* name : {"last", "previous"})
+    if (files.has(name)) names.emplace_back(name);
+  for (const int64_t step : files.kept_steps()) names.push_back(RunFiles::kept(step));
+  if (names.empty()) {
     note("there is no checkpoint yet: the run begins anew");
     std::filesystem::remove(files.checkpoint("best"));
     return;
   }
-  try {
-    LACE_CHECK(files.has("last"), "[train] ", last, " is missing");
-    load(trainer, last, accept_changed_data, note);
-  } catch (const DataChanged&) {
-    throw;
-  } catch (const Error& error) {
-    LACE_CHECK(files.has("previous"), error.what(), "; there is no checkpoint before it");
-    note(error.what());
+  std::vector<std::string> errors;
+  if (!files.has("last")) errors.push_back("[train] " + files.checkpoint("last") + " is missing");
+  for (const std::string& name : names) {
     try {
-      load(trainer, previous, accept_changed_data, note);
+      load(trainer, files.checkpoint(name), accept_changed_data, note);
     } catch (const DataChanged&) {
       throw;
-    } catch (const Error& second) {
-      throw Error(concat(error.what(), "; and the checkpoint before it: ", second.what()));
+    } catch (const Error& error) {
+      errors.emplace_back(error.what());
+      continue;
     }
-    set_aside_last(files, note);
+    for (const std::string& error : errors) note(error);
+    if (!errors.empty()) set_aside_last(files, note);
+    note(concat("goes on after step ", trainer.step()));
+    return;
   }
-  note(concat("goes on after step ", trainer.step()));
+  std::string all = errors.front();
+  for (size_t i = 1; i < errors.size(); ++i) all += "; and the checkpoint before it: " + errors[i];
+  throw Error(names.size() > 1 ? all : all + "; there is no checkpoint before it");
 }
 
 std::optional<double> best_score(const RunFiles& files, const Note& note) {

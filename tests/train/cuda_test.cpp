@@ -1,6 +1,8 @@
 // The model, its training and its sampling on a GPU, beside the same on the CPU.
 
+#include <cstring>
 #include <filesystem>
+#include <fstream>
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -10,6 +12,7 @@
 #include "model/small_model.h"
 #include "ops/device_profile.h"
 #include "train/small_recipe.h"
+#include "train/snapshot.h"
 #include "train/step_parts.h"
 
 namespace lace {
@@ -121,6 +124,44 @@ TEST_F(CudaTraining, LearnsAndResumesBitForBit) {
   }
 }
 
+// What is copied for a checkpoint while the GPU goes on is of the moment when it was asked for:
+// steps that are started at once, and a validation, which puts the mean into the weights, wait.
+TEST_F(CudaTraining, ASnapshotIsOfItsMomentWhateverFollows) {
+  const auto folder = std::filesystem::temp_directory_path() / "lace_cuda_snapshot";
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directories(folder);
+  const auto file = [&](const std::string& name) { return (folder / name).string(); };
+  const auto tensors = [&](const std::string& name) {
+    std::ifstream stream(file(name), std::ios::binary);
+    const std::string text(std::istreambuf_iterator<char>(stream), {});
+    uint64_t header = 0;
+    std::memcpy(&header, text.data(), sizeof(header));
+    return text.substr(sizeof(header) + header);
+  };
+  Recipe recipe = gpu_recipe();
+  recipe.model.d_model = 256;  // large enough that the copy takes longer than asking for it
+  recipe.train.steps = 20;
+  Trainer trainer(recipe, small_data(), at::kCUDA), quiet(recipe, small_data(), at::kCUDA);
+  for (int round = 0; round < 4; ++round) {
+    trainer.take_step();
+    quiet.take_step();
+    const auto snapshot = trainer.snapshot();
+    if (round % 2 == 0) {
+      trainer.start_step();
+      trainer.start_step();
+      trainer.finish_step();
+      trainer.finish_step();
+    } else {
+      trainer.validate();
+    }
+    snapshot->write(file("beside.safetensors"));
+    quiet.save(file("alone.safetensors"));
+    EXPECT_EQ(tensors("beside.safetensors"), tensors("alone.safetensors")) << round;
+    while (quiet.step() < trainer.step()) quiet.take_step();
+  }
+  std::filesystem::remove_all(folder);
+}
+
 // The same steps with recorded graphs and without, some of them run ahead.
 TEST_F(CudaTraining, GraphsChangeNoBit) {
   for (const Precision precision : {Precision::kBFloat16, Precision::kFloat16}) {
@@ -138,9 +179,10 @@ TEST_F(CudaTraining, GraphsChangeNoBit) {
           if (graphs && trainer.step() % 3 != 0 && trainer.step() < 8) trainer.start_step();
           while (trainer.unfinished_steps() > 0) steps[graphs].push_back(trainer.finish_step());
         }
-        for (const NamedParameter& p : trainer.validated_weights()) {
-          weights[graphs].push_back(p.tensor.clone());
-        }
+        trainer.with_validated_weights([&](const SparseTransformer& model) {
+          for (const NamedParameter& p : model.parameters())
+            weights[graphs].push_back(p.tensor.detach().clone());
+        });
       }
       ASSERT_EQ(steps[0].size(), 8u);
       ASSERT_EQ(steps[1].size(), 8u);

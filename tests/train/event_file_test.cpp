@@ -70,7 +70,7 @@ TEST_F(EventFileTest, WritesWhatTheFormatSays) {
   EXPECT_EQ(rest(0), std::string("\x10\x00\x1a\x0d", 4) + "brain.Event:2");
   EXPECT_EQ(rest(1), std::string("\x10\x08\x3a\x02\x08\x01", 6));
   EXPECT_EQ(rest(2),
-            std::string("\x10\xac\x02\x2a\x0d\x0a\x0b\x0a\x04loss\x15\x00\x00\x00\x3f", 22));
+            std::string("\x10\xac\x02\x2a\x0d\x0a\x0b\x0a\x04loss\x15\x00\x00\x00\x3f", 18));
 }
 
 TEST_F(EventFileTest, ASecondFileSortsBehindTheFirst) {

@@ -1,6 +1,7 @@
 """What the tests of runs from outside share: a recipe, and what stands in a run's folder."""
 
 import json
+import logging
 import pathlib
 import subprocess
 
@@ -60,6 +61,19 @@ def figures(run):
     keys = ("step", "loss", "gradient_norm", "learning_rate", "validation_bits_per_byte", "spike",
             "windows")
     return [tuple(line.get(key) for key in keys) for line in lines(pathlib.Path(run, "metrics.jsonl"))]
+
+
+def shown_by_tensorboard(run):
+    """What TensorBoard shows of a run: by name, steps and values. None where it is not installed."""
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    except ImportError:
+        return None
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of each restart
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)]
+            for tag in events.Tags()["scalars"]}
 
 
 def tensors(run, name="last"):

@@ -57,8 +57,8 @@ class Soak:
             return 0
 
     def kill(self, run, target, rng, step_s):
-        """Starts the run, and kills it some time after it has come to step `target`; None: before
-        it has taken a step at all. Says where it was."""
+        """Starts the run, and kills it some time after it has come to step `target`; None: within
+        its first second, in which it loads. Says where it was."""
         process = self.start(run, "--resume")
         deadline = time.monotonic() + SECONDS
         if target is None:
@@ -77,23 +77,12 @@ class Soak:
 
 
 def targets(steps, kills, rng):
-    """Where to kill: a few times before the first step, else at ascending steps."""
+    """Where to kill: a few times as it starts, else at ascending steps."""
     early = kills // 6
     at = sorted(rng.sample(range(2, steps * 9 // 10), kills - early))
     for _ in range(early):
         at.insert(rng.randrange(len(at) + 1), None)
     return at
-
-
-def shown_by_tensorboard(run):
-    """The steps and losses that TensorBoard shows, if it is installed."""
-    try:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    except ImportError:
-        return None
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
-    events.Reload()
-    return [(event.step, event.value) for event in events.Scalars("loss")]
 
 
 def compare(whole, parts, steps):
@@ -106,10 +95,10 @@ def compare(whole, parts, steps):
     for sample in samples:
         assert (parts / sample["file"]).read_bytes() == (whole / sample["file"]).read_bytes()
     assert not list(parts.glob("*.tmp"))
-    shown = shown_by_tensorboard(parts)
+    shown = runs.shown_by_tensorboard(parts)
     if shown is not None:
-        assert [step for step, _ in shown] == list(range(1, steps + 1)), shown
-        assert shown == shown_by_tensorboard(whole)
+        assert [step for step, _ in shown["loss"]] == list(range(1, steps + 1)), shown["loss"]
+        assert shown["loss"] == runs.shown_by_tensorboard(whole)["loss"]
     return shown is not None
 
 

@@ -11,7 +11,6 @@ import tempfile
 import runs
 
 try:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 except ImportError:
     print("skipped: there is no tensorboard")
@@ -20,16 +19,9 @@ except ImportError:
 LACE = os.path.abspath(sys.argv[1])
 
 
-def scalars(run):
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
-    events.Reload()
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)]
-            for tag in events.Tags()["scalars"]}
-
-
 def check(run, steps):
     """Each number of the metrics once, and nothing else."""
-    shown = scalars(run)
+    shown = runs.shown_by_tensorboard(run)
     metrics = runs.lines(run / "metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(1, steps + 1))
     for tag in ("loss", "bits_per_byte", "learning_rate", "gradient_norm", "memory_bytes"):
