@@ -23,7 +23,8 @@ namespace lace::cli {
 // The callback throws lace::Error on failure (exit code 1) and CLI::ParseError, for instance
 // CLI::ValidationError, on wrong usage (exit code 2); main prints the text to stderr. Results go to
 // std::cout, whose failures end the command (output.h), progress to stderr.
-enum class Order { kExplain, kModel, kTrain, kEval, kSample, kBench, kInfo };  // as --help lists
+// As --help lists them.
+enum class Order { kExplain, kModel, kTrain, kEval, kSample, kData, kBench, kInfo };
 
 struct Command {
   Command(Order order, void (*add)(CLI::App& app));
@@ -33,6 +34,9 @@ struct Command {
 
 // All subcommands, by order.
 std::vector<Command> commands();
+
+// The subcommand `data`, whose own subcommands several files add.
+CLI::App* data_group(CLI::App& app);
 
 // The "Examples" paragraph that closes a subcommand's --help.
 std::string examples(const std::vector<std::string>& lines);

@@ -140,10 +140,14 @@ void check_products(const Recipe& recipe) {
 
 }  // namespace
 
+void DataConfig::change_places(const std::function<std::string(const std::string&)>& change) {
+  for (std::vector<std::string>* list : {&paths, &validation_paths, &test_paths})
+    for (std::string& path : *list) path = change(path);
+  cache = change(cache);
+}
+
 void DataConfig::forget_places() {
-  paths.clear();
-  validation_paths.clear();
-  test_paths.clear();
+  for (std::vector<std::string>* list : {&paths, &validation_paths, &test_paths}) list->clear();
   cache.clear();
 }
 
