@@ -26,6 +26,7 @@ namespace lace::cli {
 enum class Order {
   kExplain,
   kModel,
+  kData,
   kTrain,
   kEval,
   kSample,
@@ -43,6 +44,9 @@ struct Command {
 
 // All subcommands, by order.
 std::vector<Command> commands();
+
+// The subcommand `data`, whose own subcommands several files add.
+CLI::App* data_group(CLI::App& app);
 
 // The "Examples" paragraph that closes a subcommand's --help.
 std::string examples(const std::vector<std::string>& lines);
