@@ -23,7 +23,16 @@ namespace lace::cli {
 // The callback throws lace::Error on failure (exit code 1) and CLI::ParseError, for instance
 // CLI::ValidationError, on wrong usage (exit code 2); main prints the text to stderr. Results go to
 // std::cout, whose failures end the command (output.h), progress to stderr.
-enum class Order { kExplain, kModel, kTrain, kEval, kSample, kBench, kInfo };  // as --help lists
+enum class Order {
+  kExplain,
+  kModel,
+  kData,
+  kTrain,
+  kEval,
+  kSample,
+  kBench,
+  kInfo
+};  // as --help lists
 
 struct Command {
   Command(Order order, void (*add)(CLI::App& app));
@@ -39,6 +48,9 @@ std::string examples(const std::vector<std::string>& lines);
 
 // The pattern of an argument. Throws CLI::ValidationError: a wrong text is wrong usage.
 Pattern given_pattern(const std::string& text);
+
+// The group `data`, made on first use: its subcommands add themselves to it.
+CLI::App* data_group(CLI::App& app);
 
 // Adds `--threads N`, which sets libtorch's threads (and by that the kernels') before the callback
 // runs. Without it, `default_threads` if positive, else libtorch's own choice.
