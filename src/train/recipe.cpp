@@ -153,6 +153,9 @@ class Assign {
   void operator()(PositionKind& field) const { parse(field, parse_position_kind); }
   void operator()(RotaryScaling& field) const { parse(field, parse_rotary_scaling); }
   void operator()(LinearInit& field) const { parse(field, parse_linear_init); }
+  void operator()(DataKind& field) const { parse(field, parse_data_kind); }
+  void operator()(SplitBy& field) const { parse(field, parse_split_by); }
+  void operator()(ImageResize& field) const { parse(field, parse_image_resize); }
 
  private:
   template <typename Enum>
@@ -270,6 +273,9 @@ struct Print {
   void operator()(PositionKind v) const { out << quoted(std::string(name(v))); }
   void operator()(RotaryScaling v) const { out << quoted(std::string(name(v))); }
   void operator()(LinearInit v) const { out << quoted(std::string(name(v))); }
+  void operator()(DataKind v) const { out << quoted(std::string(name(v))); }
+  void operator()(SplitBy v) const { out << quoted(std::string(name(v))); }
+  void operator()(ImageResize v) const { out << quoted(std::string(name(v))); }
 };
 
 }  // namespace
