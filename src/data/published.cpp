@@ -10,7 +10,7 @@
 #include "core/safe_text.h"
 #include "data/digest.h"
 #include "data/download.h"
-#include "data/unpack.h"
+#include "data/unpack_archive.h"
 
 namespace lace {
 namespace {
@@ -90,7 +90,7 @@ void unpack_into_place(const Download& download, const PublishedData& data, cons
     fs::remove_all(scratch, ignored);
   };
   try {
-    unpack(download.part(), scratch.string(), kMostUnpacked, [&](int64_t done) {
+    unpack_archive(download.part(), scratch.string(), kMostUnpacked, [&](int64_t done) {
       if (options.progress) options.progress("unpack", done, -1);
     });
     LACE_CHECK(fs::exists(scratch / data.target), "[data get] ", data.archive.name, " unpacks to ",

@@ -52,9 +52,9 @@ struct GetResult {
   std::vector<std::string> checked;  // "size of enwik8.zip", "sha1 of enwik8"; empty: nothing was
 };
 
-// Fetches a data set (data/download.h), checks it, unpacks it (data/unpack.h), and gives it its
-// name last: under that name there is never a part of it. What is there already is compared with
-// what is published, and stays.
+// Fetches a data set (data/download.h), checks it, unpacks it (data/unpack_archive.h), and gives it
+// its name last: under that name there is never a part of it. What is there already is compared
+// with what is published, and stays.
 // Throws lace::Error: an unknown name; a file or folder of that name that is something else; what
 // fetching and unpacking throw; a size or digest that is wrong, where what was fetched is removed.
 GetResult get_data(const GetOptions& options);

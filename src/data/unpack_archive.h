@@ -12,7 +12,7 @@ namespace lace {
 // 100,000 entries. `progress` is told how many bytes have been unpacked.
 // Throws lace::Error `[unpack] …` naming the archive and the entry, also where the archive is torn
 // or damaged. What was unpacked until then stays.
-void unpack(
+void unpack_archive(
     const std::string& archive, const std::string& to, int64_t most_bytes,
     const std::function<void(int64_t)>& progress = [](int64_t) {});
 

@@ -1,4 +1,4 @@
-#include "data/unpack.h"
+#include "data/unpack_archive.h"
 
 #include <cerrno>
 #include <cstring>
@@ -115,8 +115,8 @@ class Unpacking {
 
 }  // namespace
 
-void unpack(const std::string& archive, const std::string& to, int64_t most_bytes,
-            const std::function<void(int64_t)>& progress) {
+void unpack_archive(const std::string& archive, const std::string& to, int64_t most_bytes,
+                    const std::function<void(int64_t)>& progress) {
   Unpacking(archive, to, most_bytes, progress).run();
 }
 
