@@ -107,6 +107,9 @@ SplitBy parse_split_by(std::string_view text);
 //     sorted by path as bytes. Links to files and folders are followed. Below a folder are left out
 //     hidden entries (".git"), pipes, sockets and devices, links that lead nowhere, what cannot be
 //     read, and empty files: `notes` counts them.
+//   packed files: what gzip, xz or zstd have made, by the first bytes, counts as what it unpacks
+//     to; that is kept in `cache`, under a name made of the file's path, size and time, so that the
+//     next load finds it there. Damaged files are an error that names the file and the byte.
 //   records: each file is cut to whole records; what is left over at its end belongs to no split,
 //     and `notes` names the file.
 //   splits: kFiles: every 20th file is test, the one after it validation, the rest train. kBytes:

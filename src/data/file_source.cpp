@@ -13,6 +13,11 @@
 
 namespace lace {
 
+FoundFile found_file(const std::string& path, const struct stat& info) {
+  return {path, info.st_size, info.st_dev, info.st_ino,
+          info.st_mtim.tv_sec * int64_t{1'000'000'000} + info.st_mtim.tv_nsec};
+}
+
 OpenFile::OpenFile(int descriptor) : descriptor_(descriptor) {
   struct stat info {};
   if (::fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode)) return;

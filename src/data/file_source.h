@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include "lace/data.h"
@@ -19,7 +20,9 @@ struct FoundFile {
   int64_t bytes = 0;
   dev_t device = 0;
   ino_t inode = 0;
+  int64_t modified_ns = 0;  // when its content was changed last
 };
+FoundFile found_file(const std::string& path, const struct stat& info);
 
 // An open file.
 class OpenFile {

@@ -41,10 +41,6 @@ std::string list_names(const std::string& folder, std::vector<std::string>& name
   return failure ? failure.message() : "";
 }
 
-FoundFile found(const std::string& path, const struct stat& info) {
-  return {path, info.st_size, info.st_dev, info.st_ino};
-}
-
 // Walks one of the given paths.
 class Walk {
  public:
@@ -70,7 +66,7 @@ class Walk {
                ", which cannot be read at any place: give files and folders");
     const std::string failure = unreadable(path);
     LACE_CHECK(failure.empty(), "[text] cannot read ", path_text(path), ": ", failure);
-    files_.push_back(found(path, info));
+    files_.push_back(found_file(path, info));
   }
 
  private:
@@ -100,7 +96,7 @@ class Walk {
       failure = folder(path, info);
     } else if (S_ISREG(info.st_mode)) {
       failure = unreadable(path);
-      if (failure.empty()) files_.push_back(found(path, info));
+      if (failure.empty()) files_.push_back(found_file(path, info));
     } else {
       return left_out_.add(LeftOut::kSpecial, path, kind_of(info.st_mode));
     }

@@ -4,6 +4,7 @@
 #include "lace/data.h"
 
 #include "data/find_files.h"
+#include "data/unpacked_file.h"
 
 namespace lace {
 namespace {
@@ -15,14 +16,17 @@ constexpr int64_t kSplitPeriod = 20;
 int64_t record_of(const TextOptions& options) { return std::max<int64_t>(1, options.record_bytes); }
 
 // The files as streams of whole records; those too short for one are dropped.
-std::vector<ByteStream> open_files(std::vector<FoundFile> files, int64_t record_bytes,
+std::vector<ByteStream> open_files(const std::vector<FoundFile>& files, const TextOptions& options,
                                    LeftOut& left_out) {
+  const int64_t record_bytes = record_of(options);
   const auto shared = std::make_shared<OpenFiles>();
   std::vector<ByteStream> streams;
   int64_t held = 0;
-  for (FoundFile& file : files) {
+  for (const FoundFile& found : files) {
+    FoundFile file = unpacked_file(found, options.cache);
+    if (file.bytes == 0) left_out.add(LeftOut::kEmpty, found.path);
     const int64_t torn = file.bytes % record_bytes;
-    if (torn > 0) left_out.add(LeftOut::kTorn, file.path, concat(torn, " bytes"));
+    if (torn > 0) left_out.add(LeftOut::kTorn, found.path, concat(torn, " bytes"));
     const int64_t whole = file.bytes - torn;
     if (whole == 0) continue;
     ByteStream stream;
@@ -76,8 +80,8 @@ Dataset load_text(const TextOptions& options) {
   LACE_CHECK(options.record_bytes >= 0, "[text] record_bytes must be at least 0, got ",
              options.record_bytes);
   LeftOut left_out;
-  std::vector<FoundFile> found = find_files(options.paths, left_out);
-  const std::vector<ByteStream> files = open_files(std::move(found), record_of(options), left_out);
+  const std::vector<ByteStream> files =
+      open_files(find_files(options.paths, left_out), options, left_out);
   Dataset data;
   data.record_bytes = options.record_bytes;
   data.files = static_cast<int64_t>(files.size());
