@@ -129,6 +129,7 @@ std::vector<std::string> LeftOut::notes() const {
       "further names of the same",
       "empty",
       "torn records at the end of a file",
+      "no audio",
   };
   std::vector<std::string> notes;
   for (int reason = 0; reason < kReasons; ++reason) {
