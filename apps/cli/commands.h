@@ -23,16 +23,8 @@ namespace lace::cli {
 // The callback throws lace::Error on failure (exit code 1) and CLI::ParseError, for instance
 // CLI::ValidationError, on wrong usage (exit code 2); main prints the text to stderr. Results go to
 // std::cout, whose failures end the command (output.h), progress to stderr.
-enum class Order {
-  kExplain,
-  kModel,
-  kData,
-  kTrain,
-  kEval,
-  kSample,
-  kBench,
-  kInfo
-};  // as --help lists
+// As --help lists them.
+enum class Order { kExplain, kModel, kTrain, kEval, kSample, kData, kBench, kInfo };
 
 struct Command {
   Command(Order order, void (*add)(CLI::App& app));
@@ -43,14 +35,14 @@ struct Command {
 // All subcommands, by order.
 std::vector<Command> commands();
 
+// The subcommand `data`, whose own subcommands several files add.
+CLI::App* data_group(CLI::App& app);
+
 // The "Examples" paragraph that closes a subcommand's --help.
 std::string examples(const std::vector<std::string>& lines);
 
 // The pattern of an argument. Throws CLI::ValidationError: a wrong text is wrong usage.
 Pattern given_pattern(const std::string& text);
-
-// The group `data`, made on first use: its subcommands add themselves to it.
-CLI::App* data_group(CLI::App& app);
 
 // Adds `--threads N`, which sets libtorch's threads (and by that the kernels') before the callback
 // runs. Without it, `default_threads` if positive, else libtorch's own choice.

@@ -56,6 +56,7 @@ class ByteStream {
     int64_t begin;  // in the source
     int64_t start;  // in the stream
   };
+  size_t piece_at(int64_t offset) const;  // of a byte that there is
   int64_t piece_end(size_t piece) const {
     return piece + 1 < pieces_.size() ? pieces_[piece + 1].start : size_;
   }
@@ -145,7 +146,18 @@ std::string_view name(ImageResize resize);  // "none", "stretch", "crop"
 ImageResize parse_image_resize(std::string_view text);
 
 // Images, as records of height · width · channels bytes: row by row, the channels of a pixel side
-// by side. All records are dealt to the splits by a random order of `seed`.
+// by side, in the order of their files, which are found as load_text() finds them. By content:
+//   PNG and JPEG: one image each, as decode_image, with_channels and resized (lace/image.h) make
+//   it. CIFAR-10's binary files, data_batch_N.bin and test_batch.bin: a label, which is left out,
+//   and
+//     three planes of 32 × 32 for each image.
+//   raw: records one after the other, also packed with gzip, xz or zstd: every other file that is
+//     named by `paths` itself, and below a folder those called *.hwc, *.raw and *.bin (.gz, .xz,
+//     .zst). Below a folder others are left out, and `notes` counts them.
+// Splits: the images of test_batch.bin are test. The others are put into a random order, always the
+// same for so many images; its last ones are test, those before them validation, as the fractions
+// say, rounded down, and the rest train. Within a split they stand in the order of their files.
+// What must be decoded or unpacked is, once, into `cache`.
 struct ImageOptions {
   std::vector<std::string> paths;
   int64_t height = 0, width = 0, channels = 0;
@@ -156,7 +168,8 @@ struct ImageOptions {
   std::string cache = {};  // folder for what files unpack or decode to
 };
 
-// Throws lace::Error naming what cannot be read.
+// Throws lace::Error naming the file that is damaged, cut off, of another size or kind, and what
+// load_text() throws of paths.
 Dataset load_images(const ImageOptions& options);
 
 // Audio: WAV, FLAC, Ogg (Vorbis, Opus) and MP3 files, found as text is; below a folder, files that

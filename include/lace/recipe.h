@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,7 +32,9 @@ struct DataConfig {
   int64_t sample_rate = 12000;  // of audio: Hz that it is resampled to
   std::string cache;  // folder for what files unpack or decode to; "": .lace-cache beside the run
 
-  // Clears what is about places of this machine: paths and the cache.
+  // Puts change(p) for each path p of this machine: those of files and folders, and the cache.
+  void change_places(const std::function<std::string(const std::string&)>& change);
+  // Clears all of them.
   void forget_places();
 };
 

@@ -33,7 +33,9 @@ void ByteStream::append(std::shared_ptr<const ByteSource> source, int64_t begin,
              "[data] a stream holds less than 2^63 bytes, got ", size_, " and ", end - begin,
              " more");
   if (begin == end) return;
-  pieces_.push_back({std::move(source), begin, size_});
+  const bool goes_on = !pieces_.empty() && pieces_.back().source == source &&
+                       pieces_.back().begin + size_ - pieces_.back().start == begin;
+  if (!goes_on) pieces_.push_back({std::move(source), begin, size_});
   size_ += end - begin;
 }
 
@@ -46,15 +48,19 @@ void ByteStream::append(const ByteStream& more) {
   }
 }
 
+size_t ByteStream::piece_at(int64_t offset) const {
+  const auto after =
+      std::upper_bound(pieces_.begin(), pieces_.end(), offset,
+                       [](int64_t o, const Piece& piece) { return o < piece.start; });
+  return static_cast<size_t>(after - pieces_.begin() - 1);
+}
+
 void ByteStream::read(int64_t offset, std::span<uint8_t> out) const {
   const auto count = static_cast<int64_t>(out.size());
   LACE_CHECK(offset >= 0 && offset <= size_ && count <= size_ - offset, "[data] ", count,
              " bytes from ", offset, " on are not within a stream of ", size_);
   if (count == 0) return;
-  const auto after =
-      std::upper_bound(pieces_.begin(), pieces_.end(), offset,
-                       [](int64_t o, const Piece& piece) { return o < piece.start; });
-  auto piece = static_cast<size_t>(after - pieces_.begin() - 1);
+  size_t piece = piece_at(offset);
   for (int64_t done = 0; done < count; ++piece) {
     const int64_t from = offset + done;
     const int64_t take = std::min(piece_end(piece) - from, count - done);
@@ -78,12 +84,12 @@ ByteStream ByteStream::slice(int64_t begin, int64_t end) const {
   LACE_CHECK(0 <= begin && begin <= end && end <= size_, "[data] slice ", begin, " to ", end,
              " is not within a stream of ", size_);
   ByteStream result;
-  for (size_t i = 0; i < pieces_.size(); ++i) {
+  if (begin == end) return result;
+  for (size_t i = piece_at(begin); i < pieces_.size() && pieces_[i].start < end; ++i) {
     const Piece& piece = pieces_[i];
     const int64_t first = std::max(begin, piece.start), last = std::min(end, piece_end(i));
-    if (first < last)
-      result.append(piece.source, piece.begin + first - piece.start,
-                    piece.begin + last - piece.start);
+    result.append(piece.source, piece.begin + first - piece.start,
+                  piece.begin + last - piece.start);
   }
   return result;
 }

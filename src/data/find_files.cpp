@@ -47,25 +47,25 @@ class Walk {
   Walk(std::vector<FoundFile>& files, LeftOut& left_out) : files_(files), left_out_(left_out) {}
 
   void root(const std::string& path) {
-    LACE_CHECK(path.find('\0') == std::string::npos, "[text] a path holds no byte 0, got ",
+    LACE_CHECK(path.find('\0') == std::string::npos, "[data] a path holds no byte 0, got ",
                path_text(path));
     struct stat info {};
     if (::stat(path.c_str(), &info) != 0) {
       const int failure = errno;
       const bool link = ::lstat(path.c_str(), &info) == 0 && S_ISLNK(info.st_mode);
-      LACE_CHECK(failure != ENOENT || link, "[text] no such file or folder: ", path_text(path));
-      LACE_CHECK(failure != ENOENT, "[text] ", path_text(path), " is a link that leads nowhere");
-      throw Error(concat("[text] cannot find ", path_text(path), ": ", std::strerror(failure)));
+      LACE_CHECK(failure != ENOENT || link, "[data] no such file or folder: ", path_text(path));
+      LACE_CHECK(failure != ENOENT, "[data] ", path_text(path), " is a link that leads nowhere");
+      throw Error(concat("[data] cannot find ", path_text(path), ": ", std::strerror(failure)));
     }
     if (S_ISDIR(info.st_mode)) {
       const std::string failure = folder(path, info);
-      LACE_CHECK(failure.empty(), "[text] cannot list ", path_text(path), ": ", failure);
+      LACE_CHECK(failure.empty(), "[data] cannot list ", path_text(path), ": ", failure);
       return;
     }
-    LACE_CHECK(S_ISREG(info.st_mode), "[text] ", path_text(path), " is ", kind_of(info.st_mode),
+    LACE_CHECK(S_ISREG(info.st_mode), "[data] ", path_text(path), " is ", kind_of(info.st_mode),
                ", which cannot be read at any place: give files and folders");
     const std::string failure = unreadable(path);
-    LACE_CHECK(failure.empty(), "[text] cannot read ", path_text(path), ": ", failure);
+    LACE_CHECK(failure.empty(), "[data] cannot read ", path_text(path), ": ", failure);
     files_.push_back(found_file(path, info));
   }
 
@@ -129,6 +129,7 @@ std::vector<std::string> LeftOut::notes() const {
       "further names of the same",
       "empty",
       "torn records at the end of a file",
+      "no images",
       "no audio",
   };
   std::vector<std::string> notes;
@@ -141,7 +142,7 @@ std::vector<std::string> LeftOut::notes() const {
 }
 
 std::vector<FoundFile> find_files(const std::vector<std::string>& paths, LeftOut& left_out) {
-  LACE_CHECK(!paths.empty(), "[text] no paths are given");
+  LACE_CHECK(!paths.empty(), "[data] no paths are given");
   std::vector<FoundFile> files;
   for (const std::string& path : paths) Walk(files, left_out).root(path);
   std::sort(files.begin(), files.end(),

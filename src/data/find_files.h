@@ -10,7 +10,18 @@ namespace lace {
 // Counts what is left out, by reason, with the first few by name.
 class LeftOut {
  public:
-  enum Reason { kHidden, kSpecial, kDangling, kUnreadable, kRepeated, kEmpty, kTorn, kNoAudio, kReasons };
+  enum Reason {
+    kHidden,
+    kSpecial,
+    kDangling,
+    kUnreadable,
+    kRepeated,
+    kEmpty,
+    kTorn,
+    kNoImage,
+    kNoAudio,
+    kReasons
+  };
 
   // `what` says more than the path where there is more to say; else it is shown alone.
   void add(Reason reason, const std::string& path, const std::string& what = "");

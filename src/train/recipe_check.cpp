@@ -78,6 +78,14 @@ void check_data(const DataConfig& data, const ModelConfig& model) {
              "[data] record_bytes is 0 or model.seq_len (", model.seq_len, "), got ",
              data.record_bytes);
   check_range<int64_t>("data.sample_rate", data.sample_rate, 1000, 192000);
+  LACE_CHECK(data.kind != DataKind::kImages ||
+                 (model.image_height > 0 && model.image_width > 0 &&
+                  model.seq_len % (model.image_height * model.image_width) == 0 &&
+                  model.seq_len / (model.image_height * model.image_width) == model.image_channels),
+             "[data] kind = \"images\" needs model.seq_len to be image_height · image_width · "
+             "image_channels, got ",
+             model.seq_len, " and ", model.image_height, " · ", model.image_width, " · ",
+             model.image_channels);
   const DataConfig defaults;
   const auto only_of = [&](DataKind kind, const char* key, bool is_default) {
     LACE_CHECK(data.kind == kind || is_default, "[data] ", key, " is a key of kind = \"",
@@ -132,10 +140,14 @@ void check_products(const Recipe& recipe) {
 
 }  // namespace
 
+void DataConfig::change_places(const std::function<std::string(const std::string&)>& change) {
+  for (std::vector<std::string>* list : {&paths, &validation_paths, &test_paths})
+    for (std::string& path : *list) path = change(path);
+  cache = change(cache);
+}
+
 void DataConfig::forget_places() {
-  paths.clear();
-  validation_paths.clear();
-  test_paths.clear();
+  for (std::vector<std::string>* list : {&paths, &validation_paths, &test_paths}) list->clear();
   cache.clear();
 }
 

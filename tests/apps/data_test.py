@@ -1,10 +1,16 @@
-"""What the data of lace train and lace eval may be, as a user meets it: data_test.py LACE."""
+"""What the data of lace train, eval and data show may be, as a user meets it: data_test.py LACE."""
 
+import collections
 import functools
+import gzip
 import json
+import lzma
+import math
 import os
+import struct
 import subprocess
 import tempfile
+import zlib
 
 import cli
 
@@ -103,7 +109,91 @@ def a_huge_file(folder):
         assert json.load(file)["bytes"]["train"] == 200_000_000_000
 
 
+def entropy(data):
+    counts = collections.Counter(data).values()
+    return -sum(n / len(data) * math.log2(n / len(data)) for n in counts)
+
+
+def text_is_shown(folder):
+    """A packed file: sizes, entropy and yardsticks as Python has them; the cache beside the run."""
+    with open(os.path.join(folder, b"text.xz"), "wb") as file:
+        file.write(lzma.compress(TEXT))
+    recipe = os.path.join(folder, b"shown.toml")
+    with open(recipe, "wb") as file:
+        file.write(RECIPE % b"text.xz")
+    show = functools.partial(lace, b"data", b"show", b"shown.toml", cwd=folder)
+    shown = json.loads(show(b"--json", b"--windows", b"2").stdout)
+    splits, at = {}, 0
+    for split, size in ("train", 5130), ("validation", 285), ("test", 285):
+        splits[split] = TEXT[at : at + size]
+        at += size
+    for split, data in splits.items():
+        assert shown["splits"][split]["bytes"] == len(data), shown
+        assert abs(shown["splits"][split]["entropy_bits"] - entropy(data)) < 1e-9, shown
+    sample = shown["sample"]
+    assert (sample["split"], sample["bytes"]) == ("test", 285), sample
+    assert sample["gzip_bits_per_byte"] == 8 * len(gzip.compress(splits["test"], 9)) / 285, sample
+    assert sample["xz_bits_per_byte"] == 8 * len(lzma.compress(splits["test"], preset=9)) / 285, sample
+    for window in shown["windows"]:
+        assert window["text"].encode() == splits["train"][window["begin"] :][:32], window
+    assert len(shown["windows"]) == 2 and shown["picture"] is None, shown
+    assert len(os.listdir(os.path.join(folder, b"runs", b".lace-cache"))) == 1
+    plain = show().stdout
+    assert b"train" in plain and b"5,130" in plain and b"of the text" in plain, plain
+    # A run and its evaluation find the same file in the cache.
+    lace(b"train", b"shown.toml", cwd=folder)
+    lace(b"eval", b"runs/tiny", cwd=folder)
+    assert len(os.listdir(os.path.join(folder, b"runs", b".lace-cache"))) == 1
+    cut = lzma.compress(TEXT)[:-9]
+    with open(os.path.join(folder, b"text.xz"), "wb") as file:
+        file.write(cut)
+    error = show(code=1).stderr
+    assert b"text.xz is cut off: its xz data end at byte %d " % len(cut) in error, error
+
+
+def png(width, height, pixels):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + pixels[3 * width * y :][: 3 * width] for y in range(height))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
+            + chunk(b"IEND", b""))
+
+
+def images_are_shown(folder):
+    """A folder of PNG files becomes a grid, and trains."""
+    os.mkdir(os.path.join(folder, b"pictures"))
+    for i in range(40):
+        with open(os.path.join(folder, b"pictures", b"%d.png" % i), "wb") as file:
+            file.write(png(4, 2, bytes((7 * i + j) % 256 for j in range(24))))
+    recipe = os.path.join(folder, b"pictures.toml")
+    with open(recipe, "wb") as file:
+        text = RECIPE % b"pictures"
+        for old, new in ((b"seq_len = 32", b"""seq_len = 24
+positions = "image"
+image_height = 2
+image_width = 4
+image_channels = 3"""), (b"[data]", b'[data]\nkind = "images"')):
+            text = text.replace(old, new)
+        file.write(text)
+    show = functools.partial(lace, b"data", b"show", b"pictures.toml", cwd=folder)
+    shown = json.loads(show(b"--json", b"--windows", b"9", b"--out", b"out").stdout)
+    assert shown["kind"] == "images" and shown["record_bytes"] == 24, shown
+    assert [shown["splits"][s]["bytes"] // 24 for s in ("train", "validation", "test")] == [36, 2, 2]
+    assert all(window["begin"] % 24 == 0 for window in shown["windows"]), shown
+    with open(os.path.join(folder, shown["picture"].encode()), "rb") as file:
+        picture = file.read()
+    assert struct.unpack(">II", picture[16:24]) == (3 * 5 - 1, 3 * 3 - 1), picture[:24]
+    assert b"--out DIR" in show().stdout
+    lace(b"train", b"pictures.toml", b"--run", b"of_pictures", cwd=folder)
+    error = lace(b"train", b"pictures.toml", b"--set", b"model.image_height=1", b"--set",
+                 b"model.seq_len=12", b"--run", b"none", code=1, cwd=folder).stderr
+    assert b"is 4 x 2 pixels, the model's images are 4 x 1" in error, error
+
+
 with tempfile.TemporaryDirectory() as name:
     root = os.fsencode(name)
-    for test in names_that_are_no_text, what_is_no_file, a_file_that_shrinks, a_huge_file:
+    for test in (names_that_are_no_text, what_is_no_file, a_file_that_shrinks, a_huge_file,
+                 text_is_shown, images_are_shown):
         test(root)

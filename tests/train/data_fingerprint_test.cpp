@@ -57,6 +57,20 @@ TEST(DataFingerprint, ChangesOfTwo256thsOfLargeSplitsAreSeen) {
   }
 }
 
+TEST(DataFingerprint, PiecesOfASplitCount) {
+  const auto cut_at = [](std::vector<int64_t> ends) {
+    Dataset data = data_of(bytes(5000));
+    data.train.piece_ends = std::move(ends);
+    return data_fingerprint(data);
+  };
+  EXPECT_EQ(cut_at({5000}), cut_at({}));
+  EXPECT_EQ(cut_at({}).at("train").size(), 2u);
+  EXPECT_EQ(cut_at({2000, 5000}).at("train").at("pieces"), 2);
+  for (const auto& before : {cut_at({}), cut_at({2000, 5000})})
+    EXPECT_EQ(fingerprint_difference(before, cut_at({2001, 5000})),
+              "train has as many bytes, but in other pieces");
+}
+
 TEST(DataFingerprint, DifferencesAreNamed) {
   const auto before = data_fingerprint(data_of(bytes(5000)));
   Dataset other = data_of(bytes(5001));

@@ -40,7 +40,7 @@ TEST(RecipePaths, CanBeWrittenAsTheyAreShown) {
             (std::vector<std::string>{"a\\b\\x41"}));
 }
 
-// Splits of images that stand in one file, as the recipes say.
+// Splits of images, as the recipes say; here they stand in one raw file.
 TEST(RecipeData, SplitsOfThePapersImages) {
   struct Case {
     const char* recipe;
@@ -54,12 +54,71 @@ TEST(RecipeData, SplitsOfThePapersImages) {
     fs::resize_file(file, static_cast<uintmax_t>(c.images * c.image_bytes));
     Recipe recipe = load_recipe(std::string(LACE_RECIPES) + "/" + c.recipe + ".toml");
     recipe.data.paths = {file};
+    recipe.data.test_paths.clear();
     const Dataset data = load_data(recipe);
     EXPECT_EQ(data.train.size(), c.train * c.image_bytes) << c.recipe;
     EXPECT_EQ(data.validation.size(), c.validation * c.image_bytes) << c.recipe;
     EXPECT_EQ(data.test.size(), 0) << c.recipe;
   }
   fs::remove(file);
+}
+
+// Validation and test may have paths of their own.
+TEST(RecipeData, SplitsMayHavePathsOfTheirOwn) {
+  const fs::path folder = fs::path(testing::TempDir()) / "lace_recipe_paths";
+  fs::create_directories(folder);
+  const auto write = [&](const char* name, size_t bytes) {
+    std::ofstream(folder / name) << std::string(bytes, name[0]);
+    return (folder / name).string();
+  };
+  Recipe recipe;
+  recipe.data.paths = {write("a", 1000)};
+  recipe.data.test_paths = {write("t", 70)};
+  Dataset data = load_data(recipe);
+  EXPECT_EQ(data.train.size(), 950);
+  EXPECT_EQ(data.validation.size(), 50);
+  EXPECT_EQ(data.test.size(), 70);
+  EXPECT_EQ(data.files, 2);
+  recipe.data.validation_paths = {write("v", 30), write("w", 3)};
+  data = load_data(recipe);
+  EXPECT_EQ(data.train.size(), 1000);
+  EXPECT_EQ(data.validation.size(), 33);
+  EXPECT_EQ(data.files, 4);
+  EXPECT_EQ(load_whole(recipe, recipe.data.validation_paths).train.size(), 33);
+  fs::remove_all(folder);
+}
+
+TEST(RecipeData, CacheStandsBesideTheRun) {
+  EXPECT_EQ(cache_beside("/a/runs/x"), "/a/runs/.lace-cache");
+  EXPECT_EQ(cache_beside("/a/runs/x/"), "/a/runs/.lace-cache");
+  EXPECT_EQ(cache_beside("/a/./b/../x"), "/a/.lace-cache");
+}
+
+// Keys of another kind are an error, as images are that do not fill a window.
+TEST(RecipeData, KeysBelongToTheirKind) {
+  const auto error_of = [](const std::string& data, const std::string& model = "") {
+    try {
+      parse_recipe("[model]\nseq_len = 48\nposition_stride = 8\n" + model + "\n[data]\n" + data,
+                   "x");
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  const std::string image = "image_height = 4\nimage_width = 4\nimage_channels = 3";
+  EXPECT_EQ(error_of("kind = 'images'\nresize = 'crop'", image), "");
+  EXPECT_EQ(error_of("kind = 'audio'\nsample_rate = 8000"), "");
+  EXPECT_EQ(error_of("split = 'files'\nrecord_bytes = 48"), "");
+  EXPECT_EQ(error_of("kind = 'images'"),
+            "[data] kind = \"images\" needs model.seq_len to be image_height · image_width · "
+            "image_channels, got 48 and 0 · 0 · 0");
+  EXPECT_EQ(error_of("resize = 'crop'"),
+            "[data] resize is a key of kind = \"images\", got kind = \"text\"");
+  EXPECT_EQ(error_of("kind = 'images'\nsplit = 'files'", image),
+            "[data] split is a key of kind = \"text\", got kind = \"images\"");
+  EXPECT_NE(error_of("sample_rate = 8000").find("kind = \"audio\""), std::string::npos);
+  EXPECT_NE(error_of("kind = 'sound'").find("kind is text, images or audio, got sound"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -63,7 +63,8 @@ LOSS = {name: 3 * math.sqrt(2 / 3 / 12.4) * math.log(256) * h + FLIP
         for name, h in ROUNDING.items()}
 NORM = {name: 3 * math.sqrt(48 / 3) * h + FLIP for name, h in ROUNDING.items()}
 
-COMMON = ["data.validation_fraction=0", "data.test_fraction=0", "model.layers=4", "train.batch=1",
+COMMON = ["data.validation_fraction=0", "data.test_fraction=0", "data.test_paths=[]",
+          "model.layers=4", "train.batch=1",
           "train.accumulate=1", f"train.steps={STEPS}", "train.checkpoint_every=0",
           f"optimizer.learning_rate={LEARNING_RATE}", "optimizer.warmup_steps=1"]
 
