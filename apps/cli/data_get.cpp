@@ -119,7 +119,7 @@ void add_data_get(CLI::App& app) {
   std::vector<std::string> names;
   for (const PublishedData& data : published_data()) names.push_back(data.name);
   command
-      ->add_option("name", get.name, "enwik8 (to DIR/enwik8) or cifar10 (DIR/cifar-10-batches-bin)")
+      ->add_option("name", get.name, "enwik8 (a file) or cifar10 (a folder): it becomes DIR/name")
       ->required()
       ->check(CLI::IsMember(names));
   command->add_option("--to", get.to, "The folder to put it into")

@@ -71,10 +71,11 @@ PublishedData expected(const GetOptions& options) {
 }
 
 // The published files that `target` holds, or is.
-void check_target(const fs::path& folder, const PublishedData& data,
+void check_target(const fs::path& target, const PublishedData& data,
                   std::vector<std::string>& checked) {
   for (const PublishedFile& file : data.files) {
-    check_file((folder / file.name).string(), file, checked);
+    const fs::path path = fs::is_directory(target) ? target / file.name : target;
+    check_file(path.string(), file, checked);
   }
 }
 
@@ -95,7 +96,7 @@ void unpack_into_place(const Download& download, const PublishedData& data, cons
     });
     LACE_CHECK(fs::exists(scratch / data.target), "[data get] ", data.archive.name, " unpacks to ",
                data.target, ", this one does not");
-    check_target(scratch, data, result.checked);
+    check_target(scratch / data.target, data, result.checked);
     fs::rename(scratch / data.target, result.path, error);
     if (error) fail("make " + path_text(result.path), error);
   } catch (...) {
@@ -130,12 +131,12 @@ const std::vector<PublishedData>& published_data() {
         {{"md5", "c32a1d4ab5d03f1284b67883e8d87530"},
          {"sha256", "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"}}},
        "cifar-10-batches-bin",
-       {{"cifar-10-batches-bin/data_batch_1.bin", kCifarFile, {}},
-        {"cifar-10-batches-bin/data_batch_2.bin", kCifarFile, {}},
-        {"cifar-10-batches-bin/data_batch_3.bin", kCifarFile, {}},
-        {"cifar-10-batches-bin/data_batch_4.bin", kCifarFile, {}},
-        {"cifar-10-batches-bin/data_batch_5.bin", kCifarFile, {}},
-        {"cifar-10-batches-bin/test_batch.bin", kCifarFile, {}}}}};
+       {{"data_batch_1.bin", kCifarFile, {}},
+        {"data_batch_2.bin", kCifarFile, {}},
+        {"data_batch_3.bin", kCifarFile, {}},
+        {"data_batch_4.bin", kCifarFile, {}},
+        {"data_batch_5.bin", kCifarFile, {}},
+        {"test_batch.bin", kCifarFile, {}}}}};
   return all;
 }
 
@@ -143,13 +144,13 @@ GetResult get_data(const GetOptions& options) {
   const PublishedData data = expected(options);
   const fs::path to = options.to;
   GetResult result;
-  result.path = (to / data.target).string();
+  result.path = (to / data.name).string();
   result.url = data.url;
   std::error_code error;
   const auto there = [&] {
     if (!fs::exists(fs::symlink_status(result.path))) return false;
     try {
-      check_target(to, data, result.checked);
+      check_target(result.path, data, result.checked);
     } catch (const Error& wrong) {
       throw Error(concat(wrong.what(), ": ", path_text(result.path),
                          " is there already and something else; move it away"));

@@ -21,11 +21,11 @@ struct PublishedFile {
 struct PublishedData {
   std::string name, url, source;  // source: of the sizes and digests
   PublishedFile archive;
-  std::string target;  // file or folder that it unpacks to, and what of it is known
-  std::vector<PublishedFile> files;
+  std::string target;                // file or folder that it unpacks to
+  std::vector<PublishedFile> files;  // what is known of it, or of files in it
 };
 
-// enwik8 and cifar10.
+// enwik8 and cifar10, the names under which they are put.
 const std::vector<PublishedData>& published_data();
 
 struct GetOptions {

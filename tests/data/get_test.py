@@ -87,8 +87,8 @@ class DataGet(unittest.TestCase):
     def test_folders(self):
         self.server.files["tar"] = tarred([(BATCH, TEXT), ("cifar-10-batches-bin/readme", b"!")])
         self.get("/good/tar", name="cifar10", digest=sha256(self.server.files["tar"]))
-        self.assertEqual(self.listed(), ["cifar-10-batches-bin"])
-        with open(os.path.join(self.to, BATCH), "rb") as file:
+        self.assertEqual(self.listed(), ["cifar10"])
+        with open(os.path.join(self.to, "cifar10", "data_batch_1.bin"), "rb") as file:
             self.assertEqual(file.read(), TEXT)
 
     def test_goes_on_where_it_was_cut(self):
