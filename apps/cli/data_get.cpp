@@ -24,28 +24,24 @@ struct Options {
   bool json = false;
 };
 
-// A bar for each thing that is done; its total, where the server tells none, is what is done.
+// A bar for each thing that is done, where its size is known.
 class Bars {
  public:
   explicit Bars(const std::string& name) : name_(name) {}
 
   void show(const std::string& what, int64_t done, int64_t total) {
-    if (what != what_ || total != total_) {
+    if (total <= 0) return;
+    if (!bar_ || what != what_) {
       bar_.reset();
-      bar_.emplace(what + " " + name_, total > 0 ? total : std::numeric_limits<int64_t>::max());
+      bar_.emplace(what + " " + name_, total);
       what_ = what;
-      total_ = total;
     }
     bar_->update(done, format_bytes(static_cast<double>(done)));
   }
-  void clear() {
-    bar_.reset();
-    what_.clear();
-  }
+  void clear() { bar_.reset(); }
 
  private:
   std::string name_, what_;
-  int64_t total_ = -1;
   std::optional<ProgressBar> bar_;
 };
 

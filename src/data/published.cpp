@@ -24,21 +24,25 @@ constexpr int64_t kCifarFile = 30'730'000;
   throw Error(concat("[data get] cannot ", what, ": ", error.message()));
 }
 
-// Throws lace::Error unless the file is as published; adds what was looked at to `checked`.
+// Throws WrongContent unless the file is as published; adds what was looked at to `checked`.
 void check_file(const std::string& path, const PublishedFile& published,
                 std::vector<std::string>& checked) {
   std::error_code error;
   const auto bytes = fs::file_size(path, error);
   if (error) fail("find " + path_text(path), error);
   if (published.bytes >= 0) {
-    LACE_CHECK(static_cast<int64_t>(bytes) == published.bytes, "[data get] ", published.name,
-               " has ", published.bytes, " bytes, got ", bytes);
+    if (static_cast<int64_t>(bytes) != published.bytes) {
+      throw WrongContent(
+          concat("[data get] ", published.name, " has ", published.bytes, " bytes, got ", bytes));
+    }
     checked.push_back("size of " + published.name);
   }
   for (const PublishedFile::Digest& digest : published.digests) {
     const std::string got = file_digest(path, digest.algorithm);
-    LACE_CHECK(got == digest.hex, "[data get] ", published.name, " has the ", digest.algorithm, " ",
-               digest.hex, ", got ", got);
+    if (got != digest.hex) {
+      throw WrongContent(concat("[data get] ", published.name, " has the ", digest.algorithm, " ",
+                                digest.hex, ", got ", got));
+    }
     checked.push_back(digest.algorithm + " of " + published.name);
   }
 }
@@ -90,12 +94,16 @@ void unpack_into_place(const Download& download, const PublishedData& data, cons
     std::error_code ignored;
     fs::remove_all(scratch, ignored);
   };
+  int64_t total = 0;
+  for (const PublishedFile& file : data.files) total += file.bytes;
   try {
     unpack_archive(download.part(), scratch.string(), kMostUnpacked, [&](int64_t done) {
-      if (options.progress) options.progress("unpack", done, -1);
+      if (options.progress) options.progress("unpack", done, total > 0 ? total : -1);
     });
-    LACE_CHECK(fs::exists(scratch / data.target), "[data get] ", data.archive.name, " unpacks to ",
-               data.target, ", this one does not");
+    if (!fs::exists(scratch / data.target)) {
+      throw WrongContent(concat("[data get] ", data.archive.name, " unpacks to ", data.target,
+                                ", this one does not"));
+    }
     check_target(scratch / data.target, data, result.checked);
     fs::rename(scratch / data.target, result.path, error);
     if (error) fail("make " + path_text(result.path), error);
@@ -181,7 +189,7 @@ GetResult get_data(const GetOptions& options) {
     check_file(download.part(), data.archive, result.checked);
     result.archive_sha256 = file_digest(download.part(), "sha256");
     unpack_into_place(download, data, to, options, result);
-  } catch (const Error& wrong) {
+  } catch (const WrongContent& wrong) {
     download.remove();
     throw Error(
         concat(wrong.what(), "; what was fetched from ", printable(data.url), " is removed"));

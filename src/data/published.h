@@ -56,7 +56,8 @@ struct GetResult {
 // its name last: under that name there is never a part of it. What is there already is compared
 // with what is published, and stays.
 // Throws lace::Error: an unknown name; a file or folder of that name that is something else; what
-// fetching and unpacking throw; a size or digest that is wrong, where what was fetched is removed.
+// fetching and unpacking throw; a size or digest that is wrong. What was fetched is removed if it
+// is wrong, and kept for the next call if it could not be unpacked for another reason.
 GetResult get_data(const GetOptions& options);
 
 }  // namespace lace

@@ -22,6 +22,11 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kMostEntries = 100'000;
 
+template <typename... Args>
+void demand(bool right, const Args&... args) {
+  if (!right) throw WrongContent(concat(args...));
+}
+
 class Unpacking {
  public:
   Unpacking(const std::string& archive, const std::string& to, int64_t most_bytes,
@@ -42,8 +47,8 @@ class Unpacking {
       const int code = archive_read_next_header(reader_.get(), &entry);
       if (code == ARCHIVE_EOF) return;
       check(code);
-      LACE_CHECK(entries < kMostEntries, "[unpack] ", shown_, " holds more than ", kMostEntries,
-                 " entries");
+      demand(entries < kMostEntries, "[unpack] ", shown_, " holds more than ", kMostEntries,
+             " entries");
       take(entry);
     }
   }
@@ -53,8 +58,8 @@ class Unpacking {
   void check(int64_t code) const {
     if (code >= ARCHIVE_OK) return;
     const char* text = archive_error_string(reader_.get());
-    throw Error(concat("[unpack] ", shown_, " is damaged or no archive of a known kind: ",
-                       printable(text != nullptr ? text : "unknown error")));
+    throw WrongContent(concat("[unpack] ", shown_, " is damaged or no archive of a known kind: ",
+                              printable(text != nullptr ? text : "unknown error")));
   }
 
   void take(archive_entry* entry) {
@@ -64,24 +69,28 @@ class Unpacking {
     const auto type = archive_entry_filetype(entry);
     bool inside = !text.empty() && path.is_relative();
     for (const fs::path& part : path) inside = inside && part != "..";
-    LACE_CHECK(inside, "[unpack] ", shown_, " holds a name that leads out of its folder: '",
-               printable(text), "'");
-    LACE_CHECK((type == AE_IFREG || type == AE_IFDIR) && archive_entry_hardlink(entry) == nullptr,
-               "[unpack] ", shown_, " holds '", printable(text),
-               "', which is neither a file nor a folder");
+    demand(inside, "[unpack] ", shown_, " holds a name that leads out of its folder: '",
+           printable(text), "'");
+    demand((type == AE_IFREG || type == AE_IFDIR) && archive_entry_hardlink(entry) == nullptr,
+           "[unpack] ", shown_, " holds '", printable(text),
+           "', which is neither a file nor a folder");
     const fs::path target = to_ / path;
     std::error_code failure;
     fs::create_directories(type == AE_IFDIR ? target : target.parent_path(), failure);
-    LACE_CHECK(!failure, "[unpack] cannot make the folder of '", printable(text), "' of ", shown_,
-               ": ", failure.message());
+    demand(failure != std::errc::not_a_directory && failure != std::errc::file_exists, "[unpack] ",
+           shown_, " holds '", printable(text), "' in what is no folder");
+    LACE_CHECK(!failure, "[unpack] cannot make ", path_text(target.native()), ": ",
+               failure.message());
     if (type == AE_IFREG) write(target);
   }
 
   void write(const fs::path& target) {
     const int descriptor =
         ::open(target.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
-    LACE_CHECK(descriptor >= 0, "[unpack] cannot make ", path_text(target.native()), " of ", shown_,
-               ": ", std::strerror(errno));
+    demand(descriptor >= 0 || (errno != EEXIST && errno != EISDIR), "[unpack] ", shown_, " holds ",
+           path_text(target.filename().native()), " twice");
+    LACE_CHECK(descriptor >= 0, "[unpack] cannot make ", path_text(target.native()), ": ",
+               std::strerror(errno));
     const std::unique_ptr<const int, void (*)(const int*)> closer(
         &descriptor, [](const int* open) { ::close(*open); });
     for (;;) {
@@ -89,8 +98,8 @@ class Unpacking {
       check(count);
       if (count == 0) break;
       bytes_ += count;
-      LACE_CHECK(bytes_ <= most_bytes_, "[unpack] ", shown_, " holds more than ", most_bytes_,
-                 " bytes");
+      demand(bytes_ <= most_bytes_, "[unpack] ", shown_, " holds more than ", most_bytes_,
+             " bytes");
       for (la_ssize_t done = 0; done < count;) {
         const ssize_t written =
             ::write(descriptor, chunk_.data() + done, static_cast<size_t>(count - done));

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -231,8 +232,8 @@ class DataGet(unittest.TestCase):
             ("link", tarred([("enwik8", link)]), "neither a file nor a folder"),
             ("hard", tarred([("enwik8", hard)]), "neither a file nor a folder"),
             ("device", tarred([("enwik8", device)]), "neither a file nor a folder"),
-            ("twice", tarred([("enwik8", b"1"), ("enwik8", b"2")]), "cannot make"),
-            ("below", tarred([("enwik8", b"1"), ("enwik8/x", b"2")]), "cannot make the folder"),
+            ("twice", tarred([("enwik8", b"1"), ("enwik8", b"2")]), "holds enwik8 twice"),
+            ("below", tarred([("enwik8", b"1"), ("enwik8/x", b"2")]), "holds 'enwik8/x' in what is no folder"),
             ("torn", GOOD[: len(GOOD) // 2], "is damaged or no archive"),
             ("text", TEXT, "is damaged or no archive"),
             ("empty", b"", "is damaged or no archive"),
@@ -252,6 +253,30 @@ class DataGet(unittest.TestCase):
             self.assertIn("https://", self.get(url, retries=0, code=FAILED))
         self.assertIn("there are enwik8 and cifar10, got enwik9",
                       self.get("/good/zip", name="enwik9", code=FAILED))
+
+    def limited(self, path, most, digest, **options):
+        """What a call says that can write files of at most `most` bytes, as on a full disk."""
+        result = subprocess.run(self.arguments(path, digest, **options), capture_output=True,
+                                text=True, restore_signals=False,  # SIGXFSZ stays ignored
+                                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
+        self.assertEqual((result.returncode, result.stdout), (FAILED, ""), result.stderr)
+        return result.stderr
+
+    def test_what_a_full_disk_stopped_is_gone_on_with(self):
+        self.assertIn("enwik8.zip.part: File too large", self.limited("/good/zip", 100_000, "none"))
+        self.assertEqual(self.listed(), ["enwik8.zip.part", "enwik8.zip.part.json"])
+        self.assertEqual(self.get("/good/zip")["resumed_bytes"], 100_000)
+        self.assert_complete()
+        # An archive that fits, of what does not.
+        self.server.files["zeros"] = tarred([("cifar-10-batches-bin/x", bytes(1_000_000))])
+        digest = sha256(self.server.files["zeros"])
+        os.unlink(os.path.join(self.to, "enwik8"))
+        self.assertIn("x: File too large",
+                      self.limited("/good/zeros", 50_000, digest, name="cifar10"))
+        self.assertEqual(self.listed(), ["cifar-10-binary.tar.gz.part", "cifar-10-binary.tar.gz.part.json"])
+        self.get("/good/zeros", name="cifar10", digest=digest)
+        self.assertEqual(self.ranges("/good/zeros"), [None])  # fetched once
+        self.assertEqual(self.listed(), ["cifar10"])
 
     def test_a_folder_that_cannot_be_made(self):
         with open(self.to, "w"):
