@@ -21,4 +21,6 @@ write_basic_package_version_file(${CMAKE_BINARY_DIR}/laceConfigVersion.cmake
   VERSION ${PROJECT_VERSION} COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_BINARY_DIR}/laceConfig.cmake ${CMAKE_BINARY_DIR}/laceConfigVersion.cmake
               ${CMAKE_SOURCE_DIR}/cmake/FindLibtorch.cmake
+              ${CMAKE_SOURCE_DIR}/cmake/FindSampleRate.cmake
+              ${CMAKE_SOURCE_DIR}/cmake/FindSndFile.cmake
         DESTINATION ${package_dir})

@@ -1,7 +1,8 @@
-# lace_room(NAME SOURCES files... [LINKS targets...] [PRIVATE_LINKS targets...])
+# lace_room(NAME [INTERNAL] SOURCES files... [LINKS targets...] [PRIVATE_LINKS targets...])
 # A static library lace_NAME with the alias lace::NAME. Includes are written from include/ or src/.
+# INTERNAL: not installed, as no public header declares what it has.
 function(lace_room name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
+  cmake_parse_arguments(ARG "INTERNAL" "" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
   add_library(lace_${name} STATIC ${ARG_SOURCES})
   add_library(lace::${name} ALIAS lace_${name})
   target_include_directories(lace_${name} PUBLIC
@@ -12,7 +13,9 @@ function(lace_room name)
   target_link_libraries(lace_${name} PUBLIC ${ARG_LINKS} PRIVATE ${ARG_PRIVATE_LINKS})
   set_target_properties(lace_${name} PROPERTIES EXPORT_NAME ${name})
   lace_flags(lace_${name})
-  set_property(GLOBAL APPEND PROPERTY LACE_ROOMS lace_${name})
+  if(NOT ARG_INTERNAL)
+    set_property(GLOBAL APPEND PROPERTY LACE_ROOMS lace_${name})
+  endif()
 endfunction()
 
 # Warnings and sanitizers, the same for every target of the project.

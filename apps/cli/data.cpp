@@ -26,7 +26,9 @@
 namespace lace::cli {
 
 CLI::App* data_group(CLI::App& app) {
-  if (CLI::App* group = app.get_subcommand_no_throw("data")) return group;
+  const auto found =
+      app.get_subcommands([](const CLI::App* command) { return command->get_name() == "data"; });
+  if (!found.empty()) return found.front();
   CLI::App* group = app.add_subcommand("data", "What models are trained on");
   group->require_subcommand(1);
   return group;

@@ -96,6 +96,7 @@ struct Dataset {
   int64_t files = 0;         // that have bytes in a split
   // A line for each kind of what was left out: "hidden: 2 (a/.b, …)".
   std::vector<std::string> notes;
+  std::vector<std::string> remarks;  // what else there is to say of the splits
 };
 
 // Which files a split is made of.
@@ -171,17 +172,25 @@ struct ImageOptions {
 // load_text() throws of paths.
 Dataset load_images(const ImageOptions& options);
 
-// Audio: every file is a track, and a piece of its split.
+// Audio: WAV, FLAC, Ogg (Vorbis, Opus) and MP3 files, found as text is; below a folder, files that
+// are none of these are left out. Every file is a track, and a piece of its split: the mean of its
+// channels, resampled by libsamplerate's best sinc filter, as 8-bit µ-law codes (lace/audio.h),
+// decoded once into a file of the cache.
+//   splits: whole tracks, dealt by a hash of their names and lengths: validation, then test takes
+//     those that fit into its fraction of all samples, at least the shortest; the rest is train.
+//     With fewer tracks than splits each track is cut by time, train first, and `remarks` says so.
 struct AudioOptions {
   std::vector<std::string> paths;
-  double validation_fraction = 0.05;  // of the tracks
+  double validation_fraction = 0.05;  // of the samples
   double test_fraction = 0.05;
   int64_t sample_rate = 12000;  // Hz
   bool whole = false;           // all tracks are train
   std::string cache = {};       // folder for what files decode to
 };
 
-// Throws lace::Error: audio cannot be read yet.
+// Throws lace::Error naming the file that is named and no audio, cut off, damaged or empty, holds a
+// sample that is no finite number, or has a rate more than 256 times as high or low as sample_rate;
+// as load_text of paths; if there is no audio at all; if the cache cannot be written.
 Dataset load_audio(const AudioOptions& options);
 
 // A path as valid UTF-8 on one line, to be shown, and to be kept in JSON and recipes: bytes that

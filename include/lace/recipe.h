@@ -19,7 +19,7 @@ struct DataConfig {
   std::vector<std::string> paths;   // files and folders
   // If given, these splits are all of these files, and no part of paths.
   std::vector<std::string> validation_paths, test_paths;
-  // Of the bytes, the images or the tracks; of text by file every 20th file (0: none).
+  // Of the bytes, the images or the samples; of text by file every 20th file (0: none).
   double validation_fraction = 0.05;
   double test_fraction = 0.05;
   // Of text: "bytes", "files", or by their number "auto" (by file from 21 on).

@@ -130,6 +130,7 @@ std::vector<std::string> LeftOut::notes() const {
       "empty",
       "torn records at the end of a file",
       "no images",
+      "no audio",
   };
   std::vector<std::string> notes;
   for (int reason = 0; reason < kReasons; ++reason) {

@@ -19,6 +19,7 @@ class LeftOut {
     kEmpty,
     kTorn,
     kNoImage,
+    kNoAudio,
     kReasons
   };
 
