@@ -221,6 +221,23 @@ std::string table_html(const Chart& chart) {
   return html + "</tbody></table></div></details>";
 }
 
+// Whether all curves have places on the axis.
+bool is_known(const Chart& chart, Across across) {
+  if (!(last_x(chart, across) > 0)) return false;
+  return across != Across::kBytes ||
+         std::all_of(chart.series.begin(), chart.series.end(),
+                     [](const Series& series) { return series.bytes_of_step > 0; });
+}
+
+// "0.800" → "0.8"; what is no plain number stays.
+std::string without_zeros(std::string text) {
+  const bool plain = text.find('.') != std::string::npos &&
+                     text.find_first_not_of("-0123456789.") == std::string::npos;
+  while (plain && text.back() == '0') text.pop_back();
+  if (plain && text.back() == '.') text.pop_back();
+  return text;
+}
+
 std::string style_percent(const char* side, double share) {
   return concat("style=\"", side, ":", short_number(100 * share), "%\"");
 }
@@ -265,7 +282,7 @@ std::vector<double> round_ticks(double low, double high, int count) {
                                : rough / power <= 5 ? 5
                                                     : 10);
   for (double tick = std::ceil(low / step - 1e-9); tick * step <= high + 1e-9 * step; ++tick)
-    ticks.push_back(tick * step);
+    ticks.push_back(tick * step + 0.0);  // no −0
   return ticks;
 }
 
@@ -293,14 +310,10 @@ void fit_y(Chart& chart, bool from_zero) {
 std::string chart_html(const Chart& chart) {
   if (chart.series.empty() || !(last_x(chart, Across::kSteps) > 0)) return "";
   std::string x_high = "[", bytes_json = "[", drawings, ticks, before;
-  bool bytes = true;
-  const bool time = last_x(chart, Across::kTime) > 0;
-  for (const Series& series : chart.series) {
-    bytes = bytes && series.bytes_of_step > 0;
+  for (const Series& series : chart.series)
     bytes_json += concat(bytes_json.size() > 1 ? "," : "", short_number(series.bytes_of_step, 12));
-  }
   for (const Across across : kAcross) {
-    const bool known = across == Across::kSteps || (across == Across::kBytes ? bytes : time);
+    const bool known = is_known(chart, across);
     const double most = known ? last_x(chart, across) : 0;
     x_high += concat(across == Across::kSteps ? "" : ",", short_number(most, 12));
     if (!known) {
@@ -322,7 +335,8 @@ std::string chart_html(const Chart& chart) {
   std::string up;
   for (const double tick : round_ticks(chart.y_low, chart.y_high, kTicksUp)) {
     const double share = (tick - chart.y_low) / (chart.y_high - chart.y_low);
-    up += concat("<span ", style_percent("bottom", share), ">", chart.format_y(tick), "</span>");
+    up += concat("<span ", style_percent("bottom", share), ">", without_zeros(chart.format_y(tick)),
+                 "</span>");
   }
   return concat("<figure class=chart><figcaption><b>", escaped(chart.title), "</b> <span>",
                 escaped(chart.what), "</span>", legend_html(chart),
@@ -333,6 +347,7 @@ std::string chart_html(const Chart& chart) {
 }
 
 std::string chart_svg(const Chart& chart, Across across, double y) {
+  if (!is_known(chart, across)) return "";
   const Frame frame{64, 40, 640, 210, last_x(chart, across), chart.y_low, chart.y_high};
   const double bottom = frame.top + frame.height;
   std::string svg = concat("<g transform=\"translate(0 ", short_number(y),
@@ -342,8 +357,8 @@ std::string chart_svg(const Chart& chart, Across across, double y) {
   for (const double tick : round_ticks(chart.y_low, chart.y_high, kTicksUp))
     svg += concat("<path d=\"M", frame.left, " ", std::llround(frame.y(tick)), "h", frame.width,
                   "\" stroke=\"#ddd\"/><text x=\"", frame.left - 8, "\" y=\"",
-                  std::llround(frame.y(tick)) + 4, "\" text-anchor=\"end\">", chart.format_y(tick),
-                  "</text>\n");
+                  std::llround(frame.y(tick)) + 4, "\" text-anchor=\"end\">",
+                  without_zeros(chart.format_y(tick)), "</text>\n");
   for (const double tick : ticks_across(frame.x_high, across))
     svg += concat("<text x=\"", std::llround(frame.x(tick)), "\" y=\"", bottom + 18,
                   "\" text-anchor=\"middle\">", format_x(tick, across), "</text>\n");
@@ -360,6 +375,19 @@ std::string chart_svg(const Chart& chart, Across across, double y) {
                     "\" stroke-width=\"6\" stroke-linecap=\"round\"/>\n");
   }
   return svg + "</svg>\n</g>\n";
+}
+
+std::string legend_svg(const Chart& chart, double y) {
+  std::string svg;
+  for (const Series& series : chart.series) {
+    const char* color = kStandalone[static_cast<size_t>(series.color) % kColors];
+    svg += concat("<path d=\"M64 ", short_number(y + 8), "h22\" stroke=\"", color,
+                  "\" stroke-width=\"3\"", series.dashed ? " stroke-dasharray=\"5 4\"" : "",
+                  "/><text x=\"94\" y=\"", short_number(y + 12), "\">", escaped(series.name),
+                  "</text>\n");
+    y += 20;
+  }
+  return svg;
 }
 
 }  // namespace lace::report

@@ -56,7 +56,9 @@ void fit_y(Chart& chart, bool from_zero);
 // (class "by-steps", …), with a legend and the same as a table. Text keeps its size at any width.
 std::string chart_html(const Chart& chart);
 
-// The same for one axis as a self-contained SVG group of 720 × 300, to be put at (0, y).
+// The same for one axis as a group of SVG of 720 × 300, at (0, y), and the names of the curves, 20
+// a line, below each other: for a drawing that stands alone. "" where the axis is not known.
 std::string chart_svg(const Chart& chart, Across across, double y);
+std::string legend_svg(const Chart& chart, double y);
 
 }  // namespace lace::report

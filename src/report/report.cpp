@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <ctime>
 
 #include "lace/error.h"
@@ -59,11 +60,11 @@ std::string tiles(const Run& run) {
   std::string html = "<dl class=tiles>";
   if (const auto best = history.best_validation()) {
     const auto last = history.last_validation();
-    html += tile("best validation", bits(best->bits_per_byte) + " bits/byte",
-                 concat("at step ", format_count(best->step),
+    html += tile("best validation", bits(best->bits_per_byte),
+                 concat("bits/byte, at step ", format_count(best->step),
                         last->step != best->step ? "; last " + bits(last->bits_per_byte) : ""));
   }
-  html += tile("training", bits(history.recent(Figure::kBits)) + " bits/byte", "of late");
+  html += tile("training", bits(history.recent(Figure::kBits)), "bits/byte, of late");
   const auto total = run.total_steps();
   html += tile("steps", format_count(history.step()), total ? "of " + format_count(*total) : "");
   if (const auto bytes_of_step = run.bytes_of_step()) {
@@ -209,6 +210,13 @@ std::string now_text() {
   return buffer;
 }
 
+// The width that a picture's SVG asks for; 0 where there is none.
+int64_t picture_width(const std::string& picture) {
+  constexpr std::string_view kWidth = " width=\"";
+  const size_t at = picture.find(kWidth, picture.find("<svg"));
+  return at == std::string::npos ? 0 : std::atoll(picture.c_str() + at + kWidth.size());
+}
+
 std::string draw_patterns(const Run& run) try {
   const std::vector<std::string> texts = run.patterns();
   const int64_t seq_len = run.recipe.integer("model", "seq_len").value_or(0),
@@ -275,8 +283,11 @@ std::string Report::html() {
         concat("<h2>Speed and memory</h2><div class=pair>", speed, parts_card(run),
                figure_chart(run, Figure::kShareOfPeak, "Share of the measured peak", true, percent),
                figure_chart(run, Figure::kMemoryBytes, "Memory", true, format_bytes), "</div>\n");
-  html += concat("<h2>Pattern</h2><div class=card>", picture_, "</div>\n");
-  html += spikes_section(run.history) + settings_section(run) + notes_section(run);
+  // A picture of one head fits between the settings.
+  const bool narrow = picture_width(picture_) <= 320;
+  if (!narrow) html += concat("<h2>Patterns</h2><div class=card>", picture_, "</div>\n");
+  html += spikes_section(run.history) + settings_section(run, narrow ? picture_ : "") +
+          notes_section(run);
   html +=
       concat("<footer>lace ", escaped(text_at(run.description, {"version"})), " · ",
              escaped(printable(run.folder)), " · written ", now_text(),

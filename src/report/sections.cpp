@@ -270,7 +270,7 @@ std::string baselines_section(const Run& run) {
   return html.empty() ? html : "<h2>Beside compressors and simpler models</h2>\n" + html;
 }
 
-std::string settings_section(const Run& run) {
+std::string settings_section(const Run& run, const std::string& picture) {
   std::string cards;
   const auto add = [&](const std::string& title,
                        const std::vector<std::pair<std::string, std::string>>& rows) {
@@ -298,6 +298,7 @@ std::string settings_section(const Run& run) {
     }
   }
   add("run", about);
+  if (!picture.empty()) cards += concat("<div class=card><h3>pattern</h3>", picture, "</div>");
   for (const RecipeText::Section& section : run.recipe.sections()) {
     std::vector<std::pair<std::string, std::string>> rows;
     for (const RecipeText::Entry& entry : section.entries)

@@ -10,7 +10,8 @@ namespace lace::report {
 std::string samples_section(const Run& run);
 std::string attention_section(const Run& run);
 std::string baselines_section(const Run& run);
-std::string settings_section(const Run& run);
+// picture: of the patterns, if it is to stand there.
+std::string settings_section(const Run& run, const std::string& picture);
 
 // Names and figures as a table of two columns.
 std::string pairs_table(const std::vector<std::pair<std::string, std::string>>& rows);
