@@ -102,10 +102,13 @@ std::vector<std::string> plot(const std::vector<PlotPoint>& lines,
     draw_line(canvas, place_x(from.x), place_y(from.y), place_x(point.x), place_y(point.y));
     before = &point;
   }
+  int free = 0;  // the first place a mark may have: marks side by side would hide the line
   for (const PlotPoint& point : dots) {
-    if (std::isfinite(point.y))
-      canvas.mark(static_cast<int>(std::lround(place_x(point.x))),
-                  static_cast<int>(std::lround(place_y(point.y))));
+    const int x = static_cast<int>(std::lround(place_x(point.x)));
+    const bool last = &point == &dots.back();
+    if (!std::isfinite(point.y) || (x < free && !last)) continue;
+    canvas.mark(x, static_cast<int>(std::lround(place_y(point.y))));
+    free = x + 6;
   }
   std::vector<std::string> text;
   for (int row = 0; row < rows; ++row) {

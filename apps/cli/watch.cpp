@@ -21,6 +21,7 @@
 #include "core/safe_text.h"
 #include "output.h"
 #include "plot.h"
+#include "report/html.h"
 #include "report/report.h"
 #include "terminal.h"
 
@@ -100,7 +101,7 @@ std::string figures(const Run& run) {
                memory = history.last(Figure::kMemoryBytes);
   add(speed, format_count(std::llround(std::clamp(speed, -1e15, 1e15))) + " tokens/s");
   add(share, format_number(100 * share) + "% of peak");
-  add(rate, "learning rate " + format_number(rate));
+  add(rate, "learning rate " + report::short_number(rate, 3));
   add(norm, "gradient " + format_number(norm));
   add(memory, format_bytes(memory));
   return text;

@@ -45,7 +45,9 @@ Spike make_spike(const Json& entry, const Bucket& bucket) {
   if (windows == entry.end() || !windows->is_array()) return spike;
   for (const Json& window : *windows) {
     if (spike.windows.size() == kMaxWindows) break;
-    if (window.is_number_integer()) spike.windows.push_back(window.get<int64_t>());
+    const bool is_place = window.is_number_unsigned() &&
+                          window.get<uint64_t>() <= std::numeric_limits<int64_t>::max();
+    if (is_place) spike.windows.push_back(window.get<int64_t>());
   }
   return spike;
 }
@@ -139,8 +141,11 @@ void History::add(std::string_view line) {
   }
   if (const Spread& validation = bucket.of(Figure::kValidation); validation.count > 0) {
     last_validation_ = Validation{step_, elapsed_s_, validation.sum};
-    if (!best_validation_ || validation.sum < best_validation_->bits_per_byte)
+    ++since_best_;
+    if (!best_validation_ || validation.sum < best_validation_->bits_per_byte) {
       best_validation_ = last_validation_;
+      since_best_ = 0;
+    }
     validations_.add(bucket);
   }
   steps_.add(std::move(bucket));

@@ -93,6 +93,7 @@ class History {
   const std::vector<Bucket>& validations() const { return validations_.all(); }
   std::optional<Validation> last_validation() const { return last_validation_; }
   std::optional<Validation> best_validation() const { return best_validation_; }
+  int64_t validations_since_best() const { return since_best_; }
   const std::vector<Spike>& spikes() const { return spikes_; }  // the last ones
   int64_t spike_count() const { return spike_count_; }
   // Seconds of all steps by part.
@@ -108,7 +109,7 @@ class History {
   Buckets steps_, validations_;
   std::optional<Validation> last_validation_, best_validation_;
   std::vector<Spike> spikes_;
-  int64_t spike_count_ = 0;
+  int64_t spike_count_ = 0, since_best_ = 0;
   std::map<std::string, double> parts_s_;
   std::array<double, kFigures> last_;
 };

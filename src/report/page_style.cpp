@@ -83,7 +83,9 @@ table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}
 .wide{width:100%}
 th,td{padding:5px 12px 5px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--rule)}
 th{font-weight:600;color:var(--soft);white-space:nowrap}
-td.num,th.num{text-align:right}
+td{overflow-wrap:anywhere}
+td.num,th.num{text-align:right;white-space:nowrap}
+th:first-child{min-width:7em}
 tr:last-child td{border-bottom:0}
 tr.own td{font-weight:650}
 td.meter{width:45%;min-width:90px;vertical-align:middle}
@@ -162,9 +164,10 @@ if(left<box.width/2){tip.style.left=left+12+'px';tip.style.right='auto'}else{tip
 if(document.body.dataset.state==='training')setInterval(()=>{
 const busy=document.hidden||document.querySelector('details[open],.tip')||[...document.querySelectorAll('audio')].some(a=>!a.paused);
 if(!busy)location.reload()},60000);
+document.body.dataset.script='ready';
 })();)";
 
-const std::string_view kScriptHash = "sha256-NzScKPcKsgyOIHfgzl2SBee6/dC7vRmktrNJnNrXgbY=";
+const std::string_view kScriptHash = "sha256-ekw6HsUMTx1HauoIX9t2PFnMVndA2bA8hxnwg4Tiufk=";
 
 const std::string_view kSwitch =
     "<div class=switch role=group aria-label=\"charts over\"><label for=across-steps>steps</label>"

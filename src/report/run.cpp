@@ -170,7 +170,10 @@ std::vector<Sample> read_samples(const Run& run, std::vector<std::string>& notes
 
 State state_of(const Run& run) {
   if (is_training(run.folder)) return State::kTraining;
-  const bool ended = run.fraction() >= 0.9999 || value_at(run.last, {"finished"}) == true;
+  // A run of so many minutes ends before the first step that would pass them.
+  const auto early_stop = run.recipe.integer("train", "early_stop").value_or(0);
+  const bool ended = run.fraction() >= (run.total_s() ? 0.99 : 1) ||
+                     (early_stop > 0 && run.history.validations_since_best() >= early_stop);
   return ended ? State::kFinished : State::kStopped;
 }
 
