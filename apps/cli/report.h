@@ -32,7 +32,7 @@ class LiveReport {
   report::Report report_;
   std::string path_;
   std::function<void(const std::string&)> on_note_;
-  Clock::time_point written_ = Clock::now();
+  Clock::time_point written_{};  // the first one is due at once
   Clock::duration took_{};
   bool told_ = false;
 };

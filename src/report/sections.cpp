@@ -238,7 +238,7 @@ std::string baselines_section(const Run& run) {
       bool own;
     };
     std::vector<Row> table;
-    if (const auto own = number_at(entry, {"model", "bits_per_byte"}))
+    if (const auto own = number_at(entry, {"model", "bits_per_byte"}); own && std::abs(*own) < 1000)
       table.push_back({concat("this model, ", text_at(entry, {"model", "checkpoint"}), " of step ",
                               format_count(std::llround(std::clamp(
                                   number_at(entry, {"model", "step"}).value_or(0), 0.0, 1e15)))),
@@ -246,7 +246,7 @@ std::string baselines_section(const Run& run) {
     for (const Json& row : rows) {
       if (table.size() == kMostBaselines) break;
       const auto value = number_at(row, {"bits_per_byte"});
-      if (value && *value > 0)
+      if (value && *value > 0 && *value < 1000)
         table.push_back({printable(text_at(row, {"name"}), 80), *value, false});
     }
     if (table.empty()) continue;
