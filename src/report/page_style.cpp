@@ -15,7 +15,7 @@ const std::string_view kStyle = R"(
 --c0:#6fb1f5;--c1:#ff9a5c;--c2:#4fd1c0;--c3:#cf9bf0;--c4:#e7c25b;--c5:#ff8fbe;--c6:#a8d65c;--c7:#a9b6c9}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
-body{margin:0;background:var(--paper);color:var(--ink);
+body{margin:0;overflow-wrap:break-word;background:var(--paper);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,"DejaVu Sans",sans-serif}
 main{max-width:1120px;margin:0 auto;padding:28px 20px 48px}
 h1{font-size:26px;line-height:1.25;margin:0;overflow-wrap:anywhere}
