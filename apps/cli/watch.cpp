@@ -244,7 +244,7 @@ class Screen {
 
   void show(const std::vector<std::string>& lines) {
     std::cout << "\033[H";
-    for (const std::string& line : lines) std::cout << line << "\033[K\r\n";
+    for (const std::string& line : lines) std::cout << line << "\033[K\n";
     std::cout << "\033[J" << std::flush;
   }
 };
@@ -259,8 +259,8 @@ void watch(const Options& options) {
   {
     Screen screen;
     while (true) {
-      std::vector<std::string> lines = frame(*run, terminal_width(stdout), terminal_rows() - 1);
-      screen.show(lines);
+      // A line as wide as the terminal would lose its last character to what clears the rest.
+      screen.show(frame(*run, terminal_width(stdout) - 1, terminal_rows() - 1));
       if (interrupted || run->state != report::State::kTraining) break;
       ::poll(nullptr, 0, static_cast<int>(1000 * options.every));
       if (interrupted) break;

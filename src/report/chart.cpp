@@ -175,8 +175,10 @@ std::string drawing(const Chart& chart, Across across) {
   return svg;
 }
 
+// Of one curve with the chart's own name the page shows none; its script reads it still.
 std::string legend_html(const Chart& chart) {
-  std::string html = "<ul class=legend>";
+  const bool told = chart.series.size() == 1 && chart.series[0].name == chart.title;
+  std::string html = concat("<ul class=legend", told ? " hidden" : "", ">");
   for (const Series& series : chart.series)
     html += concat("<li class=\"c", series.color, series.dots ? " dotted" : "",
                    series.dashed ? " dashed" : "", "\"><i></i><span>", escaped(series.name),

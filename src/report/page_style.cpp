@@ -53,6 +53,7 @@ code{overflow-wrap:anywhere}
 .chart{margin:0 0 14px;padding:14px 16px 10px;min-width:0}
 .chart figcaption{margin-bottom:8px}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:2px 18px;padding:0;margin:4px 0 0;font-size:13px}
+.legend[hidden]{display:none}
 .legend li{display:flex;align-items:center;gap:7px;min-width:0}
 .legend li span{color:var(--ink);overflow-wrap:anywhere}
 .legend i{flex:none;width:22px;height:0;border-top:3px solid;position:relative}

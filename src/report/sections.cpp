@@ -198,7 +198,7 @@ std::string samples_section(const Run& run) {
   for (size_t i = steps.size(); i-- > 0;) {
     const Sample& first = *steps[i].front();
     std::string title = concat("step ", format_count(first.step));
-    if (first.temperature) title += concat(", temperature ", format_number(*first.temperature));
+    if (first.temperature) title += ", temperature " + short_number(*first.temperature, 3);
     const std::string shown = samples_of_step(run, steps[i]);
     html += i + 1 == steps.size() ? concat("<div class=card><b>", title, "</b>", shown, "</div>\n")
                                   : concat("<details class=card><summary>", title, "</summary>",

@@ -63,14 +63,34 @@ class Browser(unittest.TestCase):
         (folder / "recipe.toml").write_text("name = 'empty'\n")
         self.check(self.page_of(folder))
 
-    def test_nothing_is_wider_than_a_phone(self):
-        html = self.page_of(hostile_run.make(self.folder / "run"))
-        # Where the page's own script is not asked, one of the test's may run.
-        probe = ("<script>document.body.dataset.wide=document.documentElement.scrollWidth>"
-                 "document.documentElement.clientWidth</script></body>")
+    def with_script(self, html, code):
+        """The page without its policy, so that a script of the test's may run at its end."""
         html = re.sub("<meta http-equiv=Content-Security-Policy[^>]*>", "", html)
+        return html.replace("</body>", f"<script>{code}</script></body>")
+
+    def test_figures_under_the_pointer(self):
+        html = self.with_script(self.page_of(hostile_run.make(self.folder / "run")), """
+            const areas = [...document.querySelectorAll('.area')];
+            document.body.dataset.tips = areas.map(area => {
+              const box = area.getBoundingClientRect();
+              area.dispatchEvent(new PointerEvent('pointermove', {clientX: box.left + box.width / 2}));
+              return area.querySelector('.tip').textContent;
+            }).join('|');""")
+        dom, console = self.opened(html)
+        self.assertEqual(console, [])
+        tips = re.search('data-tips="([^"]*)"', dom)[1].split("|")
+        self.assertEqual(len(tips), 6)
+        # Of 300 steps half is 150, which ends a validation; the mean over 12 steps lags 5.5 behind.
+        self.assertEqual(tips[0], "step 150 · 76.8 kB · 38 s" "training, smoothed "
+                                  f"{2 + 6 / 144.5 ** 0.5:.3f}" "validation 2.59")
+        self.assertTrue(tips[1].endswith("Learning rate 0.001"))
+
+    def test_nothing_is_wider_than_a_phone(self):
+        html = self.with_script(
+            self.page_of(hostile_run.make(self.folder / "run")), "document.body.dataset.wide = "
+            "document.documentElement.scrollWidth > document.documentElement.clientWidth")
         # The narrowest window that Chromium opens; what is a phone's layout begins at 560.
-        inner, _ = self.opened(html.replace("</body>", probe), width=500)
+        inner, _ = self.opened(html, width=500)
         self.assertTrue('data-wide="false"' in inner)
 
 
