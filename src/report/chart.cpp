@@ -36,7 +36,12 @@ std::string format_x(double x, Across across) {
 
 // Of time the round numbers are those of a clock.
 std::vector<double> ticks_across(double most, Across across) {
-  if (across != Across::kTime) return round_ticks(0, most, kTicksAcross);
+  if (across == Across::kSteps) {  // which are whole
+    std::vector<double> ticks = round_ticks(0, most, kTicksAcross);
+    std::erase_if(ticks, [](double tick) { return tick != std::floor(tick); });
+    return ticks;
+  }
+  if (across == Across::kBytes) return round_ticks(0, most, kTicksAcross);
   constexpr double kSteps[] = {1,     2,     5,     10,    15,     20,     30,    60,
                                120,   300,   600,   900,   1200,   1800,   3600,  7200,
                                10800, 21600, 43200, 86400, 172800, 432000, 864000};
