@@ -2,8 +2,14 @@
 
 #include "report.h"
 
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
 #include <iostream>
 #include <memory>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "lace/error.h"
 
@@ -32,7 +38,14 @@ void LiveReport::finish() { write(); }
 void LiveReport::write() {
   const Clock::time_point start = Clock::now();
   try {
-    write_report(report_, path_);
+    // Under a name that the next one takes too: a process that is killed leaves one file, not many.
+    const std::string temporary = path_ + ".tmp", html = report_.html();
+    const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    int error = fd < 0 ? errno : write_all(fd, html);
+    if (fd >= 0 && ::close(fd) != 0 && error == 0) error = errno;
+    if (error == 0 && ::rename(temporary.c_str(), path_.c_str()) != 0) error = errno;
+    if (error != 0) ::unlink(temporary.c_str());
+    LACE_CHECK(error == 0, "[report] cannot write ", path_, ": ", std::strerror(error));
   } catch (const std::exception& error) {
     if (!told_) on_note_(concat("no report is written: ", error.what()));
     told_ = true;

@@ -23,6 +23,7 @@ using Json = nlohmann::json;
 constexpr int64_t kMostRecipe = int64_t{1} << 20;
 constexpr int64_t kMostSampleList = int64_t{64} << 20;  // bytes of samples.jsonl that are read
 constexpr int64_t kMostText = 4000, kMostImage = 1 << 16, kMostAudio = 12 * 12000;
+constexpr int64_t kMostBytes = 600000;  // of all samples, so that a page stays small
 
 // The object in a file of the run; an empty one, and a note, if it cannot be read.
 Json read_object(const std::string& path, std::vector<std::string>& notes) {
@@ -144,14 +145,17 @@ std::vector<Sample> read_samples(const Run& run, std::vector<std::string>& notes
     const std::set<int64_t> shown = shown_steps(listed);
     std::stable_sort(listed.begin(), listed.end(),
                      [](const Listed& a, const Listed& b) { return a.step < b.step; });
-    const size_t most_of_step = run.kind() == DataKind::kImages ? Run::kMostSamplesOfStep : 4;
+    const bool images = run.kind() == DataKind::kImages;
+    const size_t most_of_step = images ? Run::kMostSamplesOfStep : 4;
     size_t of_step = 0;
-    int64_t missing = 0, step = -1;
-    for (const Listed& sample : listed) {
+    int64_t missing = 0, step = -1, room = kMostBytes;
+    // The newest first: what there is no room for in a page are the oldest.
+    for (size_t i = listed.size(); i-- > 0;) {
+      const Listed& sample = listed[i];
       if (!shown.contains(sample.step)) continue;
       of_step = sample.step == step ? of_step + 1 : 0;
       step = sample.step;
-      if (of_step >= most_of_step) continue;
+      if (of_step >= most_of_step || room <= 0) continue;
       const std::string file = run.folder + "/" + sample.file;
       if (!fs::is_regular_file(fs::symlink_status(file, failure))) {  // a link may lead anywhere
         ++missing;
@@ -160,7 +164,9 @@ std::vector<Sample> read_samples(const Run& run, std::vector<std::string>& notes
       const RegularFile bytes(file, "report");
       samples.push_back({sample.step, sample.prompt_bytes, read_text(bytes, 0, most), bytes.bytes(),
                          sample.temperature});
+      room -= static_cast<int64_t>(samples.back().bytes.size());
     }
+    std::reverse(samples.begin(), samples.end());
     if (missing > 0) notes.push_back(concat(missing, " files of samples are missing"));
   } catch (const Error& error) {
     notes.emplace_back(error.what());

@@ -125,6 +125,23 @@ TEST(Run, SamplesOfManySteps) {
   EXPECT_EQ(run.samples.back().bytes, "sample 100");
 }
 
+TEST(Run, OfLargeSamplesTheNewest) {
+  const RunFolder folder;
+  folder.write("recipe.toml", "[data]\nkind = 'audio'\n");
+  std::string list;
+  for (int step = 1; step <= 8; ++step) {
+    const std::string file = concat("samples/", step, "-0.bin");
+    folder.write(file, std::string(1 << 20, 'x'));
+    list += concat(R"({"step":)", step, R"(,"file":")", file, "\"}\n");
+  }
+  folder.write("samples.jsonl", list);
+  const report::Run run = RunReader(folder.path()).update();
+  ASSERT_EQ(run.samples.size(), 5u);  // of 12 seconds each
+  EXPECT_EQ(run.samples.front().step, 4);
+  EXPECT_EQ(run.samples.back().step, 8);
+  EXPECT_EQ(run.samples.back().whole_bytes, 1 << 20);
+}
+
 TEST(Report, ImagesAndAudio) {
   const RunFolder images("_images"), audio("_audio");
   images.write("recipe.toml",
