@@ -27,7 +27,8 @@ def make(folder, steps=300):
     (folder / "baselines.json").write_text(json.dumps({"test": {
         "bytes": 1e30, "model": {"checkpoint": HOSTILE, "bits_per_byte": 1.5},
         "rows": [{"name": HOSTILE, "bits_per_byte": 2.5}, {"name": 5}, [], None,
-                 {"name": "gzip -9", "bits_per_byte": 1e300}]}}))
+                 {"name": "gzip -9", "bits_per_byte": 1e300},
+                 {"name": "xz -9", "bits_per_byte": 1.25}]}}))
     (folder / "attention.json").write_text(json.dumps({"step": 5, "windows": 2, "maps": [
         {"layer": 0, "head": 0, "pattern": HOSTILE, "kind": "matrix", "rows": 2, "columns": 2,
          "weights": [1.0, None, 0.25, 0.75]},
