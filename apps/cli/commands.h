@@ -23,18 +23,21 @@ namespace lace::cli {
 // The callback throws lace::Error on failure (exit code 1) and CLI::ParseError, for instance
 // CLI::ValidationError, on wrong usage (exit code 2); main prints the text to stderr. Results go to
 // std::cout, whose failures end the command (output.h), progress to stderr.
-enum class Order {
+enum class Order {  // as --help lists
   kExplain,
   kModel,
   kData,
   kTrain,
+  kWatch,
+  kReport,
+  kCompare,
   kEval,
   kSample,
   kExport,
   kImport,
   kBench,
   kInfo
-};  // as --help lists
+};
 
 struct Command {
   Command(Order order, void (*add)(CLI::App& app));

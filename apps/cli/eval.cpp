@@ -20,6 +20,7 @@
 #include "lace/train.h"
 
 #include "arguments.h"
+#include "baselines_file.h"
 #include "commands.h"
 #include "core/bounded_json.h"
 #include "load_checked.h"
@@ -96,7 +97,7 @@ std::vector<Baseline> baselines(const ByteStream& train, const ByteStream& score
   for (size_t order = 0; order < markov.size(); ++order)
     rows.push_back({concat("Markov model of order ", order), markov[order]});
   const TemporaryFile file(scored);
-  for (const char* program : {"gzip", "xz"})
+  for (const char* program : {"gzip", "bzip2", "xz"})
     rows.push_back({concat(program, " -9"), compressed_bits(program, file, scored.size())});
   return rows;
 }
@@ -184,6 +185,23 @@ void print_table(const LoadedRun& run, const EvalResult& result, const Options& 
             << "/\n";
 }
 
+// So that the run's report shows them.
+void keep(const Options& options, const LoadedRun& run, const EvalResult& result,
+          const std::vector<Baseline>& rows) {
+  Json entry = {{"bytes", result.bytes},
+                {"model",
+                 {{"checkpoint", run.checkpoint},
+                  {"step", run.step},
+                  {"min_context", run.recipe.eval.min_context},
+                  {"bits_per_byte", result.bits_per_byte}}},
+                {"rows", Json::array()}};
+  for (const Baseline& row : rows) {
+    if (row.bits_per_byte)
+      entry["rows"].push_back({{"name", row.name}, {"bits_per_byte", *row.bits_per_byte}});
+  }
+  keep_baselines(options.run, options.split, entry);
+}
+
 void eval(const Options& options) {
   LoadedRun run = load_checked(options.run, options.checkpoint, find_device(options.device));
   if (options.min_context >= 0) run.recipe.eval.min_context = options.min_context;
@@ -197,6 +215,7 @@ void eval(const Options& options) {
   }
   std::vector<Baseline> rows;
   if (options.baselines) rows = baselines(scored.train.bytes, scored.bytes.bytes);
+  if (options.baselines && options.data.empty()) keep(options, run, result, rows);
   const Json training = training_summary(options.run);
   if (!options.json) return print_table(run, result, options, scored, rows, training);
   Json json = {{"run", path_text(options.run)},
@@ -235,8 +254,9 @@ void add_eval(CLI::App& app) {
       ->transform(path())
       ->excludes(split);
   add_checkpoint(*command, options->checkpoint);
-  command->add_flag("--baselines", options->baselines,
-                    "Beside it: Markov models counted on the run's train split, gzip and xz -9");
+  command->add_flag(
+      "--baselines", options->baselines,
+      "Beside it: Markov models counted on the run's train split, gzip, bzip2 and xz -9");
   command->add_flag("--json", options->json, "Print JSON");
   add_device(*command, options->device, "Where to compute");
   add_threads(*command);

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/format.h"  // which its callers want too
+
 namespace lace::cli {
 
 // Whether the stream is a terminal that people look at (and TERM is not "dumb").
@@ -34,15 +36,6 @@ class Table {
   std::vector<std::string> header_;
   std::vector<std::vector<std::string>> rows_;
 };
-
-// "12.3", "0.0123": three significant digits, no exponent.
-std::string format_number(double value);
-// "1,048,576"
-std::string format_count(int64_t value);
-// "1.5 MB" (powers of 1000)
-std::string format_bytes(double bytes);
-// "1:02:03", "4:05", "7 s"
-std::string format_duration(double seconds);
 
 // A bar on stderr that redraws itself; prints nothing unless stderr is a terminal.
 //   train ━━━━━━━━━━╸          52% 3:10 left · loss 1.52

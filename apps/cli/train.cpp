@@ -31,6 +31,7 @@
 #include "core/home.h"
 #include "notes.h"
 #include "output.h"
+#include "report.h"
 #include "terminal.h"
 
 namespace lace::cli {
@@ -166,7 +167,8 @@ void print_result(const RunResult& result, const std::string& folder, bool json)
             << format_count(std::llround(result.tokens_per_s)) << " tokens/s)";
   if (result.best_validation_bits_per_byte)
     std::cout << "; validation " << fixed(*result.best_validation_bits_per_byte, 3) << " bits/byte";
-  std::cout << "\nrun folder: " << path_text(folder) << "\n";
+  std::cout << "\nrun folder: " << path_text(folder)
+            << "\nreport: " << path_text(folder + "/report.html") << "\n";
 }
 
 // What a run draws on the way; nothing once it is to end.
@@ -208,31 +210,37 @@ void train(const Options& options) {
   if (first)
     std::cerr << format_count(parameter_count(recipe.model)) << " parameters, context "
               << format_count(recipe.model.seq_len) << ", run folder " << path_text(folder) << "\n";
+  const auto note = [](const std::string& text) {
+    std::cerr << safe_lines(concat("lace: ", text)) << std::endl;
+  };
+  std::optional<LiveReport> report;
+  if (first) report.emplace(folder, note);
   RunResult result;
   {
     const SignalHandler handler;
     const double peak = first ? measured_peak(device, recipe.model.precision) : 0;
     std::optional<ProgressView> view;
     if (first) view.emplace();
-    result = train_run(recipe, {.folder = folder,
-                                .resume = options.resume,
-                                .device = device,
-                                .group = environment.size > 1 ? group.get() : nullptr,
-                                .on_data = print_notes,
-                                .on_step =
-                                    [&](const TrainProgress& progress) {
-                                      if (view) view->show(progress);
-                                      return !interrupted;
-                                    },
-                                .accept_changed_data = options.accept_changed_data,
-                                .on_note =
-                                    [](const std::string& text) {
-                                      std::cerr << safe_lines(concat("lace: ", text)) << std::endl;
-                                    },
-                                .draw = draw,
-                                .step_operations = peak > 0 ? step_operations(recipe) : 0,
-                                .peak_operations_per_s = peak});
+    result =
+        train_run(recipe, {.folder = folder,
+                           .resume = options.resume,
+                           .device = device,
+                           .group = environment.size > 1 ? group.get() : nullptr,
+                           .on_data = print_notes,
+                           .on_step =
+                               [&](const TrainProgress& progress) {
+                                 if (view) view->show(progress);
+                                 if (report)
+                                   report->update(progress.validation_bits_per_byte.has_value());
+                                 return !interrupted;
+                               },
+                           .accept_changed_data = options.accept_changed_data,
+                           .on_note = note,
+                           .draw = draw,
+                           .step_operations = peak > 0 ? step_operations(recipe) : 0,
+                           .peak_operations_per_s = peak});
   }
+  if (report) report->finish();
   if (first) print_result(result, folder, options.json);
   LACE_CHECK(result.finished, "[train] interrupted: a checkpoint is saved, go on with --resume");
 }

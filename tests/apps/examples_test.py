@@ -22,8 +22,9 @@ from cli import LACE, TEXT, in_parallel, lace
 PROJECT = pathlib.Path(sys.argv.pop(1)).resolve()
 SECONDS = 10  # for an example that does not train
 NO_GPU = re.compile(r"^lace: \[\w+\] \S+ ?\S* needs a (GPU|build with CUDA)", re.MULTILINE)
-HELP = [[], ["explain"], ["model"], ["train"], ["eval"], ["sample"], ["bench"],
-        ["bench", "attention"], ["bench", "step"], ["bench", "products"], ["info"]]
+HELP = [[], ["explain"], ["model"], ["train"], ["watch"], ["report"], ["compare"], ["eval"],
+        ["sample"], ["bench"], ["bench", "attention"], ["bench", "step"], ["bench", "products"],
+        ["info"]]
 
 
 def examples_of_help():
