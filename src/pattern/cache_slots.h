@@ -18,6 +18,8 @@ class CacheSlots {
   CacheSlots(const Retained& retained, int64_t keys, int64_t rollback);
 
   int64_t size() const { return size_; }
+  // How many slots, from the first on, rows of the first `keys` keys may lie in.
+  int64_t extent(int64_t keys) const { return all_ ? keys : size_; }
   // Slots that hold something when the last key was `position`.
   int64_t used(int64_t position) const;
 
