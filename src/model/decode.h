@@ -37,4 +37,17 @@ struct RollbackLimit {
   void check(int64_t slots, int64_t n) const;
 };
 
+// ---- what benchmarks see ------------------------------------------------------------------------
+
+// A state on a CPU as after `symbols` symbols, whose caches hold random numbers in their place.
+std::shared_ptr<DecodeState> decoding_at(const SparseTransformer& model, int64_t batch,
+                                         int64_t symbols);
+
+// What the last step of such a state read: each weight once, and of the caches the rows of live
+// keys, once for the query heads that share them.
+struct DecodeCost {
+  int64_t weight_bytes = 0, cache_bytes = 0;
+};
+DecodeCost decode_cost(const DecodeState& state);
+
 }  // namespace lace::model

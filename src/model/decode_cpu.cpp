@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 
 #include "lace/attention.h"
 
@@ -158,6 +159,63 @@ class CpuDecodeState final : public DecodeState {
     int64_t rows = 0;
     for (size_t i = 0; slots_ > 0 && i < caches_.size(); ++i) rows += slots_of(i).used(slots_ - 1);
     return rows * batch_ * row_bytes(shape());
+  }
+
+  // As after so many symbols, with random rows.
+  void fill(int64_t symbols) {
+    const int64_t bytes = row_bytes(shape());
+    auto random = at::make_generator<at::CPUGeneratorImpl>(1);
+    constexpr int64_t kDifferent = 997;
+    const at::Tensor rows = at::empty({kDifferent * bytes}, at::kByte);
+    const at::Tensor numbers =
+        at::normal(0, 1, {kDifferent, shape().qk_dim + shape().v_dim}, random, x_.options());
+    for (int64_t i = 0; i < kDifferent; ++i) {
+      std::byte* row = static_cast<std::byte*>(rows.mutable_data_ptr()) + i * bytes;
+      const at::Tensor key = numbers[i].narrow(0, 0, shape().qk_dim).contiguous();
+      const at::Tensor value =
+          numbers[i].narrow(0, shape().qk_dim, shape().v_dim).to(model_->compute()).contiguous();
+      std::memcpy(row, key.const_data_ptr(), key.nbytes());
+      std::memcpy(row + key.nbytes(), value.const_data_ptr(), value.nbytes());
+    }
+    std::vector<int64_t> slots;
+    for (size_t i = 0; i < caches_.size(); ++i) {
+      for (int64_t position = 0; position <= symbols; ++position) {
+        slots.clear();
+        slots_of(i).append_writes(position, slots);
+        for (int64_t s = 0; s < batch_ * static_cast<int64_t>(slots.size()); ++s) {
+          const int64_t b = s / static_cast<int64_t>(slots.size());
+          const int64_t slot = slots[static_cast<size_t>(s) % slots.size()];
+          std::memcpy(
+              static_cast<std::byte*>(caches_[i].rows) + (b * caches_[i].slots + slot) * bytes,
+              static_cast<const std::byte*>(rows.const_data_ptr()) +
+                  (position + static_cast<int64_t>(i)) % kDifferent * bytes,
+              static_cast<size_t>(bytes));
+        }
+      }
+    }
+    slots_ = symbols + 1;
+    limit_.reached(slots_);
+  }
+
+  DecodeCost cost() const {
+    DecodeCost cost;
+    for (const at::Tensor& tensor : weights_->tensors) {
+      cost.weight_bytes += static_cast<int64_t>(tensor.nbytes());
+    }
+    const int64_t row =
+        shape().qk_dim * x_.element_size() + shape().v_dim * size_bytes(shape().compute);
+    const int64_t shared = shape().heads / shape().kv_heads;
+    for (size_t layer = 0; layer < static_cast<size_t>(shape().layers); ++layer) {
+      const LayerSlots& slots = patterns_[cycle(layer)].now;
+      for (int64_t kv_head = 0; kv_head < shape().kv_heads; ++kv_head) {
+        pattern::KeyRuns read = slots.reads[static_cast<size_t>(kv_head * shared)];
+        for (int64_t h = 1; h < shared; ++h) {
+          read = pattern::join(read, slots.reads[static_cast<size_t>(kv_head * shared + h)]);
+        }
+        cost.cache_bytes += pattern::key_count(read) * row * batch_;
+      }
+    }
+    return cost;
   }
 
  private:
@@ -324,6 +382,20 @@ class CpuDecodeState final : public DecodeState {
 std::shared_ptr<DecodeState> start_decoding_cpu(std::shared_ptr<const ModelImpl> model,
                                                 int64_t batch, int64_t rollback) {
   return std::make_shared<CpuDecodeState>(std::move(model), batch, rollback);
+}
+
+std::shared_ptr<DecodeState> decoding_at(const SparseTransformer& model, int64_t batch,
+                                         int64_t symbols) {
+  LACE_CHECK(symbols >= 0 && symbols < model.config().seq_len,
+             "[model] symbols must be from 0 to below seq_len (", model.config().seq_len, "), got ",
+             symbols);
+  auto state = std::make_shared<CpuDecodeState>(model.impl(), batch, 0);
+  state->fill(symbols);
+  return state;
+}
+
+DecodeCost decode_cost(const DecodeState& state) {
+  return static_cast<const CpuDecodeState&>(state).cost();
 }
 
 }  // namespace lace::model
