@@ -2,10 +2,11 @@
 """Times a byte drawn from a recipe's model in lace and in eager PyTorch with a key/value cache.
 
 PyTorch runs the same function as a user writes it: weights in bf16, a cache of all keys and values
-a layer, scaled_dot_product_attention of one query with the pattern's row as a boolean mask (made
-beforehand, which costs it nothing; none for dense), softmax and multinomial. lace's numbers are
-those of `lace bench decode`. Both get the same position, batch and number of threads, caches filled
-at random; contenders run in rounds, one after the other, and medians are compared.
+a layer, attention of one query with the pattern's row as a boolean mask (made beforehand, which costs
+it nothing; none for dense), softmax and multinomial. Attention is scaled_dot_product_attention or
+two matrix products, on one thread or on all, and the fastest of these counts. lace's numbers are
+those of `lace bench decode`. All get the same position and batch, caches filled at random; contenders
+run in rounds, one after the other, and medians are compared.
 
   bench/decode_vs_pytorch.py build/cpu/bin/lace [recipes/demo.toml …] [--rounds 3] [--json]
 """
@@ -36,6 +37,24 @@ def parse_arguments():
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
+
+
+def by_sdpa(q, k, v, mask):
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask,
+                                          enable_gqa=q.shape[1] != k.shape[1])
+
+
+def by_products(q, k, v, mask):
+    shared = q.shape[1] // k.shape[1]
+    q = q.view(q.shape[0], k.shape[1], shared, q.shape[3])
+    logits = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
+    if mask is not None:
+        logits = logits.masked_fill(~mask.view(1, k.shape[1], shared, -1), -torch.inf)
+    out = torch.softmax(logits, dim=-1) @ v
+    return out.reshape(q.shape[0], -1, 1, v.shape[3])
+
+
+WAYS = {"sdpa": by_sdpa, "products": by_products}
 
 
 class TorchDecoder:
@@ -87,14 +106,14 @@ class TorchDecoder:
         values[:, :, position] = v[:, :, 0]
         mask = self.masks[layer % len(self.masks)]
         row = None if mask is None else mask[position - self.first, :, :, :position + 1]
-        out = F.scaled_dot_product_attention(q, keys[:, :, :position + 1],
-                                             values[:, :, :position + 1], attn_mask=row,
-                                             enable_gqa=q.shape[1] != k.shape[1])
+        out = self.attend(q, keys[:, :, :position + 1], values[:, :, :position + 1], row)
         x = x + block.proj(out.transpose(1, 2).reshape(batch, 1, -1))
         hidden = block.up(block.norm2(x))
         return x + block.down(hidden * torch.sigmoid(1.702 * hidden))
 
-    def times_ms(self, steps):
+    def times_ms(self, steps, way, threads):
+        torch.set_num_threads(threads)
+        self.attend = WAYS[way]
         tokens = torch.zeros(self.batch, dtype=torch.long)
         times = []
         for i in range(WARM_UP + steps):
@@ -106,7 +125,8 @@ class TorchDecoder:
 
 
 def compare(arguments, recipe):
-    ours, theirs, last, peer = [], [], None, None
+    ours, last, peer = [], None, None
+    theirs = {(way, threads): [] for way in WAYS for threads in {1, arguments.threads}}
     options = ["--steps", str(arguments.steps), "--threads", str(arguments.threads), "--batch",
                str(arguments.batch)]
     for _ in range(arguments.rounds):
@@ -118,10 +138,17 @@ def compare(arguments, recipe):
                 config["rotary"] = lace_json(arguments.lace, ["model", recipe])["rotary"]
             peer = TorchDecoder(config, arguments.batch, last["position"] - WARM_UP,
                                 arguments.steps)
-        theirs += peer.times_ms(arguments.steps)
-    mine, their = statistics.median(row["time_ms"] for row in ours), statistics.median(theirs)
+        for (way, threads), times in theirs.items():
+            times += peer.times_ms(arguments.steps, way, threads)
+    mine = statistics.median(row["time_ms"] for row in ours)
+    medians = {key: statistics.median(times) for key, times in theirs.items()}
+    best = min(medians, key=medians.get)
+    their = medians[best]
     return {"recipe": recipe, "parameters": last["parameters"], "position": last["position"],
             "lace_ms": round(mine, 4), "pytorch_ms": round(their, 4),
+            "pytorch_attention": best[0], "pytorch_threads": best[1],
+            "pytorch": [{"attention": way, "threads": threads, "time_ms": round(median, 4)}
+                        for (way, threads), median in medians.items()],
             "ratio": round(their / mine, 2),
             "bound_ms": round(statistics.median(row["bound_ms"] for row in ours), 4),
             "share_of_bound": round(statistics.median(row["share_of_bound"] for row in ours), 3),
@@ -130,7 +157,6 @@ def compare(arguments, recipe):
 
 def main():
     arguments = parse_arguments()
-    torch.set_num_threads(arguments.threads)
     try:
         rows = [compare(arguments, recipe) for recipe in arguments.recipes]
     except (RuntimeError, ValueError) as error:

@@ -4,6 +4,7 @@
 #include "bench_decode.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <iostream>
 #include <memory>
@@ -80,7 +81,7 @@ class Bandwidth {
   }
 
  private:
-  static constexpr int64_t kBytes = int64_t{3} << 29;  // 1.6 GB: more than caches hold
+  static constexpr int64_t kBytes = int64_t{1} << 30;  // more than caches hold
   const Executor& executor_;
   std::vector<uint64_t> words_;
 };
@@ -260,7 +261,7 @@ void bench_decode(const Options& options) {
                        {"processor", processor.name},
                        {"features", processor.features},
                        {"threads", ops::current_executor().num_threads()},
-                       {"kernel", decode_kernels().name},
+                       {"kernel", decode_kernels(Device::kCpu).name},
                        {"batch", options.batch},
                        {"rows", rows}};
   if (options.json) {

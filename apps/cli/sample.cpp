@@ -150,7 +150,7 @@ void add_sample(CLI::App& app) {
   add_threads(*command);
   command->footer(examples({"lace sample runs/demo --prompt '#include <'",
                             "lace sample runs/demo --length 2000 --temperature 0.8 --seed 7",
-                            "lace sample runs/demo --prompt-file main.c --count 4",
+                            "lace sample runs/demo --prompt-file recipes/demo.toml --count 4",
                             "lace sample runs/demo --raw --length 4096 > sample.bin"}));
   command->callback([options] { sample(*options); });
 }

@@ -292,7 +292,7 @@ class CpuDecodeState final : public DecodeState {
   void step(void* logits) {
     Context context;
     context.executor = &ops::current_executor();
-    const DecodeKernels& kernels = decode_kernels();
+    const DecodeKernels& kernels = decode_kernels(Device::kCpu);
     if (threads_ != context.executor->num_threads()) {
       threads_ = context.executor->num_threads();
       workspace_ = empty_bytes(kernels.workspace_bytes(shape(), batch_, threads_));
@@ -360,7 +360,7 @@ class CpuDecodeState final : public DecodeState {
     args.v = strides(qkv.v);
     args.caches = caches_.data() + layer * shape().kv_heads;
     args.writes = writes.by_head.data();
-    decode_kernels().store(context, shape(), args);
+    decode_kernels(Device::kCpu).store(context, shape(), args);
   }
 
   std::shared_ptr<const ModelImpl> model_;

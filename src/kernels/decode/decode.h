@@ -89,7 +89,8 @@ struct DecodeKernels {
 // A multiple of 16.
 int64_t row_bytes(const DecodeShape& shape);
 
-// The best of a CPU now (core/instruction_set.h).
-const DecodeKernels& decode_kernels();
+// The table for this device: of a CPU the best one now (core/instruction_set.h). Throws lace::Error
+// for a GPU, which has none yet: SparseTransformer decodes there through libtorch.
+const DecodeKernels& decode_kernels(Device device);
 
 }  // namespace lace

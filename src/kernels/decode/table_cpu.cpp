@@ -1,5 +1,7 @@
 // The table of decoding: of CPUs.
 
+#include "lace/error.h"
+
 #include "kernels/decode/cpu/cpu_decode.h"
 
 namespace lace {
@@ -10,6 +12,9 @@ int64_t row_bytes(const DecodeShape& shape) {
   return (used + 15) / 16 * 16;
 }
 
-const DecodeKernels& decode_kernels() { return cpu::decode_kernels(); }
+const DecodeKernels& decode_kernels(Device device) {
+  LACE_CHECK(device == Device::kCpu, "[decode] device must be a CPU, got a GPU");
+  return cpu::decode_kernels();
+}
 
 }  // namespace lace

@@ -17,6 +17,17 @@ constexpr int64_t kTaskBytes = 1 << 16;  // of weights that a task reads: a few 
 
 size_t round_up(int64_t bytes) { return static_cast<size_t>((bytes + 63) / 64 * 64); }
 
+// Less than this is done as fast by one thread, which then waits for nobody: on a machine that
+// others use too, a thread that has lost its core stops all at the end of a phase.
+constexpr int64_t kWorkOfOneThread = 1 << 20;
+
+// Multiplications of a step's products.
+int64_t step_work(const DecodeShape& s, int64_t batch) {
+  const int64_t widths =
+      (s.heads + s.kv_heads) * s.qk_dim + (s.heads + s.kv_heads) * s.v_dim + 2 * s.ff_width;
+  return batch * s.d_model * (s.layers * widths + s.vocab);
+}
+
 int64_t phase_count(const DecodeShape& shape) { return shape.layers * kPhasesOfBlock + 1; }
 
 int64_t task_rows(int64_t in, int64_t weight_bytes) {
@@ -272,7 +283,9 @@ void step(const Context& context, const DecodeModel& model, const DecodeStep& ar
   const DecodeFunctions& f = functions<kSet>(model.shape.compute);
   const Layout layout(model.shape, args.batch);
   Phases phases(static_cast<std::byte*>(args.workspace) + layout.phases, phase_count(model.shape));
-  context.executor->run([&](int thread) { Stepper(f, model, args, phases, thread).run(); });
+  const auto body = [&](int thread) { Stepper(f, model, args, phases, thread).run(); };
+  if (step_work(model.shape, args.batch) < kWorkOfOneThread) return body(0);
+  context.executor->run(body);
 }
 
 template <const DecodeFunctionSet& kSet>
