@@ -1,5 +1,5 @@
-// lace bench: `attention` here, against libtorch's and the processor's peaks; `step` and `products`
-// in files of their own.
+// lace bench: `attention` here, against libtorch's and the processor's peaks; `step`, `products`
+// and `decode` in files of their own.
 
 #include <iostream>
 #include <memory>
@@ -14,6 +14,7 @@
 #include "arguments.h"
 #include "bench_attention.h"
 #include "bench_cuda.h"
+#include "bench_decode.h"
 #include "bench_products.h"
 #include "bench_step.h"
 #include "commands.h"
@@ -201,7 +202,8 @@ void add_bench(CLI::App& app) {
   command->require_subcommand(1);
   command->footer(
       examples({"lace bench attention --rows dense-float32-4096 --json > attention.json",
-                "lace bench step recipes/demo.toml", "lace bench products --device cuda"}));
+                "lace bench step recipes/demo.toml", "lace bench decode",
+                "lace bench products --device cuda"}));
   auto options = std::make_shared<BenchOptions>();
   CLI::App* attention = command->add_subcommand(
       "attention", "Attention, forward and with backward: a table of cases, or --pattern's");
@@ -245,6 +247,7 @@ void add_bench(CLI::App& app) {
   attention->callback([options] { bench(*options); });
   add_bench_step(*command);
   add_bench_products(*command);
+  add_bench_decode(*command);
 }
 
 const Command kBench(Order::kBench, add_bench);

@@ -25,21 +25,7 @@
 
 namespace lace::cli {
 
-namespace {
-
-using Json = nlohmann::ordered_json;
-using train::StepPart;
-
-constexpr int kTableSteps = 5;
-
-struct Options {
-  std::string recipe, device = "cpu", trace;
-  std::vector<std::string> overrides, rows;
-  int steps = 0;  // 0: the default
-  bool table = false, list = false, no_profile = false, json = false;
-};
-
-Json model_json(const ModelConfig& model) {
+nlohmann::ordered_json model_json(const ModelConfig& model) {
   return {{"vocab", model.vocab},
           {"seq_len", model.seq_len},
           {"layers", model.layers},
@@ -60,6 +46,20 @@ Json model_json(const ModelConfig& model) {
           {"tied", model.tied},
           {"precision", name(model.precision)}};
 }
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+using train::StepPart;
+
+constexpr int kTableSteps = 5;
+
+struct Options {
+  std::string recipe, device = "cpu", trace;
+  std::vector<std::string> overrides, rows;
+  int steps = 0;  // 0: the default
+  bool table = false, list = false, no_profile = false, json = false;
+};
 
 int64_t tokens_of(const Recipe& recipe) {
   return recipe.train.batch * recipe.train.accumulate * recipe.model.seq_len;

@@ -3,6 +3,8 @@
 #include <chrono>
 #include <iostream>
 #include <memory>
+#include <span>
+#include <string_view>
 
 #include <nlohmann/json.hpp>
 
@@ -12,6 +14,7 @@
 
 #include "arguments.h"
 #include "commands.h"
+#include "core/regular_file.h"
 #include "core/safe_text.h"
 #include "load_checked.h"
 #include "output.h"
@@ -20,42 +23,86 @@ namespace lace::cli {
 
 namespace {
 
+using Json = nlohmann::ordered_json;
+
+// The most that a prompt's file may hold: more than any model looks at.
+constexpr int64_t kMaxPromptBytes = int64_t{1} << 30;
+
 struct Options {
-  std::string run, prompt, checkpoint, device = "cpu";
+  std::string run, prompt, prompt_file, checkpoint, device = "cpu";
   SampleOptions sample;
+  int64_t count = 1;
   bool raw = false, json = false;
 };
 
-void sample(const Options& options) {
-  const LoadedRun run = load_checked(options.run, options.checkpoint, find_device(options.device));
-  const std::span prompt(reinterpret_cast<const uint8_t*>(options.prompt.data()),
-                         options.prompt.size());
+std::string prompt_of(const Options& options) {
+  if (options.prompt_file.empty()) return options.prompt;
+  const RegularFile file(options.prompt_file, "sample");
+  LACE_CHECK(file.bytes() <= kMaxPromptBytes, "[sample] a prompt's file must hold at most ",
+             kMaxPromptBytes, " bytes, got ", file.bytes());
+  std::string bytes(static_cast<size_t>(file.bytes()), '\0');
+  file.read(0, bytes.data(), file.bytes());
+  return bytes;
+}
+
+void print(std::string_view text) { std::cout << text << std::flush; }
+
+std::string safe_text(std::span<const uint8_t> bytes) {
   SafeText safe;
-  const auto print = [&](const std::string& text) { std::cout << text << std::flush; };
+  std::string text;
+  for (const uint8_t byte : bytes) text += safe.add(byte);
+  return text + safe.finish();
+}
+
+// One sample, printed as it is drawn.
+void stream(const Options& options, const SparseTransformer& model,
+            std::span<const uint8_t> prompt) {
+  SafeText safe;
   const auto show = [&](uint8_t byte) {
     print(options.raw ? std::string(1, static_cast<char>(byte)) : safe.add(byte));
+    return true;
   };
-  if (!options.json) {
-    for (const uint8_t byte : prompt) show(byte);
+  for (const uint8_t byte : prompt) show(byte);
+  lace::sample(model, prompt, options.sample, show);
+  if (!options.raw) print(safe.finish() + "\n");
+}
+
+// Several samples, one after the other: raw as they are, else each under a line of its own.
+void print_all(const Options& options, std::span<const uint8_t> prompt,
+               const std::vector<std::vector<uint8_t>>& samples) {
+  for (size_t i = 0; i < samples.size(); ++i) {
+    std::vector<uint8_t> bytes(prompt.begin(), prompt.end());
+    bytes.insert(bytes.end(), samples[i].begin(), samples[i].end());
+    if (options.raw) {
+      print({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    } else {
+      print(concat("--- ", i + 1, " of ", samples.size(), "\n", safe_text(bytes), "\n"));
+    }
   }
+}
+
+Json sample_json(const std::vector<uint8_t>& bytes) {
+  return {{"text", safe_text(bytes)}, {"bytes", bytes}};
+}
+
+void sample(const Options& options) {
+  const LoadedRun run = load_checked(options.run, options.checkpoint, find_device(options.device));
+  const std::string text = prompt_of(options);
+  const std::span prompt(reinterpret_cast<const uint8_t*>(text.data()), text.size());
+  if (options.count == 1 && !options.json) return stream(options, *run.model, prompt);
   const auto start = std::chrono::steady_clock::now();
-  const std::vector<uint8_t> bytes =
-      lace::sample(*run.model, prompt, options.sample, [&](uint8_t byte) {
-        if (!options.json) show(byte);
-        return true;
-      });
+  const auto samples = lace::sample_together(*run.model, prompt, options.sample, options.count);
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  if (options.json) {
-    std::string text;
-    for (const uint8_t byte : bytes) text += safe.add(byte);
-    text += safe.finish();
-    print_json({{"prompt", options.prompt},
-                {"text", text},
-                {"bytes", bytes},
-                {"elapsed_s", elapsed.count()}});
-  } else if (!options.raw) {
-    print(safe.finish() + "\n");
+  if (!options.json) return print_all(options, prompt, samples);
+  Json json = {{"prompt", text}};
+  if (options.count == 1) {
+    json.update(sample_json(samples[0]));
+  } else {
+    json["samples"] = Json::array();
+    for (const auto& bytes : samples) json["samples"].push_back(sample_json(bytes));
   }
+  json["elapsed_s"] = elapsed.count();
+  print_json(json);
 }
 
 void add_sample(CLI::App& app) {
@@ -66,7 +113,16 @@ void add_sample(CLI::App& app) {
       ->required()
       ->transform(path())
       ->check(CLI::ExistingDirectory);
-  command->add_option("--prompt", options->prompt, "Text to go on from");
+  CLI::Option* prompt = command->add_option("--prompt", options->prompt, "Text to go on from");
+  command->add_option("--prompt-file", options->prompt_file, "A file whose bytes to go on from")
+      ->transform(path())
+      ->excludes(prompt)
+      ->type_name("FILE");
+  command
+      ->add_option("--count", options->count,
+                   "Samples, drawn together; each has a seed of its own, made from --seed")
+      ->transform(whole_number(1, 65536))
+      ->capture_default_str();
   command->add_option("--length", options->sample.length, "Bytes to draw")
       ->transform(whole_number(0))
       ->capture_default_str();
@@ -91,6 +147,7 @@ void add_sample(CLI::App& app) {
   add_threads(*command);
   command->footer(examples({"lace sample runs/demo --prompt '#include <'",
                             "lace sample runs/demo --length 2000 --temperature 0.8 --seed 7",
+                            "lace sample runs/demo --prompt-file recipes/demo.toml --count 4",
                             "lace sample runs/demo --raw --length 4096 > sample.bin"}));
   command->callback([options] { sample(*options); });
 }

@@ -149,8 +149,30 @@ struct PassMode {
   int64_t micro_batch = 0;
 };
 
-// What decoding one batch of sequences remembers: each layer's keys and values.
-struct DecodeState;
+// A batch of sequences that are decoded together: what each layer's queries to come can still read
+// of the keys and values so far. On a CPU that is what the patterns can still read
+// (docs/decoding.md).
+class DecodeState {
+ public:
+  virtual ~DecodeState() = default;
+
+  virtual int64_t batch() const = 0;
+  virtual int64_t symbols() const = 0;  // of each sequence so far
+
+  // Forgets the last n symbols of all sequences. Throws lace::Error `[model] …` unless what is left
+  // are at most start_decoding's `rollback` fewer than there ever were.
+  virtual void rollback(int64_t n) = 0;
+  // A state of its own that stands where this one does, each sequence `copies` times, side by side.
+  virtual std::shared_ptr<DecodeState> fork(int64_t copies = 1) const = 0;
+
+  // Of the keys and values that it holds now.
+  virtual int64_t cache_bytes() const = 0;
+
+ private:
+  friend class SparseTransformer;
+  // Of the new symbols, int64 [batch, count] on the model's device, checked: the next one's logits.
+  virtual at::Tensor decode(const at::Tensor& tokens) = 0;
+};
 
 // H₀ = tok + Σ pos (kRotary: tok), shifted by one slot behind a learned start vector;
 // a = drop(attention(LN₁(H))), b = drop(ff(LN₂(H + a))), H ← H + a + b;
@@ -186,10 +208,12 @@ class SparseTransformer {
   at::Tensor nats(const at::Tensor& tokens) const;
 
   // Decoding with a key/value cache, without a graph. A new state stands before the first symbol.
-  std::shared_ptr<DecodeState> start_decoding(int64_t batch) const;
+  // rollback: how many symbols of a sequence it must be able to forget.
+  std::shared_ptr<DecodeState> start_decoding(int64_t batch, int64_t rollback = 0) const;
   // Appends tokens [batch, count] to the sequences of `state` (count may be 0 in the first call,
-  // and only there) and returns the logits of the next symbol [batch, vocab], float32. The result
-  // equals forward's for the same prefix. Throws lace::Error if seq_len symbols are there already.
+  // and only there) and returns the logits of the next symbol [batch, vocab], float32 (float64 with
+  // kFloat64). The result equals forward's for the same prefix, to rounding: on a CPU queries and
+  // keys stay in float32. Throws lace::Error if seq_len symbols are there already.
   at::Tensor decode(DecodeState& state, const at::Tensor& tokens) const;
 
   // What lace's own rooms see of a model (src/model/transformer.h).

@@ -72,4 +72,11 @@ InstructionSet instruction_set() {
   return set < best() ? set : best();
 }
 
+bool has_bf16_dots() {
+  static const bool available = lacks_avx512_bf16().empty();
+  if (!available || instruction_set() != InstructionSet::kAvx512) return false;
+  const char* named = std::getenv("LACE_KERNEL");
+  return named == nullptr || std::string_view(named) != "cpu_avx512";
+}
+
 }  // namespace lace

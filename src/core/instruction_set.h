@@ -18,6 +18,9 @@ std::string lacks_avx512_bf16();
 // `reference` goes with kPortable. A set that this machine lacks is left to the choice of kernels
 // to refuse.
 InstructionSet instruction_set();
+// Whether it goes with AVX-512's bf16 dot products: where this machine has them, unless LACE_KERNEL
+// names a kernel without.
+bool has_bf16_dots();
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define LACE_AVX2 __attribute__((target("avx2,fma,f16c"), flatten))

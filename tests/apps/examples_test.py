@@ -24,6 +24,7 @@ SECONDS = 10  # for an example that does not train
 NO_GPU = re.compile(r"^lace: \[\w+\] \S+ ?\S* needs a (GPU|build with CUDA)", re.MULTILINE)
 HELP = [[], ["explain"], ["model"], ["train"], ["watch"], ["report"], ["compare"], ["eval"],
         ["sample"], ["bench"], ["bench", "attention"], ["bench", "step"], ["bench", "products"],
+        ["bench", "decode"],
         ["info"]]
 
 

@@ -190,6 +190,13 @@ def main(folder):
     assert lace(*sample[:-1], "4").stdout != first
     drawn = json.loads(lace(*sample, "--json").stdout)
     assert len(drawn["bytes"]) == 50 and first == "line " + drawn["text"] + "\n"
+    together = json.loads(lace(*sample, "--count", "3", "--json").stdout)
+    texts = [one["text"] for one in together["samples"]]
+    assert texts[0] == drawn["text"] and len(set(texts)) == 3, together
+    (folder / "prompt").write_bytes(b"\xff\x1bline ")
+    from_file = ["sample", run, "--prompt-file", folder / "prompt", "--length", "0"]
+    assert lace(*from_file).stdout == "\\xff\\x1bline \n"
+    assert lace(*from_file, "--count", "2").stdout.count("of 2\n\\xff\\x1bline \n") == 2
 
     # Stopped by Ctrl-C, then resumed: the same losses as without the stop.
     stopped = folder / "stopped"

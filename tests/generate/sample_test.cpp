@@ -77,6 +77,25 @@ TEST_F(SampleTest, SeedsRepeatAndCallbackEnds) {
   EXPECT_TRUE(sample(model_, {}, {.length = 0}).empty());
 }
 
+// Through the end of the model's positions too, where all start anew.
+TEST_F(SampleTest, TogetherEachDrawsWhatItDrawsAlone) {
+  const std::vector<uint8_t> prompt = {'a', 'b', 'c'};
+  const SampleOptions options{.length = 50, .seed = 9};
+  size_t seen = 0;
+  const auto together = sample_together(model_, prompt, options, 3, [&](auto bytes) {
+    EXPECT_EQ(bytes.size(), 3u);
+    ++seen;
+    return true;
+  });
+  EXPECT_EQ(seen, 50u);
+  ASSERT_EQ(together.size(), 3u);
+  EXPECT_EQ(together[0], sample(model_, prompt, options));
+  EXPECT_NE(together[0], together[1]);
+  const auto two = sample_together(model_, prompt, options, 2);
+  EXPECT_EQ(two, std::vector(together.begin(), together.begin() + 2));
+  EXPECT_THROW(sample_together(model_, prompt, options, 0), Error);
+}
+
 TEST_F(SampleTest, RefusesOptionsOutOfRange) {
   EXPECT_THROW(sample(model_, {}, {.length = -1}), Error);
   EXPECT_THROW(sample(model_, {}, {.temperature = -1}), Error);

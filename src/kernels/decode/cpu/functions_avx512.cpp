@@ -1,0 +1,8 @@
+#include "kernels/cpu/simd_avx512.h"
+#include "kernels/decode/cpu/functions_impl.h"
+
+namespace lace::cpu {
+
+const DecodeFunctionSet kDecodeAvx512 = decode_function_set<Avx512>();
+
+}  // namespace lace::cpu
