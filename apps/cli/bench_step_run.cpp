@@ -24,14 +24,14 @@ constexpr int kGroups = 5;
 constexpr int kProfiledSteps = 2;
 
 // Random bytes: the time of a step does not depend on what it learns.
-TextData random_data(const Recipe& recipe) {
+Dataset random_data(const Recipe& recipe) {
   std::mt19937 generator(1);
   const int64_t windows = recipe.train.batch * recipe.train.accumulate + 1;
   std::vector<uint8_t> bytes(static_cast<size_t>(windows * recipe.model.seq_len));
   for (uint8_t& byte : bytes) {
     byte = static_cast<uint8_t>(generator() % static_cast<uint64_t>(recipe.model.vocab));
   }
-  TextData data;
+  Dataset data;
   data.train = ByteStream(std::move(bytes));
   return data;
 }

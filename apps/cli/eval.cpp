@@ -136,15 +136,15 @@ std::string bits(const std::optional<double>& value) {
 
 // What is scored: a split of the run's data, or all of --data; and what Markov models count.
 struct Scored {
-  ByteStream bytes, train;
+  DataSplit bytes, train;
   std::string name;   // "750,608 test bytes"
   int64_t files = 0;  // of --data
 };
 
 Scored load_scored(const Recipe& recipe, const Options& options) {
   Scored scored;
-  TextData run;
-  if (options.data.empty() || options.baselines) run = load_data(recipe);
+  Dataset run;
+  if (options.data.empty() || options.baselines) run = load_data(recipe, cache_beside(options.run));
   print_notes(run);
   scored.train = run.train;
   if (options.data.empty()) {
@@ -155,9 +155,7 @@ Scored load_scored(const Recipe& recipe, const Options& options) {
     LACE_CHECK(scored.bytes.size() > 0, "[eval] the ", options.split, " split has no bytes");
     return scored;
   }
-  const TextData given = load_text({.paths = options.data,
-                                    .record_bytes = std::max<int64_t>(1, recipe.data.record_bytes),
-                                    .whole = true});
+  const Dataset given = load_whole(recipe, options.data, cache_beside(options.run));
   print_notes(given);
   scored.bytes = given.train;
   scored.files = given.files;
@@ -198,7 +196,7 @@ void eval(const Options& options) {
                       [&](int64_t done, int64_t total) { bar.update(1000 * done / total); });
   }
   std::vector<Baseline> rows;
-  if (options.baselines) rows = baselines(scored.train, scored.bytes);
+  if (options.baselines) rows = baselines(scored.train.bytes, scored.bytes.bytes);
   const Json training = training_summary(options.run);
   if (!options.json) return print_table(run, result, options, scored, rows, training);
   Json json = {{"run", path_text(options.run)},

@@ -173,7 +173,10 @@ std::unique_ptr<Group> join(const Environment& environment, at::Device device) {
 
 void train(const Options& options) {
   Recipe recipe = load_recipe(options.recipe, options.overrides);
-  for (std::string& path : recipe.data.paths) path = expand_home(path);
+  for (auto* paths : {&recipe.data.paths, &recipe.data.validation_paths, &recipe.data.test_paths}) {
+    for (std::string& path : *paths) path = expand_home(path);
+  }
+  recipe.data.cache = expand_home(recipe.data.cache);
   const Environment environment = find_environment();
   const at::Device device = find_rank_device(options.device, environment);
   const bool first = environment.rank == 0;  // which alone tells of the run

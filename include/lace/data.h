@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "lace/error.h"
@@ -63,6 +64,44 @@ class ByteStream {
   int64_t size_ = 0;
 };
 
+enum class DataKind { kText, kImages, kAudio };
+std::string_view name(DataKind kind);  // "text", "images", "audio"
+DataKind parse_data_kind(std::string_view text);
+
+// One split of a data set: its bytes, and where the pieces end that no window may cross. A track of
+// audio is a piece; all of text is one, and so are images, whose windows are records.
+struct DataSplit {
+  DataSplit() = default;
+  DataSplit(ByteStream all) : bytes(std::move(all)) {}  // one piece
+
+  int64_t size() const { return bytes.size(); }
+  // How many pieces there are: none in an empty split.
+  int64_t pieces() const;
+  // The first byte of piece `i`, and the one past its last.
+  int64_t piece_begin(int64_t i) const;
+  int64_t piece_end(int64_t i) const;
+  // Adds bytes as a piece of their own.
+  void append_piece(const ByteStream& piece);
+
+  ByteStream bytes;
+  std::vector<int64_t> piece_ends;  // ascending, the last is size(); empty: one piece
+};
+
+// What a model is trained, validated and tested on.
+struct Dataset {
+  DataKind kind = DataKind::kText;
+  DataSplit train, validation, test;
+  int64_t record_bytes = 0;  // windows are records of this size (images); 0: there are none
+  int64_t files = 0;         // that have bytes in a split
+  // A line for each kind of what was left out: "hidden: 2 (a/.b, …)".
+  std::vector<std::string> notes;
+};
+
+// Which files a split is made of.
+enum class SplitBy { kAuto, kBytes, kFiles };
+std::string_view name(SplitBy by);  // "auto", "bytes", "files"
+SplitBy parse_split_by(std::string_view text);
+
 // Text, that is any bytes, from files and folders.
 //   files: every file named by `paths` or below a folder in it, once each whatever it is called,
 //     sorted by path as bytes. Links to files and folders are followed. Below a folder are left out
@@ -70,24 +109,19 @@ class ByteStream {
 //     read, and empty files: `notes` counts them.
 //   records: each file is cut to whole records; what is left over at its end belongs to no split,
 //     and `notes` names the file.
-//   splits: with 21 files or more, by file: every 20th is test, the one after it validation, the
-//     rest train. With fewer, the joined bytes are cut at records: train first, then the given
-//     fractions for validation and test at the end. A split whose fraction is 0 gets nothing, in
-//     either case.
+//   splits: kFiles: every 20th file is test, the one after it validation, the rest train. kBytes:
+//     the joined bytes are cut at records: train first, then the given fractions for validation and
+//     test at the end. kAuto: by file with 21 files or more, else by bytes. A split whose fraction
+//     is 0 gets nothing, in either case.
 // Paths are bytes, of any encoding; errors and notes show them as path_text() does.
 struct TextOptions {
   std::vector<std::string> paths;
   double validation_fraction = 0.05;
   double test_fraction = 0.05;
-  int64_t record_bytes = 1;  // of an image, for instance
+  SplitBy split = SplitBy::kAuto;
+  int64_t record_bytes = 0;  // 0: none, any byte may be a window's first
   bool whole = false;        // no splits, whatever the fractions: all bytes are train
-};
-
-struct TextData {
-  ByteStream train, validation, test;
-  int64_t files = 0;  // that have bytes in a split
-  std::vector<std::string>
-      notes;  // a line for each kind of what was left out: "hidden: 2 (a/.b, …)"
+  std::string cache = {};    // folder for what files unpack to
 };
 
 // Small files are read at once, as long as they are 128 MiB together at most; of the others only
@@ -95,7 +129,44 @@ struct TextData {
 // been shortened or replaced by then is an error of that read, which names it.
 // Throws lace::Error naming the path that cannot be read or is no file or folder, or if there are
 // no bytes at all.
-TextData load_text(const TextOptions& options);
+Dataset load_text(const TextOptions& options);
+
+// How an image of another size comes to that of a record.
+enum class ImageResize {
+  kNone,     // it is an error
+  kStretch,  // by area, sides on their own
+  kCrop,     // what has the record's shape in the middle, by area
+};
+std::string_view name(ImageResize resize);  // "none", "stretch", "crop"
+ImageResize parse_image_resize(std::string_view text);
+
+// Images, as records of height · width · channels bytes: row by row, the channels of a pixel side
+// by side. All records are dealt to the splits by a random order of `seed`.
+struct ImageOptions {
+  std::vector<std::string> paths;
+  int64_t height = 0, width = 0, channels = 0;
+  double validation_fraction = 0.05;  // of the images
+  double test_fraction = 0.05;
+  ImageResize resize = ImageResize::kNone;
+  bool whole = false;      // all images are train, in the order of their files
+  std::string cache = {};  // folder for what files unpack or decode to
+};
+
+// Throws lace::Error naming what cannot be read.
+Dataset load_images(const ImageOptions& options);
+
+// Audio: every file is a track, and a piece of its split.
+struct AudioOptions {
+  std::vector<std::string> paths;
+  double validation_fraction = 0.05;  // of the tracks
+  double test_fraction = 0.05;
+  int64_t sample_rate = 12000;  // Hz
+  bool whole = false;           // all tracks are train
+  std::string cache = {};       // folder for what files decode to
+};
+
+// Throws lace::Error: audio cannot be read yet.
+Dataset load_audio(const AudioOptions& options);
 
 // A path as valid UTF-8 on one line, to be shown, and to be kept in JSON and recipes: bytes that
 // are no UTF-8 and control characters become \xNN (two hexadecimal digits), and so does a backslash
@@ -105,14 +176,17 @@ std::string path_text(std::string_view path);
 // The path that path_text() wrote: path_bytes(path_text(p)) == p for every p.
 std::string path_bytes(std::string_view text);
 
-// Which windows of a stream a training run sees, in which order. For each epoch a random offset in
-// [0, window), from it windows that do not overlap, shuffled; the remainder is dropped. `aligned`:
-// the offset is 0, so that each window is one record.
-// A pure function of (size, window, seed) that needs no memory: window `index` is the same whatever
-// was asked before.
+// Which windows of a split a training run sees, in which order. For each epoch and each piece a
+// random offset in [0, window), from it windows that do not overlap, all shuffled together; what
+// remains of a piece is dropped, and pieces shorter than a window have none. `aligned`: the offsets
+// are 0, so that each window is one record.
+// A pure function of (pieces, window, seed): window `index` is the same whatever was asked before.
+// Memory grows with the pieces alone.
 class WindowSampler {
  public:
-  // Throws lace::Error if the stream is shorter than one window.
+  // Throws lace::Error if no piece is as long as a window.
+  WindowSampler(const DataSplit& split, int64_t window, uint64_t seed, bool aligned = false);
+  // Of a stream of one piece.
   WindowSampler(int64_t stream_size, int64_t window, uint64_t seed, bool aligned = false);
 
   // The same number in every epoch.
@@ -122,10 +196,24 @@ class WindowSampler {
   int64_t begin(int64_t index) const;
 
  private:
-  int64_t size_, window_, windows_;
+  struct Piece {
+    int64_t begin, size;
+    int64_t first;    // window of the epoch, before the shuffle
+    int64_t windows;  // at least 1
+    uint64_t number;  // in the split
+  };
+  void add_piece(int64_t begin, int64_t size, uint64_t number);
+  void check_fits(int64_t size, int64_t pieces) const;
+
+  std::vector<Piece> pieces_;
+  int64_t window_, windows_ = 0;
   uint64_t seed_;
   bool aligned_;
 };
+
+// The first bytes of at most `most` windows of a split, spread evenly over all that lie one after
+// the other from the beginning of each piece; none where no piece is as long as a window.
+std::vector<int64_t> spread_windows(const DataSplit& split, int64_t window, int64_t most);
 
 // Bits a byte of Markov models of order 0 … max_order (at most 3), counted on one stream, on the
 // bytes of another, with Witten–Bell interpolation:

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "lace/data.h"
 #include "lace/model.h"
 
 namespace lace {
@@ -13,13 +14,25 @@ namespace lace {
 
 // [data]
 struct DataConfig {
-  std::vector<std::string> paths;  // files and folders
-  double validation_fraction =
-      0.05;  // of the bytes; with 21 files or more every 20th file (0: none)
+  DataKind kind = DataKind::kText;  // "text" (any bytes), "images" or "audio"
+  std::vector<std::string> paths;   // files and folders
+  // If given, these splits are all of these files, and no part of paths.
+  std::vector<std::string> validation_paths, test_paths;
+  // Of the bytes, the images or the tracks; of text by file every 20th file (0: none).
+  double validation_fraction = 0.05;
   double test_fraction = 0.05;
-  int64_t record_bytes = 0;  // 0: text. Else the data are records of this size (images,
-                             // clips): windows and splits fall on multiples of it in each
-                             // file, and what is left over at a file's end is left out
+  // Of text: "bytes", "files", or by their number "auto" (by file from 21 on).
+  SplitBy split = SplitBy::kAuto;
+  // Of text: 0, or the size of records (clips, raw images): windows and splits fall on multiples of
+  // it in each file, and what is left over at a file's end is left out.
+  int64_t record_bytes = 0;
+  // Of images whose size is not the model's: "stretch" or "crop"; "none": an error.
+  ImageResize resize = ImageResize::kNone;
+  int64_t sample_rate = 12000;  // of audio: Hz that it is resampled to
+  std::string cache;  // folder for what files unpack or decode to; "": .lace-cache beside the run
+
+  // Clears what is about places of this machine: paths and the cache.
+  void forget_places();
 };
 
 // [optimizer]: Adam with decoupled weight decay on tensors of rank 2 and more.

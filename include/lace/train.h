@@ -14,8 +14,17 @@ namespace lace {
 
 class Group;  // lace/distributed.h
 
-// The bytes that a recipe's [data] names. Throws lace::Error as load_text.
-TextData load_data(const Recipe& recipe);
+// The bytes that a recipe's [data] names. What its files unpack or decode to is kept in its
+// data.cache, else in `cache`. Throws lace::Error as load_text, load_images and load_audio do, and
+// if the recipe names no data.
+Dataset load_data(const Recipe& recipe, const std::string& cache = "");
+
+// All bytes of other paths, read as the recipe's [data] says: they are `train`.
+Dataset load_whole(const Recipe& recipe, const std::vector<std::string>& paths,
+                   const std::string& cache = "");
+
+// The folder for that which all runs beside this one share: .lace-cache in the folder above.
+std::string cache_beside(const std::string& run_folder);
 
 // What the last step of a training run measured.
 struct TrainProgress {
@@ -43,8 +52,7 @@ class Trainer {
   // rounding; then steps and validate() are collectives, and give all ranks the same. The group
   // outlives the trainer. Throws lace::Error on all ranks if the recipe, the data or the build of
   // one are not those of rank 0.
-  Trainer(const Recipe& recipe, TextData data, at::Device device = at::kCPU,
-          Group* group = nullptr);
+  Trainer(const Recipe& recipe, Dataset data, at::Device device = at::kCPU, Group* group = nullptr);
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -123,7 +131,7 @@ struct RunOptions {
   bool resume = false;           // take up the folder's last checkpoint, if there is one
   at::Device device = at::kCPU;  // to train on
   Group* group = nullptr;        // the processes that train together, if there are several
-  std::function<void(const TextData&)> on_data = {};  // called once, with what will be trained on
+  std::function<void(const Dataset&)> on_data = {};  // called once, with what will be trained on
   // Called after each step; returning false saves a checkpoint and ends the run early, with a group
   // after the next step, on all ranks.
   std::function<bool(const TrainProgress&)> on_step = {};
@@ -177,6 +185,11 @@ struct EvalResult {
   double elapsed_s = 0;
 };
 EvalResult evaluate(const SparseTransformer& model, const ByteStream& stream,
+                    const EvalConfig& config,
+                    const std::function<void(int64_t done, int64_t total)>& on_window = {});
+
+// The same of each piece of a split, together.
+EvalResult evaluate(const SparseTransformer& model, const DataSplit& split,
                     const EvalConfig& config,
                     const std::function<void(int64_t done, int64_t total)>& on_window = {});
 

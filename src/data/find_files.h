@@ -15,7 +15,7 @@ class LeftOut {
   // `what` says more than the path where there is more to say; else it is shown alone.
   void add(Reason reason, const std::string& path, const std::string& what = "");
 
-  // TextData::notes: "hidden: 2 (a/.b, a/.c)".
+  // Dataset::notes: "hidden: 2 (a/.b, a/.c)".
   std::vector<std::string> notes() const;
 
  private:

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <utility>
 
 #include "lace/data.h"
@@ -10,6 +11,8 @@ namespace {
 constexpr int64_t kSmallFile = 1 << 18;
 constexpr int64_t kHeldBytes = 1 << 27;  // of small files, together
 constexpr int64_t kSplitPeriod = 20;
+
+int64_t record_of(const TextOptions& options) { return std::max<int64_t>(1, options.record_bytes); }
 
 // The files as streams of whole records; those too short for one are dropped.
 std::vector<ByteStream> open_files(std::vector<FoundFile> files, int64_t record_bytes,
@@ -37,21 +40,22 @@ std::vector<ByteStream> open_files(std::vector<FoundFile> files, int64_t record_
 }
 
 void split_by_file(const std::vector<ByteStream>& files, const TextOptions& options,
-                   TextData& data) {
+                   Dataset& data) {
   for (size_t i = 0; i < files.size(); ++i) {
     const bool test = i % kSplitPeriod == kSplitPeriod - 1 && options.test_fraction > 0;
     const bool validation = i > 0 && i % kSplitPeriod == 0 && options.validation_fraction > 0;
-    (test ? data.test : validation ? data.validation : data.train).append(files[i]);
+    (test ? data.test : validation ? data.validation : data.train).bytes.append(files[i]);
   }
 }
 
 void split_by_bytes(const std::vector<ByteStream>& files, const TextOptions& options,
-                    TextData& data) {
+                    Dataset& data) {
+  const int64_t record = record_of(options);
   ByteStream all;
   for (const ByteStream& file : files) all.append(file);
   const auto share = [&](double fraction) {
     const auto bytes = static_cast<int64_t>(static_cast<double>(all.size()) * fraction);
-    return bytes / options.record_bytes * options.record_bytes;
+    return bytes / record * record;
   };
   const int64_t test = share(options.test_fraction);
   const int64_t validation = share(options.validation_fraction);
@@ -63,24 +67,25 @@ void split_by_bytes(const std::vector<ByteStream>& files, const TextOptions& opt
 
 }  // namespace
 
-TextData load_text(const TextOptions& options) {
+Dataset load_text(const TextOptions& options) {
   LACE_CHECK(options.validation_fraction >= 0 && options.test_fraction >= 0 &&
                  options.validation_fraction + options.test_fraction < 1,
              "[text] the fractions for validation and test must be at least 0 and leave some for "
              "train, got ",
              options.validation_fraction, " and ", options.test_fraction);
-  LACE_CHECK(options.record_bytes >= 1, "[text] record_bytes must be at least 1, got ",
+  LACE_CHECK(options.record_bytes >= 0, "[text] record_bytes must be at least 0, got ",
              options.record_bytes);
   LeftOut left_out;
   std::vector<FoundFile> found = find_files(options.paths, left_out);
-  const std::vector<ByteStream> files =
-      open_files(std::move(found), options.record_bytes, left_out);
-  TextData data;
+  const std::vector<ByteStream> files = open_files(std::move(found), record_of(options), left_out);
+  Dataset data;
+  data.record_bytes = options.record_bytes;
   data.files = static_cast<int64_t>(files.size());
   data.notes = left_out.notes();
   if (options.whole) {
-    for (const ByteStream& file : files) data.train.append(file);
-  } else if (data.files > kSplitPeriod) {
+    for (const ByteStream& file : files) data.train.bytes.append(file);
+  } else if (options.split == SplitBy::kFiles ||
+             (options.split == SplitBy::kAuto && data.files > kSplitPeriod)) {
     split_by_file(files, options, data);
   } else {
     split_by_bytes(files, options, data);

@@ -13,7 +13,8 @@ constexpr int64_t kSamples = 256, kSampleBytes = 4096;
 constexpr uint64_t kSeed = 0x66696e6765727072;  // any, but always the same
 constexpr const char* kSplits[] = {"train", "validation", "test"};
 
-nlohmann::ordered_json split_fingerprint(const ByteStream& stream) {
+nlohmann::ordered_json split_fingerprint(const DataSplit& split) {
+  const ByteStream& stream = split.bytes;
   const int64_t size = stream.size();
   const bool all = size <= kSamples * kSampleBytes;
   const int64_t step = all ? kSampleBytes : size / kSamples;
@@ -30,12 +31,18 @@ nlohmann::ordered_json split_fingerprint(const ByteStream& stream) {
     stream.read(begin, bytes);
     hash = hash64(bytes, hash);
   }
-  return {{"bytes", size}, {"xxh3", hex64(hash)}};
+  nlohmann::ordered_json json = {{"bytes", size}, {"xxh3", hex64(hash)}};
+  if (split.pieces() > 1) {
+    const auto* ends = reinterpret_cast<const uint8_t*>(split.piece_ends.data());
+    json["pieces"] = split.pieces();
+    json["ends"] = hex64(hash64({ends, split.piece_ends.size() * sizeof(int64_t)}, 0));
+  }
+  return json;
 }
 
 }  // namespace
 
-nlohmann::ordered_json data_fingerprint(const TextData& data) {
+nlohmann::ordered_json data_fingerprint(const Dataset& data) {
   return {{"files", data.files},
           {"train", split_fingerprint(data.train)},
           {"validation", split_fingerprint(data.validation)},
@@ -54,6 +61,8 @@ std::string fingerprint_difference(const nlohmann::json& before, const nlohmann:
     const auto old_bytes = at(old_split, "bytes"), new_bytes = at(new_split, "bytes");
     if (old_bytes != new_bytes) {
       add(concat(split, " has ", new_bytes.dump(), " bytes, had ", old_bytes.dump()));
+    } else if (at(old_split, "ends") != at(new_split, "ends")) {
+      add(concat(split, " has as many bytes, but in other pieces"));
     } else if (old_split != new_split) {
       add(concat(split, " has as many bytes, but others"));
     }

@@ -14,7 +14,9 @@ namespace lace::train {
 // 1 MiB all bytes. Reads 3 MiB at most. A change that leaves the sizes as they are is seen if it
 // touches a sample, so surely if it is of two 256ths of a split in a row.
 //   {"files": 1, "train": {"bytes": 3600, "xxh3": "…"}, "validation": {…}, "test": {…}}
-nlohmann::ordered_json data_fingerprint(const TextData& data);
+// A split of several pieces also has their number and a hash of where they end, "pieces" and
+// "ends".
+nlohmann::ordered_json data_fingerprint(const Dataset& data);
 
 // How two fingerprints differ: "train has 3700 bytes, had 3600; …"; "" if they do not.
 std::string fingerprint_difference(const nlohmann::json& before, const nlohmann::json& now);

@@ -46,4 +46,21 @@ EvalResult evaluate(const SparseTransformer& model, const ByteStream& stream,
   return {nats / static_cast<double>(size) / std::numbers::ln2, size, elapsed.count()};
 }
 
+EvalResult evaluate(const SparseTransformer& model, const DataSplit& split,
+                    const EvalConfig& config,
+                    const std::function<void(int64_t, int64_t)>& on_window) {
+  if (split.pieces() <= 1) return evaluate(model, split.bytes, config, on_window);
+  EvalResult all;
+  for (int64_t i = 0; i < split.pieces(); ++i) {
+    const int64_t begin = split.piece_begin(i), end = split.piece_end(i);
+    const EvalResult piece = evaluate(model, split.bytes.slice(begin, end), config);
+    all.bits_per_byte += piece.bits_per_byte * static_cast<double>(piece.bytes);
+    all.bytes += piece.bytes;
+    all.elapsed_s += piece.elapsed_s;
+    if (on_window) on_window(end, split.size());
+  }
+  all.bits_per_byte /= static_cast<double>(all.bytes);
+  return all;
+}
+
 }  // namespace lace

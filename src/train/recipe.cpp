@@ -155,6 +155,9 @@ class Assign {
   void operator()(RotaryScaling& field) const { parse(field, parse_rotary_scaling); }
   void operator()(ResidualType& field) const { parse(field, parse_residual_type); }
   void operator()(LinearInit& field) const { parse(field, parse_linear_init); }
+  void operator()(DataKind& field) const { parse(field, parse_data_kind); }
+  void operator()(SplitBy& field) const { parse(field, parse_split_by); }
+  void operator()(ImageResize& field) const { parse(field, parse_image_resize); }
 
  private:
   template <typename Enum>
@@ -273,6 +276,9 @@ struct Print {
   void operator()(RotaryScaling v) const { out << quoted(std::string(name(v))); }
   void operator()(ResidualType v) const { out << quoted(std::string(name(v))); }
   void operator()(LinearInit v) const { out << quoted(std::string(name(v))); }
+  void operator()(DataKind v) const { out << quoted(std::string(name(v))); }
+  void operator()(SplitBy v) const { out << quoted(std::string(name(v))); }
+  void operator()(ImageResize v) const { out << quoted(std::string(name(v))); }
 };
 
 std::string read_text(const std::string& path) {

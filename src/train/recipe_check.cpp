@@ -68,6 +68,27 @@ void check_name(const std::string& name) {
              kMaxNameBytes, " bytes, got ", shown);
 }
 
+void check_data(const DataConfig& data, const ModelConfig& model) {
+  LACE_CHECK(data.validation_fraction >= 0 && data.test_fraction >= 0 &&
+                 data.validation_fraction + data.test_fraction < 1,
+             "[data] validation_fraction and test_fraction must be at least 0 and leave some for "
+             "train, got ",
+             data.validation_fraction, " and ", data.test_fraction);
+  LACE_CHECK(data.record_bytes == 0 || data.record_bytes == model.seq_len,
+             "[data] record_bytes is 0 or model.seq_len (", model.seq_len, "), got ",
+             data.record_bytes);
+  check_range<int64_t>("data.sample_rate", data.sample_rate, 1000, 192000);
+  const DataConfig defaults;
+  const auto only_of = [&](DataKind kind, const char* key, bool is_default) {
+    LACE_CHECK(data.kind == kind || is_default, "[data] ", key, " is a key of kind = \"",
+               name(kind), "\", got kind = \"", name(data.kind), "\"");
+  };
+  only_of(DataKind::kText, "record_bytes", data.record_bytes == defaults.record_bytes);
+  only_of(DataKind::kText, "split", data.split == defaults.split);
+  only_of(DataKind::kImages, "resize", data.resize == defaults.resize);
+  only_of(DataKind::kAudio, "sample_rate", data.sample_rate == defaults.sample_rate);
+}
+
 void check_optimizer(const OptimizerConfig& optimizer) {
   check_range("optimizer.learning_rate", optimizer.learning_rate, 0.0, kMaxRate);
   check_range<int64_t>("optimizer.warmup_steps", optimizer.warmup_steps, 0, kMaxSteps);
@@ -111,19 +132,19 @@ void check_products(const Recipe& recipe) {
 
 }  // namespace
 
+void DataConfig::forget_places() {
+  paths.clear();
+  validation_paths.clear();
+  test_paths.clear();
+  cache.clear();
+}
+
 void Recipe::check() const {
   check_name(name);
   model.check();
   LACE_CHECK(model.vocab == 256 || data.paths.empty(),
              "[recipe] bytes need model.vocab = 256, got ", model.vocab);
-  LACE_CHECK(data.validation_fraction >= 0 && data.test_fraction >= 0 &&
-                 data.validation_fraction + data.test_fraction < 1,
-             "[data] validation_fraction and test_fraction must be at least 0 and leave some for "
-             "train, got ",
-             data.validation_fraction, " and ", data.test_fraction);
-  LACE_CHECK(data.record_bytes == 0 || data.record_bytes == model.seq_len,
-             "[data] record_bytes is 0 or model.seq_len (", model.seq_len, "), got ",
-             data.record_bytes);
+  check_data(data, model);
   check_optimizer(optimizer);
   check_train(train);
   check_range<int64_t>("eval.batch", eval.batch, 1, kMaxBatch);

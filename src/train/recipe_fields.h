@@ -44,10 +44,17 @@ void visit_fields(ModelConfig& c, Visit&& visit) {
 
 template <typename Visit>
 void visit_fields(DataConfig& c, Visit&& visit) {
+  visit("kind", c.kind);
   visit("paths", c.paths);
+  visit("validation_paths", c.validation_paths);
+  visit("test_paths", c.test_paths);
   visit("validation_fraction", c.validation_fraction);
   visit("test_fraction", c.test_fraction);
+  visit("split", c.split);
   visit("record_bytes", c.record_bytes);
+  visit("resize", c.resize);
+  visit("sample_rate", c.sample_rate);
+  visit("cache", c.cache);
 }
 
 template <typename Visit>

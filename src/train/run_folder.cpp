@@ -17,6 +17,7 @@ namespace fs = std::filesystem;
 std::string identity(Recipe recipe) {
   const TrainConfig defaults;
   recipe.name.clear();
+  recipe.data.cache.clear();
   recipe.train.steps = defaults.steps;
   recipe.train.max_minutes = 0;
   recipe.train.validate_every = recipe.train.checkpoint_every = 0;

@@ -29,7 +29,7 @@ std::string now_utc() {
   return text;
 }
 
-nlohmann::ordered_json description(const Recipe& recipe, const TextData& data,
+nlohmann::ordered_json description(const Recipe& recipe, const Dataset& data,
                                    const RunOptions& options) {
   return {{"started", now_utc()},
           {"recipe", recipe.name},
@@ -58,7 +58,7 @@ class Sitting {
     if (folder_) folder_->check(recipe_, options_.resume);
     const bool resumed = folder_ && files_.holds_run();
     if (resumed) folder_->keep();
-    TextData data = load_data(recipe_);
+    Dataset data = load_data(recipe_, cache_beside(options_.folder));
     if (folder_ && options_.on_data) options_.on_data(data);
     const std::string about = description(recipe_, data, options_).dump(2) + "\n";
     trainer_ = std::make_unique<Trainer>(recipe_, std::move(data), options_.device, options_.group);
@@ -288,15 +288,6 @@ class Sitting {
 };
 
 }  // namespace
-
-TextData load_data(const Recipe& recipe) {
-  LACE_CHECK(!recipe.data.paths.empty(),
-             "[train] the recipe names no data: set data.paths to files or folders");
-  return load_text({.paths = recipe.data.paths,
-                    .validation_fraction = recipe.data.validation_fraction,
-                    .test_fraction = recipe.data.test_fraction,
-                    .record_bytes = std::max<int64_t>(1, recipe.data.record_bytes)});
-}
 
 RunResult train_run(const Recipe& recipe, const RunOptions& options) {
   recipe.check();

@@ -60,7 +60,7 @@ class SwappedWeights {
 
 struct Trainer::Impl {
   Recipe recipe;
-  TextData data;
+  Dataset data;
   nlohmann::ordered_json fingerprint;  // of the data as they were at the start
   SparseTransformer model;
   train::Ranks ranks;
@@ -90,14 +90,14 @@ struct Trainer::Impl {
   double agreed_elapsed = 0;  // what rank 0's clock said at the start of the last finished step,
   double agreed_step_s = 0;   // and how long after the one before
 
-  Impl(const Recipe& r, TextData d, at::Device device, Group* group)
+  Impl(const Recipe& r, Dataset d, at::Device device, Group* group)
       : recipe(r),
         data(std::move(d)),
         fingerprint(train::data_fingerprint(data)),
         model(r.model, device),
         ranks(group, r.train),
         adam(r.optimizer, model.impl()->arena, r.model.precision, ranks),
-        sampler(data.train.size(), r.model.seq_len, r.train.seed, r.data.record_bytes > 0),
+        sampler(data.train, r.model.seq_len, r.train.seed, data.record_bytes > 0),
         runner(recipe, model, adam, ranks,
                [this](int64_t of, std::span<uint8_t> bytes) { read_step(of, bytes); }),
         loss_scale(r.model.precision == Precision::kFloat16 ? train::kLossScaleStart : 1) {}
@@ -121,7 +121,7 @@ struct Trainer::Impl {
       const int64_t first = ranks.shares().micro_batch(windows_before(of), i).first_window;
       for (int64_t b = 0; b < recipe.train.batch; ++b) {
         const auto at = static_cast<size_t>(i * recipe.train.batch + b) * length;
-        data.train.read(sampler.begin(first + b), bytes.subspan(at, length));
+        data.train.bytes.read(sampler.begin(first + b), bytes.subspan(at, length));
       }
     }
   }
@@ -159,23 +159,23 @@ struct Trainer::Impl {
   // The mean over at most train.validate_windows windows. Each rank scores some of the batches; the
   // sum of all is the same as one rank's.
   double validation_bits() const {
-    const ByteStream& stream = data.validation;
     const SwappedWeights mean(model.parameters(), adam.ema());
     const int64_t window = recipe.model.seq_len;
-    if (stream.size() < window) return evaluate(model, stream, {}).bits_per_byte;
-    const int64_t available = stream.size() / window;
-    const int64_t count = std::min(available, recipe.train.validate_windows);
+    const std::vector<int64_t> windows =
+        spread_windows(data.validation, window, recipe.train.validate_windows);
+    const auto count = static_cast<int64_t>(windows.size());
+    if (count == 0) return evaluate(model, data.validation, {}).bits_per_byte;
     std::vector<double> nats;
     for (int64_t first = 0; first < count; first += recipe.eval.batch) {
       ranks.check();
       nats.push_back(0);
       if (!ranks.has(first / recipe.eval.batch)) continue;
-      std::vector<int64_t> begins;
-      for (int64_t i = first; i < count && i < first + recipe.eval.batch; ++i)
-        begins.push_back(i * available / count * window);
-      nats.back() = model.nats(train::read_windows(stream, begins, window, model.device()))
-                        .sum(at::kDouble)
-                        .item<double>();
+      const std::vector<int64_t> begins(
+          windows.begin() + first, windows.begin() + std::min(count, first + recipe.eval.batch));
+      nats.back() =
+          model.nats(train::read_windows(data.validation.bytes, begins, window, model.device()))
+              .sum(at::kDouble)
+              .item<double>();
     }
     double sum = 0;
     for (const double part : ranks.join(nats)) sum += part;
@@ -236,13 +236,13 @@ struct Trainer::Impl {
   }
 };
 
-Trainer::Trainer(const Recipe& recipe, TextData data, at::Device device, Group* group) {
+Trainer::Trainer(const Recipe& recipe, Dataset data, at::Device device, Group* group) {
   recipe.check();
   impl_ = std::make_unique<Impl>(recipe, std::move(data), device, group);
   const train::Ranks& ranks = impl_->ranks;
   ranks.check_same("lace", concat(version(), " ", commit()));
   Recipe same = recipe;
-  same.data.paths.clear();  // where a host keeps them is its own affair
+  same.data.forget_places();  // where a host keeps them is its own affair
   ranks.check_same("recipe", to_toml(same));
   ranks.check_same("data", impl_->fingerprint.dump());
 }

@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 
 class FindFilesTest : public TempFolderTest {
  protected:
-  TextData load(const std::vector<std::string>& names) const {
+  Dataset load(const std::vector<std::string>& names) const {
     TextOptions options = {.paths = {}, .validation_fraction = 0, .test_fraction = 0};
     for (const std::string& name : names) options.paths.push_back(path(name));
     return load_text(options);
@@ -41,7 +41,7 @@ class FindFilesTest : public TempFolderTest {
 };
 
 // Notes with the test's folder left out of the names.
-std::vector<std::string> short_notes(const TextData& data, const std::string& folder) {
+std::vector<std::string> short_notes(const Dataset& data, const std::string& folder) {
   std::vector<std::string> notes = data.notes;
   for (std::string& note : notes) {
     for (size_t at; (at = note.find(folder)) != std::string::npos;) note.erase(at, folder.size());
@@ -61,7 +61,7 @@ TEST_F(FindFilesTest, SeveralRootsSortedOnceEachHiddenLeftOut) {
   write("a.c", "AC");  // as bytes "a.c" stands before "a/2"
   write(".git/x", "hidden");
   write("a/.cache", "hidden");
-  const TextData data = load({"b", "", ""});
+  const Dataset data = load({"b", "", ""});
   EXPECT_EQ(data.files, 3);
   EXPECT_EQ(text(data.train), "ACA2B1");
   EXPECT_EQ(text(load({"", "b/1", "a"}).train), "ACA2B1");
@@ -74,7 +74,7 @@ TEST_F(FindFilesTest, TheSameFileIsCountedOnceWhateverItIsCalled) {
   fs::create_symlink("file", path("d/soft"));
   for (const std::vector<std::string>& names :
        {std::vector<std::string>{"d"}, {"d/", "d/file"}, {"d/../d/soft", "d/file"}, {"./d", "d"}}) {
-    const TextData data = load(names);
+    const Dataset data = load(names);
     EXPECT_EQ(text(data.train), "F") << names[0];
     EXPECT_EQ(data.files, 1);
   }
@@ -90,7 +90,7 @@ TEST_F(FindFilesTest, ASnapshotFolderOfLinksIsRead) {
   fs::create_symlink("../../blobs/0a", path("hub/snapshots/1/a.txt"));
   fs::create_symlink("../../../blobs/0b", path("hub/snapshots/1/data/b.txt"));
   fs::create_symlink("../../blobs/0a", path("hub/snapshots/1/c.txt"));
-  const TextData data = load({"hub/snapshots/1"});
+  const Dataset data = load({"hub/snapshots/1"});
   EXPECT_EQ(data.files, 2);
   EXPECT_EQ(text(data.train), "first second");
   EXPECT_EQ(text(load({"hub"}).train), "first second");
@@ -104,7 +104,7 @@ TEST_F(FindFilesTest, LinksToFoldersAreFollowedAndCyclesEnd) {
   fs::create_directory_symlink("..", path("d/3"));  // holds d and elsewhere again
   fs::create_directory_symlink(".", path("d/4"));
   fs::create_symlink("5", path("d/5"));
-  const TextData data = load({"d"});
+  const Dataset data = load({"d"});
   EXPECT_EQ(data.files, 2);
   EXPECT_EQ(text(data.train), "1X");
   EXPECT_EQ(short_notes(data, folder_.string()),
@@ -121,7 +121,7 @@ TEST_F(FindFilesTest, WhatIsNoFileIsLeftOutOfAFolderAndSaid) {
   fs::create_symlink("/dev/null", path("device"));
   fs::create_symlink("nowhere", path("dangling"));
   for (int i = 0; i < 4; ++i) make_pipe("pipe" + std::to_string(i));
-  const TextData data = load({""});
+  const Dataset data = load({""});
   EXPECT_EQ(text(data.train), "F");
   EXPECT_EQ(data.files, 1);
   EXPECT_EQ(
@@ -172,7 +172,7 @@ TEST_F(FindFilesTest, NothingToTrainOnSaysWhatWasLeftOut) {
 TEST_F(FindFilesTest, PathsAreBytes) {
   write("d/caf\xe9", "one ");
   write("d/a\nb", "two");
-  const TextData data = load({"d"});
+  const Dataset data = load({"d"});
   EXPECT_EQ(text(data.train), "twoone ");
   EXPECT_EQ(text(load({"d/caf\xe9"}).train), "one ");
   EXPECT_TRUE(contains(error_of("d/caf\xe8"), "caf\\xe8"));
@@ -200,7 +200,7 @@ TEST_F(FindFilesTest, WhatMayNotBeReadIsSaid) {
   fs::permissions(path("d/closed"), fs::perms::none);
   {
     const AnotherUser user;
-    const TextData data = load({"d"});
+    const Dataset data = load({"d"});
     EXPECT_EQ(text(data.train), "F");
     EXPECT_EQ(
         short_notes(data, folder_.string()),

@@ -18,14 +18,14 @@ TEST_F(ManyFilesTest, AreTrainedAllTheSame) {
       write_sparse(name, kBytes);
     }
   }
-  const TextData data = load_text({.paths = {folder_.string()}, .whole = true});
+  const Dataset data = load_text({.paths = {folder_.string()}, .whole = true});
   EXPECT_EQ(data.files, kFiles);
   EXPECT_EQ(data.train.size(), kFiles * kBytes);
   const WindowSampler sampler(data.train.size(), 2 * kBytes, 1);
   std::vector<uint8_t> window(2 * kBytes);
-  for (int64_t i = 0; i < 300; ++i) data.train.read(sampler.begin(i), window);
+  for (int64_t i = 0; i < 300; ++i) data.train.bytes.read(sampler.begin(i), window);
   // Sorted by path, the first of the file "0/0", then of "0/100".
-  data.train.read(0, window);
+  data.train.bytes.read(0, window);
   EXPECT_EQ(window[0], '0');
   EXPECT_EQ(window[kBytes], 0);
 }

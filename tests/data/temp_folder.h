@@ -48,6 +48,8 @@ inline std::string text(const ByteStream& stream) {
   return result;
 }
 
+inline std::string text(const DataSplit& split) { return text(split.bytes); }
+
 // What load_text throws, or "".
 inline std::string load_error(const TextOptions& options) {
   try {

@@ -28,15 +28,15 @@ class TextTest : public TempFolderTest {
 };
 
 // All bytes for training.
-TextData load_whole(const std::string& path) {
+Dataset load_whole(const std::string& path) {
   return load_text({.paths = {path}, .validation_fraction = 0, .test_fraction = 0});
 }
 
 // What reading [offset, offset + bytes) throws, or "".
-std::string read_error(const ByteStream& stream, int64_t offset, size_t bytes) {
+std::string read_error(const DataSplit& split, int64_t offset, size_t bytes) {
   std::vector<uint8_t> out(bytes);
   try {
-    stream.read(offset, out);
+    split.bytes.read(offset, out);
   } catch (const Error& error) {
     return error.what();
   }
@@ -56,7 +56,7 @@ TEST_F(TextTest, FolderSplitsEvery20thFile) {
     write("sub/" + name, name);
     (i == 19 || i == 39 ? test : i == 20 || i == 40 ? validation : train) += name;
   }
-  const TextData data = load_text({.paths = {folder_.string()}});
+  const Dataset data = load_text({.paths = {folder_.string()}});
   EXPECT_EQ(data.files, 43);
   EXPECT_EQ(text(data.train), train);
   EXPECT_EQ(text(data.validation), validation);
@@ -64,7 +64,7 @@ TEST_F(TextTest, FolderSplitsEvery20thFile) {
   EXPECT_TRUE(data.notes.empty());
 
   // A split of which nothing is wanted gets no files either.
-  const TextData without_test = load_text({.paths = {folder_.string()}, .test_fraction = 0});
+  const Dataset without_test = load_text({.paths = {folder_.string()}, .test_fraction = 0});
   EXPECT_EQ(without_test.test.size(), 0);
   EXPECT_EQ(text(without_test.validation), validation);
   EXPECT_EQ(load_whole(folder_.string()).train.size(), 43 * 3);
@@ -74,7 +74,7 @@ TEST_F(TextTest, FolderSplitsEvery20thFile) {
 TEST_F(TextTest, FileIsCutByFractions) {
   std::string content;
   for (int i = 0; i < 1000; ++i) content += static_cast<char>(i % 251);
-  const TextData data = load_text({.paths = {write("one", content)}});
+  const Dataset data = load_text({.paths = {write("one", content)}});
   EXPECT_EQ(text(data.train), content.substr(0, 900));
   EXPECT_EQ(text(data.validation), content.substr(900, 50));
   EXPECT_EQ(text(data.test), content.substr(950));
@@ -82,10 +82,10 @@ TEST_F(TextTest, FileIsCutByFractions) {
 }
 
 TEST_F(TextTest, RecordsAreNotCut) {
-  const TextData data = load_text({.paths = {write("records", std::string(1005, 'r'))},
-                                   .validation_fraction = 0.05,
-                                   .test_fraction = 0.1,
-                                   .record_bytes = 30});
+  const Dataset data = load_text({.paths = {write("records", std::string(1005, 'r'))},
+                                  .validation_fraction = 0.05,
+                                  .test_fraction = 0.1,
+                                  .record_bytes = 30});
   EXPECT_EQ(data.train.size(), 990 - 30 - 90);
   EXPECT_EQ(data.validation.size(), 30);
   EXPECT_EQ(data.test.size(), 90);
@@ -106,13 +106,13 @@ TEST_F(TextTest, ATornRecordShiftsNone) {
       write(below.filename().string() + "/" + std::to_string(100 + i), content);
     }
     write(below.filename().string() + "/999", "!!!");  // holds no record
-    const TextData data = load_text({.paths = {below.string()},
-                                     .validation_fraction = 0.2,
-                                     .test_fraction = 0.1,
-                                     .record_bytes = 4});
+    const Dataset data = load_text({.paths = {below.string()},
+                                    .validation_fraction = 0.2,
+                                    .test_fraction = 0.1,
+                                    .record_bytes = 4});
     EXPECT_EQ(data.files, files);
     int64_t seen = 0;
-    for (const ByteStream* split : {&data.train, &data.validation, &data.test}) {
+    for (const DataSplit* split : {&data.train, &data.validation, &data.test}) {
       const std::string bytes = text(*split);
       ASSERT_EQ(bytes.size() % 4, 0u);
       EXPECT_GT(bytes.size(), 0u);
@@ -135,7 +135,7 @@ TEST_F(TextTest, LargeFilesAreReadWhereTheyAre) {
   const std::string file = write_large("large", 3, 3 << 18);
   std::ifstream in(file, std::ios::binary);
   const std::string content((std::istreambuf_iterator<char>(in)), {});
-  const TextData data =
+  const Dataset data =
       load_text({.paths = {file}, .validation_fraction = 0.25, .test_fraction = 0.25});
   EXPECT_EQ(text(data.train) + text(data.validation) + text(data.test), content);
 }
@@ -143,7 +143,7 @@ TEST_F(TextTest, LargeFilesAreReadWhereTheyAre) {
 TEST_F(TextTest, AFileThatShrinksIsAnErrorThatNamesIt) {
   for (const bool open : {true, false}) {
     const std::string file = write_large("shrinking");
-    const TextData data = load_whole(file);
+    const Dataset data = load_whole(file);
     if (open) {
       EXPECT_EQ(read_error(data.train, 1000, 500), "");
     }
@@ -159,7 +159,7 @@ TEST_F(TextTest, AFileThatShrinksIsAnErrorThatNamesIt) {
 
 TEST_F(TextTest, AFileThatGrowsKeepsItsBytes) {
   const std::string file = write_large("growing");
-  const TextData data = load_whole(file);
+  const Dataset data = load_whole(file);
   std::ofstream(file, std::ios::app) << "more";
   EXPECT_EQ(data.train.size(), 1 << 18);
   EXPECT_EQ(read_error(data.train, (1 << 18) - 10, 10), "");
@@ -167,7 +167,7 @@ TEST_F(TextTest, AFileThatGrowsKeepsItsBytes) {
 
 TEST_F(TextTest, AFileThatIsReplacedOrGoneIsAnErrorThatNamesIt) {
   const std::string file = write_large("replaced");
-  const TextData replaced = load_whole(file), gone = load_whole(file), pipe = load_whole(file);
+  const Dataset replaced = load_whole(file), gone = load_whole(file), pipe = load_whole(file);
   write_large("new", 1);
   fs::rename(path("new"), file);
   EXPECT_TRUE(contains(read_error(replaced.train, 0, 10), file + " is another file"));
@@ -179,7 +179,7 @@ TEST_F(TextTest, AFileThatIsReplacedOrGoneIsAnErrorThatNamesIt) {
 
 TEST_F(TextTest, SmallFilesAreReadAtOnce) {
   const std::string file = write("small", "as it was");
-  const TextData data = load_whole(file);
+  const Dataset data = load_whole(file);
   write("small", "otherwise");
   fs::remove(file);
   EXPECT_EQ(text(data.train), "as it was");
@@ -202,15 +202,15 @@ TEST_F(TextTest, MoreFilesThanMayBeOpen) {
     rlimit low = limit;
     low.rlim_cur = static_cast<rlim_t>(before) + free;
     ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &low), 0);
-    const TextData data = load_whole(folder_.string());
+    const Dataset data = load_whole(folder_.string());
     EXPECT_EQ(data.files, kFiles);
     for (const int64_t i : {0, 5, 299, 100, 5, 0, 250}) {
       std::vector<uint8_t> out(3);
-      data.train.read((i << 18) + 40, out);
+      data.train.bytes.read((i << 18) + 40, out);
       EXPECT_EQ(out[0], (40 + i) % 251);
     }
     std::vector<uint8_t> joint(2 << 18);  // across three files
-    data.train.read(1000, joint);
+    data.train.bytes.read(1000, joint);
     EXPECT_EQ(joint.back(), ((1000 - 1) + 2) % 251);
     EXPECT_LE(open_descriptors(), before + 64);
     // Before the data go: a sanitizer needs descriptors of its own to look at what is destroyed.
@@ -223,7 +223,7 @@ TEST_F(TextTest, MoreFilesThanMayBeOpen) {
 TEST_F(TextTest, SeveralThreadsRead) {
   constexpr int kFiles = 150;  // more than are kept open
   for (int i = 0; i < kFiles; ++i) write_large(concat("f", 1000 + i), i);
-  const TextData data = load_whole(folder_.string());
+  const Dataset data = load_whole(folder_.string());
   std::atomic<int> wrong{0};
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
@@ -231,7 +231,7 @@ TEST_F(TextTest, SeveralThreadsRead) {
       std::vector<uint8_t> out(100);
       for (int64_t k = 0; k < 2000; ++k) {
         const int64_t file = (k * 37 + t * 11) % kFiles, place = k * 101 % 262000;
-        data.train.read((file << 18) + place, out);
+        data.train.bytes.read((file << 18) + place, out);
         for (int64_t b = 0; b < 100; ++b)
           wrong += out[static_cast<size_t>(b)] != (place + b + file) % 251;
       }
@@ -252,10 +252,10 @@ TEST_F(TextTest, MemoryIsBoundedByWhatIsLookedAt) {
   constexpr int64_t kBytes = 200'000'000'000;
   const std::string file = write_sparse("sparse", kBytes);
   const int64_t before = resident_bytes();
-  const TextData data = load_text({.paths = {file}});
+  const Dataset data = load_text({.paths = {file}});
   const WindowSampler sampler(data.train.size(), 1024, 1);
   std::vector<uint8_t> out(1024);
-  for (int64_t i = 0; i < 2000; ++i) data.train.read(sampler.begin(i), out);
+  for (int64_t i = 0; i < 2000; ++i) data.train.bytes.read(sampler.begin(i), out);
   EXPECT_LT(resident_bytes() - before, 50'000'000);
   EXPECT_EQ(data.train.size() + data.validation.size() + data.test.size(), kBytes);
 }
@@ -264,7 +264,7 @@ TEST_F(TextTest, WrongOptionsAreNamed) {
   EXPECT_TRUE(contains(load_error({}), "no paths"));
   const std::string file = write("f", "abc");
   EXPECT_TRUE(contains(load_error({.paths = {file}, .test_fraction = 1.5}), "1.5"));
-  EXPECT_TRUE(contains(load_error({.paths = {file}, .record_bytes = 0}), "record_bytes"));
+  EXPECT_TRUE(contains(load_error({.paths = {file}, .record_bytes = -1}), "record_bytes"));
 }
 
 }  // namespace

@@ -203,7 +203,7 @@ TEST_F(CudaTraining, RunFolderNamesTheGpuAndLoadsAnywhere) {
   EXPECT_NE(description.find("\"device\": \"cuda\""), std::string::npos) << description;
   EXPECT_NE(description.find("\"gpu\": "), std::string::npos) << description;
   const LoadedRun on_cpu = load_run(run), on_gpu = load_run(run, "", at::kCUDA);
-  const TextData data = load_data(recipe);
+  const Dataset data = load_data(recipe);
   EXPECT_NEAR(evaluate(*on_gpu.model, data.test, recipe.eval).bits_per_byte,
               evaluate(*on_cpu.model, data.test, recipe.eval).bits_per_byte, 2e-2);
   std::filesystem::remove_all(folder);

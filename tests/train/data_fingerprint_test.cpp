@@ -11,8 +11,8 @@ std::vector<uint8_t> bytes(size_t count) {
   return result;
 }
 
-TextData data_of(std::vector<uint8_t> train) {
-  TextData data;
+Dataset data_of(std::vector<uint8_t> train) {
+  Dataset data;
   data.train = ByteStream(std::move(train));
   data.validation = ByteStream(bytes(100));
   data.files = 2;
@@ -26,9 +26,9 @@ TEST(DataFingerprint, IsAFunctionOfTheBytes) {
   EXPECT_EQ(a.at("test").at("bytes"), 0);
   EXPECT_EQ(fingerprint_difference(a, nlohmann::json::parse(a.dump())), "");
   // Pieces do not matter.
-  TextData pieces = data_of({});
+  Dataset pieces = data_of({});
   for (int64_t begin = 0; begin < 5000; begin += 1250) {
-    pieces.train.append(ByteStream(bytes(5000)).slice(begin, begin + 1250));
+    pieces.train.bytes.append(ByteStream(bytes(5000)).slice(begin, begin + 1250));
   }
   EXPECT_EQ(a, data_fingerprint(pieces));
 }
@@ -59,7 +59,7 @@ TEST(DataFingerprint, ChangesOfTwo256thsOfLargeSplitsAreSeen) {
 
 TEST(DataFingerprint, DifferencesAreNamed) {
   const auto before = data_fingerprint(data_of(bytes(5000)));
-  TextData other = data_of(bytes(5001));
+  Dataset other = data_of(bytes(5001));
   other.validation = ByteStream(std::vector<uint8_t>(100, 7));
   other.files = 3;
   EXPECT_EQ(fingerprint_difference(before, data_fingerprint(other)),

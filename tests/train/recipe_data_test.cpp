@@ -64,7 +64,7 @@ TEST(RecipeData, SplitsOfThePapersImages) {
     fs::resize_file(file, static_cast<uintmax_t>(c.images * c.image_bytes));
     Recipe recipe = load_recipe(std::string(LACE_RECIPES) + "/" + c.recipe + ".toml");
     recipe.data.paths = {file};
-    const TextData data = load_data(recipe);
+    const Dataset data = load_data(recipe);
     EXPECT_EQ(data.train.size(), c.train * c.image_bytes) << c.recipe;
     EXPECT_EQ(data.validation.size(), c.validation * c.image_bytes) << c.recipe;
     EXPECT_EQ(data.test.size(), 0) << c.recipe;

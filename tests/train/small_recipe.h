@@ -34,8 +34,8 @@ inline ByteStream small_text(size_t bytes) {
   return ByteStream(std::vector<uint8_t>(text.begin(), text.begin() + static_cast<long>(bytes)));
 }
 
-inline TextData small_data() {
-  TextData data;
+inline Dataset small_data() {
+  Dataset data;
   data.train = small_text(3000);
   data.validation = small_text(400);
   data.test = small_text(500);

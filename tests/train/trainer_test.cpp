@@ -174,7 +174,7 @@ TEST_F(TrainerTest, ALoadThatFailsChangesNothing) {
   same.take_step();
   flip_bit(file, byte_of(file, "adam.v.out.weight"), 5);
   EXPECT_HAS(error_of([&] { trainer.load(file); }), "adam.v.out.weight of " + file + " is damaged");
-  TextData other = small_data();
+  Dataset other = small_data();
   other.validation = small_text(401);
   trainer.save(file);
   Trainer elsewhere(small_recipe(), other);
@@ -283,7 +283,7 @@ TEST_F(TrainerTest, RefusesOtherCheckpointsAndMissingData) {
   Trainer other(wider, small_data());
   EXPECT_THROW(other.load(path("x.safetensors")), Error);
   EXPECT_THROW(load_data(small_recipe()), Error);
-  TextData tiny;
+  Dataset tiny;
   tiny.train = small_text(10);
   EXPECT_THROW(Trainer(small_recipe(), tiny), Error);
 }
