@@ -23,7 +23,16 @@ namespace lace::cli {
 // The callback throws lace::Error on failure (exit code 1) and CLI::ParseError, for instance
 // CLI::ValidationError, on wrong usage (exit code 2); main prints the text to stderr. Results go to
 // std::cout, whose failures end the command (output.h), progress to stderr.
-enum class Order { kExplain, kModel, kTrain, kEval, kSample, kBench, kInfo };  // as --help lists
+enum class Order {
+  kExplain,
+  kModel,
+  kTrain,
+  kEval,
+  kProbe,
+  kSample,
+  kBench,
+  kInfo
+};  // as --help lists
 
 struct Command {
   Command(Order order, void (*add)(CLI::App& app));
