@@ -202,8 +202,8 @@ void print_protocol(const Measured& measured, const Scored& scored) {
     for (const SweepRow& row : measured.sweep) elapsed += row.result.elapsed_s;
   }
   const bool part = windows < result.available_windows;
-  if (result.half_width) {
-    std::cout << interval_text(result)
+  if (const std::string interval = interval_text(result); !interval.empty()) {
+    std::cout << interval
               << (scored.record_bytes > 0 ? ""
                                           : " as if they were independent, which windows of one "
                                             "text are not")

@@ -45,7 +45,7 @@ std::string bits_text(const std::optional<double>& value) {
 }
 
 std::string interval_text(const EvalResult& result) {
-  if (!result.half_width) return "";
+  if (!result.half_width || !std::isfinite(*result.half_width)) return "";
   return concat("±", decimals(*result.half_width, 3), ", 95% over ",
                 format_count(static_cast<int64_t>(result.windows.size())), " windows");
 }
@@ -62,8 +62,9 @@ std::string sweep_table(const std::vector<SweepRow>& rows, const std::string& un
     low = std::min(low, result.bits_per_byte - off);
     high = std::max(high, result.bits_per_byte + off);
   }
-  Table table({"min context", "windows", "bytes", unit, "±95%",
-               concat(decimals(low, 3), " … ", decimals(high, 3))});
+  const std::string range =
+      low <= high ? concat(decimals(low, 3), " … ", decimals(high, 3)) : "";  // else all are NaN
+  Table table({"min context", "windows", "bytes", unit, "±95%", range});
   for (const auto& [context, result] : rows) {
     table.add({format_count(context), format_count(static_cast<int64_t>(result.windows.size())),
                format_count(result.bytes), bits_text(result.bits_per_byte),

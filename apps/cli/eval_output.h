@@ -13,7 +13,7 @@ namespace lace::cli {
 // "1.550"; "not known" without a value.
 std::string bits_text(const std::optional<double>& value);
 
-// "±0.012, 95% over 123 windows"; "" from one window.
+// "±0.012, 95% over 123 windows"; "" from one window, or of NaN.
 std::string interval_text(const EvalResult& result);
 
 // [low, high], or null.

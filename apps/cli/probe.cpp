@@ -149,7 +149,7 @@ void add_probe(CLI::App& app) {
   add_device(*command, options->device, "Where to compute");
   add_threads(*command);
   command->footer(
-      examples({"lace probe runs/demo", "lace probe runs/dense runs/fixed --out probe.html",
+      examples({"lace probe runs/demo", "lace probe runs/demo runs/mine --out probe.html",
                 "lace probe runs/demo --lengths 16,64 --depths 0,0.5,1 --trials 32 "
                 "--json"}));
   command->callback([options] { run_probe(*options); });

@@ -64,7 +64,8 @@ std::string positions_text(const ProbeResult& result) {
     low = std::min(low, bin.bits_per_byte.mean);
     high = std::max(high, bin.bits_per_byte.mean);
   }
-  Table table({"bytes before it", "bits/byte", "±95%", "scored", concat("from ", fixed(low))});
+  Table table({"bytes before it", "bits/byte", "±95%", "scored",
+               low <= high ? concat("from ", fixed(low)) : ""});
   for (const auto& [begin, end, bytes, bits] : result.positions) {
     constexpr double kWide = 32;
     const double share = high > low ? (bits.mean - low) / (high - low) : 0;

@@ -18,7 +18,7 @@ struct Estimate {
   // Half the width of the 95% interval; nothing from a single value. The values count as draws that
   // are independent of each other: where they are windows of one text they are not, and the true
   // interval is wider.
-  std::optional<double> half_width;
+  std::optional<double> half_width = {};
 };
 
 // What of a split is scored.
@@ -42,10 +42,10 @@ struct EvalResult {
   //   half_width = t · √(n / (n − 1) · Σ w_i² (x_i − m)²) / Σ w_i,
   // t the 97.5% quantile of Student's distribution with n − 1 degrees of freedom. What Estimate
   // says of independence holds.
-  std::optional<double> half_width;
+  std::optional<double> half_width = {};
   int64_t bytes = 0;              // scored
   int64_t available_windows = 0;  // that a full evaluation scores
-  std::vector<WindowScore> windows;
+  std::vector<WindowScore> windows = {};
   double elapsed_s = 0;
 };
 

@@ -18,7 +18,7 @@ namespace lace {
 // windows differ in the planted bytes alone, so that a model that cannot see them shows no gain, to
 // the bit.
 struct ProbeOptions {
-  std::vector<int64_t> lengths;  // s, bytes, each in [1, seq_len / 2]; none: probe_lengths()
+  std::vector<int64_t> lengths = {};  // s, bytes, each in [1, seq_len / 2]; none: probe_lengths()
   std::vector<double> depths = {0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1};
   int64_t trials = 8;    // windows of filler, with strings of their own, of each cell
   int64_t windows = 64;  // at most, that the loss by position is measured on; 0: it is not
@@ -35,8 +35,8 @@ struct CopyCell {
   int64_t length = 0;
   double depth = 0;
   int64_t distance = 0;  // from a planted byte to its repeat
-  Estimate copied, fresh;
-  Estimate gain;  // fresh − copied, of each trial
+  Estimate copied = {}, fresh = {};
+  Estimate gain = {};  // fresh − copied, of each trial
 };
 
 // The loss of the bytes [begin, end) of a window, over windows of the filler; the interval's values
@@ -44,17 +44,18 @@ struct CopyCell {
 struct PositionBin {
   int64_t begin = 0, end = 0;
   int64_t bytes = 0;  // scored
-  Estimate bits_per_byte;
+  Estimate bits_per_byte = {};
 };
 
 struct ProbeResult {
   int64_t seq_len = 0;
   bool random_filler = false;
-  std::vector<int64_t> lengths;  // that were probed
-  std::vector<double> depths;    // that were probed
-  std::vector<CopyCell> cells;   // by length, then depth
+  std::vector<int64_t> lengths = {};  // that were probed
+  std::vector<double> depths = {};    // that were probed
+  std::vector<CopyCell> cells = {};   // by length, then depth
   int64_t trials = 0;
-  std::vector<PositionBin> positions;  // [0, 1), [1, 2), [2, 4), [4, 8), … ; none on random filler
+  std::vector<PositionBin> positions =
+      {};  // [0, 1), [1, 2), [2, 4), [4, 8), … ; none on random filler
   int64_t position_windows = 0;
   double elapsed_s = 0;
 };

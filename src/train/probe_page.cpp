@@ -78,7 +78,8 @@ std::string cell_colors(double share) {
   std::string color;
   for (size_t i = 0; i < 3; ++i) {
     const double value = kRamp[below][i] + part * (kRamp[below + 1][i] - kRamp[below][i]);
-    color += (i ? "," : "") + std::to_string(std::lround(value));
+    if (i > 0) color += ",";
+    color += std::to_string(std::lround(value));
   }
   return "background:rgb(" + color + ");color:" + (share > 0.6 ? "#fff" : "#10161f");
 }

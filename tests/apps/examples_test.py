@@ -22,7 +22,7 @@ from cli import LACE, TEXT, in_parallel, lace
 PROJECT = pathlib.Path(sys.argv.pop(1)).resolve()
 SECONDS = 10  # for an example that does not train
 NO_GPU = re.compile(r"^lace: \[\w+\] \S+ ?\S* needs a (GPU|build with CUDA)", re.MULTILINE)
-HELP = [[], ["explain"], ["model"], ["train"], ["eval"], ["sample"], ["bench"],
+HELP = [[], ["explain"], ["model"], ["train"], ["eval"], ["probe"], ["sample"], ["bench"],
         ["bench", "attention"], ["bench", "step"], ["bench", "products"], ["info"]]
 
 
