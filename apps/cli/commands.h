@@ -32,6 +32,7 @@ enum class Order {  // as --help lists
   kReport,
   kCompare,
   kEval,
+  kProbe,
   kSample,
   kExport,
   kImport,

@@ -1,4 +1,5 @@
-// lace eval: bits a byte of a trained run, beside simpler models if asked.
+// lace eval: bits a byte of a trained run, at one minimum context or over several, beside simpler
+// models if asked.
 
 #include <algorithm>
 #include <cerrno>
@@ -7,7 +8,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iomanip>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -23,6 +23,7 @@
 #include "baselines_file.h"
 #include "commands.h"
 #include "core/bounded_json.h"
+#include "eval_output.h"
 #include "load_checked.h"
 #include "notes.h"
 #include "output.h"
@@ -38,7 +39,8 @@ struct Options {
   std::string run, split = "test", checkpoint, device = "cpu";
   std::vector<std::string> data;
   int64_t min_context = -1;
-  bool baselines = false, json = false;
+  int64_t windows = 0;
+  bool sweep = false, baselines = false, json = false;
 };
 
 // The bytes of a stream in a file without a name, which goes with this object.
@@ -128,18 +130,12 @@ Json training_summary(const std::string& run) {
           {"tokens_per_s", elapsed > 0 ? bytes / elapsed : 0.0}};
 }
 
-std::string bits(const std::optional<double>& value) {
-  if (!value) return "not installed";
-  std::ostringstream out;
-  out << std::fixed << std::setprecision(3) << *value;
-  return out.str();
-}
-
 // What is scored: a split of the run's data, or all of --data; and what Markov models count.
 struct Scored {
   DataSplit bytes, train;
-  std::string name;   // "750,608 test bytes"
-  int64_t files = 0;  // of --data
+  std::string name;          // "750,608 test bytes"
+  int64_t files = 0;         // of --data
+  int64_t record_bytes = 0;  // Dataset::record_bytes
 };
 
 Scored load_scored(const Recipe& recipe, const Options& options) {
@@ -152,6 +148,7 @@ Scored load_scored(const Recipe& recipe, const Options& options) {
     scored.bytes = options.split == "test"         ? run.test
                    : options.split == "validation" ? run.validation
                                                    : run.train;
+    scored.record_bytes = run.record_bytes;
     scored.name = concat(format_count(scored.bytes.size()), " ", options.split, " bytes");
     LACE_CHECK(scored.bytes.size() > 0, "[eval] the ", options.split, " split has no bytes");
     return scored;
@@ -160,39 +157,106 @@ Scored load_scored(const Recipe& recipe, const Options& options) {
   print_notes(given);
   scored.bytes = given.train;
   scored.files = given.files;
+  scored.record_bytes = given.record_bytes;
   scored.name = concat("all ", format_count(scored.bytes.size()), " bytes of ",
                        options.data.size() == 1 ? path_text(options.data.front())
                                                 : concat(format_count(given.files), " files"));
   return scored;
 }
 
-void print_table(const LoadedRun& run, const EvalResult& result, const Options& options,
+// What was measured: of a sweep, `result` is the row with the most context.
+struct Measured {
+  EvalResult result;
+  int64_t min_context = 0;
+  std::vector<SweepRow> sweep;
+  std::vector<PieceScore> tracks;  // of audio
+};
+
+Measured measure(const LoadedRun& run, const Scored& scored, const Options& options) {
+  ProgressBar bar("eval", 1000);
+  const auto on_window = [&](int64_t done, int64_t total) { bar.update(1000 * done / total); };
+  const EvalExtent extent{.most_windows = options.windows, .record_bytes = scored.record_bytes};
+  Measured measured{.min_context = run.recipe.eval.min_context};
+  if (options.sweep) {
+    measured.sweep = sweep(*run.model, scored.bytes, run.recipe.eval, extent, on_window);
+    measured.result = measured.sweep.back().result;
+    measured.min_context = measured.sweep.back().min_context;
+  } else {
+    measured.result = evaluate(*run.model, scored.bytes, run.recipe.eval, extent, on_window);
+  }
+  if (run.recipe.data.kind == DataKind::kAudio) measured.tracks = by_piece(measured.result);
+  return measured;
+}
+
+// Bytes of images are the paper's dims.
+std::string unit_of(const Recipe& recipe) {
+  return recipe.data.kind == DataKind::kImages ? "bits/dim" : "bits/byte";
+}
+
+// How the figure of the table came about.
+void print_protocol(const Measured& measured, const Scored& scored) {
+  const EvalResult& result = measured.result;
+  const auto windows = static_cast<int64_t>(result.windows.size());
+  double elapsed = result.elapsed_s;
+  if (!measured.sweep.empty()) {
+    elapsed = 0;
+    for (const SweepRow& row : measured.sweep) elapsed += row.result.elapsed_s;
+  }
+  const bool part = windows < result.available_windows;
+  if (const std::string interval = interval_text(result); !interval.empty()) {
+    std::cout << interval
+              << (scored.record_bytes > 0 ? ""
+                                          : " as if they were independent, which windows of one "
+                                            "text are not")
+              << "\n";
+  }
+  if (part) {
+    std::cout << "scored " << format_count(result.bytes) << " bytes, in " << format_count(windows)
+              << " of " << format_count(result.available_windows) << " windows, spread evenly\n";
+  }
+  if (scored.record_bytes > 0) {
+    std::cout << "scored records of " << format_count(scored.record_bytes) << " bytes whole";
+  } else {
+    std::cout << "scored with at least " << measured.min_context << " bytes of context"
+              << (part ? "" : " (from the second window on)");
+  }
+  std::cout << " in " << format_duration(elapsed) << "\n";
+}
+
+void print_table(const LoadedRun& run, const Measured& measured, const Options& options,
                  const Scored& scored, const std::vector<Baseline>& rows, const Json& training) {
-  Table table({concat("on ", scored.name), "bits/byte"});
+  Table table({concat("on ", scored.name), unit_of(run.recipe)});
   table.add({concat("this model, ", format_count(parameter_count(run.recipe.model)), " parameters"),
-             bits(result.bits_per_byte)});
-  for (const Baseline& row : rows) table.add({row.name, bits(row.bits_per_byte)});
+             bits_text(measured.result.bits_per_byte)});
+  for (const Baseline& row : rows)
+    table.add({row.name, row.bits_per_byte ? bits_text(row.bits_per_byte) : "not installed"});
   std::cout << table.to_string();
+  if (!measured.sweep.empty())
+    std::cout << "\n" << sweep_table(measured.sweep, unit_of(run.recipe));
+  if (!measured.tracks.empty()) std::cout << "\n" << tracks_text(measured.tracks) << "\n";
+  std::cout << "\n";
   if (!training.empty()) {
-    std::cout << "\ntrained on " << format_count(training["bytes_trained"].get<int64_t>())
+    std::cout << "trained on " << format_count(training["bytes_trained"].get<int64_t>())
               << " bytes in " << format_duration(training["elapsed_s"].get<double>()) << ", "
               << format_count(std::llround(training["tokens_per_s"].get<double>()))
               << " tokens/s\n";
   }
-  std::cout << "scored with at least " << run.recipe.eval.min_context
-            << " bytes of context (from the second window on) in "
-            << format_duration(result.elapsed_s) << "\nrun files in " << path_text(options.run)
-            << "/\n";
+  print_protocol(measured, scored);
+  std::cout << "run files in " << path_text(options.run) << "/\n";
 }
 
-// So that the run's report shows them.
-void keep(const Options& options, const LoadedRun& run, const EvalResult& result,
+// So that the run's report shows them: of a whole split, since the baselines are.
+void keep(const Options& options, const LoadedRun& run, const Measured& measured,
           const std::vector<Baseline>& rows) {
+  const EvalResult& result = measured.result;
+  if (!options.data.empty() ||
+      static_cast<int64_t>(result.windows.size()) < result.available_windows)
+    return;
   Json entry = {{"bytes", result.bytes},
                 {"model",
                  {{"checkpoint", run.checkpoint},
                   {"step", run.step},
-                  {"min_context", run.recipe.eval.min_context},
+                  {"min_context", measured.min_context},
                   {"bits_per_byte", result.bits_per_byte}}},
                 {"rows", Json::array()}};
   for (const Baseline& row : rows) {
@@ -202,29 +266,20 @@ void keep(const Options& options, const LoadedRun& run, const EvalResult& result
   keep_baselines(options.run, options.split, entry);
 }
 
-void eval(const Options& options) {
-  LoadedRun run = load_checked(options.run, options.checkpoint, find_device(options.device));
-  if (options.min_context >= 0) run.recipe.eval.min_context = options.min_context;
-  run.recipe.check();
-  const Scored scored = load_scored(run.recipe, options);
-  EvalResult result;
-  {
-    ProgressBar bar("eval", 1000);
-    result = evaluate(*run.model, scored.bytes, run.recipe.eval,
-                      [&](int64_t done, int64_t total) { bar.update(1000 * done / total); });
-  }
-  std::vector<Baseline> rows;
-  if (options.baselines) rows = baselines(scored.train.bytes, scored.bytes.bytes);
-  if (options.baselines && options.data.empty()) keep(options, run, result, rows);
-  const Json training = training_summary(options.run);
-  if (!options.json) return print_table(run, result, options, scored, rows, training);
+Json to_json(const LoadedRun& run, const Measured& measured, const Options& options,
+             const Scored& scored, const std::vector<Baseline>& rows, const Json& training) {
+  const EvalResult& result = measured.result;
   Json json = {{"run", path_text(options.run)},
                {"checkpoint", run.checkpoint},
                {"step", run.step},
                {"split", options.data.empty() ? Json(options.split) : Json()},
                {"bytes", result.bytes},
-               {"min_context", run.recipe.eval.min_context},
+               {"min_context", measured.min_context},
+               {"unit", unit_of(run.recipe)},
                {"bits_per_byte", result.bits_per_byte},
+               {"interval_95", interval_json(result.bits_per_byte, result.half_width)},
+               {"windows", result.windows.size()},
+               {"available_windows", result.available_windows},
                {"not_finite", run.not_finite},
                {"elapsed_s", result.elapsed_s},
                {"training", training}};
@@ -232,9 +287,32 @@ void eval(const Options& options) {
     json["data"] = options.data;
     json["files"] = scored.files;
   }
+  if (!measured.sweep.empty()) json["sweep"] = sweep_json(measured.sweep);
+  if (!measured.tracks.empty()) {
+    json["tracks"] = tracks_json(measured.tracks);
+    json["mean_over_tracks"] = mean_over_tracks(measured.tracks);
+  }
   for (const Baseline& row : rows)
     json["baselines"][row.name] = row.bits_per_byte ? Json(*row.bits_per_byte) : Json();
-  print_json(json);
+  return json;
+}
+
+void eval(const Options& options) {
+  LoadedRun run = load_checked(options.run, options.checkpoint, find_device(options.device));
+  if (options.min_context >= 0) run.recipe.eval.min_context = options.min_context;
+  run.recipe.check();
+  const Scored scored = load_scored(run.recipe, options);
+  const Measured measured = measure(run, scored, options);
+  std::vector<Baseline> rows;
+  if (options.baselines) {
+    rows = baselines(scored.train.bytes, scored.bytes.bytes);
+    keep(options, run, measured, rows);
+  }
+  const Json training = training_summary(options.run);
+  if (options.json)
+    print_json(to_json(run, measured, options, scored, rows, training));
+  else
+    print_table(run, measured, options, scored, rows, training);
 }
 
 void add_eval(CLI::App& app) {
@@ -246,10 +324,19 @@ void add_eval(CLI::App& app) {
       ->check(CLI::ExistingDirectory);
   CLI::Option* split = command->add_option("--split", options->split, "test, validation or train");
   split->check(CLI::IsMember({"test", "validation", "train"}))->capture_default_str();
+  CLI::Option* min_context =
+      command->add_option("--min-context", options->min_context,
+                          "Score each byte with at least so many before it; default: the recipe's");
+  min_context->transform(whole_number(0));
   command
-      ->add_option("--min-context", options->min_context,
-                   "Score each byte with at least so many before it; default: the recipe's")
-      ->transform(whole_number(0));
+      ->add_flag("--sweep", options->sweep,
+                 "Score at the paper's minimum contexts (Table 3), scaled to seq_len: 206 times "
+                 "the work of a minimum context of 0")
+      ->excludes(min_context);
+  command
+      ->add_option("--windows", options->windows,
+                   "Score at most so many windows (each of a sweep), spread evenly; default: all")
+      ->transform(whole_number(1));
   command->add_option("--data", options->data, "Score these files and folders, all of their bytes")
       ->transform(path())
       ->excludes(split);
@@ -262,6 +349,7 @@ void add_eval(CLI::App& app) {
   add_threads(*command);
   command->footer(examples({"lace eval runs/demo --baselines",
                             "lace eval runs/demo --split validation --min-context 768 --json",
+                            "lace eval runs/demo --sweep --windows 200",
                             "lace eval runs/demo --data /usr/include/stdio.h"}));
   command->callback([options] { eval(*options); });
 }

@@ -21,9 +21,23 @@ int terminal_width(std::FILE* stream) {
   return 80;
 }
 
-std::string colored(std::string_view text, Color color) {
+namespace {
+
+bool shows_colors() {
   static const bool enabled = is_terminal(stdout) && std::getenv("NO_COLOR") == nullptr;
-  if (!enabled) return std::string(text);
+  return enabled;
+}
+
+}  // namespace
+
+std::string on_background(std::string_view text, int background, int color) {
+  if (!shows_colors()) return std::string(text);
+  return "\033[48;5;" + std::to_string(background) + ";38;5;" + std::to_string(color) + "m" +
+         std::string(text) + "\033[0m";
+}
+
+std::string colored(std::string_view text, Color color) {
+  if (!shows_colors()) return std::string(text);
   const char* code = "";
   switch (color) {
     case Color::kRed:

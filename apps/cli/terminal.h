@@ -22,6 +22,9 @@ enum class Color { kRed, kGreen, kYellow, kBlue, kCyan, kGray, kBold };
 // `text` in that colour if stdout is a terminal and NO_COLOR is not set, else as it is.
 std::string colored(std::string_view text, Color color);
 
+// `text` in one of the 256 colours of terminals on another, under the same conditions.
+std::string on_background(std::string_view text, int background, int color);
+
 // Columns of a text in UTF-8, without those of colour codes.
 int display_width(std::string_view text);
 

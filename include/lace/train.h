@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lace/data.h"
+#include "lace/evaluate.h"
 #include "lace/recipe.h"
 
 namespace lace {
@@ -219,24 +220,6 @@ struct LoadedRun {
 };
 LoadedRun load_run(const std::string& folder, const std::string& checkpoint = "",
                    at::Device device = at::kCPU);
-
-// Bits a byte of the model on all bytes of `stream`, as the paper's §7 (Table 3) measures them:
-// windows of seq_len bytes advance by seq_len − min_context and only the last seq_len − min_context
-// bytes of each are scored, so with at least min_context bytes before them; of the first window all
-// are. The last window ends with the stream and may be shorter.
-struct EvalResult {
-  double bits_per_byte = 0;
-  int64_t bytes = 0;
-  double elapsed_s = 0;
-};
-EvalResult evaluate(const SparseTransformer& model, const ByteStream& stream,
-                    const EvalConfig& config,
-                    const std::function<void(int64_t done, int64_t total)>& on_window = {});
-
-// The same of each piece of a split, together.
-EvalResult evaluate(const SparseTransformer& model, const DataSplit& split,
-                    const EvalConfig& config,
-                    const std::function<void(int64_t done, int64_t total)>& on_window = {});
 
 // What a recipe will ask of this machine and device.
 struct TrainEstimate {

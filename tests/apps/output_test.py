@@ -17,14 +17,15 @@ NO_SPACE = "lace: standard output cannot be written: No space left on device"
 
 def commands():
     """One line a command and form of output. RUN stands for a run's folder of their own."""
-    help_of = [["explain"], ["model"], ["train"], ["eval"], ["sample"], ["bench"],
+    help_of = [["explain"], ["model"], ["train"], ["eval"], ["probe"], ["sample"], ["bench"],
                ["bench", "attention"], ["bench", "step"], ["bench", "products"],
                ["bench", "decode"], ["data"], ["data", "get"], ["data", "show"], ["info"]]
     yield from (["--version"], ["--help"], *([*names, "--help"] for names in help_of))
     yield from (["sample", "run"], ["sample", "run", "--raw"], [*BENCH[:2], "--list"])
     for command in (["explain", "dense", "--seq-len", "32"], ["model", "tiny.toml"],
                     ["train", "tiny.toml", "--dry-run"], ["train", "tiny.toml", "--run", "RUN"],
-                    ["eval", "run"], ["sample", "run", "--length", "9"], BENCH,
+                    ["eval", "run"], ["eval", "run", "--sweep"], ["probe", "run", "--trials", "1"],
+                    ["sample", "run", "--length", "9"], BENCH,
                     ["bench", "step", "tiny.toml", "--steps", "1"], ["info"]):
         yield command
         yield [*command, "--json"]

@@ -14,6 +14,7 @@ COMMANDS = [
     ["model", "tiny.toml"],
     ["train", "tiny.toml", "--dry-run"],
     ["eval", "run"],
+    ["probe", "run", "--trials", "1"],
     ["sample", "run", "--length", "3"],
     ["bench", "attention", "--pattern", "dense", "--seq-len", "16", "--rounds", "1"],
     ["bench", "step", "tiny.toml", "--steps", "1"],
