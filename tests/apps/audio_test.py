@@ -67,6 +67,11 @@ def main(folder):
     scored = cli.parse_json(cli.lace("eval", "runs/a", "--json", code=0).stdout)
     assert scored["bytes"] == 1200 and 0 < scored["bits_per_byte"] < 8, scored
     # One track alone is cut by time, and that is said.
+    cli.lace("sample", "runs/a", "--length", "30", "--count", "2", "--out", "x.wav", code=0)
+    for name in ("x-1.wav", "x-2.wav"):
+        with wave.open(name) as sound:
+            assert sound.getnframes() == 30 and sound.getnchannels() == 1, name
+            assert sound.getframerate() == 12000, sound.getframerate()
     one = cli.lace("train", "tiny.toml", "--run", "runs/b", "--set", "data.paths=music/2.wav", code=0)
     assert b"data: 1 track is too few for 3 splits and cut by time" in one.stderr, one.stderr
     # What is wrong with a file names it.

@@ -187,6 +187,24 @@ image_channels = 3"""), (b"[data]", b'[data]\nkind = "images"')):
     assert struct.unpack(">II", picture[16:24]) == (3 * 5 - 1, 3 * 3 - 1), picture[:24]
     assert b"--out DIR" in show().stdout
     lace(b"train", b"pictures.toml", b"--run", b"of_pictures", cwd=folder)
+    sample = functools.partial(lace, b"sample", b"of_pictures", cwd=folder)
+    sample(b"--count", b"5", b"--out", b"grid.png")
+    with open(os.path.join(folder, b"grid.png"), "rb") as file:
+        grid = file.read()
+    across, down = struct.unpack(">II", grid[16:24])
+    assert (across + 1) * (down + 1) // (5 * 3) >= 5, (across, down)
+    sample(b"--prompt-file", b"pictures/3.png", b"--out", b"half.png")  # its upper half is kept
+    with open(os.path.join(folder, b"half.png"), "rb") as file:
+        half = file.read()
+    assert struct.unpack(">II", half[16:24]) == (4, 2), half[:24]
+    drawn = json.loads(sample(b"--prompt-file", b"pictures/3.png", b"--json").stdout)
+    assert len(drawn["bytes"]) == 12, drawn
+    error = lace(b"sample", b"of_pictures", code=1, cwd=folder).stderr
+    assert b"the run draws images, which are no text: give --out" in error, error
+    error = lace(b"sample", b"of_pictures", b"--length", b"5", b"--out", b"x.png", code=1,
+                 cwd=folder).stderr
+    assert b"must make an image of 24 bytes, got 0 and 5" in error, error
+    assert not os.path.exists(os.path.join(folder, b"x.png"))
     error = lace(b"train", b"pictures.toml", b"--set", b"model.image_height=1", b"--set",
                  b"model.seq_len=12", b"--run", b"none", code=1, cwd=folder).stderr
     assert b"is 4 x 2 pixels, the model's images are 4 x 1" in error, error
