@@ -13,11 +13,10 @@
 
 namespace lace::train {
 
-// Writes float32, float64, float16 and bfloat16 tensors as a safetensors file that takes its name when it is
-// complete; what had the name before is kept as `keep_old_as`, unless that is "".
-// Beside `metadata` the file holds checksums (hash.h): "xxh3:NAME" of each tensor's bytes and
-// "xxh3" of the header's text, the length's 8 bytes left out and the digits of this one counted as
-// zeros.
+// Writes float32, float64, float16 and bfloat16 tensors as a safetensors file that takes its name
+// when it is complete; what had the name before is kept as `keep_old_as`, unless that is "". Beside
+// `metadata` the file holds checksums (hash.h): "xxh3:NAME" of each tensor's bytes and "xxh3" of
+// the header's text, the length's 8 bytes left out and the digits of this one counted as zeros.
 void write_safetensors(const std::string& path, const std::vector<NamedParameter>& tensors,
                        const std::map<std::string, std::string>& metadata,
                        const std::string& keep_old_as = "");

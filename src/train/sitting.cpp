@@ -94,6 +94,7 @@ Sitting::Sitting(const Recipe& recipe, const RunOptions& options)
 
 RunResult Sitting::train() {
   bool finished = trainer_->done(), stopped = false;
+  memory_in_use(options_.device);  // a peak from before the run is none of it
   try {
     while (!finished && !stopped) {
       if (trainer_->unfinished_steps() == 0) trainer_->start_step();
