@@ -15,7 +15,7 @@ constexpr int64_t kAudioBeginning = 12;
 // Whether a file begins as WAV (also RIFX and RF64), FLAC, Ogg or MP3 files do.
 bool is_audio(std::span<const uint8_t> beginning);
 
-// Decodes a file of `bytes` bytes by libsndfile, chunk by chunk: the mean of its channels,
+// Decodes a file of `bytes` bytes by libsndfile, MP3 by libmpg123, chunk by chunk: the mean of its channels,
 // resampled to `sample_rate` Hz by libsamplerate's best sinc filter (which keeps what is below 0.48
 // of the lower rate), cut to [−1, 1], as µ-law codes (lace/audio.h), which `write` takes at most 64
 // Ki at a time. n frames at r Hz give n · sample_rate / r codes, to one. Throws lace::Error naming
