@@ -22,6 +22,9 @@ kind = "audio"
 paths = ["music"]
 validation_fraction = 0.1
 test_fraction = 0.1
+[optimizer]
+learning_rate = 1e-2
+warmup_steps = 1
 [train]
 batch = 4
 steps = 20
