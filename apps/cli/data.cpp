@@ -26,7 +26,9 @@
 namespace lace::cli {
 
 CLI::App* data_group(CLI::App& app) {
-  if (CLI::App* group = app.get_subcommand_no_throw("data")) return group;
+  const auto is_data = [](CLI::App* command) { return command->get_name() == "data"; };
+  const std::vector<CLI::App*> made = app.get_subcommands(is_data);
+  if (!made.empty()) return made.front();
   CLI::App* group = app.add_subcommand("data", "What models are trained on");
   group->require_subcommand(1);
   return group;
