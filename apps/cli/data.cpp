@@ -26,9 +26,9 @@
 namespace lace::cli {
 
 CLI::App* data_group(CLI::App& app) {
-  const auto found =
-      app.get_subcommands([](const CLI::App* command) { return command->get_name() == "data"; });
-  if (!found.empty()) return found.front();
+  const auto is_data = [](CLI::App* command) { return command->get_name() == "data"; };
+  const std::vector<CLI::App*> made = app.get_subcommands(is_data);
+  if (!made.empty()) return made.front();
   CLI::App* group = app.add_subcommand("data", "What models are trained on");
   group->require_subcommand(1);
   return group;
@@ -113,9 +113,8 @@ std::vector<uint8_t> wave_picture(const std::vector<uint8_t>& window) {
   const auto columns = static_cast<size_t>(kPictureColumns);
   for (size_t i = 0; i < window.size(); ++i) {
     const size_t column = i * columns / window.size();
-    const size_t next = i + 1 < window.size() ? window[i + 1] : window[i];
-    const auto [low, high] = std::minmax(size_t{window[i]}, next);
-    for (size_t level = low / 2; level <= high / 2; ++level)
+    const size_t here = window[i], next = i + 1 < window.size() ? window[i + 1] : here;
+    for (size_t level = std::min(here, next) / 2; level <= std::max(here, next) / 2; ++level)
       picture[(static_cast<size_t>(kPictureHeight) - 1 - level) * columns + column] = 40;
   }
   return picture;

@@ -69,6 +69,11 @@ def main(folder):
     assert times == {name: os.stat("runs/.lace-cache/" + name).st_mtime_ns for name in times}, resumed
     scored = cli.parse_json(cli.lace("eval", "runs/a", "--json", code=0).stdout)
     assert scored["bytes"] == 1200 and 0 < scored["bits_per_byte"] < 8, scored
+    shown = cli.parse_json(cli.lace("data", "show", "tiny.toml", "--out", ".", "--json", code=0).stdout)
+    assert shown["kind"] == "audio" and shown["splits"]["train"]["pieces"] == 3, shown
+    with open(shown["picture"], "rb") as file:
+        assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+    assert "█" in cli.lace("data", "show", "tiny.toml", code=0).stdout.decode()
     # One track alone is cut by time, and that is said.
     one = cli.lace("train", "tiny.toml", "--run", "runs/b", "--set", "data.paths=music/2.wav", code=0)
     assert b"data: 1 track is too few for 3 splits and cut by time" in one.stderr, one.stderr
