@@ -26,9 +26,9 @@
 namespace lace::cli {
 
 CLI::App* data_group(CLI::App& app) {
-  const auto is_data = [](CLI::App* command) { return command->get_name() == "data"; };
-  const std::vector<CLI::App*> made = app.get_subcommands(is_data);
-  if (!made.empty()) return made.front();
+  const auto found =
+      app.get_subcommands([](const CLI::App* command) { return command->get_name() == "data"; });
+  if (!found.empty()) return found.front();
   CLI::App* group = app.add_subcommand("data", "What models are trained on");
   group->require_subcommand(1);
   return group;
