@@ -21,6 +21,7 @@ write_basic_package_version_file(${CMAKE_BINARY_DIR}/laceConfigVersion.cmake
   VERSION ${PROJECT_VERSION} COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_BINARY_DIR}/laceConfig.cmake ${CMAKE_BINARY_DIR}/laceConfigVersion.cmake
               ${CMAKE_SOURCE_DIR}/cmake/FindLibtorch.cmake
+              ${CMAKE_SOURCE_DIR}/cmake/FindMpg123.cmake
               ${CMAKE_SOURCE_DIR}/cmake/FindSampleRate.cmake
               ${CMAKE_SOURCE_DIR}/cmake/FindSndFile.cmake
         DESTINATION ${package_dir})

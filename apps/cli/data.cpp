@@ -113,9 +113,8 @@ std::vector<uint8_t> wave_picture(const std::vector<uint8_t>& window) {
   const auto columns = static_cast<size_t>(kPictureColumns);
   for (size_t i = 0; i < window.size(); ++i) {
     const size_t column = i * columns / window.size();
-    const size_t next = i + 1 < window.size() ? window[i + 1] : window[i];
-    const auto [low, high] = std::minmax(size_t{window[i]}, next);
-    for (size_t level = low / 2; level <= high / 2; ++level)
+    const size_t here = window[i], next = i + 1 < window.size() ? window[i + 1] : here;
+    for (size_t level = std::min(here, next) / 2; level <= std::max(here, next) / 2; ++level)
       picture[(static_cast<size_t>(kPictureHeight) - 1 - level) * columns + column] = 40;
   }
   return picture;

@@ -15,6 +15,7 @@
 #include "lace/audio.h"
 
 #include "core/safe_text.h"
+#include "data/audio_decoder.h"
 
 namespace lace {
 namespace {
@@ -23,37 +24,6 @@ constexpr int64_t kChunk = 1 << 16;  // samples, of all channels
 constexpr int64_t kMaxRatio = 256;   // of rates, which libsamplerate has too
 constexpr int64_t kOggPage = 65307;  // the longest
 constexpr int kMostChunks = 10'000;  // of a WAV file before its samples
-constexpr int64_t kMp3Frame = 1152;
-
-// A file as libsndfile reads it. What the source throws is kept, as it cannot pass through C.
-struct Input {
-  const ByteSource& source;
-  int64_t bytes;
-  int64_t at = 0;
-  std::exception_ptr error{};
-
-  static sf_count_t length(void* self) { return static_cast<Input*>(self)->bytes; }
-  static sf_count_t tell(void* self) { return static_cast<Input*>(self)->at; }
-  static sf_count_t write(const void*, sf_count_t, void*) { return 0; }
-  static sf_count_t seek(sf_count_t offset, int whence, void* self) {
-    auto& input = *static_cast<Input*>(self);
-    const int64_t from = whence == SEEK_SET ? 0 : whence == SEEK_CUR ? input.at : input.bytes;
-    if (offset < -from || offset > input.bytes - from) return -1;
-    return input.at = from + offset;
-  }
-  static sf_count_t read(void* to, sf_count_t count, void* self) {
-    auto& input = *static_cast<Input*>(self);
-    count = std::clamp<sf_count_t>(count, 0, input.bytes - input.at);
-    try {
-      input.source.read(input.at, {static_cast<uint8_t*>(to), static_cast<size_t>(count)});
-    } catch (...) {
-      if (!input.error) input.error = std::current_exception();
-      return 0;
-    }
-    input.at += count;
-    return count;
-  }
-};
 
 // Little or, in RIFX files, big endian.
 uint64_t integer(std::span<const uint8_t> bytes, bool big) {
@@ -62,10 +32,6 @@ uint64_t integer(std::span<const uint8_t> bytes, bool big) {
     value |= uint64_t{bytes[i]} << 8 * (big ? bytes.size() - 1 - i : i);
   }
   return value;
-}
-
-bool begins(std::span<const uint8_t> bytes, std::string_view text) {
-  return bytes.size() >= text.size() && std::memcmp(bytes.data(), text.data(), text.size()) == 0;
 }
 
 // Where the samples of a WAV file end by its own account; −1 where it does not say. libsndfile
@@ -107,42 +73,6 @@ int64_t end_of_ogg(const ByteSource& source, int64_t bytes) {
   auto size = static_cast<int64_t>(kHeader + segments);
   for (size_t i = kHeader; i < std::min(rest.size(), kHeader + segments); ++i) size += rest[i];
   return first + (page - tail.begin()) + size;
-}
-
-// The bytes of the MP3 frame that begins with this head; 0 if it is none, or does not say.
-int64_t mp3_frame_bytes(std::span<const uint8_t> head) {
-  constexpr int kKbits[2][15] = {{0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320},
-                                 {0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160}};
-  constexpr int kHertz[3] = {44100, 48000, 32000};
-  if (!is_audio(head) || head[0] != 0xff) return 0;
-  const int version = head[1] >> 3 & 3;  // 3: MPEG 1, 2: MPEG 2, 0: MPEG 2.5
-  if (version == 1) return 0;
-  const int kbits = kKbits[version == 3 ? 0 : 1][head[2] >> 4];
-  const int hertz = kHertz[head[2] >> 2 & 3] >> (version == 3 ? 0 : version == 2 ? 1 : 2);
-  const int padding = head[2] >> 1 & 1;
-  return kbits == 0 ? 0 : (version == 3 ? 144'000 : 72'000) * kbits / hertz + padding;
-}
-
-// Where the last frame of an MP3 file ends by its own account; −1 if something else comes before.
-// mpg123 would print what it thinks of a frame that is cut off.
-int64_t end_of_mp3(const ByteSource& source, int64_t bytes) {
-  std::array<uint8_t, 10> head;
-  int64_t at = 0;
-  while (at <= bytes - 10) {
-    source.read(at, head);
-    if (!begins(head, "ID3")) break;
-    int64_t size = 0;
-    for (size_t i = 6; i < 10; ++i) size = size << 7 | (head[i] & 0x7f);
-    at += 10 + size + ((head[5] & 0x10) != 0 ? 10 : 0);
-  }
-  const auto four = std::span(head).first(4);
-  while (at <= bytes - 4) {
-    source.read(at, four);
-    const int64_t size = mp3_frame_bytes(four);
-    if (size == 0) return -1;
-    at += size;
-  }
-  return at < bytes ? at + 4 : at;  // a head that is cut off itself
 }
 
 // The mean of the channels, chunk by chunk, to the rate asked for.
@@ -188,6 +118,51 @@ class Resampler {
   std::vector<float> out_ = std::vector<float>(kChunk);
 };
 
+// All but MP3.
+class SndFileDecoder : public AudioDecoder {
+ public:
+  SndFileDecoder(AudioInput& input, const std::string& shown) : input_(input), shown_(shown) {
+    SF_VIRTUAL_IO io{length, seek_input, read_input, write, tell};
+    SF_INFO info{};
+    file_.reset(sf_open_virtual(&io, SFM_READ, &info, &input));
+    input.rethrow();
+    LACE_CHECK(file_, "[audio] ", shown, " is damaged: ", why_not_opened());
+    sample_rate = info.samplerate;
+    channels = info.channels;
+    frames = info.frames;
+  }
+
+  int64_t read(std::span<float> samples) override {
+    const sf_count_t got = sf_readf_float(file_.get(), samples.data(),
+                                          static_cast<sf_count_t>(samples.size()) / channels);
+    input_.rethrow();
+    LACE_CHECK(sf_error(file_.get()) == SF_ERR_NO_ERROR, "[audio] ", shown_,
+               " is damaged: ", printable(sf_strerror(file_.get())));
+    return got;
+  }
+
+ private:
+  static sf_count_t length(void* self) { return static_cast<AudioInput*>(self)->bytes; }
+  static sf_count_t tell(void* self) { return static_cast<AudioInput*>(self)->at; }
+  static sf_count_t write(const void*, sf_count_t, void*) { return 0; }
+  static sf_count_t seek_input(sf_count_t offset, int whence, void* self) {
+    return static_cast<AudioInput*>(self)->seek(offset, whence);
+  }
+  static sf_count_t read_input(void* to, sf_count_t count, void* self) {
+    return static_cast<AudioInput*>(self)->read(to, count);
+  }
+
+  static std::string why_not_opened() {
+    const std::string text = printable(sf_strerror(nullptr));
+    const bool of_path = text.starts_with("File does not exist");  // it knows no better
+    return of_path ? "nothing in it can be decoded" : text;
+  }
+
+  AudioInput& input_;
+  std::string shown_;
+  std::unique_ptr<SNDFILE, int (*)(SNDFILE*)> file_{nullptr, sf_close};
+};
+
 // The frames' means.
 void mix(std::span<const float> samples, size_t channels, std::vector<float>& mono) {
   mono.resize(samples.size() / channels);
@@ -228,20 +203,17 @@ void decode_audio(const ByteSource& source, int64_t bytes, const std::string& sh
   LACE_CHECK(end <= bytes, "[audio] ", shown, " is cut off: by its own account it goes on to byte ",
              end, ", it has ", bytes);
 
-  Input input{source, bytes};
-  SF_VIRTUAL_IO io{Input::length, Input::seek, Input::read, Input::write, Input::tell};
-  SF_INFO info{};
-  const std::unique_ptr<SNDFILE, int (*)(SNDFILE*)> file(
-      sf_open_virtual(&io, SFM_READ, &info, &input), sf_close);
-  if (input.error) std::rethrow_exception(input.error);
-  LACE_CHECK(file, "[audio] ", shown, " is damaged: ", printable(sf_strerror(nullptr)));
-  LACE_CHECK(
-      info.channels >= 1 && info.samplerate >= 1 && info.samplerate <= kMaxRatio * sample_rate &&
-          sample_rate <= kMaxRatio * info.samplerate,
-      "[audio] ", shown, " has samples to be brought to ", sample_rate, " Hz, of a rate at most ",
-      kMaxRatio, " times as high or low, got ", info.samplerate, " Hz");
+  AudioInput input{source, bytes};
+  const std::unique_ptr<AudioDecoder> decoder =
+      mp3 ? open_mp3(input, shown) : std::make_unique<SndFileDecoder>(input, shown);
+  LACE_CHECK(decoder->channels >= 1 && decoder->sample_rate >= 1 &&
+                 decoder->sample_rate <= kMaxRatio * sample_rate &&
+                 sample_rate <= kMaxRatio * decoder->sample_rate,
+             "[audio] ", shown, " has samples to be brought to ", sample_rate,
+             " Hz, of a rate at most ", kMaxRatio, " times as high or low, got ",
+             decoder->sample_rate, " Hz");
 
-  const auto channels = static_cast<size_t>(info.channels);
+  const auto channels = static_cast<size_t>(decoder->channels);
   std::vector<float> samples(std::max<size_t>(1, kChunk / channels) * channels), mono;
   std::vector<uint8_t> codes;
   int64_t written = 0;
@@ -252,12 +224,10 @@ void decode_audio(const ByteSource& source, int64_t bytes, const std::string& sh
     write(codes);
     written += static_cast<int64_t>(codes.size());
   };
-  Resampler resampler(info.samplerate, sample_rate);
+  Resampler resampler(decoder->sample_rate, sample_rate);
   int64_t frames = 0;
   for (;;) {
-    const sf_count_t got = sf_readf_float(file.get(), samples.data(),
-                                          static_cast<sf_count_t>(samples.size() / channels));
-    if (input.error) std::rethrow_exception(input.error);
+    const int64_t got = decoder->read(samples);
     if (got <= 0) break;
     mix(std::span(samples).first(static_cast<size_t>(got) * channels), channels, mono);
     const auto wrong =
@@ -268,13 +238,9 @@ void decode_audio(const ByteSource& source, int64_t bytes, const std::string& sh
     frames += got;
     resampler.add(mono, false, take);
   }
-  LACE_CHECK(sf_error(file.get()) == SF_ERR_NO_ERROR, "[audio] ", shown, " is damaged after frame ",
-             frames, ": ", printable(sf_strerror(file.get())));
   LACE_CHECK(frames > 0, "[audio] ", shown, " holds no samples");
-  const bool estimated = (info.format & SF_FORMAT_TYPEMASK) == SF_FORMAT_MPEG;
-  LACE_CHECK(frames >= info.frames - (estimated ? 2 * kMp3Frame : 0), "[audio] ", shown,
-             " is cut off or damaged: it has ", info.frames, " frames by its own account, ", frames,
-             " can be read");
+  LACE_CHECK(frames >= decoder->frames, "[audio] ", shown, " is cut off or damaged: it has ",
+             decoder->frames, " frames by its own account, ", frames, " can be read");
   resampler.add({}, true, take);
   LACE_CHECK(written > 0, "[audio] ", shown, " is shorter than one sample at ", sample_rate, " Hz");
 }

@@ -22,6 +22,9 @@ kind = "audio"
 paths = ["music"]
 validation_fraction = 0.1
 test_fraction = 0.1
+[optimizer]
+learning_rate = 1e-2
+warmup_steps = 1
 [train]
 batch = 4
 steps = 20
@@ -66,6 +69,12 @@ def main(folder):
     assert times == {name: os.stat("runs/.lace-cache/" + name).st_mtime_ns for name in times}, resumed
     scored = cli.parse_json(cli.lace("eval", "runs/a", "--json", code=0).stdout)
     assert scored["bytes"] == 1200 and 0 < scored["bits_per_byte"] < 8, scored
+    shown = cli.parse_json(cli.lace("data", "show", "tiny.toml", "--out", ".", "--json", code=0).stdout)
+    assert shown["kind"] == "audio" and shown["splits"]["train"]["pieces"] == 3, shown
+    with open(shown["picture"], "rb") as file:
+        assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+    # A tone of 0.12 is 79 of 127 steps from silence.
+    assert "▅▅▅▅" in cli.lace("data", "show", "tiny.toml", code=0).stdout.decode()
     # One track alone is cut by time, and that is said.
     cli.lace("sample", "runs/a", "--length", "30", "--count", "2", "--out", "x.wav", code=0)
     for name in ("x-1.wav", "x-2.wav"):

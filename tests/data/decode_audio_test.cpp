@@ -245,6 +245,29 @@ TEST_F(DecodeAudioTest, DamagedFilesOfEveryFormat) {
   }
 }
 
+// The number of frames of an MP3 file without an Info header is a guess, which tags at its end
+// spoil.
+TEST_F(DecodeAudioTest, Mp3FilesWithTagsAndWithoutAHeaderOfTheirLength) {
+  const std::string whole = encode(kMp3, 44100, 1, 44100, sine(1000, 44100));
+  const size_t first = whole.find("\xff\xfb"), second = whole.find("\xff\xfb", first + 4);
+  ASSERT_LT(second, whole.size());
+  const std::string header = whole.substr(first, second - first);
+  ASSERT_TRUE(header.find("Info") < 60 || header.find("Xing") < 60) << whole.substr(0, 60);
+  const std::string frames = whole.substr(second);
+  const std::string id3v2 = std::string("ID3\4\0\0\0\0\2\0", 10) + std::string(256, '\0');
+  const std::string id3v1 = "TAG" + std::string(125, 'x');
+  for (const std::string& bytes : {frames, id3v2 + frames, frames + id3v1 + id3v1 + id3v1,
+                                   id3v2 + whole + id3v1, id3v2 + id3v2 + frames + id3v1}) {
+    EXPECT_NEAR(static_cast<double>(decoded(bytes, 12000).size()), 12000, 1000);
+  }
+  for (const std::string& bytes : {frames, id3v2 + frames}) {
+    const std::string error = decode_error(bytes.substr(0, bytes.size() - 10));
+    EXPECT_EQ(error, "[audio] file is cut off: by its own account it goes on to byte " +
+                         std::to_string(bytes.size()) + ", it has " +
+                         std::to_string(bytes.size() - 10));
+  }
+}
+
 // A WAV file that was written into a pipe does not know its length.
 TEST_F(DecodeAudioTest, SizesThatAreNotKnownAreTheRestOfTheFile) {
   std::string wav = encode(kWav16, 12000, 1, 1000, sine(100, 12000));
