@@ -22,6 +22,7 @@
 #include "bench_step.h"
 #include "commands.h"
 #include "core/instruction_set.h"
+#include "core/large_memory.h"
 #include "core/processor.h"
 #include "data/random.h"
 #include "generate/draw.h"
@@ -66,24 +67,28 @@ uint64_t sum_words(const uint64_t* words, int64_t count) {
 class Bandwidth {
  public:
   explicit Bandwidth(const Executor& executor)
-      : executor_(executor), words_(static_cast<size_t>(kBytes / 8), 1) {}
+      : executor_(executor), memory_(allocate_large(kBytes)) {
+    std::fill_n(words(), kBytes / 8, 1);
+  }
 
   double gb_s() {
     constexpr int64_t kTaskWords = (1 << 20) / 8;
-    const int64_t count = static_cast<int64_t>(words_.size());
+    constexpr int64_t kWords = kBytes / 8;
     const Clock::time_point start = Clock::now();
     std::atomic<uint64_t> sum{0};
-    run_tasks(executor_, count / kTaskWords, [&](int64_t task, int) {
-      sum += run_with_best<sum_words>(words_.data() + task * kTaskWords, kTaskWords);
+    run_tasks(executor_, kWords / kTaskWords, [&](int64_t task, int) {
+      sum += run_with_best<sum_words>(words() + task * kTaskWords, kTaskWords);
     });
-    LACE_CHECK(sum == static_cast<uint64_t>(count), "[bench] memory must hold what was written");
+    LACE_CHECK(sum == static_cast<uint64_t>(kWords), "[bench] memory must hold what was written");
     return static_cast<double>(kBytes) / seconds_since(start) * 1e-9;
   }
 
  private:
+  uint64_t* words() const { return reinterpret_cast<uint64_t*>(memory_.get()); }
+
   static constexpr int64_t kBytes = int64_t{1} << 30;  // more than caches hold
   const Executor& executor_;
-  std::vector<uint64_t> words_;
+  std::shared_ptr<std::byte> memory_;
 };
 
 // ---- one row ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@
 
 #include "lace/attention.h"
 
+#include "core/large_memory.h"
 #include "kernels/decode/decode.h"
 #include "model/decode.h"
 #include "model/decode_pattern.h"
@@ -102,6 +103,9 @@ struct Weights {
     model.norm_weight = keep(impl.arena.parameter(impl.final_norm()));
     model.norm_bias = keep(impl.arena.parameter(impl.final_norm() + 1));
     model.output_weight = keep(impl.arena.parameter(impl.output_weight()));
+    const at::Tensor& all =
+        impl.arena.copies().defined() ? impl.arena.copies() : impl.arena.values();
+    move_to_large_pages(all.const_data_ptr(), all.nbytes());
   }
 
   const void* keep(const at::Tensor& tensor) {
@@ -112,10 +116,6 @@ struct Weights {
   DecodeModel model;
   std::vector<at::Tensor> tensors;
 };
-
-at::Tensor empty_bytes(size_t bytes) {
-  return at::empty({static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte));
-}
 
 class CpuDecodeState final : public DecodeState {
  public:
@@ -233,8 +233,8 @@ class CpuDecodeState final : public DecodeState {
     rows_.clear();
     for (size_t i = 0; i < static_cast<size_t>(shape().layers * shape().kv_heads); ++i) {
       const int64_t slots = slots_of(i).size();
-      rows_.push_back(empty_bytes(static_cast<size_t>(batch * slots * row_bytes(shape()))));
-      caches_.push_back({rows_.back().mutable_data_ptr(), slots});
+      rows_.push_back(allocate_large(static_cast<size_t>(batch * slots * row_bytes(shape()))));
+      caches_.push_back({rows_.back().get(), slots});
     }
     x_ = at::empty({batch, shape().d_model}, model_->arena.values().options());
     threads_ = 0;  // the workspace is of another batch
@@ -295,7 +295,7 @@ class CpuDecodeState final : public DecodeState {
     const DecodeKernels& kernels = decode_kernels(Device::kCpu);
     if (threads_ != context.executor->num_threads()) {
       threads_ = context.executor->num_threads();
-      workspace_ = empty_bytes(kernels.workspace_bytes(shape(), batch_, threads_));
+      workspace_ = allocate_large(kernels.workspace_bytes(shape(), batch_, threads_));
     }
     for (PatternCaches& pattern : patterns_) pattern.find_slots(slots_);
     layers_.clear();
@@ -313,7 +313,7 @@ class CpuDecodeState final : public DecodeState {
       args.sin = rotary.sin.select(0, slots_).const_data_ptr();
     }
     args.logits = logits;
-    args.workspace = workspace_.mutable_data_ptr();
+    args.workspace = workspace_.get();
     kernels.step(context, weights_->model, args);
     limit_.reached(++slots_);
   }
@@ -370,9 +370,10 @@ class CpuDecodeState final : public DecodeState {
   int64_t batch_ = 0;
   int64_t slots_ = 0;  // so far
   RollbackLimit limit_;
-  std::vector<at::Tensor> rows_;   // of the caches
-  std::vector<HeadCache> caches_;  // [layers, kv_heads]
-  at::Tensor x_, workspace_;
+  std::vector<std::shared_ptr<std::byte>> rows_;  // of the caches
+  std::vector<HeadCache> caches_;                 // [layers, kv_heads]
+  at::Tensor x_;
+  std::shared_ptr<std::byte> workspace_;
   int threads_ = 0;  // that the workspace is for
   std::vector<const LayerSlots*> layers_;
 };
