@@ -228,7 +228,7 @@ void add_sweep(const Sweep& sweep, const Options& options, const Bandwidth& band
 
 void print(const Json& report) {
   Table table({"row", "position", "ms a step", "±", "weights MB", "rows read MB", "cache MB",
-               "GB/s", "bound ms", "of it"});
+               "GB/s", "bound ms", "of it", "fastest ms", "of bound"});
   const auto number = [](const Json& row, const char* key, double factor = 1) {
     return format_number(row[key].get<double>() * factor);
   };
