@@ -318,20 +318,25 @@ class CpuDecodeState final : public DecodeState {
     limit_.reached(++slots_);
   }
 
-  // The first `count` slots in one pass.
+  // The first `count` slots, each sequence in a pass of its own: what a product gives for a row
+  // may depend on how many there are.
   at::Tensor prefill(const at::Tensor& tokens, int64_t count) {
     std::vector<Writes> writes;
     for (const PatternCaches& pattern : patterns_) writes.emplace_back(pattern, count);
-    const at::Tensor x = run_blocks(
-        *model_, embed_slots(*model_, tokens, 0, count), batch_, 0, count,
-        [&](int64_t layer, const Qkv& qkv) {
-          const size_t at = cycle(static_cast<size_t>(layer));
-          store(layer, writes[at], qkv, count);
-          return attention(qkv.q, qkv.k, qkv.v, clip_tokens(patterns_[at].for_prefill, count));
-        });
+    std::vector<at::Tensor> logits;
+    for (int64_t b = 0; b < batch_; ++b) {
+      const at::Tensor x = run_blocks(
+          *model_, embed_slots(*model_, tokens.narrow(0, b, 1), 0, count), 1, 0, count,
+          [&](int64_t layer, const Qkv& qkv) {
+            const size_t at = cycle(static_cast<size_t>(layer));
+            store(b, layer, writes[at], qkv, count);
+            return attention(qkv.q, qkv.k, qkv.v, clip_tokens(patterns_[at].for_prefill, count));
+          });
+      logits.push_back(model_->logits(x.narrow(0, count - 1, 1).contiguous()));
+    }
     slots_ = count;
     limit_.reached(slots_);
-    return model_->logits(x.view({batch_, count, -1}).select(1, count - 1).contiguous());
+    return at::cat(logits);
   }
 
   // Where the rows of the first slots go: by key head and slot.
@@ -347,14 +352,14 @@ class CpuDecodeState final : public DecodeState {
     std::vector<std::vector<std::vector<int64_t>>> by_head;
   };
 
-  void store(int64_t layer, const Writes& writes, const Qkv& qkv, int64_t count) {
+  void store(int64_t b, int64_t layer, const Writes& writes, const Qkv& qkv, int64_t count) {
     Context context;
     context.executor = &ops::current_executor();
     const auto strides = [](const at::Tensor& t) {
       return Tensor4{t.data_ptr(), t.stride(0), t.stride(1), t.stride(2)};
     };
     DecodeStore args;
-    args.batch = batch_;
+    args.sequence = b;
     args.count = count;
     args.k = strides(qkv.k);
     args.v = strides(qkv.v);
