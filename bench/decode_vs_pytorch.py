@@ -144,6 +144,8 @@ def compare(arguments, recipe):
     medians = {key: statistics.median(times) for key, times in theirs.items()}
     best = min(medians, key=medians.get)
     their = medians[best]
+    ours_best = min((row["fastest"] for row in ours), key=lambda fastest: fastest["time_ms"])
+    theirs_best = min(min(times) for times in theirs.values())
     return {"recipe": recipe, "parameters": last["parameters"], "position": last["position"],
             "lace_ms": round(mine, 4), "pytorch_ms": round(their, 4),
             "pytorch_attention": best[0], "pytorch_threads": best[1],
@@ -152,6 +154,10 @@ def compare(arguments, recipe):
             "ratio": round(their / mine, 2),
             "bound_ms": round(statistics.median(row["bound_ms"] for row in ours), 4),
             "share_of_bound": round(statistics.median(row["share_of_bound"] for row in ours), 3),
+            "fastest": {"lace_ms": round(ours_best["time_ms"], 4),
+                        "pytorch_ms": round(theirs_best, 4),
+                        "ratio": round(theirs_best / ours_best["time_ms"], 2),
+                        "share_of_bound": ours_best["share_of_bound"]},
             "bandwidth_gb_s": round(statistics.median(row["bandwidth_gb_s"] for row in ours), 2)}
 
 
@@ -167,11 +173,13 @@ def main():
                          indent=1))
         return
     print(f"{'recipe':30} {'bytes before':>12} {'lace ms':>9} {'PyTorch ms':>11} {'ratio':>7} "
-          f"{'bound ms':>9} {'of it':>6}")
+          f"{'bound ms':>9} {'of it':>6}   fastest: lace, PyTorch, ratio, of bound")
     for row in rows:
         print(f"{row['recipe']:30} {row['position']:12} {row['lace_ms']:9.3f} "
               f"{row['pytorch_ms']:11.3f} {row['ratio']:7.1f} {row['bound_ms']:9.3f} "
-              f"{100 * row['share_of_bound']:5.0f}%")
+              f"{100 * row['share_of_bound']:5.0f}%   {row['fastest']['lace_ms']:.3f} "
+              f"{row['fastest']['pytorch_ms']:.3f} {row['fastest']['ratio']:.1f} "
+              f"{100 * row['fastest']['share_of_bound']:.0f}%")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@
 
 #include "lace/attention.h"
 
+#include "core/large_memory.h"
 #include "kernels/decode/decode.h"
 #include "model/decode.h"
 #include "model/decode_pattern.h"
@@ -102,6 +103,9 @@ struct Weights {
     model.norm_weight = keep(impl.arena.parameter(impl.final_norm()));
     model.norm_bias = keep(impl.arena.parameter(impl.final_norm() + 1));
     model.output_weight = keep(impl.arena.parameter(impl.output_weight()));
+    const at::Tensor& all =
+        impl.arena.copies().defined() ? impl.arena.copies() : impl.arena.values();
+    move_to_large_pages(all.const_data_ptr(), all.nbytes());
   }
 
   const void* keep(const at::Tensor& tensor) {
@@ -112,10 +116,6 @@ struct Weights {
   DecodeModel model;
   std::vector<at::Tensor> tensors;
 };
-
-at::Tensor empty_bytes(size_t bytes) {
-  return at::empty({static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte));
-}
 
 class CpuDecodeState final : public DecodeState {
  public:
@@ -233,8 +233,8 @@ class CpuDecodeState final : public DecodeState {
     rows_.clear();
     for (size_t i = 0; i < static_cast<size_t>(shape().layers * shape().kv_heads); ++i) {
       const int64_t slots = slots_of(i).size();
-      rows_.push_back(empty_bytes(static_cast<size_t>(batch * slots * row_bytes(shape()))));
-      caches_.push_back({rows_.back().mutable_data_ptr(), slots});
+      rows_.push_back(allocate_large(static_cast<size_t>(batch * slots * row_bytes(shape()))));
+      caches_.push_back({rows_.back().get(), slots});
     }
     x_ = at::empty({batch, shape().d_model}, model_->arena.values().options());
     threads_ = 0;  // the workspace is of another batch
@@ -295,7 +295,7 @@ class CpuDecodeState final : public DecodeState {
     const DecodeKernels& kernels = decode_kernels(Device::kCpu);
     if (threads_ != context.executor->num_threads()) {
       threads_ = context.executor->num_threads();
-      workspace_ = empty_bytes(kernels.workspace_bytes(shape(), batch_, threads_));
+      workspace_ = allocate_large(kernels.workspace_bytes(shape(), batch_, threads_));
     }
     for (PatternCaches& pattern : patterns_) pattern.find_slots(slots_);
     layers_.clear();
@@ -313,25 +313,30 @@ class CpuDecodeState final : public DecodeState {
       args.sin = rotary.sin.select(0, slots_).const_data_ptr();
     }
     args.logits = logits;
-    args.workspace = workspace_.mutable_data_ptr();
+    args.workspace = workspace_.get();
     kernels.step(context, weights_->model, args);
     limit_.reached(++slots_);
   }
 
-  // The first `count` slots in one pass.
+  // The first `count` slots, each sequence in a pass of its own: what a product gives for a row
+  // may depend on how many there are.
   at::Tensor prefill(const at::Tensor& tokens, int64_t count) {
     std::vector<Writes> writes;
     for (const PatternCaches& pattern : patterns_) writes.emplace_back(pattern, count);
-    const at::Tensor x = run_blocks(
-        *model_, embed_slots(*model_, tokens, 0, count), batch_, 0, count,
-        [&](int64_t layer, const Qkv& qkv) {
-          const size_t at = cycle(static_cast<size_t>(layer));
-          store(layer, writes[at], qkv, count);
-          return attention(qkv.q, qkv.k, qkv.v, clip_tokens(patterns_[at].for_prefill, count));
-        });
+    std::vector<at::Tensor> logits;
+    for (int64_t b = 0; b < batch_; ++b) {
+      const at::Tensor x = run_blocks(
+          *model_, embed_slots(*model_, tokens.narrow(0, b, 1), 0, count), 1, 0, count,
+          [&](int64_t layer, const Qkv& qkv) {
+            const size_t at = cycle(static_cast<size_t>(layer));
+            store(b, layer, writes[at], qkv, count);
+            return attention(qkv.q, qkv.k, qkv.v, clip_tokens(patterns_[at].for_prefill, count));
+          });
+      logits.push_back(model_->logits(x.narrow(0, count - 1, 1).contiguous()));
+    }
     slots_ = count;
     limit_.reached(slots_);
-    return model_->logits(x.view({batch_, count, -1}).select(1, count - 1).contiguous());
+    return at::cat(logits);
   }
 
   // Where the rows of the first slots go: by key head and slot.
@@ -347,14 +352,14 @@ class CpuDecodeState final : public DecodeState {
     std::vector<std::vector<std::vector<int64_t>>> by_head;
   };
 
-  void store(int64_t layer, const Writes& writes, const Qkv& qkv, int64_t count) {
+  void store(int64_t b, int64_t layer, const Writes& writes, const Qkv& qkv, int64_t count) {
     Context context;
     context.executor = &ops::current_executor();
     const auto strides = [](const at::Tensor& t) {
       return Tensor4{t.data_ptr(), t.stride(0), t.stride(1), t.stride(2)};
     };
     DecodeStore args;
-    args.batch = batch_;
+    args.sequence = b;
     args.count = count;
     args.k = strides(qkv.k);
     args.v = strides(qkv.v);
@@ -370,9 +375,10 @@ class CpuDecodeState final : public DecodeState {
   int64_t batch_ = 0;
   int64_t slots_ = 0;  // so far
   RollbackLimit limit_;
-  std::vector<at::Tensor> rows_;   // of the caches
-  std::vector<HeadCache> caches_;  // [layers, kv_heads]
-  at::Tensor x_, workspace_;
+  std::vector<std::shared_ptr<std::byte>> rows_;  // of the caches
+  std::vector<HeadCache> caches_;                 // [layers, kv_heads]
+  at::Tensor x_;
+  std::shared_ptr<std::byte> workspace_;
   int threads_ = 0;  // that the workspace is for
   std::vector<const LayerSlots*> layers_;
 };

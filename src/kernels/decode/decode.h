@@ -70,11 +70,11 @@ struct DecodeStep {
   void* workspace = nullptr;                  // workspace_bytes(), aligned to 64
 };
 
-// Rows of a prefill: keys and values of `count` positions of one layer.
+// Rows of a prefill: keys and values of the first `count` positions of one sequence in one layer.
 struct DecodeStore {
-  int64_t batch = 0, count = 0;
-  Tensor4 k, v;                       // compute [batch, kv_heads, count, …]
-  const HeadCache* caches = nullptr;  // [kv_heads]
+  int64_t sequence = 0, count = 0;
+  Tensor4 k, v;                                               // compute [1, kv_heads, count, …]
+  const HeadCache* caches = nullptr;                          // [kv_heads]
   const std::vector<std::vector<int64_t>>* writes = nullptr;  // [kv_heads]: slots by position
 };
 

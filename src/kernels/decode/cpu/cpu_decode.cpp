@@ -292,17 +292,16 @@ template <const DecodeFunctionSet& kSet>
 void store(const Context& context, const DecodeShape& shape, const DecodeStore& args) {
   const DecodeFunctions& f = functions<kSet>(shape.compute);
   const int64_t bytes = row_bytes(shape), key_bytes = shape.qk_dim * f.wide_bytes;
-  run_tasks(*context.executor, args.batch * shape.kv_heads, [&](int64_t task, int) {
-    const int64_t b = task / shape.kv_heads, head = task % shape.kv_heads;
+  run_tasks(*context.executor, shape.kv_heads, [&](int64_t head, int) {
     const HeadCache& cache = args.caches[head];
     const auto source = [&](const Tensor4& tensor, int64_t position) {
       return static_cast<const std::byte*>(tensor.data) +
-             (b * tensor.batch_stride + head * tensor.head_stride + position * tensor.row_stride) *
-                 f.compute_bytes;
+             (head * tensor.head_stride + position * tensor.row_stride) * f.compute_bytes;
     };
     for (int64_t position = 0; position < args.count; ++position) {
       for (const int64_t slot : args.writes[head][static_cast<size_t>(position)]) {
-        std::byte* row = static_cast<std::byte*>(cache.rows) + (b * cache.slots + slot) * bytes;
+        std::byte* row =
+            static_cast<std::byte*>(cache.rows) + (args.sequence * cache.slots + slot) * bytes;
         f.widen(source(args.k, position), shape.qk_dim, row);
         std::memcpy(row + key_bytes, source(args.v, position),
                     static_cast<size_t>(shape.v_dim * f.compute_bytes));
