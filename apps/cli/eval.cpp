@@ -165,10 +165,10 @@ Scored load_scored(const Recipe& recipe, const Options& options) {
 
 // What was measured: of a sweep, `result` is the row with the most context.
 struct Measured {
-  EvalResult result;
+  EvalResult result = {};
   int64_t min_context = 0;
-  std::vector<SweepRow> sweep;
-  std::vector<PieceScore> tracks;  // of audio
+  std::vector<SweepRow> sweep = {};
+  std::vector<PieceScore> tracks = {};  // of audio
 };
 
 Measured measure(const LoadedRun& run, const Scored& scored, const Options& options) {

@@ -35,7 +35,7 @@ std::string heat_cell(const CopyCell& cell) {
   };
   const size_t color = level(kColors.size());
   const std::string text =
-      " " + std::string(kBlocks[level(kBlocks.size())]) + padded(fixed(cell.gain.mean), kCell - 2);
+      concat(" ", kBlocks[level(kBlocks.size())], padded(fixed(cell.gain.mean), kCell - 2));
   return on_background(text, kColors[color], color >= 6 ? 16 : 255);
 }
 
