@@ -41,7 +41,7 @@ std::string heat_cell(const CopyCell& cell) {
 
 std::string copy_map(const ProbeResult& result) {
   std::string text = padded("", 12);
-  for (const double depth : result.depths) text += padded(fixed(depth), kCell);
+  for (const double depth : result.depths) text += padded(concat(depth), kCell);
   text += "    fresh   ±95%\n";
   const size_t columns = result.depths.size();
   for (size_t row = 0; row < result.lengths.size(); ++row) {
