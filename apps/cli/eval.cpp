@@ -166,10 +166,10 @@ Scored load_scored(const Recipe& recipe, const Options& options) {
 
 // What was measured: of a sweep, `result` is the row with the most context.
 struct Measured {
-  EvalResult result;
+  EvalResult result = {};
   int64_t min_context = 0;
-  std::vector<SweepRow> sweep;
-  std::vector<PieceScore> tracks;  // of audio
+  std::vector<SweepRow> sweep = {};
+  std::vector<PieceScore> tracks = {};  // of audio
 };
 
 Measured measure(const LoadedRun& run, const Scored& scored, const Options& options) {
@@ -225,7 +225,10 @@ void print_protocol(const Measured& measured, const Scored& scored) {
 
 void print_table(const LoadedRun& run, const Measured& measured, const Options& options,
                  const Scored& scored, const std::vector<Baseline>& rows, const Json& training) {
-  Table table({concat("on ", scored.name), unit_of(run.recipe)});
+  const int64_t bytes = measured.result.bytes;
+  const std::string part =
+      bytes < scored.bytes.size() ? concat(format_count(bytes), " of ") : std::string();
+  Table table({concat("on ", part, scored.name), unit_of(run.recipe)});
   table.add({concat("this model, ", format_count(parameter_count(run.recipe.model)), " parameters"),
              bits_text(measured.result.bits_per_byte)});
   for (const Baseline& row : rows)

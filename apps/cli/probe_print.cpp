@@ -25,6 +25,12 @@ std::string fixed(double value) {
   return std::string_view(text.data()) == "-0.00" ? "0.00" : text.data();
 }
 
+std::string short_number(double value) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.3g", value);
+  return text.data();
+}
+
 // From nothing saved to all: a block that fills up, on a colour that does.
 std::string heat_cell(const CopyCell& cell) {
   constexpr std::array<std::string_view, 5> kBlocks{"·", "░", "▒", "▓", "█"};
@@ -35,13 +41,13 @@ std::string heat_cell(const CopyCell& cell) {
   };
   const size_t color = level(kColors.size());
   const std::string text =
-      " " + std::string(kBlocks[level(kBlocks.size())]) + padded(fixed(cell.gain.mean), kCell - 2);
+      concat(" ", kBlocks[level(kBlocks.size())], padded(fixed(cell.gain.mean), kCell - 2));
   return on_background(text, kColors[color], color >= 6 ? 16 : 255);
 }
 
 std::string copy_map(const ProbeResult& result) {
   std::string text = padded("", 12);
-  for (const double depth : result.depths) text += padded(fixed(depth), kCell);
+  for (const double depth : result.depths) text += padded(short_number(depth), kCell);
   text += "    fresh   ±95%\n";
   const size_t columns = result.depths.size();
   for (size_t row = 0; row < result.lengths.size(); ++row) {

@@ -61,7 +61,10 @@ std::string fixed(double value, int digits) {
   if (!std::isfinite(value)) return "–";
   std::array<char, 64> text{};
   std::snprintf(text.data(), text.size(), "%.*f", digits, value);
-  return text.data();
+  const bool minus_nothing =
+      text[0] == '-' &&
+      std::string_view(text.data()).find_first_of("123456789") == std::string::npos;
+  return text.data() + (minus_nothing ? 1 : 0);
 }
 
 std::string plus_minus(const Estimate& estimate) {
@@ -86,7 +89,7 @@ std::string cell_colors(double share) {
 
 std::string map_table(const ProbeResult& result) {
   std::string html = "<div><table><tr><th>string</th>";
-  for (const double depth : result.depths) html += "<th>depth " + fixed(depth, 2) + "</th>";
+  for (const double depth : result.depths) html += concat("<th>depth ", depth, "</th>");
   html += "<th>fresh</th></tr>\n";
   const size_t columns = result.depths.size();
   for (size_t row = 0; row < result.lengths.size(); ++row) {
@@ -128,7 +131,8 @@ std::string axes(const Scale& scale) {
                   "\"/><text x=\"", kLeft - 8, "\" y=\"", fixed(scale.y(bits) + 4, 1),
                   "\" text-anchor=\"end\">", fixed(bits, 2), "</text>\n");
   }
-  for (double position = 1; position <= scale.most_position; position *= 4)
+  for (double position = 0; position <= scale.most_position;
+       position = position == 0 ? 1 : position * 4)
     svg += concat("<text x=\"", fixed(scale.x(position), 1), "\" y=\"", kTop + kHigh + 18,
                   "\" text-anchor=\"middle\">", static_cast<int64_t>(position), "</text>\n");
   return svg;

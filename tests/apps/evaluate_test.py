@@ -80,6 +80,9 @@ class Evaluate(unittest.TestCase):
         text = lace(*arguments, code=0).stdout.decode()
         self.assertLess(text.index("run\n"), text.index("records\n"))
         self.assertEqual(text.count("loss by position"), 2)
+        failed = lace(*arguments, "--out", "absent/page.html", code=1)
+        self.assertIn(b"absent/page.html", failed.stderr)
+        self.assertEqual(failed.stdout.decode(), text)  # what was measured is not lost
         again = self.json_of(*arguments)["runs"]
         self.assertEqual([run["copying"] for run in again], [run["copying"] for run in found])
 
