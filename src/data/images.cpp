@@ -219,17 +219,17 @@ void deal(const ByteStream& all, const ImageOptions& options, int64_t record, Da
   };
   const int64_t test = share(options.test_fraction),
                 validation = share(options.validation_fraction);
+  // At place j of the random order stands record shuffle(j).
   const Shuffle shuffle(records, kDealSeed);
-  const auto split_of = [&](int64_t i) {
-    const int64_t place = shuffle(i);
-    if (place >= records - test) return &data.test;
-    return place >= records - test - validation ? &data.validation : &data.train;
-  };
-  for (int64_t begin = 0; begin < records;) {
-    DataSplit* split = split_of(begin);
-    int64_t end = begin + 1;
-    while (end < records && split_of(end) == split) ++end;
-    split->bytes.append(all.slice(begin * record, end * record));
+  std::vector<DataSplit*> split_of(static_cast<size_t>(records), &data.train);
+  for (int64_t j = records - test - validation; j < records; ++j)
+    split_of[static_cast<size_t>(shuffle(j))] = j < records - test ? &data.validation : &data.test;
+  for (size_t begin = 0; begin < split_of.size();) {
+    DataSplit* split = split_of[begin];
+    size_t end = begin + 1;
+    while (end < split_of.size() && split_of[end] == split) ++end;
+    split->bytes.append(
+        all.slice(static_cast<int64_t>(begin) * record, static_cast<int64_t>(end) * record));
     begin = end;
   }
 }

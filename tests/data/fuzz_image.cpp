@@ -5,8 +5,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     lace::Image image = lace::decode_image({data, size}, "input");
-    if (image.pixels.size() !=
-        static_cast<size_t>(image.height * image.width * image.channels))
+    if (image.pixels.size() != static_cast<size_t>(image.height * image.width * image.channels))
       __builtin_trap();
     if (image.height * image.width > 1 << 20) return 0;
     image = lace::with_channels(std::move(image), 4, "input");
