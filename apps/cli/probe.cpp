@@ -141,10 +141,7 @@ void add_probe(CLI::App& app) {
   command->add_flag("--random", options->random,
                     "Filler and strings of random bytes, not from the run's validation data");
   command->add_option("--out", options->out, "Also write an HTML page")->transform(path());
-  command
-      ->add_option("--checkpoint", options->checkpoint,
-                   "best, last or previous; default: best if any")
-      ->check(CLI::IsMember({"best", "last", "previous"}));
+  add_checkpoint(*command, options->checkpoint);
   command->add_flag("--json", options->json, "Print JSON");
   add_device(*command, options->device, "Where to compute");
   add_threads(*command);
