@@ -17,7 +17,7 @@ WRONG = [
     (["explian"], USAGE, "there is no subcommand 'explian', there are explain,"),
     (["explian"], USAGE, "did you mean explain?"),
     (["bench", "atention"], USAGE, "there is no subcommand 'atention' of bench, there are "
-     "attention, step, products; did you mean attention?"),
+     "attention, step, products, decode; did you mean attention?"),
     (["--vresion"], USAGE, "there is no option --vresion; did you mean --version?"),
     (["explain", "--seqlen", "8"], USAGE, "no option --seqlen of explain; did you mean --seq-len?"),
     (["sample", "run", "--sed=4"], USAGE, "no option --sed of sample; did you mean --seed?"),
