@@ -129,7 +129,8 @@ class SndFileDecoder : public AudioDecoder {
     LACE_CHECK(file_, "[audio] ", shown, " is damaged: ", why_not_opened());
     sample_rate = info.samplerate;
     channels = info.channels;
-    frames = info.frames;
+    // In an Ogg file the place of its last page, which may count frames that no page holds.
+    if ((info.format & SF_FORMAT_TYPEMASK) != SF_FORMAT_OGG) frames = info.frames;
   }
 
   int64_t read(std::span<float> samples) override {

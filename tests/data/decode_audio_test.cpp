@@ -268,6 +268,41 @@ TEST_F(DecodeAudioTest, Mp3FilesWithTagsAndWithoutAHeaderOfTheirLength) {
   }
 }
 
+// An Ogg file whose first page of audio ends at this place, and the others as far from it as
+// before; files that were cut out of others may begin before 0.
+std::string ogg_from(std::string ogg, int64_t place_of_first) {
+  const auto byte = [&](size_t at) { return static_cast<uint8_t>(ogg[at]); };
+  const auto put = [&](size_t at, uint64_t value, size_t count) {
+    for (size_t i = 0; i < count; ++i) ogg[at + i] = static_cast<char>(value >> 8 * i);
+  };
+  uint64_t first = 0;
+  for (size_t page = 0; page + 27 <= ogg.size();) {
+    size_t size = 27 + byte(page + 26);
+    for (size_t i = 0; i < byte(page + 26); ++i) size += byte(page + 27 + i);
+    uint64_t place = 0;
+    for (size_t i = 0; i < 8; ++i) place |= uint64_t{byte(page + 6 + i)} << 8 * i;
+    if (first == 0) first = place;  // headers are at 0
+    if (place != 0) put(page + 6, place - first + static_cast<uint64_t>(place_of_first), 8);
+    put(page + 22, 0, 4);
+    uint32_t crc = 0;
+    for (size_t i = page; i < page + size; ++i) {
+      crc ^= uint32_t{byte(i)} << 24;
+      for (int bit = 0; bit < 8; ++bit) crc = crc << 1 ^ (crc >> 31 != 0 ? 0x04c11db7 : 0);
+    }
+    put(page + 22, crc, 4);
+    page += size;
+  }
+  return ogg;
+}
+
+TEST_F(DecodeAudioTest, OggFilesMayBeginBeforeZero) {
+  const Signal noise = [](int64_t frame, int) {
+    return static_cast<double>(frame * frame % 7919 - 3960) / 8000;
+  };
+  const std::string ogg = encode(kVorbis, 48000, 1, 240'000, noise);
+  EXPECT_NEAR(static_cast<double>(decoded(ogg_from(ogg, -104), 12000).size()), 60'000, 3000);
+}
+
 // A WAV file that was written into a pipe does not know its length.
 TEST_F(DecodeAudioTest, SizesThatAreNotKnownAreTheRestOfTheFile) {
   std::string wav = encode(kWav16, 12000, 1, 1000, sine(100, 12000));
