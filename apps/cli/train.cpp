@@ -269,9 +269,11 @@ void add_train(CLI::App& app) {
   add_threads(*command);
   command->footer(examples({"lace train recipes/demo.toml",
                             "lace train recipes/demo.toml --set data.paths=~/src --run runs/mine",
+                            "lace train recipes/text-small.toml --set data.paths=~/src",
                             "lace train recipes/demo.toml --resume --set train.max_minutes=10",
-                            "lace train recipes/demo.toml --set train.sample_every=500 "
-                            "--set train.early_stop=5 --set train.keep_checkpoints=3",
+                            "lace train recipes/demo.toml --run runs/mine --set "
+                            "train.sample_every=500 --set train.early_stop=5 --set "
+                            "train.keep_checkpoints=3",
                             "lace train recipes/demo.toml --device cuda --set model.precision=bf16",
                             "lace train recipes/enwik8.toml --dry-run"}));
   command->callback([options] { train(*options); });
