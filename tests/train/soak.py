@@ -58,11 +58,15 @@ class Soak:
 
     def kill(self, run, target, rng, step_s):
         """Starts the run, and kills it some time after it has come to step `target`; None: within
-        its first second, in which it loads. Says where it was."""
+        its first second, in which it loads, or its first steps. Says where it was."""
+        before = self.steps_done(run)
         process = self.start(run, "--resume")
         deadline = time.monotonic() + SECONDS
         if target is None:
-            time.sleep(rng.uniform(0, 1.0))
+            latest = time.monotonic() + rng.uniform(0, 1.0)
+            # What is after the last checkpoint is dropped first, and taken again.
+            while time.monotonic() < latest and self.steps_done(run) < before + 3:
+                time.sleep(step_s / 10)
         else:
             while self.steps_done(run) < target:
                 assert process.poll() is None, (process.returncode, self.errors())
