@@ -8,11 +8,32 @@
 #include "lace/attention.h"
 
 #include "model/pass.h"
+#include "model/scalar_type.h"
 #include "ops/torch_context.h"
 
 namespace lace {
 
+namespace model {
+
+at::ScalarType scalar_type(Precision precision) {
+  switch (precision) {
+    case Precision::kFloat32:
+      return at::kFloat;
+    case Precision::kBFloat16:
+      return at::kBFloat16;
+    case Precision::kFloat16:
+      return at::kHalf;
+    case Precision::kFloat64:
+      return at::kDouble;
+  }
+  return at::kFloat;
+}
+
+}  // namespace model
+
 namespace {
+
+using model::scalar_type;
 
 // Drawn on the CPU, so that it is the same on every device.
 void set_initial_value(const ParameterInfo& info, const at::Tensor& parameter,
@@ -36,20 +57,6 @@ at::Tensor make_position_indices(const ModelConfig& config) {
   if (config.positions == PositionKind::kRotary) return i.new_empty({0, config.seq_len});
   const int64_t stride = config.position_stride_or_default();
   return at::stack({i.floor_divide(stride), i.remainder(stride)});
-}
-
-at::ScalarType scalar_type(Precision precision) {
-  switch (precision) {
-    case Precision::kFloat32:
-      return at::kFloat;
-    case Precision::kBFloat16:
-      return at::kBFloat16;
-    case Precision::kFloat16:
-      return at::kHalf;
-    case Precision::kFloat64:
-      return at::kDouble;
-  }
-  return at::kFloat;
 }
 
 // Throws with what the device's kernels take unless one of them computes the model's attention.

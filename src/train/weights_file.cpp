@@ -7,6 +7,7 @@
 #include "lace/version.h"
 #include "lace/weights.h"
 
+#include "model/scalar_type.h"
 #include "train/adam.h"
 #include "train/checkpoint.h"
 #include "train/machine.h"
@@ -15,20 +16,6 @@
 
 namespace lace {
 namespace {
-
-at::ScalarType scalar_type(Precision precision) {
-  switch (precision) {
-    case Precision::kFloat32:
-      return at::kFloat;
-    case Precision::kFloat64:
-      return at::kDouble;
-    case Precision::kFloat16:
-      return at::kHalf;
-    case Precision::kBFloat16:
-      return at::kBFloat16;
-  }
-  throw Error("[export] the dtype is none that there is");
-}
 
 // All of [model], what follows from other fields filled in.
 std::string config_json(ModelConfig config) {
@@ -104,7 +91,7 @@ void export_weights(const LoadedRun& run, const std::string& file, std::optional
   std::vector<NamedParameter> weights;
   for (const NamedParameter& p : run.model->parameters()) {
     const at::Tensor tensor = p.tensor.detach();
-    weights.push_back({p.name, dtype ? tensor.to(scalar_type(*dtype)) : tensor});
+    weights.push_back({p.name, dtype ? tensor.to(model::scalar_type(*dtype)) : tensor});
   }
   Recipe recipe = run.recipe;
   recipe.data.forget_places();
