@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from patterns import EDGES, PatternDraw, log_uniform
+from pattern_draw import EDGES, PatternDraw, log_uniform
 
 LONGEST = 1700
 MOST_HEADS = 12

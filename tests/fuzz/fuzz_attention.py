@@ -9,7 +9,7 @@ Case k of a seed is always the same call: a pattern (all atoms with small, large
 1 to 1,700 around the edges of tiles, grouped heads, head dims of q and v drawn apart, dtypes,
 layouts (transposed, fused, padded, odd offsets and strides, stride 0, overlapping rows, shared
 storage), values (normal, rows of large ones, constants, tiny and large ones), scales, determinism,
-forward alone or with gradients. cases.py and patterns.py draw them; reference.py computes what is
+forward alone or with gradients. cases.py and pattern_draw.py draw them; reference.py computes what is
 expected, by dense masked attention from docs/design.md's definitions alone, and how far roundings
 may lead.
 
