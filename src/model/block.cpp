@@ -88,11 +88,11 @@ at::Tensor block_qkv(const BlockCall& call, const Norm& norm1) {
 }
 
 BlockActivations block_activations(const BlockCall& call, const at::Tensor& x, const Norm& norm1,
-                                   bool for_backward) {
+                                   bool for_backward, AttentionState attention) {
   BlockActivations a;
   a.norm1 = norm1;
   a.qkv = block_qkv(call, norm1);
-  a.attention = attend(call, a.qkv);
+  a.attention = attention.rows.defined() ? std::move(attention) : attend(call, a.qkv);
   run_feed_forward(call, x, a, for_backward);
   return a;
 }
