@@ -33,6 +33,7 @@ enum class Order {  // as --help lists
   kCompare,
   kEval,
   kProbe,
+  kAttention,
   kSample,
   kExport,
   kImport,

@@ -17,8 +17,8 @@ NO_SPACE = "lace: standard output cannot be written: No space left on device"
 
 def commands():
     """One line a command and form of output. RUN stands for a run's folder of their own."""
-    help_of = [["explain"], ["model"], ["train"], ["eval"], ["probe"], ["sample"], ["bench"],
-               ["bench", "attention"], ["bench", "step"], ["bench", "products"],
+    help_of = [["explain"], ["model"], ["train"], ["eval"], ["probe"], ["attention"], ["sample"],
+               ["bench"], ["bench", "attention"], ["bench", "step"], ["bench", "products"],
                ["bench", "decode"], ["data"], ["data", "get"], ["data", "show"], ["info"]]
     yield from (["--version"], ["--help"], *([*names, "--help"] for names in help_of))
     yield from (["sample", "run"], ["sample", "run", "--raw"], [*BENCH[:2], "--list"])
