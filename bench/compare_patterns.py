@@ -4,8 +4,8 @@ them: the paper's Table 2 on data of one's own, in calls of limited time.
 
 A call trains what is unfinished until --limit seconds are over, stops with a checkpoint, and packs
 what there is; the next call goes on. Runs stay in --work. Once all have taken their steps, each is
-scored (lace eval, its 95% interval), draws samples and maps its attention; the best is scored by
-minimum context too (--sweep). --out then holds, at most 16 MB in all: summary.md, summary.json,
+scored (lace eval, its 95% interval), the best by minimum context too (--sweep), and those of the
+first seed draw samples and map their attention. --out then holds, at most 16 MB in all: summary.md, summary.json,
 comparison.json, comparison.svg, and of each run its metrics, samples, page and settings.
 
 Equal steps and equal time: curves are compared at the last step, and at the last moment, that all
@@ -20,7 +20,7 @@ Presets (--list shows their settings; --set is added to them, --steps says how l
 
   bench/compare_patterns.py text build/cuda/bin/lace --device cuda --limit 540 --steps 1200 \\
       --data shared/data/wiki100m.txt.xz --out text.tar.xz
-  bench/compare_patterns.py images build/cuda/bin/lace --device cuda --limit 540 --steps 3000 \\
+  bench/compare_patterns.py images build/cuda/bin/lace --device cuda --limit 540 --steps 1500 \\
       --data shared/data/cifar10_train20k.hwc.xz --set data.validation_fraction=0.1 \\
       data.test_paths=shared/data/cifar10_test1k.hwc.xz --out images.tar.xz
   bench/compare_patterns.py music build/cuda/bin/lace --device cuda --limit 540 --steps 20 \\
@@ -52,7 +52,8 @@ LEAST_S = 40  # nothing is begun with less time left
 # Short runs: the paper's dropout is for 80 epochs and its warm-up longer than the run, and GPT-2's
 # start values leave the plateau of letter frequencies at once. The same for all patterns.
 SHORT = ["model.dropout=0", "model.recompute=false", "model.init=gpt2", "optimizer.beta2=0.98",
-         "optimizer.warmup_steps=100", "train.checkpoint_every=0"]
+         "optimizer.warmup_steps=100", "train.checkpoint_every=0", "train.keep_checkpoints=0",
+         "train.sample_every=0"]
 PRESETS = {
     "text": {
         "runs": {"dense": "enwik8_dense", "fixed": "enwik8", "strided": "enwik8_strided"},
@@ -69,7 +70,8 @@ PRESETS = {
     "music": {
         "runs": {"65536": "music", "262144": "music_262144", "1048576": "music_1048576"},
         "set": ["optimizer.warmup_steps=10", "train.accumulate=1", "train.checkpoint_every=0",
-                "train.validate_every=0", "train.validate_windows=4"],
+                "train.keep_checkpoints=0", "train.sample_every=0", "train.validate_every=0",
+                "train.validate_windows=4"],
         "sample": ["--length", "12000"],
     },
 }
@@ -302,7 +304,8 @@ def work(arguments, clock):
             best.ask("sweep.json", ["eval", "--split", arguments.split, "--sweep", "--windows",
                                     str(arguments.sweep_windows)], clock)
         for job in jobs:
-            job.show(clock)
+            if job.seed == arguments.seeds[0]:
+                job.show(clock)
         if arguments.preset == "images":
             show_data(arguments, jobs[0], clock)
         return True
