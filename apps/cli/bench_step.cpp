@@ -15,7 +15,7 @@
 #include "lace/version.h"
 
 #include "arguments.h"
-#include "bench_cuda.h"
+#include "bench_cuda_time.h"
 #include "bench_rounds.h"
 #include "bench_step_cases.h"
 #include "bench_step_run.h"
@@ -311,8 +311,7 @@ void add_bench_step(CLI::App& bench) {
                    "A recipe's file; with --table the folder of the paper's (default: recipes)")
       ->transform(path())
       ->check(CLI::ExistingPath);
-  step->add_option("--set", options->overrides, "section.key=value, as in lace train")
-      ->type_name("KEY=VALUE");
+  add_set(*step, options->overrides);
   step->add_option("--steps", options->steps,
                    "Timed steps (default: 20, of each row of the table 5)")
       ->transform(whole_number(1, 100000));

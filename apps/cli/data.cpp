@@ -260,12 +260,7 @@ void add_show(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = data_group(app)->add_subcommand(
       "show", "Shows a recipe's data: sizes, splits, what gzip and xz make of them, a few windows");
-  command->add_option("recipe", options->recipe, "The recipe, a TOML file")
-      ->required()
-      ->transform(path())
-      ->check(CLI::ExistingFile);
-  command->add_option("--set", options->overrides, "section.key=value, over the recipe's own")
-      ->allow_extra_args(false);
+  add_recipe(*command, options->recipe, options->overrides);
   command
       ->add_option("--windows", options->windows,
                    "How many windows to show; default: 3, of images 25")

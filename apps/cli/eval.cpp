@@ -236,7 +236,8 @@ void print_table(const LoadedRun& run, const Measured& measured, const Options& 
   std::cout << table.to_string();
   if (!measured.sweep.empty())
     std::cout << "\n" << sweep_table(measured.sweep, unit_of(run.recipe));
-  if (!measured.tracks.empty()) std::cout << "\n" << tracks_text(measured.tracks) << "\n";
+  if (!measured.tracks.empty())
+    std::cout << "\n" << tracks_text(measured.tracks, scored.bytes) << "\n";
   std::cout << "\n";
   if (!training.empty()) {
     std::cout << "trained on " << format_count(training["bytes_trained"].get<int64_t>())
@@ -292,7 +293,7 @@ Json to_json(const LoadedRun& run, const Measured& measured, const Options& opti
   }
   if (!measured.sweep.empty()) json["sweep"] = sweep_json(measured.sweep);
   if (!measured.tracks.empty()) {
-    json["tracks"] = tracks_json(measured.tracks);
+    json["tracks"] = tracks_json(measured.tracks, scored.bytes);
     json["mean_over_tracks"] = mean_over_tracks(measured.tracks);
   }
   for (const Baseline& row : rows)

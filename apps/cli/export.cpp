@@ -70,8 +70,7 @@ void add_import(CLI::App& app) {
   command->add_option("--recipe", options->recipe, "The model's recipe; default: the file's own")
       ->transform(path())
       ->check(CLI::ExistingFile);
-  command->add_option("--set", options->overrides, "section.key=value, over the recipe's own")
-      ->allow_extra_args(false);
+  add_set(*command, options->overrides);
   command->footer(
       examples({"lace import demo.safetensors runs/copy", "lace sample runs/copy --length 400",
                 "lace import demo.safetensors runs/tuned --set data.paths=mine.txt",

@@ -125,6 +125,20 @@ void add_checkpoint(CLI::App& command, std::string& checkpoint) {
       ->check(check);
 }
 
+CLI::Option* add_set(CLI::App& command, std::vector<std::string>& overrides) {
+  return command.add_option("--set", overrides, "section.key=value, over the recipe's own")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+}
+
+void add_recipe(CLI::App& command, std::string& recipe, std::vector<std::string>& overrides) {
+  command.add_option("recipe", recipe, "The recipe, a TOML file")
+      ->required()
+      ->transform(path())
+      ->check(CLI::ExistingFile);
+  add_set(command, overrides);
+}
+
 void add_device(CLI::App& command, std::string& device, const std::string& what) {
   const auto check = [](const std::string& name) {
     const bool known = name == "cpu" || name == "cuda" ||

@@ -218,7 +218,11 @@ void train(const Options& options) {
   RunResult result;
   {
     const SignalHandler handler;
-    const double peak = first ? measured_peak(device, recipe.model.precision) : 0;
+    double peak = 0;  // a GPU is nobody else's: once is enough
+    const auto measure_peak = [&] {
+      if (peak == 0 || device.is_cpu()) peak = measured_peak(device, recipe.model.precision);
+      return peak;
+    };
     std::optional<ProgressView> view;
     if (first) view.emplace();
     result =
@@ -237,8 +241,8 @@ void train(const Options& options) {
                            .accept_changed_data = options.accept_changed_data,
                            .on_note = note,
                            .draw = draw,
-                           .step_operations = peak > 0 ? step_operations(recipe) : 0,
-                           .peak_operations_per_s = peak});
+                           .step_operations = first ? step_operations(recipe) : 0,
+                           .measure_peak = measure_peak});
   }
   if (report) report->finish();
   if (first) print_result(result, folder, options.json);
@@ -250,12 +254,7 @@ void add_train(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "train",
       "Trains a recipe into a run folder; what torchrun, mpirun or srun start trains one run");
-  command->add_option("recipe", options->recipe, "The recipe, a TOML file")
-      ->required()
-      ->transform(path())
-      ->check(CLI::ExistingFile);
-  command->add_option("--set", options->overrides, "section.key=value, over the recipe's own")
-      ->allow_extra_args(false);
+  add_recipe(*command, options->recipe, options->overrides);
   command->add_option("--run", options->run, "The run's folder; default runs/NAME")
       ->transform(path());
   command->add_flag("--resume", options->resume,

@@ -23,7 +23,7 @@ PROJECT = pathlib.Path(sys.argv.pop(1)).resolve()
 SECONDS = 10  # for an example that does not train
 NO_GPU = re.compile(r"^lace: \[\w+\] \S+ ?\S* needs a (GPU|build with CUDA)", re.MULTILINE)
 HELP = [[], ["explain"], ["model"], ["train"], ["watch"], ["report"], ["compare"], ["eval"],
-        ["probe"], ["sample"], ["bench"], ["bench", "attention"], ["bench", "step"],
+        ["probe"], ["attention"], ["sample"], ["bench"], ["bench", "attention"], ["bench", "step"],
         ["bench", "products"], ["bench", "decode"], ["info"]]
 
 

@@ -181,7 +181,7 @@ def lost(folder, recipe, divide="false"):
     begin = time.monotonic()
     processes[1].kill()
     _, errors = end(processes[0], 1)
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 60  # 30 where the machine has a core for each rank
     processes[1].communicate()
     assert "[distributed] rank 1 of 2 has not been heard of" in errors, errors
     assert "frame #" not in errors, errors

@@ -16,7 +16,7 @@
 #include "kernels/elementwise/cuda/launch.h"
 #include "kernels/products/cuda/cublas_products.h"
 #include "kernels/products/cuda/gelu_kernels.h"
-#include "kernels/products/cuda/timer.h"
+#include "kernels/products/cuda/fastest.h"
 
 namespace lace::cuda::products {
 
