@@ -44,7 +44,10 @@ nlohmann::ordered_json model_json(const ModelConfig& model) {
           {"dropout", model.dropout},
           {"recompute", model.recompute},
           {"tied", model.tied},
-          {"precision", name(model.precision)}};
+          {"precision", name(model.precision)},
+          {"residual", name(model.residual)},
+          {"init", name(model.init)},
+          {"deterministic", model.deterministic}};
 }
 
 namespace {
@@ -181,8 +184,8 @@ void bench_recipe(const Options& options) {
   }
   std::cout << format_number(result.time_ms()) << " ms a step (± "
             << format_number(spread(result.times_ms)) << "), "
-            << format_number(tokens_per_s(recipe, result))
-            << " tokens/s: " << parameter_count(recipe.model) << " parameters, "
+            << format_count(std::llround(tokens_per_s(recipe, result)))
+            << " tokens/s: " << format_count(parameter_count(recipe.model)) << " parameters, "
             << name(recipe.model.precision) << ", "
             << (device.is_cpu() ? std::to_string(at::get_num_threads()) + " threads"
                                 : gpu_name(device))

@@ -67,7 +67,8 @@ void add_threads(CLI::App& command, int default_threads = 0);
 CLI::Option* add_set(CLI::App& command, std::vector<std::string>& overrides);
 
 // Adds a recipe's file, which must be given, and `--set`.
-void add_recipe(CLI::App& command, std::string& recipe, std::vector<std::string>& overrides);
+CLI::Option* add_recipe(CLI::App& command, std::string& recipe,
+                        std::vector<std::string>& overrides);
 
 // Adds `--checkpoint`: best, last, previous or step-N; "" by default, which means best if there is
 // one, else last.

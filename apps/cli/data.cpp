@@ -31,6 +31,7 @@ CLI::App* data_group(CLI::App& app) {
   if (!found.empty()) return found.front();
   CLI::App* group = app.add_subcommand("data", "What models are trained on");
   group->require_subcommand(1);
+  group->footer(examples({"lace data show recipes/demo.toml", "lace data get enwik8 --to ~/data"}));
   return group;
 }
 

@@ -103,7 +103,8 @@ std::string tracks_text(const std::vector<PieceScore>& pieces, const DataSplit& 
     return concat(decimals(piece.bits_per_byte.mean, 3), " (",
                   path_text(split.piece_name(piece.piece)), ")");
   };
-  return concat(format_count(static_cast<int64_t>(pieces.size())), " tracks: mean ",
+  return concat(format_count(static_cast<int64_t>(pieces.size())),
+                pieces.size() == 1 ? " track: mean " : " tracks: mean ",
                 decimals(mean_over_tracks(pieces), 3), " a track, lowest ", track(*low),
                 ", highest ", track(*high));
 }

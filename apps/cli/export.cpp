@@ -52,8 +52,8 @@ void add_export(CLI::App& app) {
       ->check(CLI::IsMember({"fp32", "bf16", "fp16", "fp64"}));
   command->footer(examples({"lace export runs/demo demo.safetensors",
                             "lace export runs/demo demo.safetensors --checkpoint last --dtype bf16",
-                            "python3 -c 'import safetensors.torch as s; print(s.load_file(\"demo."
-                            "safetensors\").keys())'"}));
+                            "pip install safetensors && python3 -c 'import safetensors.torch as s; "
+                            "print(s.load_file(\"demo.safetensors\").keys())'"}));
   command->callback([options] { export_run(*options); });
 }
 

@@ -261,7 +261,7 @@ void add_sample(CLI::App& app) {
                             "lace sample runs/demo --length 2000 --temperature 0.8 --seed 7",
                             "lace sample runs/demo --prompt-file recipes/demo.toml --count 4",
                             "lace sample runs/demo --raw --length 4096 > sample.bin",
-                            "lace sample runs/demo --count 2 --out /tmp/sample.txt"}));
+                            "lace sample runs/demo --count 2 --out sample.txt"}));
   command->callback([options] { sample(*options); });
 }
 
