@@ -1,0 +1,85 @@
+"""Patterns read off mask tensors, exactly: a mask either is one of lace's patterns or is not.
+
+What is looked for: a band of constant width along the diagonal (causal, a window, everything), and
+masks of square blocks, two-sided or cut at the diagonal.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ._pattern import Pattern
+
+Tensor = torch.Tensor
+
+BLOCK_SIZES = (256, 128, 64, 32, 16)
+
+
+def band_text(lowest: int, highest: int, least: int, most: int) -> str | None:
+    """The pattern whose live pairs have lowest <= query − key <= highest, of all that have
+    least <= query − key <= most, which the bounds are in; None: no pattern says that."""
+    after_all, before_all = lowest == least, highest == most
+    if after_all and before_all:
+        return "bidirectional(dense)"
+    if lowest == 0:
+        return "dense" if before_all else f"local({highest + 1})"
+    if highest > 0 and (lowest == -highest or (after_all and -highest < least)):
+        return f"bidirectional(local({2 * highest}))"
+    return None
+
+
+def pattern_of_mask(mask: Tensor) -> Pattern | None:
+    """The pattern of a mask: bool [heads or 1, q_len, k_len], queries the last of the positions.
+
+    None: it is not one that is looked for. Reads the mask a few times, on its device, and waits.
+    """
+    text = _band_text(mask)
+    if text is not None:
+        return Pattern(text)
+    for block_size in BLOCK_SIZES:
+        if block_size < mask.shape[-1]:
+            pattern = _blocks(mask, block_size)
+            if pattern is not None:
+                return pattern
+    return None
+
+
+def _differences(mask: Tensor) -> Tensor:
+    """Query − key: [q_len, k_len]."""
+    q_len, k_len = mask.shape[-2:]
+    query = torch.arange(k_len - q_len, k_len, device=mask.device)
+    return query[:, None] - torch.arange(k_len, device=mask.device)
+
+
+def _band_text(mask: Tensor) -> str | None:
+    difference = _differences(mask)
+    live = mask.expand(mask.shape[0], *difference.shape)
+    if not bool(live.any()):
+        return None
+    first = live[0]
+    least, most = int(difference.min()), int(difference.max())
+    lowest = int(difference.masked_fill(~first, most).min())
+    highest = int(difference.masked_fill(~first, least).max())
+    if not bool((live == ((difference >= lowest) & (difference <= highest))).all()):
+        return None
+    return band_text(lowest, highest, least, most)
+
+
+def _blocks(mask: Tensor, size: int) -> Pattern | None:
+    """The block mask of blocks of this size that `mask` is, two-sided or cut at the diagonal."""
+    heads, q_len, k_len = mask.shape
+    begin = k_len - q_len
+    blocks = -(-k_len // size)
+    # Rows before the first query, and positions past the end, are dead; they fill whole blocks.
+    padded = mask.new_zeros((heads, blocks * size, blocks * size))
+    padded[:, begin:k_len, :k_len] = mask
+    tiles = padded.view(heads, blocks, size, blocks, size)
+    live = tiles.any(dim=4).any(dim=2)
+    spread = live.repeat_interleave(size, 1)[:, begin:k_len]
+    spread = spread.repeat_interleave(size, 2)[:, :, :k_len]
+    if bool((spread == mask).all()):
+        return Pattern.from_blocks(live, size, causal=False)
+    causal = _differences(mask) >= 0
+    if bool(((spread & causal) == mask).all()):
+        return Pattern.from_blocks(live, size)
+    return None

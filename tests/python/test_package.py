@@ -1,0 +1,388 @@
+"""The package `lace`, as installed from its wheel: everything but lace.hf.
+
+Usage: test_package.py [unittest options], on an interpreter that has the package.
+"""
+
+import copy
+import importlib.metadata
+import math
+import os
+import pickle
+import sys
+import unittest
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention.flex_attention import create_block_mask
+
+import lace
+
+
+def tensors(batch=2, heads=4, kv_heads=None, q_len=96, k_len=None, head_dim=32, grad=False):
+    generator = torch.Generator().manual_seed(0)
+    kv_heads, k_len = kv_heads or heads, k_len or q_len
+    shapes = [(batch, heads, q_len, head_dim)] + 2 * [(batch, kv_heads, k_len, head_dim)]
+    return [torch.randn(s, generator=generator, requires_grad=grad) for s in shapes]
+
+
+def positions(q_len, k_len=None):
+    k_len = k_len or q_len
+    return torch.arange(k_len - q_len, k_len)[:, None], torch.arange(k_len)[None, :]
+
+
+class PackageTest(unittest.TestCase):
+    def assert_close(self, got, expected, tolerance=1e-5):
+        self.assertEqual(got.shape, expected.shape)
+        self.assertLess((got - expected).abs().max().item(), tolerance)
+
+
+class InstallTest(PackageTest):
+    def test_comes_from_the_wheel(self):
+        self.assertIn("site-packages", lace.__file__)
+        self.assertEqual(os.path.dirname(lace.__file__), str(lace.library_path.parent))
+        self.assertEqual(importlib.metadata.version("lace-attention"), lace.__version__)
+        self.assertEqual(importlib.metadata.requires("lace-attention"), ["torch==2.11.*"])
+        self.assertTrue(os.path.exists(os.path.join(os.path.dirname(lace.__file__), "py.typed")))
+
+    def test_library_has_no_run_path(self):
+        with open(lace.library_path, "rb") as file:
+            content = file.read()
+        self.assertNotIn(b"/torch/lib", content)
+
+    def test_imports_nothing_of_transformers(self):
+        self.assertNotIn("transformers", sys.modules)
+
+
+class PatternTest(PackageTest):
+    def test_text_and_algebra(self):
+        window = lace.Pattern("local( 16 )")
+        self.assertEqual(str(window | "sinks(2)"), "local(16) | sinks(2)")
+        self.assertEqual(str("sinks(2)" | window), "sinks(2) | local(16)")
+        self.assertEqual(str((window | "sinks(2)") & "block(8) | dense").count("&"), 1)
+        self.assertEqual(window.bidirectional().text, "bidirectional(local(16))")
+        self.assertFalse(window.bidirectional().causal)
+        self.assertEqual(lace.Pattern("fixed(8, 2, 4)").heads, 4)
+        mixed = lace.Pattern.per_head([(1, window | "sinks(2)"), (3, "dense")])
+        self.assertEqual(mixed.heads, 4)
+
+    def test_is_a_value(self):
+        pattern = lace.Pattern("local(16)|sinks(2)")
+        for same in (lace.Pattern(pattern), copy.deepcopy(pattern), pickle.loads(pickle.dumps(pattern))):
+            self.assertEqual(same, pattern)
+            self.assertEqual(hash(same), hash(pattern))
+        self.assertNotEqual(pattern, lace.Pattern("local(16)"))
+        self.assertEqual(eval(repr(pattern), {"Pattern": lace.Pattern}), pattern)
+
+    def test_intersection_of_unions(self):
+        pattern = lace.Pattern("local(4) | sinks(3)") & "block(8) | strided(5)"
+        i, j = positions(40)
+        left = (i - j < 4) | (j < 3)
+        right = (i // 8 == j // 8) | ((i - j) % 5 == 0)
+        self.assertTrue(torch.equal(pattern.mask(40)[0], left & right & (j <= i)))
+
+    def test_mask_of_last_queries_and_heads(self):
+        mask = lace.Pattern("heads(1*local(4), 1*sinks(3))").mask(10, 40)
+        i, j = positions(10, 40)
+        self.assertTrue(torch.equal(mask[0], (i - j < 4) & (j <= i)))
+        self.assertTrue(torch.equal(mask[1], (j < 3) & (j <= i)))
+
+    def test_from_blocks(self):
+        live = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5
+        i, j = positions(70)
+        spread = live.repeat_interleave(32, 1).repeat_interleave(32, 2)[:, :70, :70]
+        for causal in (True, False):
+            pattern = lace.Pattern.from_blocks(live, 32, causal=causal)
+            self.assertEqual(pattern.heads, 2)
+            self.assertTrue(torch.equal(pattern.mask(70), spread & (j <= i) if causal else spread))
+        self.assertEqual(pattern, lace.Pattern.from_blocks(live.clone(), 32, causal=False))
+
+    def test_errors(self):
+        with self.assertRaisesRegex(RuntimeError, "locl"):
+            lace.Pattern("locl(3)")
+        with self.assertRaisesRegex(lace.Error, r"\[pattern\] a pattern is a text, got int"):
+            lace.Pattern(3)
+        with self.assertRaisesRegex(lace.Error, r"\[from_blocks\] live must be bool"):
+            lace.Pattern.from_blocks(torch.zeros(2, 3, 3), 32)
+
+
+class ExplainTest(PackageTest):
+    def test_figures(self):
+        figures = lace.explain("local(16) | strided(16)", 256, heads=2)
+        live = lace.Pattern("local(16) | strided(16)").mask(256)
+        self.assertEqual(figures.live_pairs, 2 * int(live.sum()))
+        self.assertEqual(figures.max_keys, int(live.sum(-1).max()))
+        self.assertAlmostEqual(figures.saved, 1 - int(live.sum()) / (256 * 257 / 2))
+        self.assertEqual(figures.layers_to_full_reach, 2)
+        self.assertIn("after 2 layers", str(figures))
+        self.assertEqual(figures.figures["tile"], [128, 128])
+
+    def test_picture(self):
+        svg = lace.explain(["local(8)", lace.Pattern("strided(8)")], 64)._repr_svg_()
+        self.assertTrue(svg.lstrip().startswith("<svg"))
+        self.assertIn("strided(8)", svg)
+
+    def test_errors(self):
+        with self.assertRaisesRegex(RuntimeError, r"\[explain\] tile must be"):
+            lace.explain("dense", 64, tile=(10, 128))
+        with self.assertRaisesRegex(RuntimeError, r"\[explain\] seq_len must be"):
+            lace.explain("dense", 0)
+
+
+class AttentionTest(PackageTest):
+    def test_equals_masked_attention(self):
+        pattern = lace.Pattern("local(16) | strided(8)")
+        for sizes in ({}, {"q_len": 40, "k_len": 96}, {"kv_heads": 2}):
+            q, k, v = tensors(**sizes)
+            mask = pattern.mask(q.shape[2], k.shape[2])
+            expected = F.scaled_dot_product_attention(q, k, v, mask, scale=0.3, enable_gqa=True)
+            out, lse = lace.attention(q, k, v, pattern, scale=0.3, return_lse=True)
+            self.assert_close(out, expected)
+            self.assertEqual(lse.shape, q.shape[:3])
+            self.assert_close(lace.attention(q, k, v, str(pattern), scale=0.3), expected)
+
+    def test_kernel_is_named(self):
+        self.assertRegex(lace.attention_kernel(*tensors()), "^(cpu_|reference)")
+
+    def test_what_the_library_lacks_is_an_error(self):
+        q, k, v = tensors()
+        self.assertIsInstance(lace.NotSupportedError("x"), NotImplementedError)
+        with self.assertRaisesRegex(lace.NotSupportedError, r"\[attention\] softcap is not computed"):
+            lace.attention(q, k, v, "dense", softcap=30.0)
+
+    def test_errors_name_the_argument(self):
+        q, k, v = tensors()
+        with self.assertRaisesRegex(RuntimeError, r"\[attention\] head_dim of k is 16, q has 32"):
+            lace.attention(q, k[..., :16], v, "dense")
+        with self.assertRaisesRegex(lace.Error, "pattern must be a text or a lace.Pattern"):
+            lace.attention(q, k, v, None)
+
+    def test_compiles_whole(self):
+        pattern = lace.Pattern("local(16)")
+        call = torch.compile(
+            lambda q, k, v: lace.attention(q, k, v, pattern), backend="aot_eager", fullgraph=True
+        )
+        q, k, v = tensors(grad=True)
+        call(q, k, v).square().sum().backward()
+        got = q.grad.clone()
+        q.grad = None
+        lace.attention(q, k, v, pattern).square().sum().backward()
+        self.assert_close(got, q.grad, 1e-6)
+
+
+class MaskedTest(PackageTest):
+    """scaled_dot_product_attention and flex_attention: what they run, and what they hand on."""
+
+    def masks(self, n):
+        """Name, mask_mod, and the pattern that says it (None: none does; "": a block mask)."""
+        short = [48, 16, 64, 32, n]
+        document = torch.repeat_interleave(torch.arange(5), torch.tensor(short))
+        odd = torch.repeat_interleave(torch.arange(5), torch.tensor([47, 17, *short[2:]]))
+        return [
+            ("causal", lambda b, h, q, k: q >= k, "dense"),
+            ("all", lambda b, h, q, k: q >= 0, "bidirectional(dense)"),
+            ("window", lambda b, h, q, k: (q >= k) & (q - k < 37), "local(37)"),
+            ("two-sided", lambda b, h, q, k: (q - k).abs() <= 21, "bidirectional(local(42))"),
+            ("lopsided", lambda b, h, q, k: (q - k <= 21) & (k - q <= 20), None),
+            ("documents", lambda b, h, q, k: (document[q] == document[k]) & (q >= k), ""),
+            ("two-sided documents", lambda b, h, q, k: document[q] == document[k], ""),
+            ("odd documents", lambda b, h, q, k: odd[q] == odd[k], None),
+            ("a head each", lambda b, h, q, k: (q // 16 + k // 16 + h) % 3 == 0, ""),
+            ("first keys", lambda b, h, q, k: (q // 128 == k // 128) | (k < 128), ""),
+            ("a pair less", lambda b, h, q, k: (q >= k) & ~((q == 9) & (k == 3)), None),
+        ]
+
+    @staticmethod
+    def dense(mask_mod, batch, heads, n):
+        b, h, i = torch.arange(batch), torch.arange(heads), torch.arange(n)
+        for dims in [(None, None, None, 0), (None, None, 0, None), (None, 0, None, None)]:
+            mask_mod = torch.vmap(mask_mod, dims)
+        return torch.vmap(mask_mod, (0, None, None, None))(b, h, i, i)
+
+    def test_masks_are_read_exactly(self):
+        for n in (256, 130):
+            q, k, v = tensors(q_len=n)
+            for name, mask_mod, expected_pattern in self.masks(n):
+                block_mask = create_block_mask(mask_mod, None, 4, n, n, device="cpu")
+                mask = self.dense(mask_mod, 1, 4, n)
+                expected = F.scaled_dot_product_attention(q, k, v, mask)
+                for call, argument, reader in [
+                    (lace.scaled_dot_product_attention, "attn_mask", lace._sdpa._pattern_of),
+                    (lace.flex_attention, "block_mask", lace._flex._pattern_of),
+                ]:
+                    with self.subTest(n=n, mask=name, call=call.__name__):
+                        value = mask if argument == "attn_mask" else block_mask
+                        with warnings.catch_warnings():
+                            warnings.simplefilter("ignore")
+                            self.assert_close(call(q, k, v, **{argument: value}), expected)
+                        pattern = reader(value, q, n if argument == "attn_mask" else k)[0]
+                        if expected_pattern is None:
+                            self.assertIsNone(pattern)
+                        elif expected_pattern:
+                            self.assertEqual(pattern.text, expected_pattern)
+                        else:
+                            self.assertIn("mask(", pattern.text)
+
+    def test_a_mask_that_changed_is_read_again(self):
+        q, k, v = tensors()
+        mask = torch.ones(96, 96, dtype=torch.bool).tril()
+        for _ in range(2):
+            expected = F.scaled_dot_product_attention(q, k, v, mask)
+            self.assert_close(lace.scaled_dot_product_attention(q, k, v, mask), expected)
+            mask[:, :] = torch.ones(96, 96, dtype=torch.bool)
+
+    def test_last_queries(self):
+        q, k, v = tensors(q_len=40, k_len=96)
+        i, j = positions(40, 96)
+        for mask, text in [
+            (j <= i, "dense"),
+            ((j <= i) & (i - j < 7), "local(7)"),
+            ((i - j).abs() <= 7, "bidirectional(local(14))"),
+            ((i // 32 == j // 32) & (j <= i), "mask("),
+        ]:
+            expected = F.scaled_dot_product_attention(q, k, v, mask)
+            self.assert_close(lace.scaled_dot_product_attention(q, k, v, mask), expected)
+            self.assertIn(text, lace._sdpa._pattern_of(mask, q, 96)[0].text)
+        q, mask = q[:, :, -1:], (i - j < 7)[-1:]
+        expected = F.scaled_dot_product_attention(q, k, v, mask)
+        self.assert_close(lace.scaled_dot_product_attention(q, k, v, mask), expected)
+
+    def test_torch_signature(self):
+        for sizes in ({}, {"q_len": 40, "k_len": 96}, {"kv_heads": 2}):
+            for causal in (False, True):
+                q, k, v = tensors(**sizes)
+                options = {"is_causal": causal, "scale": 0.2, "enable_gqa": True}
+                self.assert_close(
+                    lace.scaled_dot_product_attention(q, k, v, **options),
+                    F.scaled_dot_product_attention(q, k, v, **options),
+                )
+        q, k, v = (t[0] for t in tensors())
+        got = lace.scaled_dot_product_attention(q, k, v, is_causal=True)
+        self.assert_close(got, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        q, k, v = (t[None].expand(3, -1, -1, -1, -1) for t in tensors())
+        got = lace.scaled_dot_product_attention(q, k, v)
+        self.assert_close(got, F.scaled_dot_product_attention(q, k, v))
+
+    def test_others_are_handed_on_with_one_warning(self):
+        lace._library._warned.clear()
+        q, k, v = tensors()
+        bias = torch.randn(96, 96, generator=torch.Generator().manual_seed(1))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                got = lace.scaled_dot_product_attention(q, k, v, bias)
+                self.assert_close(got, F.scaled_dot_product_attention(q, k, v, bias))
+        ours = [str(w.message) for w in caught if "lace" in str(w.message)]
+        self.assertEqual(len(ours), 1)
+        self.assertIn("float masks", ours[0])
+        # More queries than keys, too.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            got = lace.scaled_dot_product_attention(k, q[:, :, :40], v[:, :, :40])
+        self.assert_close(got, F.scaled_dot_product_attention(k, q[:, :, :40], v[:, :, :40]))
+
+    def test_masks_of_each_batch_element_are_right(self):
+        q, k, v = tensors()
+        keys = torch.arange(96) < torch.tensor([70, 96])[:, None]
+        mask = keys[:, None, None, :]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            got = lace.scaled_dot_product_attention(q, k, v, mask)
+        self.assert_close(got, F.scaled_dot_product_attention(q, k, v, mask))
+
+    def test_gradients(self):
+        live = torch.rand(6, 6, generator=torch.Generator().manual_seed(2)) < 0.5
+        live |= torch.eye(6, dtype=torch.bool)
+        mask = live.repeat_interleave(16, 0).repeat_interleave(16, 1)
+        results = []
+        for call in (lace.scaled_dot_product_attention, F.scaled_dot_product_attention):
+            inputs = tensors(grad=True)
+            call(*inputs, mask).square().sum().backward()
+            results.append([t.grad for t in inputs])
+        for got, expected in zip(*results, strict=True):
+            self.assert_close(got, expected, 1e-4)
+
+    def test_flex_lse(self):
+        q, k, v = tensors()
+        block_mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, 96, 96, device="cpu")
+        out, lse = lace.flex_attention(q, k, v, block_mask=block_mask, return_lse=True)
+        logits = (q @ k.mT / math.sqrt(32)).masked_fill(~torch.ones(96, 96).tril().bool(), -math.inf)
+        self.assert_close(lse, logits.logsumexp(-1))
+
+    def test_flex_masks_of_each_batch_element_are_handed_on(self):
+        q, k, v = tensors()
+        lens = torch.tensor([70, 96])
+        block_mask = create_block_mask(
+            lambda b, h, i, j: (i >= j) & (j < lens[b]), 2, None, 96, 96, device="cpu"
+        )
+        mask = self.dense(block_mask.mask_mod, 2, 1, 96)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            got = lace.flex_attention(q, k, v, block_mask=block_mask)
+        self.assert_close(got, F.scaled_dot_product_attention(q, k, v, mask))
+
+    def test_errors(self):
+        q, k, v = tensors()
+        causal = torch.ones(96, 96, dtype=torch.bool).tril()
+        for options, message in [
+            ({"dropout_p": 0.1}, "dropout_p must be 0, got 0.1"),
+            ({"attn_mask": causal, "is_causal": True}, "exclude each other"),
+            ({"attn_mask": causal[:5]}, "must be broadcastable"),
+        ]:
+            with self.assertRaisesRegex(lace.Error, message):
+                lace.scaled_dot_product_attention(q, k, v, **options)
+        with self.assertRaisesRegex(lace.Error, "give enable_gqa=True"):
+            lace.scaled_dot_product_attention(q, k[:, :2], v[:, :2])
+        with self.assertRaisesRegex(lace.Error, "score_mod is not computed: a factor goes into"):
+            lace.flex_attention(q, k, v, score_mod=lambda s, b, h, i, j: s + i)
+
+
+class LayerTest(PackageTest):
+    def test_equals_its_formula(self):
+        torch.manual_seed(0)
+        layer = lace.nn.SparseSelfAttention(64, 4, "local(8)", kv_heads=2, rotary=100.0, bias=True)
+        x = torch.randn(2, 40, 64)
+        q, k, v = layer.qkv(x).split([64, 32, 32], dim=-1)
+        q, k, v = (t.view(2, 40, -1, 16).transpose(1, 2) for t in (q, k, v))
+        turn = torch.polar(
+            torch.ones(40, 8), torch.outer(torch.arange(40.0), 100.0 ** -(torch.arange(8) / 8))
+        )
+
+        def rotate(t):  # as complex numbers
+            t = torch.complex(t[..., :8], t[..., 8:]) * turn
+            return torch.cat([t.real, t.imag], -1)
+
+        i, j = positions(40)
+        mask = (i - j < 8) & (j <= i)
+        out = F.scaled_dot_product_attention(rotate(q), rotate(k), v, mask, enable_gqa=True)
+        expected = layer.out(out.transpose(1, 2).reshape(2, 40, 64))
+        self.assert_close(layer(x), expected)
+        shifted = layer(x, positions=torch.arange(40) + 5)  # only differences count
+        self.assert_close(shifted, expected, 1e-4)
+
+    def test_trains_compiled(self):
+        torch.manual_seed(0)
+        layer = lace.nn.SparseSelfAttention(32, 4, "local(8) | sinks(1)", rotary=True)
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        x = torch.randn(2, 24, 32)
+        compiled(x).square().sum().backward()
+        grads = [p.grad.clone() for p in layer.parameters()]
+        layer.zero_grad()
+        layer(x).square().sum().backward()
+        for got, parameter in zip(grads, layer.parameters(), strict=True):
+            self.assert_close(got, parameter.grad, 1e-4)
+
+    def test_errors(self):
+        for arguments, options, message in [
+            ((65, 4, "dense"), {}, "heads must divide dim, got 4 and 65"),
+            ((64, 4, "dense"), {"kv_heads": 3}, "a multiple of kv_heads, got 4 and 3"),
+            ((64, 4, "fixed(8, 2, 3)"), {}, "tells 3 heads apart"),
+            ((60, 4, "dense"), {"rotary": True}, r"\[Rotary\] head_dim must be even, got 15"),
+        ]:
+            with self.assertRaisesRegex(lace.Error, message):
+                lace.nn.SparseSelfAttention(*arguments, **options)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # a pool waits for every core of a busy machine
+    unittest.main(verbosity=2)
