@@ -1,0 +1,240 @@
+"""What transformers asks for as a mask, read as a pattern.
+
+Its mask functions are closures of a few named factories of transformers.masking_utils, joined by
+and_masks: names and cells tell them apart. Positions are absolute there: row r of the queries is at
+q_offset + r, row c of the keys at kv_offset + c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.attention.flex_attention import BlockMask
+
+from .._library import warn_once
+
+Tensor = torch.Tensor
+MaskFunction = Callable[..., Any]
+
+
+class Unreadable(Exception):
+    """Why a mask function, or what it needs, has no pattern here."""
+
+
+@dataclass
+class Reading:
+    """The intersection of what mask functions say."""
+
+    causal: bool = False
+    window: int | None = None  # key > query − window
+    half_window: int | None = None  # |query − key| <= half_window
+    chunk: int | None = None  # both in one chunk, counted from `chunk_begin` [batch]
+    chunk_begin: Tensor | None = None
+    documents: Tensor | None = None  # [batch, length]: both in the document of this number
+    positions: Tensor | None = None  # [batch, length]: in documents, anew in each
+
+    def pattern(self) -> str:
+        """As text, in positions of one document."""
+        if self.chunk is not None:
+            if self.causal and self.window is None and self.half_window is None:
+                return f"block({self.chunk})"
+        elif self.causal:
+            widths = [w for w in (self.window, _plus_one(self.half_window)) if w is not None]
+            return f"local({min(widths)})" if widths else "dense"
+        elif self.window is None:
+            half = self.half_window
+            return "bidirectional(dense)" if half is None else f"bidirectional(local({2 * half}))"
+        raise Unreadable("no pattern of lace joins these masks")
+
+    @property
+    def shift_invariant(self) -> bool:
+        """Whether only differences of positions count."""
+        return self.chunk is None
+
+
+def _plus_one(value: int | None) -> int | None:
+    return None if value is None else value + 1
+
+
+def read_mask_function(function: MaskFunction) -> Reading:
+    """Throws Unreadable if it is not made of transformers' own factories."""
+    reading = Reading()
+    _read_into(function, reading)
+    return reading
+
+
+def _cells(function: MaskFunction) -> dict[str, Any]:
+    names = function.__code__.co_freevars
+    return dict(zip(names, (cell.cell_contents for cell in function.__closure__ or ()), strict=True))
+
+
+def _read_into(function: MaskFunction, reading: Reading) -> None:
+    name = getattr(function, "__qualname__", "").split(".")[0]
+    if getattr(function, "__module__", "") != "transformers.masking_utils":
+        raise Unreadable(f"the mask function {name or function} is not of transformers.masking_utils")
+    cells = _cells(function)
+    if name == "and_masks":
+        for mask_function in cells["mask_functions"]:
+            _read_into(mask_function, reading)
+    elif name == "causal_mask_function":
+        reading.causal = True
+    elif name == "bidirectional_mask_function":
+        pass
+    elif name == "sliding_window_overlay":
+        reading.window = _narrower(reading.window, cells["sliding_window"])
+    elif name == "sliding_window_bidirectional_overlay":
+        reading.half_window = _narrower(reading.half_window, cells["sliding_window"])
+    elif name == "chunked_overlay" and reading.chunk is None:
+        reading.chunk, reading.chunk_begin = int(cells["chunk_size"]), cells["left_padding"]
+    elif name == "packed_sequence_mask_function" and reading.documents is None:
+        reading.documents = cells["packed_sequence_mask"]
+    elif name == "remap_positions_for_packed_sequence" and reading.positions is None:
+        reading.positions = cells["position_ids"]
+        _read_into(cells["mask_function"], reading)
+    else:
+        raise Unreadable(f"no pattern of lace says what {name} says")
+
+
+def _narrower(a: int | None, b: int) -> int:
+    return int(b) if a is None else min(a, int(b))
+
+
+class LaceMask(BlockMask):
+    """What a layer hands from `make_mask` to `attention_forward` in place of a mask tensor.
+
+    A BlockMask for transformers alone, which hands those on as they are, also where generate()
+    makes masks before it calls the model; none of its tensors exist.
+    """
+
+    def __init__(
+        self,
+        pattern: str,
+        q_length: int,
+        kv_length: int,
+        last_key: int,
+        arguments: dict[str, Any] | None = None,
+    ) -> None:
+        # The pattern is of the keys first_key … last_key − 1, the queries being the last of them.
+        self.pattern = pattern
+        self.q_length, self.kv_length = q_length, kv_length
+        self.first_key, self.last_key = 0, last_key
+        self.arguments = arguments  # of make_mask, for what only a real mask can do
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        batch = self.arguments["batch_size"] if self.arguments else 1
+        return (batch, 1, self.q_length, self.kv_length)
+
+    def __repr__(self) -> str:
+        return f"LaceMask({self.pattern!r}, shape={self.shape})"
+
+    __str__ = __repr__
+
+    def dense(self) -> Tensor:
+        """The same as a tensor: bool [batch, 1, q_length, kv_length], True where it takes part."""
+        assert self.arguments is not None
+        return real_mask(**self.arguments)
+
+
+def real_mask(**arguments: Any) -> Tensor:
+    """transformers' own mask for its sdpa: bool [batch, 1, q_length, kv_length]."""
+    from transformers.masking_utils import sdpa_mask
+
+    arguments |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    mask: Tensor = sdpa_mask(**arguments)
+    return mask
+
+
+@torch.compiler.disable
+def make_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int | Tensor = 0,
+    kv_offset: int = 0,
+    mask_function: MaskFunction | None = None,
+    attention_mask: Tensor | None = None,
+    use_vmap: bool = False,
+    device: torch.device | str = "cpu",
+    config: Any = None,
+    **kwargs: Any,
+) -> LaceMask | Tensor:
+    """The mask interface of transformers. See transformers.masking_utils.sdpa_mask.
+
+    Returns a LaceMask, or a real mask (bool [batch_size, 1, q_length, kv_length]) where lace cannot
+    say it, or where the model takes masks apart itself.
+    """
+    from transformers.masking_utils import causal_mask_function
+
+    arguments: dict[str, Any] = {
+        "batch_size": batch_size,
+        "q_length": q_length,
+        "kv_length": kv_length,
+        "q_offset": int(q_offset),  # of a static cache a tensor, which layers count up
+        "kv_offset": kv_offset,
+        "mask_function": mask_function or causal_mask_function,
+        "attention_mask": attention_mask,
+        "use_vmap": use_vmap,
+        "device": device,
+    }
+    if _slices_masks(config):
+        return real_mask(**arguments)
+    try:
+        return _read(arguments)
+    except Unreadable as reason:
+        warn_once(f"lace.hf: {reason}; a real mask and torch's attention are used")
+        return real_mask(**arguments)
+
+
+def _slices_masks(config: Any) -> bool:
+    """Models that use the tensor for more than attention: longformer, big_bird, indexers."""
+    if getattr(config, "model_type", "") in ("longformer", "big_bird"):
+        return True
+    return "indexed_attention" in (getattr(config, "layer_types", None) or ())
+
+
+def _read(arguments: dict[str, Any]) -> LaceMask:
+    q_length, kv_length = arguments["q_length"], arguments["kv_length"]
+    kv_offset = int(arguments["kv_offset"])
+    reading = read_mask_function(arguments["mask_function"])
+    pattern = reading.pattern()
+    # Row r of the queries stands beside the key begin + r. Keys after the last query are rows of a
+    # static cache that nothing has been written to.
+    begin = arguments["q_offset"] - kv_offset
+    last_key = begin + q_length
+    if begin < 0 or last_key > kv_length:
+        raise Unreadable("the queries stand beside no keys")
+    if not reading.causal and last_key != kv_length:
+        raise Unreadable("there are other numbers of queries and keys in a two-sided layer")
+    if not _is_all(arguments["attention_mask"], kv_offset, kv_offset + last_key):
+        raise Unreadable("padding is not computed by this version of lace")
+    if reading.documents is not None:
+        raise Unreadable("packed documents are not computed by this version of lace")
+    mask = LaceMask(pattern, q_length, kv_length, last_key, arguments)
+    if not reading.shift_invariant:
+        _place_chunks(reading, mask, kv_offset, begin)
+    return mask
+
+
+def _is_all(attention_mask: Tensor | None, first: int, last: int) -> bool:
+    """Whether no position first … last − 1 is padding. Beyond its length everything is."""
+    if attention_mask is None:
+        return True
+    return attention_mask.shape[-1] >= last and bool(attention_mask[:, first:last].all())
+
+
+def _place_chunks(reading: Reading, mask: LaceMask, kv_offset: int, begin: int) -> None:
+    """Chunks are counted from the first position, which a sliding cache may have dropped."""
+    assert reading.chunk is not None
+    if reading.chunk_begin is not None and bool(reading.chunk_begin.any()):
+        raise Unreadable("chunks that begin after padding are not computed by this version of lace")
+    first_chunk = -kv_offset % reading.chunk  # the first key that begins a chunk
+    if begin >= first_chunk:  # no query sees what stands before
+        mask.first_key = first_chunk
+    elif mask.last_key <= first_chunk:  # all are in one chunk
+        mask.pattern = "dense"
+    else:
+        raise Unreadable("the cache has dropped the beginning of a chunk")
