@@ -265,6 +265,7 @@ class Backward {
                       QueryRows& rows) {
     const int64_t base = row_index(task, head, 0);
     const float* lse = static_cast<const float*>(args_.lse) + base;
+    const float* dlse = static_cast<const float*>(args_.dlse);
     float* neg_delta = reinterpret_cast<float*>(neg_delta_.get()) + base;
     rows.fresh = 0;
     for (int r = 0; r < batch.count; r++) {
@@ -277,8 +278,9 @@ class Backward {
       if (touched.load(std::memory_order_relaxed) == 0) {
         touched.store(1, std::memory_order_relaxed);
         rows.fresh |= uint64_t{1} << r;
-        neg_delta[row] = -scale_ * ops_.dot(rows.dout[r], out_.at(task.batch, head, row),
-                                            static_cast<int>(shape_.v_dim));
+        const float delta = ops_.dot(rows.dout[r], out_.at(task.batch, head, row),
+                                     static_cast<int>(shape_.v_dim));
+        neg_delta[row] = -scale_ * (dlse != nullptr ? delta - dlse[base + row] : delta);
       }
       rows.neg_delta[r] = neg_delta[row];
     }

@@ -18,7 +18,7 @@ enum class BackwardMode {
 // What backward does row by row, before and after its products, for both GPU kernels.
 
 // Of a query: its log-sum-exp in base 2 (+∞ for a row without keys, whose weights then are 0), and
-// rowsum(dout · out).
+// rowsum(dout · out) − dlse (0 for such a row).
 struct alignas(8) RowStatistics {
   float lse, delta;
 };
@@ -39,12 +39,12 @@ struct SumRows {
 };
 
 // Enqueues on `stream`: statistics [batch, heads, rows] of out and dout, a multiple of 8 columns,
-// and of lse [batch, heads, rows], contiguous, natural log; and sums [batch, heads, rows, sums_dim]
-// = 0, if not null.
+// and of lse and dlse (null: 0) [batch, heads, rows], contiguous, natural log; and sums [batch,
+// heads, rows, sums_dim] = 0, if not null.
 template <typename Element>
 void launch_statistics(const RowsShape& shape, const StridedRows& out, const StridedRows& dout,
-                       const float* lse, RowStatistics* statistics, float* sums, int32_t sums_dim,
-                       cudaStream_t stream);
+                       const float* lse, const float* dlse, RowStatistics* statistics, float* sums,
+                       int32_t sums_dim, cudaStream_t stream);
 
 // Enqueues on `stream`: result, a multiple of 8 columns, = scale · the sums of every `members`
 // neighbouring heads.

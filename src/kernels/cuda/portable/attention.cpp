@@ -165,7 +165,8 @@ struct Backward {
     }
     run.statistics({shape.batch, shape.heads, shape.q_len, static_cast<int32_t>(shape.v_dim)},
                    rows_of(args.out), rows_of(args.dout), static_cast<const float*>(args.lse),
-                   pointer<RowStatistics>(statistics), launch.dq_sums, dq_width, stream);
+                   static_cast<const float*>(args.dlse), pointer<RowStatistics>(statistics),
+                   launch.dq_sums, dq_width, stream);
     compute_keys(keys, alone ? run.backward_keys_alone : run.backward_keys);
     if (alone) {
       compute_queries();
