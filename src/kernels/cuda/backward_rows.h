@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include "kernels/cuda/strided_rows.h"
+#include "kernels/kernel.h"
 
 namespace lace::cuda {
 
@@ -38,13 +39,23 @@ struct SumRows {
   int32_t dim = 0;
 };
 
+// What statistics read and write beside them, [batch, heads, rows] contiguous: lse, natural log,
+// its gradient dlse (null: 0), and deltas (null: not asked for).
+struct LseRows {
+  const float *lse = nullptr, *dlse = nullptr;
+  float* deltas = nullptr;
+};
+inline LseRows lse_rows(const BackwardArgs& args) {
+  return {static_cast<const float*>(args.lse), static_cast<const float*>(args.dlse),
+          static_cast<float*>(args.delta)};
+}
+
 // Enqueues on `stream`: statistics [batch, heads, rows] of out and dout, a multiple of 8 columns,
-// and of lse and dlse (null: 0) [batch, heads, rows], contiguous, natural log; and sums [batch,
-// heads, rows, sums_dim] = 0, if not null.
+// and of `lse`; and sums [batch, heads, rows, sums_dim] = 0, if not null.
 template <typename Element>
 void launch_statistics(const RowsShape& shape, const StridedRows& out, const StridedRows& dout,
-                       const float* lse, const float* dlse, RowStatistics* statistics, float* sums,
-                       int32_t sums_dim, cudaStream_t stream);
+                       const LseRows& lse, RowStatistics* statistics, float* sums, int32_t sums_dim,
+                       cudaStream_t stream);
 
 // Enqueues on `stream`: result, a multiple of 8 columns, = scale · the sums of every `members`
 // neighbouring heads.

@@ -110,6 +110,7 @@ void backward_row(const BackwardArgs& args, const std::vector<int64_t>& keys, in
   const double dlse = args.dlse != nullptr ? load_lse(args.dlse, shape.dtype, index) : 0;
   const double delta =
       dot<Element>(dout, row_of<Element>(args.out, batch, head, row), shape.v_dim) - dlse;
+  if (args.delta != nullptr) store_lse(args.delta, shape.dtype, index, delta);
   std::vector<double> dq(static_cast<size_t>(shape.qk_dim), 0.0);
   for (const int64_t key : keys) {
     const auto* k = row_of<Element>(args.k, batch, kv_head, key);
