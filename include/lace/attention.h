@@ -14,10 +14,13 @@ namespace lace {
 struct AttentionOptions {
   // Default: 1 / √(head_dim of q). Finite, and but for float64 below 2^127 in size; there, less
   // than 2^−126 counts as 0.
-  std::optional<double> scale;
+  std::optional<double> scale = {};
   // On a GPU: bitwise repeatable gradients, slower. Also where
   // torch.use_deterministic_algorithms(True) asks for them.
   bool deterministic = false;
+  // [heads], float32, bfloat16, float16 or float64; none by default. One more logit in the softmax
+  // of each row of a head, without a value: e^sink is added to what weights are divided by.
+  at::Tensor sinks = {};
 };
 
 // out = softmax(scale · q kᵀ, kept to the pattern's pairs) v
@@ -25,8 +28,8 @@ struct AttentionOptions {
 //   k    [batch, kv_heads, k_len, head_dim]     heads is a multiple of kv_heads, q_len <= k_len
 //   v    [batch, kv_heads, k_len, v_head_dim]
 //   out  [batch, heads,    q_len, v_head_dim]
-// Differentiable once in q, k, v. Under autocast, q, k and v are cast to the autocast dtype.
-// A row without keys gives 0. On a CPU float64 runs the reference kernel, plain loops.
+// Differentiable once in q, k, v and sinks. Under autocast, q, k and v are cast to the autocast
+// dtype. A row without keys gives 0. On a CPU float64 runs the reference kernel, plain loops.
 // cpu_avx512_bf16 multiplies bfloat16 with an instruction that counts numbers below 2^−126 in size
 // as 0: elements of q, k, v and dout, weights, sums of products, and what backward multiplies q and
 // k with, weight · scale · (dout·v − dout·out).
@@ -38,8 +41,10 @@ struct AttentionOptions {
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const Pattern& pattern, const AttentionOptions& options = {});
 
-// As attention, with lse [batch, heads, q_len] (natural log, −inf for a row without keys; float64
-// for float64 inputs, else float32), through which no gradient flows: backward through it throws.
+// As attention, with the log-sum-exp of each row's logits, its sink's too: lse [batch, heads, q_len]
+// (natural log; −inf for a row without keys, or its sink; float64 for float64 inputs, else float32).
+// Differentiable too, so that results of calls over other keys can be joined and trained through:
+//   lse = logaddexp(lse1, lse2),  out = out1 · e^(lse1 − lse) + out2 · e^(lse2 − lse)
 std::pair<at::Tensor, at::Tensor> attention_with_lse(const at::Tensor& q, const at::Tensor& k,
                                                      const at::Tensor& v, const Pattern& pattern,
                                                      const AttentionOptions& options = {});

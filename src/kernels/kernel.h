@@ -59,13 +59,18 @@ struct ForwardArgs {
   void* lse = nullptr;
 };
 
-// Gradients of a loss with d loss / d out = dout. Every element of dq, dk, dv is written.
+// Gradients of a loss with d loss / d out = dout and d loss / d lse = dlse. Every element of dq, dk,
+// dv is written.
 //   dout as out; dq, dk, dv as q, k, v in shape and dtype, of any strides but the innermost
+//   dlse as lse; null: 0
+//   delta as lse; null: not asked for. What every row takes from dout·v: dout·out − dlse
 struct BackwardArgs {
   AttentionShape shape;
   double scale = 1;
   Tensor4 q, k, v, out, dout, dq, dk, dv;
   const void* lse = nullptr;
+  const void* dlse = nullptr;
+  void* delta = nullptr;
 };
 
 // The tiles that a kernel wants its plans compiled for.

@@ -119,8 +119,22 @@ AttentionArguments check_attention(const char* op, const at::Tensor& q, const at
   return arguments;
 }
 
+void check_sinks(const char* op, const AttentionArguments& arguments, const at::Tensor& sinks,
+                 const at::Tensor& q) {
+  if (!sinks.defined()) return;
+  to_dtype(op, sinks.scalar_type());
+  LACE_CHECK(sinks.sizes() == at::IntArrayRef({arguments.shape.heads}), "[", op,
+             "] sinks must have the shape [heads] = [", arguments.shape.heads, "], got ",
+             sinks.sizes());
+  LACE_CHECK(sinks.device() == q.device(), "[", op, "] sinks are on ", sinks.device(), ", q is on ",
+             q.device());
+}
+
+at::ScalarType lse_type(at::ScalarType q) { return q == at::kDouble ? at::kDouble : at::kFloat; }
+
 void check_attention_backward(const AttentionArguments& arguments, const at::Tensor& dout,
-                              const at::Tensor& out, const at::Tensor& lse) {
+                              const at::Tensor& out, const at::Tensor& lse,
+                              const at::Tensor& dlse) {
   const AttentionShape& shape = arguments.shape;
   const at::IntArrayRef sizes = out.sizes();
   const bool out_fits =
@@ -131,11 +145,13 @@ void check_attention_backward(const AttentionArguments& arguments, const at::Ten
              ", out has ", sizes);
   LACE_CHECK(dout.scalar_type() == out.scalar_type(), "[attention_backward] dtype of dout is ",
              dtype_name(dout.scalar_type()), ", out has ", dtype_name(out.scalar_type()));
-  const at::ScalarType lse_type = shape.dtype == DType::kFloat64 ? at::kDouble : at::kFloat;
-  LACE_CHECK(
-      lse.is_contiguous() && lse.sizes() == sizes.slice(0, 3) && lse.scalar_type() == lse_type,
-      "[attention_backward] lse must be what attention returned, got ",
-      dtype_name(lse.scalar_type()), " of the shape ", lse.sizes());
+  const at::ScalarType type = lse_type(out.scalar_type());
+  LACE_CHECK(lse.is_contiguous() && lse.sizes() == sizes.slice(0, 3) && lse.scalar_type() == type,
+             "[attention_backward] lse must be what attention returned, got ",
+             dtype_name(lse.scalar_type()), " of the shape ", lse.sizes());
+  LACE_CHECK(!dlse.defined() || (dlse.sizes() == lse.sizes() && dlse.scalar_type() == type),
+             "[attention_backward] dlse must have the shape and dtype of lse, got ",
+             dtype_name(dlse.scalar_type()), " of the shape ", dlse.sizes());
 }
 
 at::Tensor with_contiguous_rows(const at::Tensor& tensor) {

@@ -22,9 +22,16 @@ struct AttentionArguments {
 AttentionArguments check_attention(const char* op, const at::Tensor& q, const at::Tensor& k,
                                    const at::Tensor& v, std::optional<double> scale);
 
-// Throws lace::Error unless dout, out and lse fit what check_attention accepted.
+// Throws lace::Error naming `op` unless sinks, if defined, fit what check_attention accepted.
+void check_sinks(const char* op, const AttentionArguments& arguments, const at::Tensor& sinks,
+                 const at::Tensor& q);
+
+// Throws lace::Error unless dout, out, lse and, if defined, dlse fit what check_attention accepted.
 void check_attention_backward(const AttentionArguments& arguments, const at::Tensor& dout,
-                              const at::Tensor& out, const at::Tensor& lse);
+                              const at::Tensor& out, const at::Tensor& lse, const at::Tensor& dlse);
+
+// The dtype of lse for q of that dtype.
+at::ScalarType lse_type(at::ScalarType q);
 
 // `tensor` if its rows are contiguous, else a contiguous copy.
 at::Tensor with_contiguous_rows(const at::Tensor& tensor);

@@ -6,6 +6,7 @@
 #include "kernels/kernel.h"
 #include "ops/attention_arguments.h"
 #include "ops/report_kernel.h"
+#include "ops/sinks.h"
 #include "ops/torch_context.h"
 #include "plan/plan.h"
 
@@ -49,6 +50,11 @@ struct InputRows {
   }
 };
 
+// Zeros as `sinks`, of no elements if there are none.
+at::Tensor zeros_for(const at::Tensor& sinks, const at::Tensor& q) {
+  return sinks.defined() ? at::zeros_like(sinks) : at::empty({0}, q.options());
+}
+
 }  // namespace
 
 std::pair<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const at::Tensor& k,
@@ -56,32 +62,34 @@ std::pair<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const a
                                                     const AttentionOptions& options) {
   const AttentionArguments arguments = check_attention("attention", q, k, v, options.scale);
   const AttentionShape& shape = arguments.shape;
+  check_sinks("attention", arguments, options.sinks, q);
   const c10::DeviceGuard device(q.device());
   std::string passed_over;
   const Kernel& kernel = select_kernel(shape, &passed_over);
   report_kernel(shape, kernel, passed_over);
   const auto plan = forward_plan(kernel, shape, pattern);
   at::Tensor out = empty_result(q, shape.batch, shape.heads, shape.q_len, shape.v_dim);
-  at::Tensor lse =
-      at::empty({shape.batch, shape.heads, shape.q_len},
-                q.options().dtype(shape.dtype == DType::kFloat64 ? at::kDouble : at::kFloat));
+  at::Tensor lse = at::empty({shape.batch, shape.heads, shape.q_len},
+                             q.options().dtype(lse_type(q.scalar_type())));
   if (shape.batch == 0) return {out, lse};
   const InputRows rows(q, k, v);
   auto args = rows.args<ForwardArgs>(arguments);
   args.out = to_tensor4(out);
   args.lse = lse.data_ptr();
   kernel.forward(make_torch_context(q.device(), options.deterministic), *plan, args);
+  if (options.sinks.defined()) join_sinks(out, lse, options.sinks);
   return {out, lse};
 }
 
-void attention_backward_into(const Gradients& grads, const at::Tensor& dout, const at::Tensor& q,
+void attention_backward_into(Gradients& grads, const LossGradients& loss, const at::Tensor& q,
                              const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
                              const at::Tensor& lse, const Pattern& pattern,
                              const AttentionOptions& options) {
   const AttentionArguments arguments =
       check_attention("attention_backward", q, k, v, options.scale);
-  check_attention_backward(arguments, dout, out, lse);
-  const auto& [dq, dk, dv] = grads;
+  check_attention_backward(arguments, loss.out, out, lse, loss.lse);
+  check_sinks("attention_backward", arguments, options.sinks, q);
+  const at::Tensor &dq = grads.q, &dk = grads.k, &dv = grads.v;
   const AttentionShape& shape = arguments.shape;
   const c10::DeviceGuard device(q.device());
   const Kernel& kernel = select_kernel(shape);
@@ -96,7 +104,10 @@ void attention_backward_into(const Gradients& grads, const at::Tensor& dout, con
       "[attention_backward] gradients must begin at multiples of 16 bytes, with strides that "
       "are positive multiples of them, where q, k and v do");
   const at::Tensor out_rows = on_cpu ? with_contiguous_rows(out) : with_aligned_rows(out);
-  const at::Tensor dout_rows = on_cpu ? with_contiguous_rows(dout) : with_aligned_rows(dout);
+  const at::Tensor dout_rows =
+      on_cpu ? with_contiguous_rows(loss.out) : with_aligned_rows(loss.out);
+  const at::Tensor dlse = loss.lse.defined() ? loss.lse.contiguous() : at::Tensor();
+  const at::Tensor delta = options.sinks.defined() ? at::empty_like(lse) : at::Tensor();
   auto args = rows.args<BackwardArgs>(arguments);
   args.out = to_tensor4(out_rows);
   args.dout = to_tensor4(dout_rows);
@@ -104,18 +115,21 @@ void attention_backward_into(const Gradients& grads, const at::Tensor& dout, con
   args.dk = to_tensor4(dk);
   args.dv = to_tensor4(dv);
   args.lse = lse.data_ptr();
+  if (dlse.defined()) args.dlse = dlse.data_ptr();
+  if (delta.defined()) args.delta = delta.data_ptr();
   kernel.backward(make_torch_context(q.device(), options.deterministic), *plan, *transposed, args);
+  if (delta.defined()) grads.sinks = sinks_gradient(delta, lse, options.sinks);
 }
 
-Gradients attention_backward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k,
+Gradients attention_backward(const LossGradients& loss, const at::Tensor& q, const at::Tensor& k,
                              const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
                              const Pattern& pattern, const AttentionOptions& options) {
   check_attention("attention_backward", q, k, v, options.scale);
   const auto like = [](const at::Tensor& t) {
     return empty_result(t, t.size(0), t.size(1), t.size(2), t.size(3));
   };
-  const Gradients grads{like(q), like(k), like(v)};
-  attention_backward_into(grads, dout, q, k, v, out, lse, pattern, options);
+  Gradients grads{like(q), like(k), like(v), zeros_for(options.sinks, q)};
+  attention_backward_into(grads, loss, q, k, v, out, lse, pattern, options);
   return grads;
 }
 

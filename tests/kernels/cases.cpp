@@ -216,6 +216,17 @@ void add_special(std::vector<Case>& cases) {
                        .k_len = 100,
                        .scale = scale});
     }
+    // Losses of lse, over one pass and several, with rows without keys.
+    for (const char* pattern : {"dense", "local(20) | summary(30, 3)", "strided(20)",
+                                "summary(30, 3)", "heads(1*local(24), 1*block(25))"}) {
+      cases.push_back({.pattern = pattern,
+                       .dtype = dtype,
+                       .batch = 2,
+                       .kv_heads = 1,
+                       .q_len = 130,
+                       .k_len = 150,
+                       .dlse = true});
+    }
     // Long enough for runs of many tiles.
     for (const char* pattern : {"local(128) | strided(128)", "block(128) | summary(128, 32)"}) {
       cases.push_back({.pattern = pattern,
@@ -241,6 +252,7 @@ std::string Case::name() const {
   if (tile != TileShape{64, 64}) text += concat("_t", tile.owners, "x", tile.others);
   if (magnitude != 1) text += concat("_m", magnitude);
   if (scale) text += concat("_s", *scale);
+  if (dlse) text += concat("_dlse");
   std::string safe;
   for (const char c : text) {
     const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_';

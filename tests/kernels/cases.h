@@ -31,6 +31,7 @@ struct Case {
   TileShape tile{64, 64};            // asked of the plan, instead of what the kernel asks
   double magnitude = 1;              // of the elements of q and k
   std::optional<double> scale = {};  // default: 1 / √qk_dim
+  bool dlse = false;                 // the loss depends on lse too
 
   // Unique in the list, and fit for the name of a test.
   std::string name() const;

@@ -109,6 +109,8 @@ Problem::Problem(const Case& shape, uint64_t seed, const KernelTiles& tiles) : c
   fill(k_, seed + 1, case_.magnitude);
   fill(v_, seed + 2, 1);
   fill(dout_, seed + 3, 1);
+  dlse_ = contiguous(lse_dtype(case_.dtype), case_.batch, case_.heads, case_.q_len, 1);
+  fill(dlse_, seed + 4, 1);
   const double q_norm = std::sqrt(static_cast<double>(case_.qk_dim)) * case_.magnitude;
   max_logit_ = 3 * case_.magnitude * q_norm * std::fabs(scale());
 }
@@ -234,6 +236,7 @@ Backward Problem::backward(const Kernel& kernel, const Executor& executor, const
   args.dk = machine.enter(gradients.k);
   args.dv = machine.enter(gradients.v);
   args.lse = machine.enter(lse).data;
+  if (case_.dlse) args.dlse = machine.enter(dlse_).data;
   kernel.backward(context, plan_, transposed_, args);
   machine.leave();
   return {gradients.q.values(), gradients.k.values(), gradients.v.values()};

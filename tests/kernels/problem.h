@@ -79,6 +79,7 @@ class Problem {
   Tensor& k() { return k_; }
   Tensor& v() { return v_; }
   Tensor& dout() { return dout_; }
+  Tensor& dlse() { return dlse_; }
 
  private:
   // Tensors like q, k and v, poisoned; `inputs` may overlap themselves.
@@ -92,7 +93,7 @@ class Problem {
 
   Case case_;
   Plan plan_, transposed_;
-  Tensor q_, k_, v_, dout_;
+  Tensor q_, k_, v_, dout_, dlse_;
   double max_logit_ = 0;
 };
 

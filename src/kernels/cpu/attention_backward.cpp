@@ -95,6 +95,7 @@ class Backward {
     run_plan();
     clear_untouched();
     round_partials();
+    write_deltas();
   }
 
  private:
@@ -277,11 +278,26 @@ class Backward {
       if (touched.load(std::memory_order_relaxed) == 0) {
         touched.store(1, std::memory_order_relaxed);
         rows.fresh |= uint64_t{1} << r;
-        neg_delta[row] = -scale_ * ops_.dot(rows.dout[r], out_.at(task.batch, head, row),
-                                            static_cast<int>(shape_.v_dim));
+        neg_delta[row] = -scale_ * delta(task.batch, head, row);
       }
       rows.neg_delta[r] = neg_delta[row];
     }
+  }
+
+  // dout·out − dlse of a row.
+  float delta(int64_t batch, int64_t head, int64_t row) const {
+    const float sum = ops_.dot(dout_.at(batch, head, row), out_.at(batch, head, row),
+                               static_cast<int>(shape_.v_dim));
+    const auto* dlse = static_cast<const float*>(args_.dlse);
+    return dlse == nullptr ? sum : sum - dlse[(batch * shape_.heads + head) * shape_.q_len + row];
+  }
+
+  void write_deltas() const {
+    if (args_.delta == nullptr) return;
+    auto* deltas = static_cast<float*>(args_.delta);
+    for_each_row(shape_.heads, shape_.q_len, [&](int64_t batch, int64_t head, int64_t row) {
+      deltas[(batch * shape_.heads + head) * shape_.q_len + row] = delta(batch, head, row);
+    });
   }
 
   void prefetch_query(const BackwardTask& task, int64_t head, int64_t row,

@@ -94,8 +94,10 @@ struct KeyGradients {
   std::vector<double> dk, dv;
 };
 
-// One row of dq, and what it adds to dk and dv. With p = exp(scale · q·k − lse):
-//   dv += p · dout,  ds = p · (dout·v − dout·out),  dq += scale · ds · k,  dk += scale · ds · q
+// One row of dq, and what it adds to dk and dv. With p = exp(scale · q·k − lse), which is also what
+// lse gains by a logit:
+//   delta = dout·out − dlse,  dv += p · dout,  ds = p · (dout·v − delta),
+//   dq += scale · ds · k,  dk += scale · ds · q
 template <typename Element>
 void backward_row(const BackwardArgs& args, const std::vector<int64_t>& keys, int64_t batch,
                   int64_t head, int64_t row, KeyGradients& sums) {
@@ -103,9 +105,12 @@ void backward_row(const BackwardArgs& args, const std::vector<int64_t>& keys, in
   const int64_t kv_head = head / (shape.heads / shape.kv_heads);
   const auto* q = row_of<Element>(args.q, batch, head, row);
   const auto* dout = row_of<Element>(args.dout, batch, head, row);
-  const double lse =
-      load_lse(args.lse, shape.dtype, (batch * shape.heads + head) * shape.q_len + row);
-  const double delta = dot<Element>(dout, row_of<Element>(args.out, batch, head, row), shape.v_dim);
+  const int64_t index = (batch * shape.heads + head) * shape.q_len + row;
+  const double lse = load_lse(args.lse, shape.dtype, index);
+  const double dlse = args.dlse != nullptr ? load_lse(args.dlse, shape.dtype, index) : 0;
+  const double delta =
+      dot<Element>(dout, row_of<Element>(args.out, batch, head, row), shape.v_dim) - dlse;
+  if (args.delta != nullptr) store_lse(args.delta, shape.dtype, index, delta);
   std::vector<double> dq(static_cast<size_t>(shape.qk_dim), 0.0);
   for (const int64_t key : keys) {
     const auto* k = row_of<Element>(args.k, batch, kv_head, key);

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace lace::ops {
+
+// Learned sinks: one more logit s of each row of a head, with a value of 0, joined to what a kernel
+// computed without it. With L′ = log(e^lse + e^s):
+//   lse ← L′,  out ← out · e^(lse − L′)
+// which kernels' backward takes as they are. Rows whose L′ is −∞ (no keys, and a sink of −∞) stay
+// 0.
+//   out    [batch, heads, q_len, v_head_dim], changed in place
+//   lse    [batch, heads, q_len], changed in place
+//   sinks  [heads]
+void join_sinks(const at::Tensor& out, const at::Tensor& lse, const at::Tensor& sinks);
+
+// The gradient of sinks: Σ over rows of e^(s − lse) · (dlse − dout·out).
+//   delta  as lse: dout·out − dlse, of the joined out and lse
+at::Tensor sinks_gradient(const at::Tensor& delta, const at::Tensor& lse, const at::Tensor& sinks);
+
+}  // namespace lace::ops
