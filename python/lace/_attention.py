@@ -159,10 +159,12 @@ def varlen_attention(
                 f"[varlen_attention] {name} must have the shape [total, heads, head_dim], got "
                 f"{list(tensor.shape)}"
             )
-    heads_first = [tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v)]
+    q, k, v = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v))
     out, lse = _run(
         "varlen_attention",
-        *heads_first,
+        q,
+        k,
+        v,
         pattern,
         scale,
         deterministic,

@@ -107,7 +107,7 @@ def _look(block_mask: BlockMask, q_len: int, k_len: int) -> tuple[Pattern | None
         return None, f"the blocks are {q_block} × {k_block}: not squares of a multiple of 16"
     partial = _dense(block_mask.kv_num_blocks, block_mask.kv_indices)
     full = torch.zeros_like(partial)
-    if block_mask.full_kv_num_blocks is not None:
+    if block_mask.full_kv_num_blocks is not None and block_mask.full_kv_indices is not None:
         full = _dense(block_mask.full_kv_num_blocks, block_mask.full_kv_indices)
     if not bool(((partial == partial[:1]) & (full == full[:1])).all()):
         return None, "the BlockMask differs between batch elements"
@@ -141,9 +141,7 @@ def _dense(count: Tensor, indices: Tensor) -> Tensor:
 _PAIRS_AT_ONCE = 1 << 24
 
 
-def _evaluate(
-    block_mask: BlockMask, where: Tensor, batch: int, size: int, length: int
-) -> Tensor:
+def _evaluate(block_mask: BlockMask, where: Tensor, batch: int, size: int, length: int) -> Tensor:
     """mask_mod on each pair of these blocks: bool [blocks, size, size]; past the end False."""
     mask_mod, device = block_mask.mask_mod, block_mask.kv_indices.device
     over_keys = torch.vmap(mask_mod, in_dims=(None, None, None, 0))
@@ -154,7 +152,6 @@ def _evaluate(
         query = some[:, 1, None] * size + torch.arange(size)
         keys = some[:, 2, None] * size + torch.arange(size)
         inside = (query < length)[:, :, None] & (keys < length)[:, None, :]
-        last = length - 1
         pairs = (query.clamp(max=length - 1), keys.clamp(max=length - 1))
         indices = [tensor.to(device) for tensor in (torch.tensor(batch), some[:, 0], *pairs)]
         parts.append(over_blocks(*indices).to(device="cpu", dtype=torch.bool) & inside)

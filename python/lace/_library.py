@@ -31,7 +31,9 @@ def _load() -> Path | None:
     if hasattr(torch.ops.lace, "attention"):
         return None
     if not re.match(r"2\.11(\.|$)", torch.__version__):
-        raise ImportError(f"lace needs torch 2.11, whose ABI it was built for, got {torch.__version__}")
+        raise ImportError(
+            f"lace needs torch 2.11, whose ABI it was built for, got {torch.__version__}"
+        )
     given = os.environ.get("LACE_LIBRARY")
     here = Path(__file__).parent
     names = ["_C_cuda.so", "_C.so"] if torch.version.cuda else ["_C.so"]

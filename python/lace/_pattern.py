@@ -137,7 +137,9 @@ def pattern_text(pattern: str | Pattern) -> str:
         return pattern
     if isinstance(pattern, Pattern):
         return pattern.text
-    raise Error(f"[attention] pattern must be a text or a lace.Pattern, got {type(pattern).__name__}")
+    raise Error(
+        f"[attention] pattern must be a text or a lace.Pattern, got {type(pattern).__name__}"
+    )
 
 
 _folder: str | None = None

@@ -13,7 +13,7 @@ Tensor = torch.Tensor
 
 
 class Rotary(nn.Module):
-    """Rotary positions (Su et al., arXiv:2104.09864) on the two halves of a head, as Llama has them.
+    """Rotary positions (Su et al., arXiv:2104.09864) on the two halves of a head, as in Llama.
 
     head_dim: even. base: theta. Cosines and sines are computed in float32 for the positions of each
     call; nothing is stored but ``base``.
@@ -108,8 +108,8 @@ class SparseSelfAttention(nn.Module):
     ) -> Tensor:
         """x: [batch, seq_len, dim]; with cu_seqlens [1, total, dim], packed documents.
 
-        k_lens: [batch], positions of each element that count. positions: of the rotary module, [seq_len]
-        or [batch, seq_len]; default from 0, in each document anew.
+        k_lens: [batch], positions of each element that count. positions: of the rotary module,
+        [seq_len] or [batch, seq_len]; default from 0, in each document anew.
         """
         if x.dim() != 3:
             raise Error(
@@ -118,7 +118,9 @@ class SparseSelfAttention(nn.Module):
             )
         batch, seq_len, _ = x.shape
         if cu_seqlens is not None and batch != 1:
-            raise Error(f"[SparseSelfAttention] packed documents are one batch element, got {batch}")
+            raise Error(
+                f"[SparseSelfAttention] packed documents are one batch element, got {batch}"
+            )
         counts = [self.heads, self.kv_heads, self.kv_heads]
         packed = self.qkv(x).view(batch, seq_len, sum(counts), self.head_dim).transpose(1, 2)
         q, k, v = packed.split(counts, dim=1)
@@ -129,8 +131,8 @@ class SparseSelfAttention(nn.Module):
         if cu_seqlens is not None:
             if k_lens is not None:
                 raise Error("[SparseSelfAttention] k_lens and cu_seqlens exclude each other")
-            rows = [tensor[0].transpose(0, 1) for tensor in (q, k, v)]
-            out = varlen_attention(*rows, self.pattern, cu_seqlens, scale=self.scale)
+            q, k, v = (tensor[0].transpose(0, 1) for tensor in (q, k, v))
+            out = varlen_attention(q, k, v, self.pattern, cu_seqlens, scale=self.scale)
             assert isinstance(out, Tensor)
             merged = out.reshape(1, seq_len, -1)
         else:

@@ -68,7 +68,11 @@ class PatternTest(PackageTest):
 
     def test_is_a_value(self):
         pattern = lace.Pattern("local(16)|sinks(2)")
-        for same in (lace.Pattern(pattern), copy.deepcopy(pattern), pickle.loads(pickle.dumps(pattern))):
+        for same in (
+            lace.Pattern(pattern),
+            copy.deepcopy(pattern),
+            pickle.loads(pickle.dumps(pattern)),
+        ):
             self.assertEqual(same, pattern)
             self.assertEqual(hash(same), hash(pattern))
         self.assertNotEqual(pattern, lace.Pattern("local(16)"))
@@ -147,7 +151,9 @@ class AttentionTest(PackageTest):
     def test_what_the_library_lacks_is_an_error(self):
         q, k, v = tensors()
         self.assertIsInstance(lace.NotSupportedError("x"), NotImplementedError)
-        with self.assertRaisesRegex(lace.NotSupportedError, r"\[attention\] softcap is not computed"):
+        with self.assertRaisesRegex(
+            lace.NotSupportedError, r"\[attention\] softcap is not computed"
+        ):
             lace.attention(q, k, v, "dense", softcap=30.0)
 
     def test_errors_name_the_argument(self):
@@ -306,7 +312,9 @@ class MaskedTest(PackageTest):
         q, k, v = tensors()
         block_mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, 96, 96, device="cpu")
         out, lse = lace.flex_attention(q, k, v, block_mask=block_mask, return_lse=True)
-        logits = (q @ k.mT / math.sqrt(32)).masked_fill(~torch.ones(96, 96).tril().bool(), -math.inf)
+        logits = (q @ k.mT / math.sqrt(32)).masked_fill(
+            ~torch.ones(96, 96).tril().bool(), -math.inf
+        )
         self.assert_close(lse, logits.logsumexp(-1))
 
     def test_flex_masks_of_each_batch_element_are_handed_on(self):

@@ -106,9 +106,7 @@ def _run(
     if mask.first_key > 0 or mask.last_key < key.shape[2]:
         key = key[:, :, mask.first_key : mask.last_key]
         value = value[:, :, mask.first_key : mask.last_key]
-    out = attention(
-        query, key, value, mask.pattern, scale=scaling, sinks=sinks, softcap=softcap
-    )
+    out = attention(query, key, value, mask.pattern, scale=scaling, sinks=sinks, softcap=softcap)
     return out.transpose(1, 2).contiguous()
 
 
@@ -123,7 +121,7 @@ def _masked(
     sinks: Tensor | None,
     position_bias: Tensor | None,
 ) -> Tensor:
-    """With a real mask, bool or float, [batch or 1, heads or 1, q_len, k_len]: all that there is."""
+    """With a real mask, bool or float, [batch or 1, heads or 1, q_len, k_len]: any argument."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     if mask is not None:

@@ -68,13 +68,17 @@ def read_mask_function(function: MaskFunction) -> Reading:
 
 def _cells(function: MaskFunction) -> dict[str, Any]:
     names = function.__code__.co_freevars
-    return dict(zip(names, (cell.cell_contents for cell in function.__closure__ or ()), strict=True))
+    return dict(
+        zip(names, (cell.cell_contents for cell in function.__closure__ or ()), strict=True)
+    )
 
 
 def _read_into(function: MaskFunction, reading: Reading) -> None:
     name = getattr(function, "__qualname__", "").split(".")[0]
     if getattr(function, "__module__", "") != "transformers.masking_utils":
-        raise Unreadable(f"the mask function {name or function} is not of transformers.masking_utils")
+        raise Unreadable(
+            f"the mask function {name or function} is not of transformers.masking_utils"
+        )
     cells = _cells(function)
     if name == "and_masks":
         for mask_function in cells["mask_functions"]:
@@ -144,7 +148,8 @@ def real_mask(**arguments: Any) -> Tensor:
     from transformers.masking_utils import sdpa_mask
 
     arguments |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-    mask: Tensor = sdpa_mask(**arguments)
+    mask = sdpa_mask(**arguments)
+    assert mask is not None  # as nothing may be skipped
     return mask
 
 
@@ -164,8 +169,8 @@ def make_mask(
 ) -> LaceMask | Tensor:
     """The mask interface of transformers. See transformers.masking_utils.sdpa_mask.
 
-    Returns a LaceMask, or a real mask (bool [batch_size, 1, q_length, kv_length]) where lace cannot
-    say it, or where the model takes masks apart itself.
+    Returns a LaceMask, or a real mask [batch_size, 1, q_length, kv_length]: bool where lace cannot
+    say it, float where the model takes masks apart itself (longformer, big_bird, indexers).
     """
     from transformers.masking_utils import causal_mask_function
 
@@ -180,8 +185,11 @@ def make_mask(
         "use_vmap": use_vmap,
         "device": device,
     }
-    if _slices_masks(config):
-        return real_mask(**arguments)
+    if _takes_masks_apart(config):
+        from transformers.masking_utils import eager_mask
+
+        mask: Tensor = eager_mask(**arguments, **kwargs)
+        return mask
     try:
         return _read(arguments)
     except Unreadable as reason:
@@ -189,8 +197,8 @@ def make_mask(
         return real_mask(**arguments)
 
 
-def _slices_masks(config: Any) -> bool:
-    """Models that use the tensor for more than attention: longformer, big_bird, indexers."""
+def _takes_masks_apart(config: Any) -> bool:
+    """Models that use the tensor for more than attention, or never ask the attention interface."""
     if getattr(config, "model_type", "") in ("longformer", "big_bird"):
         return True
     return "indexed_attention" in (getattr(config, "layer_types", None) or ())
@@ -211,7 +219,7 @@ def _read(arguments: dict[str, Any]) -> LaceMask:
         raise Unreadable("there are other numbers of queries and keys in a two-sided layer")
     if not _is_all(arguments["attention_mask"], kv_offset, kv_offset + last_key):
         raise Unreadable("padding is not computed by this version of lace")
-    if reading.documents is not None:
+    if reading.documents is not None and bool(reading.documents.any()):  # traced: also without
         raise Unreadable("packed documents are not computed by this version of lace")
     mask = LaceMask(pattern, q_length, kv_length, last_key, arguments)
     if not reading.shift_invariant:
@@ -229,7 +237,10 @@ def _is_all(attention_mask: Tensor | None, first: int, last: int) -> bool:
 def _place_chunks(reading: Reading, mask: LaceMask, kv_offset: int, begin: int) -> None:
     """Chunks are counted from the first position, which a sliding cache may have dropped."""
     assert reading.chunk is not None
-    if reading.chunk_begin is not None and bool(reading.chunk_begin.any()):
+    begins = [reading.chunk_begin] if reading.chunk_begin is not None else []
+    if reading.positions is not None:
+        begins.append(reading.positions[:, 0] % reading.chunk)
+    if any(bool(tensor.any()) for tensor in begins):
         raise Unreadable("chunks that begin after padding are not computed by this version of lace")
     first_chunk = -kv_offset % reading.chunk  # the first key that begins a chunk
     if begin >= first_chunk:  # no query sees what stands before

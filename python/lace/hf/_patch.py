@@ -1,16 +1,217 @@
-"""Models that do not ask the attention interface."""
+"""Models whose attention does not ask the interface: their modules become subclasses that do.
+
+Longformer (arXiv:2004.05150) and BigBird (arXiv:2007.14062) of transformers.
+"""
 
 from __future__ import annotations
 
-from typing import TypeVar
+import functools
+import math
+from typing import Any, TypeVar
 
 import torch
 
-from .._library import NotSupportedError
+from .._attention import attention
+from .._library import Error, warn_once
+from .._pattern import Pattern
 
+Tensor = torch.Tensor
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def patch(model: Model) -> Model:
-    """Not yet."""
-    raise NotSupportedError("[lace.hf.patch] no model is known")
+    """Puts lace under the self-attention of a Longformer or BigBird model, in place.
+
+    Parameters, their names and the results stay as they are; attention weights are not returned,
+    and where they are asked for, and with padding, or attention dropout in training, the modules
+    compute as before, with one warning. Raises lace.Error if the model has no such module.
+    """
+    replacements = _replacements()
+    count = 0
+    for module in model.modules():
+        replacement = replacements.get(type(module))
+        if replacement is not None:
+            module.__class__ = replacement
+            count += 1
+    if count == 0:
+        raise Error(
+            "[lace.hf.patch] model must have Longformer's or BigBird's block-sparse attention, "
+            f"got {type(model).__name__}; others take attn_implementation"
+        )
+    return model
+
+
+def _fall_back(name: str, reason: str) -> None:
+    warn_once(f"lace.hf.patch: {reason}: {name} computes its attention as without lace")
+
+
+@functools.cache
+def _replacements() -> dict[type, type]:
+    """The class of transformers, and what it becomes. transformers is imported here."""
+    import numpy as np
+    from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention
+    from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
+
+    class LaceLongformerSelfAttention(LongformerSelfAttention):  # type: ignore[misc]
+        def forward(
+            self,
+            hidden_states: Tensor,
+            attention_mask: Tensor | None = None,
+            is_index_masked: Tensor | None = None,
+            is_index_global_attn: Tensor | None = None,
+            is_global_attn: bool | None = None,
+            output_attentions: bool = False,
+        ) -> Any:
+            reason = ""
+            if output_attentions:
+                reason = "attention weights are asked for"
+            elif self.training and self.dropout > 0:
+                reason = "dropout of attention weights"
+            elif is_index_masked is not None and bool(is_index_masked.any()):
+                reason = "padding"
+            if reason:
+                _fall_back("Longformer", reason)
+                return super().forward(
+                    hidden_states,
+                    attention_mask,
+                    is_index_masked,
+                    is_index_global_attn,
+                    is_global_attn,
+                    output_attentions,
+                )
+            batches = [_global_tokens(is_index_global_attn, b) for b in range(len(hidden_states))]
+            if all(tokens == batches[0] for tokens in batches):
+                return (_longformer(self, hidden_states, batches[0]),)
+            parts = [_longformer(self, hidden_states[b : b + 1], t) for b, t in enumerate(batches)]
+            return (torch.cat(parts),)
+
+    class LaceBigBirdBlockSparseAttention(BigBirdBlockSparseAttention):  # type: ignore[misc]
+        def forward(
+            self,
+            hidden_states: Tensor,
+            band_mask: Tensor | None = None,
+            from_mask: Tensor | None = None,
+            to_mask: Tensor | None = None,
+            from_blocked_mask: Tensor | None = None,
+            to_blocked_mask: Tensor | None = None,
+            **kwargs: Any,
+        ) -> Any:
+            reason = ""
+            drawn = _draw(self, hidden_states.shape[1], np) if self.training else None
+            if kwargs.get("output_attentions"):
+                reason = "attention weights are asked for"
+            elif to_mask is not None and not bool((to_mask == 1).all()):
+                reason = "padding"
+            elif drawn is not None and bool((drawn > 1).any()):
+                reason = "random blocks that are drawn twice"
+            if reason:
+                _fall_back("BigBird", reason)
+                return super().forward(
+                    hidden_states,
+                    band_mask,
+                    from_mask,
+                    to_mask,
+                    from_blocked_mask,
+                    to_blocked_mask,
+                    **kwargs,
+                )
+            return _big_bird(self, hidden_states, drawn), None
+
+    return {
+        LongformerSelfAttention: LaceLongformerSelfAttention,
+        BigBirdBlockSparseAttention: LaceBigBirdBlockSparseAttention,
+    }
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """[batch, seq_len, heads · head_dim] as [batch, heads, seq_len, head_dim]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _merged(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
+
+
+def _global_tokens(is_global: Tensor | None, batch: int) -> list[int]:
+    if is_global is None:
+        return []
+    tokens: list[int] = is_global[batch].nonzero()[:, 0].tolist()
+    return tokens
+
+
+def _longformer(module: Any, x: Tensor, tokens: list[int]) -> Tensor:
+    """A window, and global tokens: every row sees them; their own rows have other projections and
+    see everything. [batch, seq_len, dim] of equal global tokens."""
+    q, k, v = (
+        _heads(project(x), module.num_heads) for project in (module.query, module.key, module.value)
+    )
+    window = f"local({2 * module.one_sided_attn_window_size})"
+    if not tokens:
+        return _merged(attention(q, k, v, f"bidirectional({window})"))
+    if tokens == list(range(len(tokens))):  # columns alone: their rows are computed below
+        columns = f"sinks({len(tokens)})"
+    else:
+        columns = "global{" + ", ".join(f"{t}..{t}" for t in tokens) + "}"
+    out = _merged(attention(q, k, v, f"bidirectional({window} | {columns})"))
+    rows = torch.tensor(tokens, device=x.device)
+    q = _heads(module.query_global(x[:, rows]), module.num_heads)
+    k, v = (_heads(p(x), module.num_heads) for p in (module.key_global, module.value_global))
+    return out.index_copy(1, rows, _merged(attention(q, k, v, "bidirectional(dense)")))
+
+
+def _draw(module: Any, seq_len: int, np: Any) -> Tensor:
+    """How often each block of keys counts for each block of queries: [heads, blocks, blocks].
+
+    Draws as the module does, from numpy's global generator, which it seeds.
+    """
+    size, count, heads = module.block_size, module.num_random_blocks, module.num_attention_heads
+    blocks = seq_len // size
+    np.random.seed(module.seed)
+    if seq_len in (1024, 3072, 4096):  # "old plans used in paper"
+        length = module.max_seqlen
+        drawn = [
+            module._bigbird_block_rand_mask(length, length, size, size, count, last_idx=1024)
+            for _ in range(heads)
+        ]
+        drawn = [one[: blocks - 2] for one in drawn]
+    else:
+        lengths, counts = module._get_rand_attn_plan(seq_len, size, count)
+        drawn = module._bigbird_block_rand_mask_with_head(
+            from_seq_length=seq_len,
+            to_seq_length=seq_len,
+            from_block_size=size,
+            to_block_size=size,
+            num_heads=heads,
+            plan_from_length=lengths,
+            plan_num_rand_blocks=counts,
+        )
+    times = torch.zeros(heads, blocks, blocks, dtype=torch.long)
+    middle = torch.tensor(np.stack(drawn), dtype=torch.long)
+    times[:, 1:-1].scatter_add_(-1, middle, torch.ones_like(middle))
+    block = torch.arange(blocks)
+    window = (block[:, None] - block).abs() <= 1
+    window[:, 0] = window[:, -1] = True
+    times += window
+    times[:, 0] = times[:, -1] = 1
+    return times
+
+
+def _big_bird(module: Any, x: Tensor, drawn: Tensor | None) -> Tensor:
+    """drawn: as _draw, each at most once; None: not training, where all random blocks are block 0,
+    which so counts 1 + num_random_blocks times for all rows but the first and last block's."""
+    size, heads, n = module.block_size, module.num_attention_heads, x.shape[1]
+    q, k, v = (_heads(project(x), heads) for project in (module.query, module.key, module.value))
+    if drawn is not None:
+        return _merged(attention(q, k, v, Pattern.from_blocks(drawn > 0, size, causal=False)))
+    edges = f"global{{0..{size - 1}, -{size}..-1}}"
+    pattern = f"bidirectional(local(3, {size}) | {edges})"
+    out, lse = attention(q, k, v, pattern, return_lse=True)
+    if module.num_random_blocks == 0:
+        return _merged(out)
+    again, again_lse = attention(q, k, v, f"bidirectional(sinks({size}))", return_lse=True)
+    middle = torch.zeros(n, dtype=torch.bool, device=x.device)
+    middle[size:-size] = True
+    again_lse = (again_lse + math.log(module.num_random_blocks)).masked_fill(~middle, -math.inf)
+    both = torch.logaddexp(lse, again_lse)
+    first, second = ((part - both).exp()[..., None].to(out.dtype) for part in (lse, again_lse))
+    return _merged(out * first + again * second)
