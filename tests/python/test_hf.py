@@ -372,7 +372,6 @@ def print_table():
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a pool waits for every core of a busy machine
     transformers.logging.set_verbosity_error()
     unittest.addModuleCleanup(print_table)
     unittest.main(verbosity=2)

@@ -392,5 +392,4 @@ class LayerTest(PackageTest):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a pool waits for every core of a busy machine
     unittest.main(verbosity=2)
