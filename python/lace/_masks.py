@@ -1,7 +1,8 @@
 """Patterns read off mask tensors, exactly: a mask either is one of lace's patterns or is not.
 
-What is looked for: a band of constant width along the diagonal (causal, a window, everything), and
-masks of square blocks, two-sided or cut at the diagonal.
+What is looked for: a band of constant width along the diagonal (causal, a window, everything), of
+all keys or of those that are no padding; and masks of square blocks, two-sided or cut at the
+diagonal.
 """
 
 from __future__ import annotations
@@ -52,17 +53,44 @@ def _differences(mask: Tensor) -> Tensor:
 
 
 def _band_text(mask: Tensor) -> str | None:
-    difference = _differences(mask)
-    live = mask.expand(mask.shape[0], *difference.shape)
-    if not bool(live.any()):
+    """The text of a band along the diagonal over keys side by side, for all heads alike."""
+    columns = mask.any(dim=0).any(dim=0).nonzero()
+    if len(columns) == 0:
         return None
-    first = live[0]
+    first, last, length = int(columns[0]), int(columns[-1]), mask.shape[-1]
+    differences = _differences(mask)
+    # Keys that no query sees may be outside the band, or padding.
+    for begin in dict.fromkeys([0, first]):
+        for end in dict.fromkeys([length - 1, last]):
+            inside = slice(begin, end + 1)
+            text = _band_of(mask[:, :, inside], differences[:, inside])
+            text = None if text is None else _of_keys(text, begin, end, length)
+            if text is not None:
+                return text
+    return None
+
+
+def _band_of(live: Tensor, difference: Tensor) -> str | None:
     least, most = int(difference.min()), int(difference.max())
-    lowest = int(difference.masked_fill(~first, most).min())
-    highest = int(difference.masked_fill(~first, least).max())
+    lowest = int(difference.masked_fill(~live[0], most).min())
+    highest = int(difference.masked_fill(~live[0], least).max())
     if not bool((live == ((difference >= lowest) & (difference <= highest))).all()):
         return None
     return band_text(lowest, highest, least, most)
+
+
+def _of_keys(text: str, first: int, last: int, length: int) -> str | None:
+    """The pattern of a band, kept to keys first … last; None: no pattern says that."""
+    if first == 0 and last == length - 1:
+        return text
+    two_sided = text.startswith("bidirectional(")
+    if two_sided and first > 0:
+        return None  # global{…} has rows too there
+    keys = f"sinks({last + 1})" if first == 0 else f"global{{{first}..{last}}}"
+    band = text.removeprefix("bidirectional(").removesuffix(")") if two_sided else text
+    band = band + ")" if band.count("(") > band.count(")") else band
+    both = keys if band == "dense" else f"{band} & {keys}"
+    return f"bidirectional({both})" if two_sided else both
 
 
 def _blocks(mask: Tensor, size: int) -> Pattern | None:

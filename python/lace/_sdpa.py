@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ._attention import attention
-from ._library import Error, has_argument, warn_once
+from ._library import Error, warn_once
 from ._masks import pattern_of_mask
 from ._pattern import Pattern
 
@@ -34,11 +34,13 @@ def scaled_dot_product_attention(
         attn_mask  bool, broadcastable to [..., heads, q_len, k_len]; True: takes part
         out        [..., heads,    q_len, v_head_dim]
 
-    Run by lace: no mask; is_causal; and bool masks that are, in all batch elements alike, causal,
-    a window, or a mask of square blocks of 16 to 256 positions (two-sided, or cut at the
-    diagonal). The mask is read once a tensor, on the host: reuse the tensor. Any other mask, float
-    masks, and more queries than keys are computed by torch's own function, with one warning. A mask
-    that depends on the inputs of a compiled function breaks its graph.
+    Run by lace: no mask; is_causal; and bool masks that are causal, a window or everything, also
+    with key padding (on the right; causal ones on the left too), or a mask of square blocks of 16
+    to 256 positions (two-sided, or cut at the diagonal). Batch elements with masks of their own are
+    calls of their own, up to 16 different ones. The mask is read once a tensor, on the host: reuse
+    the tensor. Any other mask, float masks, and more queries than keys are computed by torch's own
+    function, with one warning. A mask that depends on the inputs of a compiled function breaks its
+    graph.
 
     Raises lace.Error if dropout_p > 0 or if both attn_mask and is_causal are given.
     """
@@ -57,52 +59,59 @@ def scaled_dot_product_attention(
             f"{query.shape[-3]}: give enable_gqa=True"
         )
     q_len, k_len = query.shape[-2], key.shape[-2]
-    reason, pattern = "", None
-    if attn_mask is not None:
-        pattern, reason = _pattern_of(attn_mask, query, k_len)
+    reason = "there are more queries than keys" if q_len > k_len else ""
+    groups: list[Group] = []
+    if reason:
+        pass
+    elif attn_mask is not None:
+        groups, reason = _read_mask(attn_mask, query, k_len)
     elif is_causal:
         # Torch counts the queries from the first position: keys after the last query are not seen.
-        pattern = "dense"
-        if q_len < k_len:
-            key, value = key[..., :q_len, :], value[..., :q_len, :]
+        key, value = key[..., :q_len, :], value[..., :q_len, :]
+        groups = [("dense", None)]
     else:
-        pattern = "bidirectional(dense)"
-    if q_len > k_len:
-        pattern, reason = None, "there are more queries than keys"
-    if pattern is None:
+        groups = [("bidirectional(dense)", None)]
+    if reason:
         warn_once(
             f"lace.scaled_dot_product_attention: {reason}; torch's own function computes this"
         )
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
         )
-    lead = query.shape[:-3]
-    four = [tensor.reshape(-1, *tensor.shape[-3:]) for tensor in (query, key, value)]
-    out = attention(four[0], four[1], four[2], pattern, scale=scale)
-    return out.reshape(*lead, *out.shape[-3:])
+    q, k, v = (tensor.reshape(-1, *tensor.shape[-3:]) for tensor in (query, key, value))
+    if len(groups) == 1:
+        out = attention(q, k, v, groups[0][0], scale=scale)
+    else:
+        parts = [attention(q[e], k[e], v[e], pattern, scale=scale) for pattern, e in groups]
+        order = torch.cat([elements for _, elements in groups if elements is not None])
+        out = torch.cat(parts)[order.argsort()]
+    return out.reshape(*query.shape[:-3], *out.shape[-3:])
 
+
+# A pattern and the batch elements that have it; None: all.
+Group = tuple[Pattern | str, Tensor | None]
+_MOST_GROUPS = 16
 
 # By tensor: the shape that it was read for, its version, and what it is.
-_Read = tuple[tuple[int, ...], int, Pattern | None, str]
+_Read = tuple[tuple[int, ...], int, list[Group], str]
 _read: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 @torch.compiler.disable
-def _pattern_of(mask: Tensor, query: Tensor, k_len: int) -> tuple[Pattern | None, str]:
-    """What a mask is, or None and the reason why no pattern says it. Read once a tensor."""
+def _read_mask(mask: Tensor, query: Tensor, k_len: int) -> tuple[list[Group], str]:
+    """What a mask is, or the reason why no pattern says it. Read once a tensor."""
     if mask.dtype != torch.bool:
-        return None, "float masks are added to the logits, which lace does not do"
+        return [], "float masks are added to the logits, which lace does not do"
     shape = (*query.shape[:-1], k_len)
     known: _Read | None = _read.get(mask)
-    if known is not None and known[:2] == (shape, mask._version):
-        return known[2], known[3]
-    pattern, reason = _look(mask, shape)
-    _read[mask] = (shape, mask._version, pattern, reason)
-    return pattern, reason
+    if known is None or known[:2] != (shape, mask._version):
+        known = (shape, mask._version, *_look(mask, shape))
+        _read[mask] = known
+    return known[2], known[3]
 
 
-def _look(mask: Tensor, shape: tuple[int, ...]) -> tuple[Pattern | None, str]:
-    """As _pattern_of, for a bool mask that is broadcast to [..., heads, q_len, k_len]."""
+def _look(mask: Tensor, shape: tuple[int, ...]) -> tuple[list[Group], str]:
+    """As _read_mask, for a bool mask that is broadcast to [..., heads, q_len, k_len]."""
     try:
         torch.broadcast_shapes(mask.shape, shape)
     except RuntimeError:
@@ -110,18 +119,24 @@ def _look(mask: Tensor, shape: tuple[int, ...]) -> tuple[Pattern | None, str]:
             f"[scaled_dot_product_attention] attn_mask must be broadcastable to {list(shape)}, got "
             f"the shape {list(mask.shape)}"
         ) from None
-    q_len, k_len = shape[-2:]
-    if q_len > k_len:
-        return None, "there are more queries than keys"
     mask = mask.detach()
     mask = mask.reshape(*[1] * (len(shape) - mask.dim()), *mask.shape)
     heads = mask.shape[-3]
-    mask = mask.expand(*mask.shape[:-2], q_len, k_len).reshape(-1, heads, q_len, k_len)
-    if not bool((mask == mask[:1]).all()):
-        return None, "the mask differs between batch elements" + (
-            "" if has_argument("k_lens") else ", and key padding is not computed by this version"
-        )
-    if heads > 1 and bool((mask[0] == mask[0, :1]).all()):
+    lead = [1] * (len(shape) - 3) if mask.shape[:-3].numel() == 1 else shape[:-3]
+    mask = mask.expand(*lead, heads, *shape[-2:]).reshape(-1, heads, *shape[-2:])
+    if heads > 1 and bool((mask == mask[:, :1]).all()):
         mask = mask[:, :1]
-    pattern = pattern_of_mask(mask[0])
-    return pattern, "" if pattern is not None else "no pattern of lace says what the mask says"
+    groups: list[Group] = []
+    left = torch.arange(len(mask), device=mask.device)
+    while len(left) > 0:
+        same = (mask[left] == mask[left[:1]]).flatten(1).all(dim=1)
+        pattern = pattern_of_mask(mask[left[0]])
+        if pattern is None:
+            return [], "no pattern of lace says what the mask says"
+        groups.append((pattern, left[same]))
+        left = left[~same]
+        if len(groups) > _MOST_GROUPS:
+            return [], f"there are more than {_MOST_GROUPS} different masks in a batch"
+    if len(groups) == 1:
+        groups = [(groups[0][0], None)]
+    return groups, ""

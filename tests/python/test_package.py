@@ -199,6 +199,11 @@ class MaskedTest(PackageTest):
         ]
 
     @staticmethod
+    def pattern_of_mask(mask, query, k_len):
+        groups, reason = lace._sdpa._read_mask(mask, query, k_len)
+        return (groups[0][0] if groups else None), reason
+
+    @staticmethod
     def dense(mask_mod, batch, heads, n):
         b, h, i = torch.arange(batch), torch.arange(heads), torch.arange(n)
         for dims in [(None, None, None, 0), (None, None, 0, None), (None, 0, None, None)]:
@@ -213,7 +218,7 @@ class MaskedTest(PackageTest):
                 mask = self.dense(mask_mod, 1, 4, n)
                 expected = F.scaled_dot_product_attention(q, k, v, mask)
                 for call, argument, reader in [
-                    (lace.scaled_dot_product_attention, "attn_mask", lace._sdpa._pattern_of),
+                    (lace.scaled_dot_product_attention, "attn_mask", self.pattern_of_mask),
                     (lace.flex_attention, "block_mask", lace._flex._pattern_of),
                 ]:
                     with self.subTest(n=n, mask=name, call=call.__name__):
@@ -248,7 +253,7 @@ class MaskedTest(PackageTest):
         ]:
             expected = F.scaled_dot_product_attention(q, k, v, mask)
             self.assert_close(lace.scaled_dot_product_attention(q, k, v, mask), expected)
-            self.assertIn(text, lace._sdpa._pattern_of(mask, q, 96)[0].text)
+            self.assertIn(text, self.pattern_of_mask(mask, q, 96)[0].text)
         q, mask = q[:, :, -1:], (i - j < 7)[-1:]
         expected = F.scaled_dot_product_attention(q, k, v, mask)
         self.assert_close(lace.scaled_dot_product_attention(q, k, v, mask), expected)
@@ -287,13 +292,41 @@ class MaskedTest(PackageTest):
             got = lace.scaled_dot_product_attention(k, q[:, :, :40], v[:, :, :40])
         self.assert_close(got, F.scaled_dot_product_attention(k, q[:, :, :40], v[:, :, :40]))
 
-    def test_masks_of_each_batch_element_are_right(self):
-        q, k, v = tensors()
-        keys = torch.arange(96) < torch.tensor([70, 96])[:, None]
-        mask = keys[:, None, None, :]
+    def test_key_padding(self):
+        q, k, v = tensors(batch=4)
+        i, j = positions(96)
+        lens, begins = torch.tensor([70, 96, 33, 70]), torch.tensor([5, 0, 60, 5])
+        keys = (j < lens[:, None, None])[:, None]
+        from_left = (j >= begins[:, None, None])[:, None]
+        for name, mask, count in [
+            ("right", keys, 3),
+            ("right, every row alike", keys.expand(4, 4, 96, 96), 3),
+            ("right, causal", keys & (j <= i), 3),
+            ("right, window", keys & (j <= i) & (i - j < 40), 3),
+            ("right, two-sided window", keys & ((i - j).abs() <= 20), 3),
+            ("left, causal", from_left & (j <= i), 3),
+            ("left, window", from_left & (j <= i) & (i - j < 40), 3),
+            ("left", from_left, None),
+            ("each a band", (j <= i) & (i - j < lens[:, None, None, None]), 3),
+        ]:
+            with self.subTest(name):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore" if count is None else "error")
+                    got = lace.scaled_dot_product_attention(q, k, v, mask)
+                expected = F.scaled_dot_product_attention(q, k, v, mask)
+                live = mask.any(-1, keepdim=True).expand(*expected.shape[:-1], 1)
+                self.assert_close(got * live, torch.where(live, expected, 0))
+                self.assertTrue((got.masked_select(~live) == 0).all())
+                groups, _ = lace._sdpa._read_mask(mask, q, 96)
+                self.assertEqual(len(groups), count or 0)
+
+    def test_many_masks_in_a_batch_are_handed_on(self):
+        q, k, v = tensors(batch=20)
+        mask = torch.arange(96) < torch.arange(20, 40)[:, None, None, None]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             got = lace.scaled_dot_product_attention(q, k, v, mask)
+        self.assertEqual(lace._sdpa._read_mask(mask, q, 96)[0], [])
         self.assert_close(got, F.scaled_dot_product_attention(q, k, v, mask))
 
     def test_gradients(self):
