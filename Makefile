@@ -13,7 +13,7 @@ help:
 	@echo 'make wheel      the Python package as a wheel in dist/, checked by auditwheel'
 	@echo 'make bench      time attention against libtorch (JSON under bench/results/)'
 	@echo 'make build      set up and build        make setup  install what is missing'
-	@echo 'make format     clang-format in place   make lint   check format and headers'
+	@echo 'make format     clang-format in place   make lint   check format, headers, types'
 	@echo 'PRESET=cpu|cuda chooses the build; DATA=path gives demo a file or folder to learn'
 
 setup:
@@ -47,6 +47,7 @@ test-slow: build
 	@scripts/setup dev
 	@scripts/setup python
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error -L slow
+	@tests/python/install_anew $(BUILD)/python/dist
 	@mkdir -p build
 	@cmake --preset asan > build/asan.configure.log
 	@ninja -C build/asan --quiet
@@ -72,6 +73,8 @@ format:
 lint:
 	@scripts/setup dev
 	@clang-format --dry-run --Werror $(SOURCES)
+	@scripts/setup wheel
+	@.venv-python/bin/mypy
 	@! grep -nE '#include "\.\./' $(SOURCES) || (echo 'includes are written from include/ or src/'; exit 1)
 
 clean:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ._library import Error, NotSupportedError, library_path
-from ._attention import attention, varlen_attention
+from ._attention import attention, packed_sequences, padded_sequences, varlen_attention
 from ._explain import Explanation, explain
 from ._flex import flex_attention
 from ._pattern import Pattern
@@ -52,6 +52,8 @@ __all__ = [
     "flex_attention",
     "library_path",
     "nn",
+    "packed_sequences",
+    "padded_sequences",
     "scaled_dot_product_attention",
     "varlen_attention",
 ]

@@ -6,10 +6,56 @@ from typing import Literal, overload
 
 import torch
 
-from ._library import Error, NotSupportedError, require_argument
+from ._library import Error, require_argument
 from ._pattern import Pattern, pattern_text
 
 Tensor = torch.Tensor
+
+
+def padded_sequences(
+    batch: int,
+    q_rows: int,
+    k_rows: int,
+    *,
+    k_lens: Tensor | int | None = None,
+    q_start: Tensor | int | None = None,
+    k_start: Tensor | int | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Where the sequences of a padded batch stand, for ``attention(…, sequences=…)``: made once, it
+    serves all layers of a model. Nothing waits for the device.
+
+    batch, q_rows, k_rows: the batch, and seq_len of q and of k. int32 or int64 ``[batch]``, or a
+    number for all, at least one:
+
+    - k_lens: positions of the sequence; default up to the last row of k
+    - q_start: position of q's first row; default such that q is the last rows of k
+    - k_start: position of k's first row; default 0
+
+    Rows at positions below 0, or from k_lens on, are padding. So padding on the right is k_lens;
+    padding on the left ``k_start = -padding``; a static cache k_lens and ``q_start = k_lens -
+    q_rows``; a cache that has dropped its first keys k_start, how many. device: of numbers.
+    """
+    places = {"k_lens": k_lens, "q_start": q_start, "k_start": k_start}
+    tensors = [value for value in places.values() if isinstance(value, Tensor)]
+    where = tensors[0].device if tensors else device
+    given = {
+        name: value if isinstance(value, Tensor) else torch.tensor([value], device=where)
+        for name, value in places.items()
+        if value is not None
+    }
+    return torch.ops.lace.padded_sequences(batch, q_rows, k_rows, **given)
+
+
+def packed_sequences(
+    cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None = None, *, q_start: Tensor | None = None
+) -> Tensor:
+    """Where packed documents stand, for ``attention(…, sequences=…)`` of tensors ``[rows, heads,
+    head_dim]``. See varlen_attention; q_start ``[documents]``: the position of each document's
+    first query, default such that its queries are the last of its keys.
+    """
+    cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
+    return torch.ops.lace.packed_sequences(cu_seqlens_q, cu_seqlens_k, q_start=q_start)
 
 
 def _run(
@@ -20,14 +66,10 @@ def _run(
     pattern: str | Pattern,
     scale: float | None,
     deterministic: bool,
-    softcap: float | None,
-    **tensors: Tensor | int | None,
+    **more: Tensor | float | None,
 ) -> tuple[Tensor, Tensor]:
     """Calls the operation with those arguments that are given, each of which it must have."""
-    if softcap:
-        require_argument(operation, "softcap")
-        tensors["softcap"] = softcap  # type: ignore[assignment]
-    options = {name: value for name, value in tensors.items() if value is not None}
+    options = {name: value for name, value in more.items() if value is not None}
     for name in options:
         require_argument(operation, name)
     out, lse = torch.ops.lace.attention(
@@ -45,8 +87,11 @@ def attention(
     *,
     scale: float | None = None,
     sinks: Tensor | None = None,
-    k_lens: Tensor | None = None,
+    k_lens: Tensor | int | None = None,
     q_start: Tensor | int | None = None,
+    k_start: Tensor | int | None = None,
+    sequences: Tensor | None = None,
+    max_len: int | None = None,
     softcap: float | None = None,
     return_lse: Literal[False] = False,
     deterministic: bool = False,
@@ -60,8 +105,11 @@ def attention(
     *,
     scale: float | None = None,
     sinks: Tensor | None = None,
-    k_lens: Tensor | None = None,
+    k_lens: Tensor | int | None = None,
     q_start: Tensor | int | None = None,
+    k_start: Tensor | int | None = None,
+    sequences: Tensor | None = None,
+    max_len: int | None = None,
     softcap: float | None = None,
     return_lse: Literal[True],
     deterministic: bool = False,
@@ -76,8 +124,11 @@ def attention(
     *,
     scale: float | None = None,
     sinks: Tensor | None = None,
-    k_lens: Tensor | None = None,
+    k_lens: Tensor | int | None = None,
     q_start: Tensor | int | None = None,
+    k_start: Tensor | int | None = None,
+    sequences: Tensor | None = None,
+    max_len: int | None = None,
     softcap: float | None = None,
     return_lse: bool = False,
     deterministic: bool = False,
@@ -97,27 +148,35 @@ def attention(
     On a GPU dtypes are bfloat16 and float16, and head_dims multiples of 8 up to 256.
 
     scale: default 1 / sqrt(head_dim). sinks: ``[heads]``, one more logit without a value in each
-    row's softmax. k_lens: ``[batch]``, the keys of each batch element that count. q_start: the
-    position of the first query. softcap: logits become ``softcap · tanh(logits / softcap)``.
+    row's softmax. k_lens, q_start, k_start: padding, and queries anywhere in the keys, as
+    padded_sequences has them; or sequences, what it or packed_sequences returned. Rows that are
+    padding are never read, and give 0. max_len: positions that sequences have at most; of use on a
+    GPU, which is not asked. softcap: logits become ``softcap · tanh(logits / softcap)``.
     deterministic: bitwise repeatable gradients on a GPU, slower.
 
     Differentiable once; works under autocast and torch.compile. Raises RuntimeError (lace.Error
     where Python finds it) that names the argument, before any work; lace.NotSupportedError for an
     argument that the loaded library does not have.
     """
-    out, lse = _run(
-        "attention",
-        q,
-        k,
-        v,
-        pattern,
-        scale,
-        deterministic,
-        softcap,
-        sinks=sinks,
-        k_lens=k_lens,
-        q_start=q_start,
-    )
+    if k_lens is not None or q_start is not None or k_start is not None:
+        if sequences is not None:
+            raise Error("[attention] sequences and k_lens, q_start or k_start exclude each other")
+        if q.dim() != 4 or k.dim() != 4:
+            raise Error(
+                "[attention] q and k must have the shape [batch, heads, seq_len, head_dim], got "
+                f"{list(q.shape)} and {list(k.shape)}"
+            )
+        sequences = padded_sequences(
+            q.shape[0],
+            q.shape[2],
+            k.shape[2],
+            k_lens=k_lens,
+            q_start=q_start,
+            k_start=k_start,
+            device=q.device,
+        )
+    more = {"sinks": sinks, "sequences": sequences, "max_len": max_len, "softcap": softcap}
+    out, lse = _run("attention", q, k, v, pattern, scale, deterministic, **more)
     return (out, lse) if return_lse else out
 
 
@@ -129,6 +188,8 @@ def varlen_attention(
     cu_seqlens_q: Tensor,
     cu_seqlens_k: Tensor | None = None,
     *,
+    max_seqlen: int | None = None,
+    q_start: Tensor | None = None,
     scale: float | None = None,
     sinks: Tensor | None = None,
     softcap: float | None = None,
@@ -139,38 +200,26 @@ def varlen_attention(
 
     ::
 
-        q             [total, heads,    head_dim]
-        k             [total, kv_heads, head_dim]
-        v             [total, kv_heads, v_head_dim]
-        cu_seqlens_q  int32 [documents + 1]    where each document begins, then total
-        out           [total, heads,    v_head_dim]
-        lse           [heads, total]           with return_lse
+        q             [rows, heads,    head_dim]
+        k             [rows, kv_heads, head_dim]
+        v             [rows, kv_heads, v_head_dim]
+        cu_seqlens_q  int32 or int64 [documents + 1], ascending: document d has rows cu_seqlens[d]
+        cu_seqlens_k  to cu_seqlens[d + 1] - 1, of q and of k; that of k as that of q by default
+        out           [rows, heads,    v_head_dim]
+        lse           [heads, rows]              with return_lse
 
-    cu_seqlens_k: default cu_seqlens_q, and it must be equal to it: documents of another length in
-    the keys are not computed. The rest as lace.attention.
+    A document's queries are the last of its keys, or begin at position q_start ``[documents]``.
+    max_seqlen: the longest document or more, in keys; of use on a GPU, which is not asked. Rows of
+    no document are never read, and give 0. A pattern that counts from the end of the keys
+    (``global{-1}``; ``random`` where it is bidirectional) is an error. The rest as lace.attention.
     """
-    require_argument("varlen_attention", "cu_seqlens")
-    if cu_seqlens_k is not None and cu_seqlens_k is not cu_seqlens_q:
-        if cu_seqlens_k.shape != cu_seqlens_q.shape or not torch.equal(cu_seqlens_q, cu_seqlens_k):
-            raise NotSupportedError("[varlen_attention] cu_seqlens_k must equal cu_seqlens_q")
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if tensor.dim() != 3:
-            raise Error(
-                f"[varlen_attention] {name} must have the shape [total, heads, head_dim], got "
-                f"{list(tensor.shape)}"
-            )
-    q, k, v = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v))
-    out, lse = _run(
-        "varlen_attention",
-        q,
-        k,
-        v,
-        pattern,
-        scale,
-        deterministic,
-        softcap,
-        sinks=sinks,
-        cu_seqlens=cu_seqlens_q,
-    )
-    out = out[0].transpose(0, 1)
-    return (out, lse[0]) if return_lse else out
+    if q.dim() != 3 or k.dim() != 3 or v.dim() != 3:
+        raise Error(
+            "[varlen_attention] q, k and v must have the shape [rows, heads, head_dim], got "
+            f"{list(q.shape)}, {list(k.shape)} and {list(v.shape)}"
+        )
+    require_argument("varlen_attention", "sequences")
+    sequences = packed_sequences(cu_seqlens_q, cu_seqlens_k, q_start=q_start)
+    more = {"sinks": sinks, "sequences": sequences, "max_len": max_seqlen, "softcap": softcap}
+    out, lse = _run("varlen_attention", q, k, v, pattern, scale, deterministic, **more)
+    return (out, lse) if return_lse else out

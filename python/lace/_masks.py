@@ -7,13 +7,57 @@ diagonal.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
+from ._attention import attention, packed_sequences
 from ._pattern import Pattern
 
 Tensor = torch.Tensor
 
 BLOCK_SIZES = (256, 128, 64, 32, 16)
+
+
+@dataclass
+class Reading:
+    """What a mask says, for all batch elements or those of `elements`."""
+
+    pattern: Pattern
+    bounds: Tensor | None = None  # of documents one behind another, from 0 to the length
+    elements: Tensor | None = None
+
+
+def run_reading(
+    q: Tensor, k: Tensor, v: Tensor, reading: Reading, scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """out and lse of attention(q, k, v) with a mask that was read: [batch, heads, seq_len, …]."""
+    if reading.bounds is None:
+        return attention(q, k, v, reading.pattern, scale=scale, return_lse=True)
+    batch, _, length, _ = q.shape
+    begins = torch.arange(batch)[:, None] * length + reading.bounds[:-1]
+    bounds = torch.cat([begins.flatten(), torch.tensor([batch * length])])
+    q, k, v = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (q, k, v))
+    out, lse = attention(
+        q,
+        k,
+        v,
+        reading.pattern,
+        scale=scale,
+        sequences=packed_sequences(bounds.to(q.device, non_blocking=True)),
+        max_len=int(reading.bounds.diff().max()),
+        return_lse=True,
+    )
+    out = out.unflatten(0, (batch, length)).transpose(1, 2)
+    return out, lse.unflatten(1, (batch, length)).transpose(0, 1)
+
+
+def bounds_of(furthest: Tensor) -> Tensor:
+    """Where documents begin and the last ends, if position i is in one with positions up to
+    furthest[i] >= i."""
+    before = furthest.cummax(0).values[:-1]
+    begins = (before < torch.arange(1, len(furthest), device=furthest.device)).nonzero()[:, 0] + 1
+    return torch.cat([begins.new_tensor([0]), begins, begins.new_tensor([len(furthest)])])
 
 
 def band_text(lowest: int, highest: int, least: int, most: int) -> str | None:
@@ -29,20 +73,20 @@ def band_text(lowest: int, highest: int, least: int, most: int) -> str | None:
     return None
 
 
-def pattern_of_mask(mask: Tensor) -> Pattern | None:
+def read_mask(mask: Tensor) -> Reading | None:
     """The pattern of a mask: bool [heads or 1, q_len, k_len], queries the last of the positions.
 
     None: it is not one that is looked for. Reads the mask a few times, on its device, and waits.
     """
     text = _band_text(mask)
     if text is not None:
-        return Pattern(text)
+        return Reading(Pattern(text))
     for block_size in BLOCK_SIZES:
         if block_size < mask.shape[-1]:
             pattern = _blocks(mask, block_size)
             if pattern is not None:
-                return pattern
-    return None
+                return Reading(pattern)
+    return _documents(mask)
 
 
 def _differences(mask: Tensor) -> Tensor:
@@ -111,3 +155,25 @@ def _blocks(mask: Tensor, size: int) -> Pattern | None:
     if bool(((spread & causal) == mask).all()):
         return Pattern.from_blocks(live, size)
     return None
+
+
+def _documents(mask: Tensor) -> Reading | None:
+    """Documents one behind another, each with the same band, for all heads alike."""
+    _, q_len, length = mask.shape
+    live = mask.any(dim=0)
+    if q_len != length or not bool(live.any()):
+        return None
+    position = torch.arange(length, device=mask.device)
+    furthest = torch.where(live, position, 0).amax(dim=1)
+    furthest = torch.maximum(furthest, torch.where(live, position[:, None], 0).amax(dim=0))
+    bounds = bounds_of(torch.maximum(furthest, position))
+    number = torch.repeat_interleave(position[: len(bounds) - 1], bounds.diff())
+    difference = _differences(mask)
+    lowest, highest = int(difference[live].min()), int(difference[live].max())
+    longest = int(bounds.diff().max())
+    text = band_text(lowest, highest, 1 - longest, longest - 1)
+    same = number[:, None] == number
+    band = same & (difference >= lowest) & (difference <= highest)
+    if text is None or not bool((mask == band).all()):
+        return None
+    return Reading(Pattern(text), bounds.cpu())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ._attention import attention
 from ._library import Error, warn_once
-from ._masks import pattern_of_mask
+from ._masks import Reading, read_mask, run_reading
 from ._pattern import Pattern
 
 Tensor = torch.Tensor
@@ -35,8 +36,9 @@ def scaled_dot_product_attention(
         out        [..., heads,    q_len, v_head_dim]
 
     Run by lace: no mask; is_causal; and bool masks that are causal, a window or everything, also
-    with key padding (on the right; causal ones on the left too), or a mask of square blocks of 16
-    to 256 positions (two-sided, or cut at the diagonal). Batch elements with masks of their own are
+    with key padding (on the right; causal ones on the left too) or in each of several documents one
+    behind another; or a mask of square blocks of 16 to 256 positions (two-sided, or cut at the
+    diagonal). Batch elements with masks of their own are
     calls of their own, up to 16 different ones. The mask is read once a tensor, on the host: reuse
     the tensor. Any other mask, float masks, and more queries than keys are computed by torch's own
     function, with one warning. A mask that depends on the inputs of a compiled function breaks its
@@ -60,17 +62,17 @@ def scaled_dot_product_attention(
         )
     q_len, k_len = query.shape[-2], key.shape[-2]
     reason = "there are more queries than keys" if q_len > k_len else ""
-    groups: list[Group] = []
+    groups: list[Reading] = []
     if reason:
         pass
     elif attn_mask is not None:
-        groups, reason = _read_mask(attn_mask, query, k_len)
+        groups, reason = _read_once(attn_mask, query, k_len)
     elif is_causal:
         # Torch counts the queries from the first position: keys after the last query are not seen.
         key, value = key[..., :q_len, :], value[..., :q_len, :]
-        groups = [("dense", None)]
+        groups = [Reading(Pattern("dense"))]
     else:
-        groups = [("bidirectional(dense)", None)]
+        groups = [Reading(Pattern("bidirectional(dense)"))]
     if reason:
         warn_once(
             f"lace.scaled_dot_product_attention: {reason}; torch's own function computes this"
@@ -80,25 +82,26 @@ def scaled_dot_product_attention(
         )
     q, k, v = (tensor.reshape(-1, *tensor.shape[-3:]) for tensor in (query, key, value))
     if len(groups) == 1:
-        out = attention(q, k, v, groups[0][0], scale=scale)
+        out, _ = run_reading(q, k, v, groups[0], scale)
     else:
-        parts = [attention(q[e], k[e], v[e], pattern, scale=scale) for pattern, e in groups]
-        order = torch.cat([elements for _, elements in groups if elements is not None])
-        out = torch.cat(parts)[order.argsort()]
+        elements = [group.elements for group in groups if group.elements is not None]
+        parts = [
+            run_reading(q[some], k[some], v[some], group, scale)[0]
+            for group, some in zip(groups, elements, strict=True)
+        ]
+        out = torch.cat(parts)[torch.cat(elements).argsort()]
     return out.reshape(*query.shape[:-3], *out.shape[-3:])
 
 
-# A pattern and the batch elements that have it; None: all.
-Group = tuple[Pattern | str, Tensor | None]
 _MOST_GROUPS = 16
 
 # By tensor: the shape that it was read for, its version, and what it is.
-_Read = tuple[tuple[int, ...], int, list[Group], str]
+_Read = tuple[tuple[int, ...], int, list[Reading], str]
 _read: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 @torch.compiler.disable
-def _read_mask(mask: Tensor, query: Tensor, k_len: int) -> tuple[list[Group], str]:
+def _read_once(mask: Tensor, query: Tensor, k_len: int) -> tuple[list[Reading], str]:
     """What a mask is, or the reason why no pattern says it. Read once a tensor."""
     if mask.dtype != torch.bool:
         return [], "float masks are added to the logits, which lace does not do"
@@ -110,8 +113,8 @@ def _read_mask(mask: Tensor, query: Tensor, k_len: int) -> tuple[list[Group], st
     return known[2], known[3]
 
 
-def _look(mask: Tensor, shape: tuple[int, ...]) -> tuple[list[Group], str]:
-    """As _read_mask, for a bool mask that is broadcast to [..., heads, q_len, k_len]."""
+def _look(mask: Tensor, shape: tuple[int, ...]) -> tuple[list[Reading], str]:
+    """As _read_once, for a bool mask that is broadcast to [..., heads, q_len, k_len]."""
     try:
         torch.broadcast_shapes(mask.shape, shape)
     except RuntimeError:
@@ -126,17 +129,15 @@ def _look(mask: Tensor, shape: tuple[int, ...]) -> tuple[list[Group], str]:
     mask = mask.expand(*lead, heads, *shape[-2:]).reshape(-1, heads, *shape[-2:])
     if heads > 1 and bool((mask == mask[:, :1]).all()):
         mask = mask[:, :1]
-    groups: list[Group] = []
+    groups: list[Reading] = []
     left = torch.arange(len(mask), device=mask.device)
     while len(left) > 0:
         same = (mask[left] == mask[left[:1]]).flatten(1).all(dim=1)
-        pattern = pattern_of_mask(mask[left[0]])
-        if pattern is None:
+        reading = read_mask(mask[left[0]])
+        if reading is None:
             return [], "no pattern of lace says what the mask says"
-        groups.append((pattern, left[same]))
+        groups.append(replace(reading, elements=left[same]))
         left = left[~same]
         if len(groups) > _MOST_GROUPS:
             return [], f"there are more than {_MOST_GROUPS} different masks in a batch"
-    if len(groups) == 1:
-        groups = [(groups[0][0], None)]
     return groups, ""

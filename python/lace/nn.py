@@ -131,7 +131,7 @@ class SparseSelfAttention(nn.Module):
         if cu_seqlens is not None:
             if k_lens is not None:
                 raise Error("[SparseSelfAttention] k_lens and cu_seqlens exclude each other")
-            q, k, v = (tensor[0].transpose(0, 1) for tensor in (q, k, v))
+            q, k, v = (tensor[0].transpose(0, 1) for tensor in (q, k, v))  # no copies
             out = varlen_attention(q, k, v, self.pattern, cu_seqlens, scale=self.scale)
             assert isinstance(out, Tensor)
             merged = out.reshape(1, seq_len, -1)

@@ -123,20 +123,19 @@ class ModelTest(unittest.TestCase):
         mask[1, slice(0, 7) if left else slice(-7, None)] = 0
         return {"input_ids": tokens(2, length) * mask, "attention_mask": mask}
 
-    def check_decoder(self, padding=False, packing=False, reads_positions=True):
-        """What all causal models can. padding, packing: whether lace computes them.
-        reads_positions: whether the model hands position_ids to the makers of masks; one that does
-        not attends across packed documents, in eager too."""
+    def check_decoder(self, reads_positions=True):
+        """What all causal models can. reads_positions: whether the model hands position_ids to the
+        makers of masks; one that does not attends across packed documents, in eager too."""
         ids = tokens(2, 50)
         self.compare("logits, gradients", input_ids=ids)
         self.compare("a mask of ones", input_ids=ids, attention_mask=torch.ones_like(ids))
         for side in ("left", "right"):
             inputs = self.padded(side == "left")
             live = inputs["attention_mask"]
-            self.compare(f"{side} padding", padding, live, **inputs)
+            self.compare(f"{side} padding", live=live, **inputs)
         positions = torch.cat([torch.arange(n) for n in (20, 3, 27)]).expand(2, -1)
         packed = {"input_ids": ids, "position_ids": positions, "use_cache": False}
-        self.compare("packed documents", packing or not reads_positions, **packed)
+        self.compare("packed documents", **packed)
         # Each document alone equals its rows in the pack.
         whole = self.lace(**packed).logits
         for begin, end in ((0, 20), (20, 23), (23, 50)) if reads_positions else ():
@@ -144,7 +143,9 @@ class ModelTest(unittest.TestCase):
             self.assertLess((whole[:, begin:end] - alone).abs().max().item(), 1e-5)
         self.generate("64 greedy tokens")
         self.generate("the same from 1 token", inputs={"input_ids": tokens(2, 1)})
-        self.generate("the same after left padding", padding, inputs=self.padded(True, 20))
+        self.generate("the same after left padding", inputs=self.padded(True, 20))
+        options = {"inputs": self.padded(True, 20), "cache_implementation": "static"}
+        self.generate("the same, static, left padding", **options)
         self.generate("the same from a static cache", cache_implementation="static")
         self.generate("the same without a cache", use_cache=False)
         self.generate("beam search", num_beams=3)
@@ -217,6 +218,47 @@ class MistralTest(ModelTest):
                 )
         self.assertTrue(torch.equal(masks[0] == 0, masks[1]))
 
+    def test_padding_between_tokens(self):
+        """Which no plan has: a real mask."""
+        inputs = {"input_ids": tokens(2, 50), "attention_mask": torch.ones(2, 50, dtype=torch.long)}
+        inputs["attention_mask"][1, 20:25] = 0
+        self.compare("padding between tokens", False, inputs["attention_mask"], **inputs)
+
+    def test_continued_after_padding(self):
+        """Several tokens at once after a prompt that was padded, in a cache."""
+        inputs = self.padded(left=True)
+
+        def run_both():
+            results = []
+            for model in (self.eager, self.lace):
+                first = {name: value[:, :30] for name, value in inputs.items()}
+                cache = model(**first, use_cache=True).past_key_values
+                rest = {
+                    **inputs,
+                    "input_ids": inputs["input_ids"][:, 30:],
+                    "past_key_values": cache,
+                }
+                results.append(model(**rest).logits)
+            return (results[0] - results[1]).abs().max().item()
+
+        self.record("continued after left padding", run_both, True, 1e-5)
+
+    def test_documents_given_as_for_flash_attention(self):
+        ids, bounds = tokens(1, 50), torch.tensor([0, 20, 23, 50], dtype=torch.int32)
+        lens = bounds.diff().tolist()
+        given = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_k": max(lens)}
+        positions = torch.cat([torch.arange(n) for n in lens])[None]
+
+        def run_both():
+            packed = {"input_ids": ids, "position_ids": positions, "use_cache": False}
+            expected = self.eager(**packed).logits
+            # Positions that count on, so that the bounds alone tell documents apart; rotary
+            # positions are relative.
+            got = self.lace(ids, use_cache=False, **given).logits
+            return (expected - got).abs().max().item()
+
+        self.record("cu_seq_lens", run_both, True, 1e-5)
+
     def test_indexers_are_an_error(self):
         q = torch.zeros(1, 2, 8, 16)
         with self.assertRaisesRegex(lace.NotSupportedError, "an indexer chooses are not computed"):
@@ -278,7 +320,9 @@ class ModernBertTest(ModelTest):
         self.start(ModernBertForMaskedLM, config)
         self.compare("logits, gradients", input_ids=tokens(2, 50))
         inputs = self.padded(left=False)
-        self.compare("right padding", False, inputs["attention_mask"], **inputs)
+        self.compare("right padding", live=inputs["attention_mask"], **inputs)
+        inputs = self.padded(left=True)
+        self.compare("left padding", live=inputs["attention_mask"], **inputs)
 
 
 class PatchedTest(ModelTest):
@@ -317,8 +361,15 @@ class LongformerTest(PatchedTest):
             self.compare(name, **inputs)
         padded = self.padded(left=False, length=96)
         live = padded["attention_mask"]
-        self.compare("right padding", False, live, **padded, global_attention_mask=mask)
-        self.compare("a length that is padded", False, input_ids=ids[:, :90])
+        for name, globals_ in [("leading ones", [[0, 1], [0, 1]]), ("own ones", [[0], [3, 80]])]:
+            mask = torch.zeros_like(ids)
+            for row, where in zip(mask, globals_, strict=True):
+                row[where] = 1
+            inputs = {**padded, "global_attention_mask": mask}
+            self.compare(f"right padding, {name}", live=live, **inputs)
+        self.compare("a length that is padded", input_ids=ids[:, :90])
+        padded = self.padded(left=True, length=96)
+        self.compare("left padding", False, padded["attention_mask"], **padded)
         self.compare("output_attentions", False, input_ids=ids, output_attentions=True)
 
     def test_trains_with_dropout(self):
@@ -347,7 +398,8 @@ class BigBirdTest(PatchedTest):
             self.eager.eval()
             self.lace.eval()
             padded = self.padded(left=False, length=96)
-            self.compare("right padding", False, padded["attention_mask"], **padded)
+            self.compare("right padding", live=padded["attention_mask"], **padded)
+            self.compare("a length that is padded", input_ids=ids[:, :90])
             self.compare("short: original_full", input_ids=ids[:, :20])
 
     def test_lengths_of_the_paper(self):

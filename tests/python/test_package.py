@@ -176,6 +176,139 @@ class AttentionTest(PackageTest):
         self.assert_close(got, q.grad, 1e-6)
 
 
+class SequencesTest(PackageTest):
+    """Padding, packed documents and queries anywhere in the keys: as each sequence alone."""
+
+    PATTERNS = ["local(16) | sinks(2)", "block(24)", "bidirectional(local(16) | sinks(2))", "dense"]
+
+    def test_right_padding(self):
+        lens = torch.tensor([70, 96])
+        for pattern in self.PATTERNS:
+            q, k, v = tensors(grad=True)
+            with torch.no_grad():
+                for t in (q, k, v):
+                    t[0, :, 70:] = math.nan
+            out, lse = lace.attention(q, k, v, pattern, k_lens=lens, return_lse=True)
+            out.square().sum().backward()
+            self.assertTrue((out[0, :, 70:] == 0).all() and (lse[0, :, 70:] == -math.inf).all())
+            for b, n in enumerate(lens.tolist()):
+                one = [t[b : b + 1, :, :n].detach().clone().requires_grad_() for t in (q, k, v)]
+                expected = lace.attention(*one, pattern)
+                expected.square().sum().backward()
+                self.assert_close(out[b : b + 1, :, :n], expected)
+                for whole, alone in zip((q, k, v), one, strict=True):
+                    self.assert_close(whole.grad[b : b + 1, :, :n], alone.grad, 1e-4)
+                    self.assertTrue((whole.grad[b, :, n:] == 0).all())
+
+    def test_left_padding(self):
+        q, k, v = tensors()
+        for pattern in self.PATTERNS:
+            out = lace.attention(q, k, v, pattern, k_start=torch.tensor([-26, 0]))
+            self.assert_close(
+                out[:1, :, 26:], lace.attention(*(t[:1, :, 26:] for t in (q, k, v)), pattern)
+            )
+            self.assert_close(out[1:], lace.attention(q[1:], k[1:], v[1:], pattern))
+            self.assertTrue((out[0, :, :26] == 0).all())
+
+    def test_queries_anywhere(self):
+        """A static cache of 96 rows, of which 40 and 60 are written, and 5 queries."""
+        q, k, v = tensors()
+        ends = torch.tensor([40, 60])
+        rows = ends[:, None] + torch.arange(-5, 0)
+        some = torch.stack([q[b][:, rows[b]] for b in range(2)])
+        for pattern in self.PATTERNS[:2]:
+            out = lace.attention(some, k, v, pattern, k_lens=ends, q_start=ends - 5)
+            for b, n in enumerate(ends.tolist()):
+                alone = [some[b : b + 1], *(t[b : b + 1, :, :n] for t in (k, v))]
+                self.assert_close(out[b : b + 1], lace.attention(*alone, pattern))
+
+    def test_a_cache_that_dropped_its_first_keys(self):
+        q, k, v = tensors()
+        whole = lace.attention(q[:, :, -5:], k, v, "block(24)")
+        kept = lace.attention(q[:, :, -5:], k[:, :, 40:], v[:, :, 40:], "block(24)", k_start=40)
+        self.assert_close(kept, whole)
+
+    def test_packed(self):
+        lens = [20, 3, 96, 1, 40]
+        bounds = torch.tensor([0, *lens]).cumsum(0)
+        generator = torch.Generator().manual_seed(0)
+        packed = [torch.randn(160, h, 32, generator=generator).requires_grad_() for h in (4, 2, 2)]
+        sinks = torch.randn(4, generator=generator)
+        for pattern in self.PATTERNS:
+            out, lse = lace.varlen_attention(*packed, pattern, bounds, sinks=sinks, return_lse=True)
+            grads = torch.autograd.grad(out.square().sum(), packed)
+            self.assertEqual(lse.shape, (4, 160))
+            for begin, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+                one = [t[begin:end].detach().clone().requires_grad_() for t in packed]
+                heads_first = [t.transpose(0, 1)[None] for t in one]
+                expected = lace.attention(*heads_first, pattern, sinks=sinks)
+                alone = torch.autograd.grad(expected.square().sum(), one)
+                self.assert_close(out[begin:end], expected[0].transpose(0, 1))
+                for whole, grad in zip(grads, alone, strict=True):
+                    self.assert_close(whole[begin:end], grad, 1e-4)
+
+    def test_packed_as_flash_attention(self):
+        """Its published sizes: queries are the last of each document's keys, and where there are
+        more of them than keys, those that see none give 0."""
+        generator = torch.Generator().manual_seed(0)
+        sizes = [(1, 147), (113, 203), (128, 217), (113, 211), (108, 256), (256, 512), (512, 256)]
+        for number, (q_len, k_len) in enumerate(sizes):
+            kv_heads = (6, 2, 1)[number % 3]
+            q_lens = torch.randint(max(1, q_len - 20), q_len + 1, (3,), generator=generator)
+            k_lens = torch.randint(max(1, k_len - 20), k_len + 1, (3,), generator=generator)
+            q_bounds, k_bounds = (F.pad(lens.cumsum(0), (1, 0)) for lens in (q_lens, k_lens))
+            q = torch.randn(int(q_bounds[-1]), 6, 64, generator=generator)
+            k, v = torch.randn(2, int(k_bounds[-1]), kv_heads, 64, generator=generator)
+            for text in ("dense", "local(57)", "bidirectional(local(80))"):
+                if "bidirectional" in text and q_len > k_len:
+                    continue
+                with self.subTest(q_len=q_len, k_len=k_len, kv_heads=kv_heads, pattern=text):
+                    out = lace.varlen_attention(q, k, v, text, q_bounds.int(), k_bounds.int())
+                    for d in range(3):
+                        rows = slice(int(q_bounds[d]), int(q_bounds[d + 1]))
+                        keys = slice(int(k_bounds[d]), int(k_bounds[d + 1]))
+                        i = torch.arange(q_lens[d])[:, None] + k_lens[d] - q_lens[d]
+                        j = torch.arange(k_lens[d])
+                        live = {
+                            "dense": j <= i,
+                            "local(57)": (j <= i) & (i - j < 57),
+                            "bidirectional(local(80))": (i - j).abs() <= 40,
+                        }[text]
+                        one = [t.transpose(0, 1)[None] for t in (q[rows], k[keys], v[keys])]
+                        expected = F.scaled_dot_product_attention(
+                            *one, attn_mask=live, enable_gqa=True
+                        )[0].transpose(0, 1)
+                        seen = live.any(-1)[:, None, None]
+                        self.assert_close(out[rows], torch.where(seen, expected, 0))
+
+    def test_layer(self):
+        torch.manual_seed(0)
+        layer = lace.nn.SparseSelfAttention(64, 4, "local(8) | sinks(1)", rotary=True)
+        x = torch.randn(1, 60, 64)
+        bounds = torch.tensor([0, 20, 23, 60])
+        whole = layer(x, cu_seqlens=bounds)
+        padded = torch.zeros(3, 40, 64)
+        for b, (begin, end) in enumerate(((0, 20), (20, 23), (23, 60))):
+            padded[b, : end - begin] = x[0, begin:end]
+        rows = layer(padded, k_lens=bounds.diff())
+        for b, (begin, end) in enumerate(((0, 20), (20, 23), (23, 60))):
+            alone = layer(x[:, begin:end])
+            self.assert_close(whole[:, begin:end], alone)
+            self.assert_close(rows[b : b + 1, : end - begin], alone)
+
+    def test_errors(self):
+        q, k, v = tensors()
+        table = lace.padded_sequences(2, 96, 96, k_lens=50)
+        with self.assertRaisesRegex(lace.Error, "sequences and k_lens, q_start or k_start exclude"):
+            lace.attention(q, k, v, "dense", k_lens=torch.tensor([3, 4]), sequences=table)
+        with self.assertRaisesRegex(
+            RuntimeError, r"\[padded_sequences\] k_lens must have the shape"
+        ):
+            lace.attention(q, k, v, "dense", k_lens=torch.tensor([3, 4, 5]))
+        with self.assertRaisesRegex(lace.Error, r"\[varlen_attention\] q, k and v must have"):
+            lace.varlen_attention(q, k, v, "dense", torch.tensor([0, 96]))
+
+
 class MaskedTest(PackageTest):
     """scaled_dot_product_attention and flex_attention: what they run, and what they hand on."""
 
@@ -192,7 +325,14 @@ class MaskedTest(PackageTest):
             ("lopsided", lambda b, h, q, k: (q - k <= 21) & (k - q <= 20), None),
             ("documents", lambda b, h, q, k: (document[q] == document[k]) & (q >= k), ""),
             ("two-sided documents", lambda b, h, q, k: document[q] == document[k], ""),
-            ("odd documents", lambda b, h, q, k: odd[q] == odd[k], None),
+            ("odd documents", lambda b, h, q, k: odd[q] == odd[k], "bidirectional(dense)"),
+            ("causal ones", lambda b, h, q, k: (odd[q] == odd[k]) & (q >= k), "dense"),
+            (
+                "ones with windows",
+                lambda b, h, q, k: (odd[q] == odd[k]) & (q >= k) & (q - k < 20),
+                "local(20)",
+            ),
+            ("lopsided ones", lambda b, h, q, k: (odd[q] == odd[k]) & (q - k < 20), None),
             ("a head each", lambda b, h, q, k: (q // 16 + k // 16 + h) % 3 == 0, ""),
             ("first keys", lambda b, h, q, k: (q // 128 == k // 128) | (k < 128), ""),
             ("a pair less", lambda b, h, q, k: (q >= k) & ~((q == 9) & (k == 3)), None),
@@ -200,8 +340,13 @@ class MaskedTest(PackageTest):
 
     @staticmethod
     def pattern_of_mask(mask, query, k_len):
-        groups, reason = lace._sdpa._read_mask(mask, query, k_len)
-        return (groups[0][0] if groups else None), reason
+        groups, _ = lace._sdpa._read_once(mask, query, k_len)
+        return groups[0].pattern if groups else None
+
+    @staticmethod
+    def pattern_of_block_mask(block_mask, query, key):
+        reading, _ = lace._flex._read_once(block_mask, query, key)
+        return reading.pattern if reading else None
 
     @staticmethod
     def dense(mask_mod, batch, heads, n):
@@ -219,14 +364,14 @@ class MaskedTest(PackageTest):
                 expected = F.scaled_dot_product_attention(q, k, v, mask)
                 for call, argument, reader in [
                     (lace.scaled_dot_product_attention, "attn_mask", self.pattern_of_mask),
-                    (lace.flex_attention, "block_mask", lace._flex._pattern_of),
+                    (lace.flex_attention, "block_mask", self.pattern_of_block_mask),
                 ]:
                     with self.subTest(n=n, mask=name, call=call.__name__):
                         value = mask if argument == "attn_mask" else block_mask
                         with warnings.catch_warnings():
                             warnings.simplefilter("ignore")
                             self.assert_close(call(q, k, v, **{argument: value}), expected)
-                        pattern = reader(value, q, n if argument == "attn_mask" else k)[0]
+                        pattern = reader(value, q, n if argument == "attn_mask" else k)
                         if expected_pattern is None:
                             self.assertIsNone(pattern)
                         elif expected_pattern:
@@ -253,7 +398,7 @@ class MaskedTest(PackageTest):
         ]:
             expected = F.scaled_dot_product_attention(q, k, v, mask)
             self.assert_close(lace.scaled_dot_product_attention(q, k, v, mask), expected)
-            self.assertIn(text, self.pattern_of_mask(mask, q, 96)[0].text)
+            self.assertIn(text, self.pattern_of_mask(mask, q, 96).text)
         q, mask = q[:, :, -1:], (i - j < 7)[-1:]
         expected = F.scaled_dot_product_attention(q, k, v, mask)
         self.assert_close(lace.scaled_dot_product_attention(q, k, v, mask), expected)
@@ -317,7 +462,7 @@ class MaskedTest(PackageTest):
                 live = mask.any(-1, keepdim=True).expand(*expected.shape[:-1], 1)
                 self.assert_close(got * live, torch.where(live, expected, 0))
                 self.assertTrue((got.masked_select(~live) == 0).all())
-                groups, _ = lace._sdpa._read_mask(mask, q, 96)
+                groups, _ = lace._sdpa._read_once(mask, q, 96)
                 self.assertEqual(len(groups), count or 0)
 
     def test_many_masks_in_a_batch_are_handed_on(self):
@@ -326,7 +471,7 @@ class MaskedTest(PackageTest):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             got = lace.scaled_dot_product_attention(q, k, v, mask)
-        self.assertEqual(lace._sdpa._read_mask(mask, q, 96)[0], [])
+        self.assertEqual(lace._sdpa._read_once(mask, q, 96)[0], [])
         self.assert_close(got, F.scaled_dot_product_attention(q, k, v, mask))
 
     def test_gradients(self):

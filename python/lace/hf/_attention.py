@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .._attention import attention
+from .._attention import attention, packed_sequences
 from .._library import NotSupportedError, has_argument, warn_once
 from ._masks import LaceMask
 
@@ -34,23 +34,23 @@ def attention_forward(
     """query [batch, heads, q_len, head_dim], key and value [batch, kv_heads, k_len, …]; returns
     [batch, q_len, heads, v_head_dim] and None, as there are no weights to return.
 
-    Raises lace.NotSupportedError for keys chosen by an indexer, and for cu_seq_lens.
+    cu_seq_lens_q, cu_seq_lens_k, max_length_k: bounds of packed documents, as for flash-attention.
+    Raises lace.NotSupportedError for keys that an indexer chooses.
     """
     if block_indices is not None or indices is not None:
         raise NotSupportedError(
             "[lace.hf] keys that an indexer chooses are not computed: use attn_implementation="
             '"eager" or "sdpa" for this model'
         )
-    if kwargs.get("cu_seq_lens_q") is not None:
-        raise NotSupportedError("[lace.hf] cu_seq_lens are not computed by this version of lace")
     if kwargs.get("output_attentions"):
         warn_once("lace.hf: attention weights are never made, so none are returned")
     if isinstance(attention_mask, LaceMask):
         reason = _why_not(attention_mask, key, dropout, softcap, s_aux, position_bias)
+        attention_mask = _documents_given(attention_mask, query, reason, kwargs)
         if not reason:
             return _run(query, key, value, attention_mask, scaling, s_aux, softcap), None
         warn_once(f"lace.hf: {reason}; a real mask and torch's attention are used")
-        attention_mask = attention_mask.dense()
+        attention_mask = attention_mask.dense().to(query.device)
     elif attention_mask is None:
         # As transformers' sdpa: nothing was masked but, of a causal module, what comes later.
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
@@ -61,6 +61,7 @@ def attention_forward(
             pattern = "bidirectional(dense)"
         mask = LaceMask(pattern, query.shape[2], key.shape[2], key.shape[2])
         reason = _why_not(mask, key, dropout, softcap, s_aux, position_bias)
+        mask = _documents_given(mask, query, reason, kwargs)
         if not reason and query.shape[2] <= key.shape[2]:
             return _run(query, key, value, mask, scaling, s_aux, softcap), None
         if pattern == "dense":
@@ -70,6 +71,25 @@ def attention_forward(
         _masked(query, key, value, attention_mask, dropout, scaling, softcap, s_aux, position_bias),
         None,
     )
+
+
+def _documents_given(
+    mask: LaceMask, query: Tensor, reason: str, kwargs: dict[str, Any]
+) -> LaceMask:
+    """The mask of documents whose bounds the caller gave as for flash-attention."""
+    bounds = kwargs.get("cu_seq_lens_q")
+    if bounds is None or mask.packed:
+        return mask
+    if reason or query.shape[0] != 1 or mask.sequences is not None:
+        raise NotSupportedError(
+            "[lace.hf] cu_seq_lens_q is for one row of documents without padding or cache, and "
+            f"what lace computes; {reason or 'there is more'}"
+        )
+    packed = LaceMask(mask.pattern, mask.q_length, mask.kv_length, mask.last_key, mask.arguments)
+    packed.sequences, packed.packed = packed_sequences(bounds, kwargs.get("cu_seq_lens_k")), True
+    longest = kwargs.get("max_length_k")
+    packed.max_len = longest if isinstance(longest, int) else None
+    return packed
 
 
 def _why_not(
@@ -103,10 +123,16 @@ def _run(
     sinks: Tensor | None,
     softcap: float | None,
 ) -> Tensor:
-    if mask.first_key > 0 or mask.last_key < key.shape[2]:
-        key = key[:, :, mask.first_key : mask.last_key]
-        value = value[:, :, mask.first_key : mask.last_key]
-    out = attention(query, key, value, mask.pattern, scale=scaling, sinks=sinks, softcap=softcap)
+    options: dict[str, Any] = {"scale": scaling, "sinks": sinks, "softcap": softcap}
+    if mask.sequences is not None:
+        options |= {"sequences": mask.sequences.to(query.device), "max_len": mask.max_len}
+    elif mask.last_key < key.shape[2]:
+        key, value = key[:, :, : mask.last_key], value[:, :, : mask.last_key]
+    if mask.packed:
+        batch, _, length, _ = query.shape
+        query, key, value = (t.transpose(1, 2).flatten(0, 1) for t in (query, key, value))
+        return attention(query, key, value, mask.pattern, **options).unflatten(0, (batch, length))
+    out = attention(query, key, value, mask.pattern, **options)
     return out.transpose(1, 2).contiguous()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn.attention.flex_attention import BlockMask
 
+from .._attention import packed_sequences, padded_sequences
 from .._library import warn_once
 
 Tensor = torch.Tensor
@@ -121,16 +122,23 @@ class LaceMask(BlockMask):
         last_key: int,
         arguments: dict[str, Any] | None = None,
     ) -> None:
-        # The pattern is of the keys first_key … last_key − 1, the queries being the last of them.
         self.pattern = pattern
         self.q_length, self.kv_length = q_length, kv_length
-        self.first_key, self.last_key = 0, last_key
+        # Without sequences: of the keys before last_key, the queries being the last of them.
+        self.last_key = last_key
+        # Else what padded_sequences or, of documents, packed_sequences made of these lengths.
+        self.sequences: Tensor | None = None
+        self.packed = False
+        self.max_len: int | None = None
         self.arguments = arguments  # of make_mask, for what only a real mask can do
 
     @property
     def shape(self) -> tuple[int, ...]:
         batch = self.arguments["batch_size"] if self.arguments else 1
         return (batch, 1, self.q_length, self.kv_length)
+
+    def to(self, *args: Any, **kwargs: Any) -> LaceMask:
+        return self  # what it has goes to a layer's device there
 
     def __repr__(self) -> str:
         return f"LaceMask({self.pattern!r}, shape={self.shape})"
@@ -206,46 +214,81 @@ def _takes_masks_apart(config: Any) -> bool:
 
 def _read(arguments: dict[str, Any]) -> LaceMask:
     q_length, kv_length = arguments["q_length"], arguments["kv_length"]
-    kv_offset = int(arguments["kv_offset"])
+    kv_offset, q_offset = int(arguments["kv_offset"]), arguments["q_offset"]
     reading = read_mask_function(arguments["mask_function"])
-    pattern = reading.pattern()
+    mask = LaceMask(reading.pattern(), q_length, kv_length, kv_length, arguments)
+    if reading.documents is not None and bool(reading.documents.any()):  # traced: also without
+        _pack(reading, mask)
+        return mask
     # Row r of the queries stands beside the key begin + r. Keys after the last query are rows of a
     # static cache that nothing has been written to.
-    begin = arguments["q_offset"] - kv_offset
-    last_key = begin + q_length
-    if begin < 0 or last_key > kv_length:
+    begin = q_offset - kv_offset
+    mask.last_key = begin + q_length
+    if begin < 0 or mask.last_key > kv_length:
         raise Unreadable("the queries stand beside no keys")
-    if not reading.causal and last_key != kv_length:
+    if not reading.causal and mask.last_key != kv_length:
         raise Unreadable("there are other numbers of queries and keys in a two-sided layer")
-    if not _is_all(arguments["attention_mask"], kv_offset, kv_offset + last_key):
-        raise Unreadable("padding is not computed by this version of lace")
-    if reading.documents is not None and bool(reading.documents.any()):  # traced: also without
-        raise Unreadable("packed documents are not computed by this version of lace")
-    mask = LaceMask(pattern, q_length, kv_length, last_key, arguments)
-    if not reading.shift_invariant:
-        _place_chunks(reading, mask, kv_offset, begin)
+    # Chunks are counted from the first token, also where the cache has dropped it.
+    dropped = kv_offset if reading.shift_invariant else 0
+    padding = _padding(arguments["attention_mask"], dropped, kv_offset + mask.last_key)
+    _check_chunks(reading, None if padding is None else padding[0])
+    if padding is None and (reading.shift_invariant or kv_offset % (reading.chunk or 1) == 0):
+        return mask
+    first, end = padding or (None, q_offset + q_length)
+    before: Tensor | int = 0 if first is None else first
+    mask.sequences = padded_sequences(
+        arguments["batch_size"],
+        q_length,
+        kv_length,
+        k_lens=end - before,
+        q_start=q_offset - before,
+        k_start=kv_offset - before,
+        device=arguments["device"],
+    )
     return mask
 
 
-def _is_all(attention_mask: Tensor | None, first: int, last: int) -> bool:
-    """Whether no position first … last − 1 is padding. Beyond its length everything is."""
+def _padding(attention_mask: Tensor | None, begin: int, end: int) -> tuple[Tensor, Tensor] | None:
+    """The first position of each batch element, and the one after its last, both [batch]; None:
+    no position from begin to end − 1 is padding. Beyond the length of the mask all are."""
     if attention_mask is None:
-        return True
-    return attention_mask.shape[-1] >= last and bool(attention_mask[:, first:last].all())
+        return None
+    live = attention_mask[:, :end].bool()
+    if live.shape[-1] == end and bool(live[:, begin:].all()):
+        return None
+    positions = torch.arange(live.shape[-1], device=live.device)
+    after = torch.where(live, positions + 1, 0).amax(dim=1)
+    first = torch.minimum(torch.where(live, positions, live.shape[-1]).amin(dim=1), after)
+    if bool((live.sum(dim=1) != after - first).any()):
+        raise Unreadable("there is padding between tokens")
+    return first, after
 
 
-def _place_chunks(reading: Reading, mask: LaceMask, kv_offset: int, begin: int) -> None:
-    """Chunks are counted from the first position, which a sliding cache may have dropped."""
-    assert reading.chunk is not None
-    begins = [reading.chunk_begin] if reading.chunk_begin is not None else []
-    if reading.positions is not None:
-        begins.append(reading.positions[:, 0] % reading.chunk)
-    if any(bool(tensor.any()) for tensor in begins):
-        raise Unreadable("chunks that begin after padding are not computed by this version of lace")
-    first_chunk = -kv_offset % reading.chunk  # the first key that begins a chunk
-    if begin >= first_chunk:  # no query sees what stands before
-        mask.first_key = first_chunk
-    elif mask.last_key <= first_chunk:  # all are in one chunk
-        mask.pattern = "dense"
-    else:
-        raise Unreadable("the cache has dropped the beginning of a chunk")
+def _check_chunks(reading: Reading, first: Tensor | None) -> None:
+    """Chunks must begin at the first token of each batch element, which is position 0 here."""
+    if reading.chunk is None:
+        return
+    begin = reading.chunk_begin
+    if begin is not None and bool((begin != (0 if first is None else first)).any()):
+        raise Unreadable("chunks do not begin at the first token")
+    if reading.positions is not None and bool((reading.positions[:, 0] % reading.chunk).any()):
+        raise Unreadable("chunks do not begin at the first token")
+
+
+def _pack(reading: Reading, mask: LaceMask) -> None:
+    """One document behind another, through all batch elements."""
+    assert reading.documents is not None
+    documents = reading.documents
+    batch, length = documents.shape
+    if mask.q_length != length or mask.kv_length != length:
+        raise Unreadable("packed documents have a cache")
+    new = torch.ones_like(documents, dtype=torch.bool)
+    new[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    begins = new.flatten().nonzero()[:, 0]
+    if reading.chunk is not None and reading.positions is not None:
+        at_begin = reading.positions.expand(batch, -1).flatten()[begins]
+        if bool((at_begin % reading.chunk).any()):
+            raise Unreadable("a document does not begin with a chunk")
+    bounds = torch.cat([begins, begins.new_tensor([batch * length])])
+    mask.sequences, mask.packed = packed_sequences(bounds), True
+    mask.max_len = int(bounds.diff().max())

@@ -6,13 +6,12 @@ Longformer (arXiv:2004.05150) and BigBird (arXiv:2007.14062) of transformers.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any, TypeVar
 
 import torch
 
 from .._attention import attention
-from .._library import Error, warn_once
+from .._library import Error, has_argument, warn_once
 from .._pattern import Pattern
 
 Tensor = torch.Tensor
@@ -22,9 +21,10 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 def patch(model: Model) -> Model:
     """Puts lace under the self-attention of a Longformer or BigBird model, in place.
 
-    Parameters, their names and the results stay as they are; attention weights are not returned,
-    and where they are asked for, and with padding, or attention dropout in training, the modules
-    compute as before, with one warning. Raises lace.Error if the model has no such module.
+    Parameters, their names and the results stay as they are; attention weights are not returned.
+    Where they are asked for, with attention dropout in training, and with padding that is not on
+    the right, the modules compute as before, with one warning. Raises lace.Error if the model has
+    no such module.
     """
     replacements = _replacements()
     count = 0
@@ -67,8 +67,8 @@ def _replacements() -> dict[type, type]:
                 reason = "attention weights are asked for"
             elif self.training and self.dropout > 0:
                 reason = "dropout of attention weights"
-            elif is_index_masked is not None and bool(is_index_masked.any()):
-                reason = "padding"
+            lens, padding = _right_padding(None if is_index_masked is None else ~is_index_masked)
+            reason = reason or padding
             if reason:
                 _fall_back("Longformer", reason)
                 return super().forward(
@@ -81,8 +81,12 @@ def _replacements() -> dict[type, type]:
                 )
             batches = [_global_tokens(is_index_global_attn, b) for b in range(len(hidden_states))]
             if all(tokens == batches[0] for tokens in batches):
-                return (_longformer(self, hidden_states, batches[0]),)
-            parts = [_longformer(self, hidden_states[b : b + 1], t) for b, t in enumerate(batches)]
+                return (_longformer(self, hidden_states, batches[0], lens),)
+            parts = []
+            for b, tokens in enumerate(batches):
+                one = slice(b, b + 1)
+                own = None if lens is None else lens[one]
+                parts.append(_longformer(self, hidden_states[one], tokens, own))
             return (torch.cat(parts),)
 
     class LaceBigBirdBlockSparseAttention(BigBirdBlockSparseAttention):  # type: ignore[misc]
@@ -100,10 +104,10 @@ def _replacements() -> dict[type, type]:
             drawn = _draw(self, hidden_states.shape[1], np) if self.training else None
             if kwargs.get("output_attentions"):
                 reason = "attention weights are asked for"
-            elif to_mask is not None and not bool((to_mask == 1).all()):
-                reason = "padding"
             elif drawn is not None and bool((drawn > 1).any()):
                 reason = "random blocks that are drawn twice"
+            lens, padding = _right_padding(None if to_mask is None else to_mask[:, 0, 0] == 1)
+            reason = reason or padding
             if reason:
                 _fall_back("BigBird", reason)
                 return super().forward(
@@ -115,12 +119,23 @@ def _replacements() -> dict[type, type]:
                     to_blocked_mask,
                     **kwargs,
                 )
-            return _big_bird(self, hidden_states, drawn), None
+            return _big_bird(self, hidden_states, drawn, lens), None
 
     return {
         LongformerSelfAttention: LaceLongformerSelfAttention,
         BigBirdBlockSparseAttention: LaceBigBirdBlockSparseAttention,
     }
+
+
+def _right_padding(live: Tensor | None) -> tuple[Tensor | None, str]:
+    """How many tokens each batch element has, of live [batch, seq_len]: None for all of them; or
+    why they are not its first ones."""
+    if live is None or bool(live.all()):
+        return None, ""
+    lens = live.sum(dim=1)
+    if bool((live != (torch.arange(live.shape[1], device=live.device) < lens[:, None])).any()):
+        return None, "padding that is not on the right"
+    return lens, "" if has_argument("sequences") else "padding"
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
@@ -139,24 +154,26 @@ def _global_tokens(is_global: Tensor | None, batch: int) -> list[int]:
     return tokens
 
 
-def _longformer(module: Any, x: Tensor, tokens: list[int]) -> Tensor:
+def _longformer(module: Any, x: Tensor, tokens: list[int], lens: Tensor | None) -> Tensor:
     """A window, and global tokens: every row sees them; their own rows have other projections and
-    see everything. [batch, seq_len, dim] of equal global tokens."""
+    see everything. x [batch, seq_len, dim] of equal global tokens; lens [batch] or None: all."""
     q, k, v = (
         _heads(project(x), module.num_heads) for project in (module.query, module.key, module.value)
     )
     window = f"local({2 * module.one_sided_attn_window_size})"
     if not tokens:
-        return _merged(attention(q, k, v, f"bidirectional({window})"))
+        return _merged(attention(q, k, v, f"bidirectional({window})", k_lens=lens))
     if tokens == list(range(len(tokens))):  # columns alone: their rows are computed below
         columns = f"sinks({len(tokens)})"
     else:
         columns = "global{" + ", ".join(f"{t}..{t}" for t in tokens) + "}"
-    out = _merged(attention(q, k, v, f"bidirectional({window} | {columns})"))
+    out = _merged(attention(q, k, v, f"bidirectional({window} | {columns})", k_lens=lens))
     rows = torch.tensor(tokens, device=x.device)
     q = _heads(module.query_global(x[:, rows]), module.num_heads)
     k, v = (_heads(p(x), module.num_heads) for p in (module.key_global, module.value_global))
-    return out.index_copy(1, rows, _merged(attention(q, k, v, "bidirectional(dense)")))
+    start = None if lens is None else 0  # any positions that are none of padding
+    dense = attention(q, k, v, "bidirectional(dense)", k_lens=lens, q_start=start)
+    return out.index_copy(1, rows, _merged(dense))
 
 
 def _draw(module: Any, seq_len: int, np: Any) -> Tensor:
@@ -196,22 +213,25 @@ def _draw(module: Any, seq_len: int, np: Any) -> Tensor:
     return times
 
 
-def _big_bird(module: Any, x: Tensor, drawn: Tensor | None) -> Tensor:
+def _big_bird(module: Any, x: Tensor, drawn: Tensor | None, lens: Tensor | None) -> Tensor:
     """drawn: as _draw, each at most once; None: not training, where all random blocks are block 0,
     which so counts 1 + num_random_blocks times for all rows but the first and last block's."""
     size, heads, n = module.block_size, module.num_attention_heads, x.shape[1]
     q, k, v = (_heads(project(x), heads) for project in (module.query, module.key, module.value))
     if drawn is not None:
-        return _merged(attention(q, k, v, Pattern.from_blocks(drawn > 0, size, causal=False)))
-    edges = f"global{{0..{size - 1}, -{size}..-1}}"
-    pattern = f"bidirectional(local(3, {size}) | {edges})"
-    out, lse = attention(q, k, v, pattern, return_lse=True)
+        pattern = Pattern.from_blocks(drawn > 0, size, causal=False)
+        return _merged(attention(q, k, v, pattern, k_lens=lens))
+    edges = f"global{{0..{size - 1}, {n - size}..{n - 1}}}"
+    pattern = Pattern(f"bidirectional(local(3, {size}) | {edges})")
+    out, lse = attention(q, k, v, pattern, k_lens=lens, return_lse=True)
     if module.num_random_blocks == 0:
         return _merged(out)
-    again, again_lse = attention(q, k, v, f"bidirectional(sinks({size}))", return_lse=True)
-    middle = torch.zeros(n, dtype=torch.bool, device=x.device)
-    middle[size:-size] = True
-    again_lse = (again_lse + math.log(module.num_random_blocks)).masked_fill(~middle, -math.inf)
+    first_block = f"bidirectional(sinks({size}))"
+    again, again_lse = attention(q, k, v, first_block, k_lens=lens, return_lse=True)
+    times = torch.full((n,), float(module.num_random_blocks), device=x.device)
+    times[:size] = times[-size:] = 0
+    again_lse = again_lse + times.log()
+    lse = lse.masked_fill(lse == -torch.inf, 0)  # a row of padding: 0 of both
     both = torch.logaddexp(lse, again_lse)
     first, second = ((part - both).exp()[..., None].to(out.dtype) for part in (lse, again_lse))
     return _merged(out * first + again * second)
