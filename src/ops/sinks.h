@@ -1,5 +1,7 @@
 #pragma once
 
+#include <limits>
+
 #include <ATen/core/Tensor.h>
 
 namespace lace::ops {
@@ -8,13 +10,14 @@ namespace lace::ops {
 // computed without it. With L′ = log(e^lse + e^s):
 //   lse ← L′,  out ← out · e^(lse − L′)
 // which kernels' backward takes as they are. Rows whose L′ is −∞ (no keys, and a sink of −∞) stay
-// 0.
+// 0; rows of no sequence, whose lse is kNoRow, get an lse of −∞.
 //   out    [batch, heads, q_len, v_head_dim], changed in place
 //   lse    [batch, heads, q_len], changed in place
 //   sinks  [heads]
+inline constexpr double kNoRow = std::numeric_limits<double>::infinity();
 void join_sinks(const at::Tensor& out, const at::Tensor& lse, const at::Tensor& sinks);
 
-// The gradient of sinks: Σ over rows of e^(s − lse) · (dlse − dout·out).
+// The gradient of sinks: Σ of e^(s − lse) · (dlse − dout·out) over the rows whose lse is not −∞.
 //   delta  as lse: dout·out − dlse, of the joined out and lse
 at::Tensor sinks_gradient(const at::Tensor& delta, const at::Tensor& lse, const at::Tensor& sinks);
 

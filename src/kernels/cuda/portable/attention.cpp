@@ -205,6 +205,7 @@ struct Backward {
 }  // namespace
 
 std::string unsupported(const AttentionShape& shape) {
+  if (shape.sequences) return "it does not compute sequences of their own lengths";
   if (shape.dtype != DType::kBFloat16 && shape.dtype != DType::kFloat16) {
     return concat("dtype ", name(shape.dtype), " is neither bfloat16 nor float16");
   }
