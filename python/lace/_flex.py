@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import flex_attention as torch_flex_atten
 
 from ._block_masks import read_block_mask
 from ._library import Error, warn_once
-from ._masks import Reading, run_reading
+from ._masks import Reading, can_run, run_reading
 from ._pattern import Pattern
 
 Tensor = torch.Tensor
@@ -87,7 +87,10 @@ def _read_once(block_mask: BlockMask, query: Tensor, key: Tensor) -> tuple[Readi
     lengths = (query.shape[-2], key.shape[-2])
     known = _read.get(block_mask)
     if known is None or known[0] != lengths:
-        known = (lengths, *read_block_mask(block_mask, *lengths))
+        reading, reason = read_block_mask(block_mask, *lengths)
+        if reading is not None and not can_run(reading, query.device):
+            reading, reason = None, "documents are not computed on a GPU by this version of lace"
+        known = (lengths, reading, reason)
         _read[block_mask] = known
     if known[1] is not None and known[1].pattern.heads not in (1, query.shape[1]):
         raise Error(

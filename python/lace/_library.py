@@ -58,6 +58,11 @@ def has_argument(name: str) -> bool:
     return name in _ARGUMENTS
 
 
+def computes_sequences(device: torch.device | str) -> bool:
+    """Whether kernels there take ``sequences``: those of GPUs do not yet."""
+    return torch.device(device).type == "cpu"
+
+
 def require_argument(operation: str, name: str) -> None:
     """Throws unless ``torch.ops.lace.attention`` has an argument of this name."""
     if name not in _ARGUMENTS:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ._library import Error, warn_once
-from ._masks import Reading, read_mask, run_reading
+from ._masks import Reading, can_run, read_mask, run_reading
 from ._pattern import Pattern
 
 Tensor = torch.Tensor
@@ -134,7 +134,7 @@ def _look(mask: Tensor, shape: tuple[int, ...]) -> tuple[list[Reading], str]:
     while len(left) > 0:
         same = (mask[left] == mask[left[:1]]).flatten(1).all(dim=1)
         reading = read_mask(mask[left[0]])
-        if reading is None:
+        if reading is None or not can_run(reading, mask.device):
             return [], "no pattern of lace says what the mask says"
         groups.append(replace(reading, elements=left[same]))
         left = left[~same]

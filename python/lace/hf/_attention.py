@@ -109,8 +109,8 @@ def _why_not(
         return "a bias of positions is not computed"
     if softcap is not None and not has_argument("softcap"):
         return "softcap is not computed by this version of lace"
-    if s_aux is not None and (not has_argument("sinks") or s_aux.dim() != 1):
-        return "learned sinks are not computed by this version of lace"
+    if s_aux is not None and s_aux.dim() != 1:
+        return "sinks of each token are not computed"
     return ""
 
 

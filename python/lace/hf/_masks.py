@@ -15,7 +15,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask
 
 from .._attention import packed_sequences, padded_sequences
-from .._library import warn_once
+from .._library import computes_sequences, warn_once
 
 Tensor = torch.Tensor
 MaskFunction = Callable[..., Any]
@@ -217,7 +217,10 @@ def _read(arguments: dict[str, Any]) -> LaceMask:
     kv_offset, q_offset = int(arguments["kv_offset"]), arguments["q_offset"]
     reading = read_mask_function(arguments["mask_function"])
     mask = LaceMask(reading.pattern(), q_length, kv_length, kv_length, arguments)
+    on_device = computes_sequences(arguments["device"])
     if reading.documents is not None and bool(reading.documents.any()):  # traced: also without
+        if not on_device:
+            raise Unreadable("packed documents are not computed on a GPU by this version of lace")
         _pack(reading, mask)
         return mask
     # Row r of the queries stands beside the key begin + r. Keys after the last query are rows of a
@@ -234,6 +237,8 @@ def _read(arguments: dict[str, Any]) -> LaceMask:
     _check_chunks(reading, None if padding is None else padding[0])
     if padding is None and (reading.shift_invariant or kv_offset % (reading.chunk or 1) == 0):
         return mask
+    if not on_device:
+        raise Unreadable("padding is not computed on a GPU by this version of lace")
     first, end = padding or (None, q_offset + q_length)
     before: Tensor | int = 0 if first is None else first
     mask.sequences = padded_sequences(
