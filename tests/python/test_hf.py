@@ -150,6 +150,29 @@ class ModelTest(unittest.TestCase):
         self.generate("the same without a cache", use_cache=False)
         self.generate("beam search", num_beams=3)
 
+    def check_compiled_generation(self):
+        """A static cache, and one compiled step for all lengths."""
+        torch._dynamo.reset()
+        compiled = transformers.CompileConfig(fullgraph=True, backend="aot_eager", mode=None)
+        compiled._compile_all_devices = True
+        options = {"cache_implementation": "static", "compile_config": compiled}
+        counters = torch._dynamo.utils.counters
+        for name, inputs in [
+            ("", {"input_ids": tokens(2, 20)}),
+            (", padded", self.padded(True, 20)),
+        ]:
+
+            def run_both(inputs=inputs):
+                expected = self.eager.generate(**inputs, **GREEDY)
+                counters.clear()
+                got = self.lace.generate(
+                    **inputs, **{**GREEDY, **options, "disable_compile": False}
+                )
+                return (got != expected).sum().item()
+
+            self.record(f"compiled generation{name}", run_both, True, 0.5)
+            self.assertIn(counters["stats"]["unique_graphs"], (1, 2, 3), "not one for each token")
+
     def check_compiled(self, **inputs):
         torch._dynamo.reset()
         compiled = torch.compile(self.lace, backend="aot_eager")
@@ -288,6 +311,7 @@ class Gemma3Test(ModelTest):
 
     def test_compiled(self):
         self.check_compiled(input_ids=tokens(2, 50), use_cache=False)
+        self.check_compiled_generation()
 
 
 class SoftcapTest(ModelTest):

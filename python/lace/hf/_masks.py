@@ -186,7 +186,7 @@ def make_mask(
         "batch_size": batch_size,
         "q_length": q_length,
         "kv_length": kv_length,
-        "q_offset": int(q_offset),  # of a static cache a tensor, which layers count up
+        "q_offset": _offset(q_offset, device),
         "kv_offset": kv_offset,
         "mask_function": mask_function or causal_mask_function,
         "attention_mask": attention_mask,
@@ -203,6 +203,14 @@ def make_mask(
     except Unreadable as reason:
         warn_once(f"lace.hf: {reason}; a real mask and torch's attention are used")
         return real_mask(**arguments)
+
+
+def _offset(q_offset: int | Tensor, device: torch.device | str) -> int | Tensor:
+    """Of a static cache a tensor, which layers count up: it stays one where sequences can take it,
+    so that a compiled step is one for all lengths, and nothing waits for the device."""
+    if isinstance(q_offset, torch.Tensor) and computes_sequences(device):
+        return q_offset.clone()
+    return int(q_offset)
 
 
 def _takes_masks_apart(config: Any) -> bool:
@@ -223,34 +231,41 @@ def _read(arguments: dict[str, Any]) -> LaceMask:
             raise Unreadable("packed documents are not computed on a GPU by this version of lace")
         _pack(reading, mask)
         return mask
-    # Row r of the queries stands beside the key begin + r. Keys after the last query are rows of a
-    # static cache that nothing has been written to.
-    begin = q_offset - kv_offset
-    mask.last_key = begin + q_length
-    if begin < 0 or mask.last_key > kv_length:
-        raise Unreadable("the queries stand beside no keys")
-    if not reading.causal and mask.last_key != kv_length:
-        raise Unreadable("there are other numbers of queries and keys in a two-sided layer")
     # Chunks are counted from the first token, also where the cache has dropped it.
     dropped = kv_offset if reading.shift_invariant else 0
+    # Row r of the queries stands beside the key begin + r. Keys after the last query are rows of a
+    # static cache that nothing has been written to.
+    end: int | Tensor = q_offset + q_length
+    if isinstance(end, int):
+        mask.last_key = end - kv_offset
+        if mask.last_key < q_length or mask.last_key > kv_length:
+            raise Unreadable("the queries stand beside no keys")
+    if not reading.causal and (isinstance(end, torch.Tensor) or mask.last_key != kv_length):
+        raise Unreadable("there are other numbers of queries and keys in a two-sided layer")
     padding = _padding(arguments["attention_mask"], dropped, kv_offset + mask.last_key)
-    _check_chunks(reading, None if padding is None else padding[0])
-    if padding is None and (reading.shift_invariant or kv_offset % (reading.chunk or 1) == 0):
+    first, after = padding or (None, end)
+    _check_chunks(reading, first)
+    aligned = reading.shift_invariant or kv_offset % (reading.chunk or 1) == 0
+    if padding is None and aligned and isinstance(end, int):
         return mask
     if not on_device:
         raise Unreadable("padding is not computed on a GPU by this version of lace")
-    first, end = padding or (None, q_offset + q_length)
     before: Tensor | int = 0 if first is None else first
     mask.sequences = padded_sequences(
         arguments["batch_size"],
         q_length,
         kv_length,
-        k_lens=end - before,
-        q_start=q_offset - before,
-        k_start=kv_offset - before,
+        k_lens=_each(after - before),
+        q_start=_each(q_offset - before),
+        k_start=_each(kv_offset - before),
         device=arguments["device"],
     )
     return mask
+
+
+def _each(value: Tensor | int) -> Tensor | int:
+    """[batch] or [1]; the offset of a static cache may be a scalar."""
+    return value.reshape(-1) if isinstance(value, torch.Tensor) else value
 
 
 def _padding(attention_mask: Tensor | None, begin: int, end: int) -> tuple[Tensor, Tensor] | None:
