@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.attention.flex_attention import BlockMask
 
-from ._masks import BLOCK_SIZES, Reading, band_text, bounds_of
+from ._masks import BLOCK_SIZES, Reading, band_text, bounds_of, joined, of_keys
 from ._pattern import Pattern
 
 Tensor = torch.Tensor
@@ -19,39 +19,46 @@ Tensor = torch.Tensor
 _PAIRS_AT_ONCE = 1 << 24
 
 
-def read_block_mask(block_mask: BlockMask, q_len: int, k_len: int) -> tuple[Reading | None, str]:
-    """Its pattern for these lengths, or None and why there is none. On the host."""
+def read_block_mask(block_mask: BlockMask, q_len: int, k_len: int) -> tuple[list[Reading], str]:
+    """Its patterns for these lengths, or the reason why there are none. On the host."""
     q_block, k_block = block_mask.BLOCK_SIZE
     if q_len != k_len:
-        return None, "queries and keys of a BlockMask differ in number"
+        return [], "queries and keys of a BlockMask differ in number"
     if tuple(block_mask.seq_lengths) != (q_len, k_len):
-        return None, "the BlockMask was made for other lengths"
+        return [], "the BlockMask was made for other lengths"
     if q_block != k_block or q_block % BLOCK_SIZES[-1] != 0:
-        return None, f"the blocks are {q_block} × {k_block}: not squares of a multiple of 16"
+        return [], f"the blocks are {q_block} × {k_block}: not squares of a multiple of 16"
     partial = _dense(block_mask.kv_num_blocks, block_mask.kv_indices)
     full = torch.zeros_like(partial)
     if block_mask.full_kv_num_blocks is not None and block_mask.full_kv_indices is not None:
         full = _dense(block_mask.full_kv_num_blocks, block_mask.full_kv_indices)
-    if not bool(((partial == partial[:1]) & (full == full[:1])).all()):
-        return None, "the BlockMask differs between batch elements"
-    where = partial[0].nonzero()
-    bits = [_evaluate(block_mask, where, b, q_block, q_len) for b in range(len(partial))]
-    if any(not torch.equal(bits[0], other) for other in bits[1:]):
-        return None, "the BlockMask differs between batch elements"
-    blocks = _Blocks(full[0], where, bits[0], q_block, q_len)
-    if len(where) > 0 or bool(full.any()):
-        text = _band(blocks)
-        if text is not None:
-            return Reading(Pattern(text)), ""
-        for size in BLOCK_SIZES:
-            if q_block % size == 0:
-                pattern = _blocks(blocks, size)
-                if pattern is not None:
-                    return Reading(pattern), ""
-        documents = _documents(blocks)
-        if documents is not None:
-            return documents, ""
-    return None, "no pattern of lace says what the BlockMask says"
+    readings = []
+    for element in range(len(partial)):
+        where = partial[element].nonzero()
+        bits = _evaluate(block_mask, where, element, q_block, q_len)
+        reading = _read(_Blocks(full[element], where, bits, q_block, q_len))
+        if reading is None:
+            return [], "no pattern of lace says what the BlockMask says"
+        readings.append(reading)
+    return joined(readings)
+
+
+def _read(blocks: _Blocks) -> Reading | None:
+    keys = blocks.live_keys()
+    if keys is None:
+        return None
+    # Keys that no query sees may be outside the band, or padding.
+    for begin in dict.fromkeys([0, keys[0]]):
+        for end in dict.fromkeys([blocks.length - 1, keys[1]]):
+            text = _band(blocks, begin, end)
+            if text is not None:
+                return Reading(Pattern(text))
+    for size in BLOCK_SIZES:
+        if blocks.size % size == 0:
+            pattern = _blocks(blocks, size)
+            if pattern is not None:
+                return Reading(pattern)
+    return _documents(blocks)
 
 
 def _dense(count: Tensor, indices: Tensor) -> Tensor:
@@ -106,6 +113,13 @@ class _Blocks:
         self.least = (self.first[:, None] - self.last).expand_as(self.full)
         self.most = (self.last[:, None] - self.first).expand_as(self.full)
 
+    def live_keys(self) -> tuple[int, int] | None:
+        """The first key that is seen, and the last."""
+        whole = self.full.any(dim=0).any(dim=0)
+        cut = self.keys.expand_as(self.bits)[self.bits]
+        first, last = torch.cat([self.first[whole], cut]), torch.cat([self.last[whole], cut])
+        return (int(first.min()), int(last.max())) if len(first) > 0 else None
+
     def band(self) -> tuple[int, int]:
         """Of all live pairs the least and the highest query − key."""
         low = torch.cat([self.least[self.full], self.difference[self.bits]]).min()
@@ -113,17 +127,23 @@ class _Blocks:
         return int(low), int(high)
 
 
-def _band(blocks: _Blocks) -> str | None:
-    """The text of a band along the diagonal, if the mask is one, for all heads alike."""
+def _band(blocks: _Blocks, begin: int, end: int) -> str | None:
+    """The text of a band along the diagonal of keys begin … end, if the mask is one, for all heads
+    alike."""
     low, high = blocks.band()
     filled = (blocks.least >= low) & (blocks.most <= high)
-    empty = (blocks.most < low) | (blocks.least > high)
+    filled &= (blocks.first >= begin) & (blocks.last <= end)
+    first_key, last_key = blocks.first.clamp(min=begin), blocks.last.clamp(max=end)
+    most, least = blocks.last[:, None] - first_key, blocks.first[:, None] - last_key
+    empty = (most < low) | (least > high) | (last_key < first_key)
     if bool((blocks.full & ~filled).any()) or bool((~blocks.full & ~blocks.cut & ~empty).any()):
         return None
     band = (blocks.difference >= low) & (blocks.difference <= high)
+    band &= (blocks.keys >= begin) & (blocks.keys <= end)
     if not torch.equal(blocks.bits, band & blocks.inside):
         return None
-    return band_text(low, high, 1 - blocks.length, blocks.length - 1)
+    text = band_text(low, high, -end, blocks.length - 1 - begin)
+    return None if text is None else of_keys(text, begin, end, blocks.length)
 
 
 def _blocks(blocks: _Blocks, fine: int) -> Pattern | None:

@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import flex_attention as torch_flex_atten
 
 from ._block_masks import read_block_mask
 from ._library import Error, warn_once
-from ._masks import Reading, can_run, run_reading
+from ._masks import Reading, can_run, run_readings
 from ._pattern import Pattern
 
 Tensor = torch.Tensor
@@ -57,11 +57,11 @@ def flex_attention(
             f"[flex_attention] key has {key.shape[-3]} heads, query {query.shape[-3]}: "
             "give enable_gqa=True"
         )
-    reading: Reading | None = Reading(Pattern("bidirectional(dense)"))
+    readings = [Reading(Pattern("bidirectional(dense)"))]
     reason = "there are more queries than keys" if query.shape[-2] > key.shape[-2] else ""
     if block_mask is not None and not reason:
-        reading, reason = _read_once(block_mask, query, key)
-    if reason or reading is None:
+        readings, reason = _read_once(block_mask, query, key)
+    if reason:
         warn_once(f"lace.flex_attention: {reason}; torch's flex_attention computes this")
         result: Any = torch_flex_attention(
             query,
@@ -73,28 +73,29 @@ def flex_attention(
             return_lse=return_lse,
         )
         return result
-    out, lse = run_reading(query, key, value, reading, scale)
+    out, lse = run_readings(query, key, value, readings, scale)
     return (out, lse) if return_lse else out
 
 
-_Read = tuple[tuple[int, int], Reading | None, str]
+_Read = tuple[tuple[int, int], list[Reading], str]
 _read: weakref.WeakKeyDictionary[BlockMask, _Read] = weakref.WeakKeyDictionary()
 
 
 @torch.compiler.disable
-def _read_once(block_mask: BlockMask, query: Tensor, key: Tensor) -> tuple[Reading | None, str]:
+def _read_once(block_mask: BlockMask, query: Tensor, key: Tensor) -> tuple[list[Reading], str]:
     """As read_block_mask; a BlockMask is read when it is first used."""
     lengths = (query.shape[-2], key.shape[-2])
     known = _read.get(block_mask)
     if known is None or known[0] != lengths:
-        reading, reason = read_block_mask(block_mask, *lengths)
-        if reading is not None and not can_run(reading, query.device):
-            reading, reason = None, "documents are not computed on a GPU by this version of lace"
-        known = (lengths, reading, reason)
+        readings, reason = read_block_mask(block_mask, *lengths)
+        if not all(can_run(reading, query.device) for reading in readings):
+            readings, reason = [], "documents are not computed on a GPU by this version of lace"
+        known = (lengths, readings, reason)
         _read[block_mask] = known
-    if known[1] is not None and known[1].pattern.heads not in (1, query.shape[1]):
+    batch, heads = block_mask.kv_num_blocks.shape[:2]
+    if batch not in (1, query.shape[0]) or heads not in (1, query.shape[1]):
         raise Error(
-            f"[flex_attention] block_mask is of {known[1].pattern.heads} heads, query has "
-            f"{query.shape[1]}"
+            f"[flex_attention] block_mask is of {batch} batch elements and {heads} heads, query "
+            f"has {query.shape[0]} and {query.shape[1]}"
         )
     return known[1], known[2]

@@ -7,7 +7,7 @@ diagonal.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -55,6 +55,38 @@ def run_reading(
     )
     out = out.unflatten(0, (batch, length)).transpose(1, 2)
     return out, lse.unflatten(1, (batch, length)).transpose(0, 1)
+
+
+MOST_GROUPS = 16
+
+
+def joined(readings: list[Reading]) -> tuple[list[Reading], str]:
+    """Readings of batch elements 0, 1, … (of one: of all), each different one once with its
+    elements; or why there are too many."""
+    elements: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+    for number, reading in enumerate(readings):
+        bounds = () if reading.bounds is None else tuple(reading.bounds.tolist())
+        elements.setdefault((reading.pattern.text, bounds), []).append(number)
+    if len(elements) > MOST_GROUPS:
+        return [], f"there are more than {MOST_GROUPS} different masks in a batch"
+    return [
+        replace(readings[some[0]], elements=torch.tensor(some)) for some in elements.values()
+    ], ""
+
+
+def run_readings(
+    q: Tensor, k: Tensor, v: Tensor, readings: list[Reading], scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """As run_reading, of a batch whose elements have masks of their own."""
+    if len(readings) == 1:
+        return run_reading(q, k, v, readings[0], scale)
+    elements = [reading.elements for reading in readings if reading.elements is not None]
+    order = torch.cat(elements).argsort().to(q.device)
+    parts = []
+    for reading, some in zip(readings, elements, strict=True):
+        some = some.to(q.device)
+        parts.append(run_reading(q[some], k[some], v[some], reading, scale))
+    return torch.cat([out for out, _ in parts])[order], torch.cat([lse for _, lse in parts])[order]
 
 
 def bounds_of(furthest: Tensor) -> Tensor:
@@ -113,7 +145,7 @@ def _band_text(mask: Tensor) -> str | None:
         for end in dict.fromkeys([length - 1, last]):
             inside = slice(begin, end + 1)
             text = _band_of(mask[:, :, inside], differences[:, inside])
-            text = None if text is None else _of_keys(text, begin, end, length)
+            text = None if text is None else of_keys(text, begin, end, length)
             if text is not None:
                 return text
     return None
@@ -128,7 +160,7 @@ def _band_of(live: Tensor, difference: Tensor) -> str | None:
     return band_text(lowest, highest, least, most)
 
 
-def _of_keys(text: str, first: int, last: int, length: int) -> str | None:
+def of_keys(text: str, first: int, last: int, length: int) -> str | None:
     """The pattern of a band, kept to keys first … last; None: no pattern says that."""
     if first == 0 and last == length - 1:
         return text

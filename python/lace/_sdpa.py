@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ._library import Error, warn_once
-from ._masks import Reading, can_run, read_mask, run_reading
+from ._masks import MOST_GROUPS, Reading, can_run, joined, read_mask, run_readings
 from ._pattern import Pattern
 
 Tensor = torch.Tensor
@@ -81,19 +79,9 @@ def scaled_dot_product_attention(
             query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     q, k, v = (tensor.reshape(-1, *tensor.shape[-3:]) for tensor in (query, key, value))
-    if len(groups) == 1:
-        out, _ = run_reading(q, k, v, groups[0], scale)
-    else:
-        elements = [group.elements for group in groups if group.elements is not None]
-        parts = [
-            run_reading(q[some], k[some], v[some], group, scale)[0]
-            for group, some in zip(groups, elements, strict=True)
-        ]
-        out = torch.cat(parts)[torch.cat(elements).argsort()]
+    out, _ = run_readings(q, k, v, groups, scale)
     return out.reshape(*query.shape[:-3], *out.shape[-3:])
 
-
-_MOST_GROUPS = 16
 
 # By tensor: the shape that it was read for, its version, and what it is.
 _Read = tuple[tuple[int, ...], int, list[Reading], str]
@@ -129,15 +117,19 @@ def _look(mask: Tensor, shape: tuple[int, ...]) -> tuple[list[Reading], str]:
     mask = mask.expand(*lead, heads, *shape[-2:]).reshape(-1, heads, *shape[-2:])
     if heads > 1 and bool((mask == mask[:, :1]).all()):
         mask = mask[:, :1]
-    groups: list[Reading] = []
+    # Masks are compared before they are read: most batches have few.
+    readings: list[Reading] = [Reading(Pattern("dense"))] * len(mask)
     left = torch.arange(len(mask), device=mask.device)
+    different = 0
     while len(left) > 0:
+        different += 1
         same = (mask[left] == mask[left[:1]]).flatten(1).all(dim=1)
         reading = read_mask(mask[left[0]])
         if reading is None or not can_run(reading, mask.device):
             return [], "no pattern of lace says what the mask says"
-        groups.append(replace(reading, elements=left[same]))
+        if different > MOST_GROUPS:
+            return [], f"there are more than {MOST_GROUPS} different masks in a batch"
+        for element in left[same].tolist():
+            readings[element] = reading
         left = left[~same]
-        if len(groups) > _MOST_GROUPS:
-            return [], f"there are more than {_MOST_GROUPS} different masks in a batch"
-    return groups, ""
+    return joined(readings)

@@ -345,8 +345,8 @@ class MaskedTest(PackageTest):
 
     @staticmethod
     def pattern_of_block_mask(block_mask, query, key):
-        reading, _ = lace._flex._read_once(block_mask, query, key)
-        return reading.pattern if reading else None
+        readings, _ = lace._flex._read_once(block_mask, query, key)
+        return readings[0].pattern if readings else None
 
     @staticmethod
     def dense(mask_mod, batch, heads, n):
@@ -495,17 +495,34 @@ class MaskedTest(PackageTest):
         )
         self.assert_close(lse, logits.logsumexp(-1))
 
-    def test_flex_masks_of_each_batch_element_are_handed_on(self):
-        q, k, v = tensors()
-        lens = torch.tensor([70, 96])
-        block_mask = create_block_mask(
-            lambda b, h, i, j: (i >= j) & (j < lens[b]), 2, None, 96, 96, device="cpu"
-        )
-        mask = self.dense(block_mask.mask_mod, 2, 1, 96)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            got = lace.flex_attention(q, k, v, block_mask=block_mask)
-        self.assert_close(got, F.scaled_dot_product_attention(q, k, v, mask))
+    def test_flex_masks_of_each_batch_element(self):
+        n = 300
+        q, k, v = tensors(batch=4, q_len=n)
+        lens = torch.tensor([70, n, 200, 70])
+        document = torch.stack([torch.arange(n) // size for size in (40, n, 100, 40)])
+        for name, mask_mod, count in [
+            ("padding", lambda b, h, i, j: j < lens[b], 3),
+            ("padding, causal", lambda b, h, i, j: (i >= j) & (j < lens[b]), 3),
+            ("padding, window", lambda b, h, i, j: (i >= j) & (i - j < 50) & (j < lens[b]), 3),
+            ("left padding", lambda b, h, i, j: (i >= j) & (j >= n - lens[b]), 3),
+            ("left padding, two-sided", lambda b, h, i, j: j >= n - lens[b], None),
+            ("documents", lambda b, h, i, j: (i >= j) & (document[b, i] == document[b, j]), 3),
+            ("windows", lambda b, h, i, j: (i >= j) & (i - j < lens[b]), 3),
+        ]:
+            with self.subTest(name):
+                block_mask = create_block_mask(mask_mod, 4, None, n, n, device="cpu")
+                mask = self.dense(mask_mod, 4, 1, n)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore" if count is None else "error")
+                    out, lse = lace.flex_attention(q, k, v, block_mask=block_mask, return_lse=True)
+                expected = F.scaled_dot_product_attention(q, k, v, mask)
+                live = mask.any(-1, keepdim=True)
+                self.assert_close(out * live, torch.where(live, expected, 0))
+                logits = (q @ k.mT / math.sqrt(32)).masked_fill(~mask, -math.inf)
+                live = live[..., 0].expand(lse.shape)
+                self.assert_close(lse[live], logits.logsumexp(-1)[live])
+                readings, _ = lace._flex._read_once(block_mask, q, k)
+                self.assertEqual(len(readings), count or 0)
 
     def test_errors(self):
         q, k, v = tensors()
@@ -519,6 +536,9 @@ class MaskedTest(PackageTest):
                 lace.scaled_dot_product_attention(q, k, v, **options)
         with self.assertRaisesRegex(lace.Error, "give enable_gqa=True"):
             lace.scaled_dot_product_attention(q, k[:, :2], v[:, :2])
+        block_mask = create_block_mask(lambda b, h, i, j: i >= j, 3, None, 96, 96, device="cpu")
+        with self.assertRaisesRegex(lace.Error, "block_mask is of 3 batch elements"):
+            lace.flex_attention(q, k, v, block_mask=block_mask)
         with self.assertRaisesRegex(lace.Error, "score_mod is not computed: a factor goes into"):
             lace.flex_attention(q, k, v, score_mod=lambda s, b, h, i, j: s + i)
 
