@@ -155,18 +155,19 @@ TEST(BackwardTasks, WhoSharesARowIsInOneChain) {
         chain.insert(t);
       }
       const OwnerTile& tile = plan.tiles[static_cast<size_t>(task.tile)];
-      cpu::for_each_batch(plan, tile, cpu::owners_of(plan, tile),
-                          [&](const cpu::OtherBatch& batch, const cpu::OtherBatch*) {
-                            for (int r = 0; r < batch.count; ++r) {
-                              const auto [entry, is_first] = last.try_emplace(
-                                  {slot_of(shape, task), task.stage, batch.positions[r]},
-                                  static_cast<int64_t>(index));
-                              if (is_first) continue;
-                              EXPECT_TRUE(entry->second == static_cast<int64_t>(index) ||
-                                          chain.count(entry->second) == 1);
-                              entry->second = static_cast<int64_t>(index);
-                            }
-                          });
+      cpu::for_each_batch(
+          plan, tile, cpu::owners_of(plan, tile, cpu::all_rows(plan.owner_len)),
+          cpu::all_rows(plan.other_len), [&](const cpu::OtherBatch& batch, const cpu::OtherBatch*) {
+            for (int r = 0; r < batch.count; ++r) {
+              const auto [entry, is_first] =
+                  last.try_emplace({slot_of(shape, task), task.stage, batch.positions[r]},
+                                   static_cast<int64_t>(index));
+              if (is_first) continue;
+              EXPECT_TRUE(entry->second == static_cast<int64_t>(index) ||
+                          chain.count(entry->second) == 1);
+              entry->second = static_cast<int64_t>(index);
+            }
+          });
     }
   });
 }
@@ -177,7 +178,8 @@ TEST(BackwardTasks, AscendingTilesHaveAscendingRows) {
     for (const OwnerTile& tile : plan.tiles) {
       int64_t last = -1;
       bool ascends = true;
-      cpu::for_each_batch(plan, tile, cpu::owners_of(plan, tile),
+      cpu::for_each_batch(plan, tile, cpu::owners_of(plan, tile, cpu::all_rows(plan.owner_len)),
+                          cpu::all_rows(plan.other_len),
                           [&](const cpu::OtherBatch& batch, const cpu::OtherBatch*) {
                             for (int r = 0; r < batch.count; ++r) {
                               ascends = ascends && batch.positions[r] > last;

@@ -51,10 +51,14 @@ void for_each_plan(const Body& body) {
   }
 }
 
+OwnerLanes owners_of(const Plan& plan, const OwnerTile& tile) {
+  return cpu::owners_of(plan, tile, cpu::all_rows(plan.owner_len));
+}
+
 std::vector<OtherBatch> batches_of(const Plan& plan, const OwnerTile& tile) {
-  const OwnerLanes owners = cpu::owners_of(plan, tile);
+  const OwnerLanes owners = owners_of(plan, tile);
   std::vector<OtherBatch> batches;
-  cpu::BatchReader reader(plan, tile, owners);
+  cpu::BatchReader reader(plan, tile, owners, cpu::all_rows(plan.other_len));
   OtherBatch batch;
   while (reader.next(batch)) batches.push_back(batch);
   EXPECT_EQ(batch.count, 0);
@@ -71,7 +75,7 @@ TEST(TileWalk, BatchesHaveEveryPairOnce) {
         const Pass& pass = plan.passes[static_cast<size_t>(p)];
         for (int32_t t = pass.tile_begin; t < pass.tile_end; ++t) {
           const OwnerTile& tile = plan.tiles[static_cast<size_t>(t)];
-          const OwnerLanes owners = cpu::owners_of(plan, tile);
+          const OwnerLanes owners = owners_of(plan, tile);
           for (const OtherBatch& batch : batches_of(plan, tile)) {
             for (int r = 0; r < batch.count; ++r) {
               for (int e = 0; e < kTileOwners; ++e) {
@@ -100,7 +104,7 @@ TEST(TileWalk, BatchesHaveEveryPairOnce) {
 TEST(TileWalk, OwnersAreTheLanesWithRows) {
   for_each_plan([](const BoundPattern&, const Plan& plan, bool) {
     for (const OwnerTile& tile : plan.tiles) {
-      const OwnerLanes owners = cpu::owners_of(plan, tile);
+      const OwnerLanes owners = owners_of(plan, tile);
       int lane = 0;
       for (int32_t o = 0; o < tile.owners.outer; ++o) {
         for (int32_t i = 0; i < tile.owners.inner; ++i, ++lane) {
@@ -141,7 +145,7 @@ TEST(TileWalk, SegmentsTellOfTheLivePairs) {
   int masked = 0, narrow = 0;
   for_each_plan([&](const BoundPattern&, const Plan& plan, bool) {
     for (const OwnerTile& tile : plan.tiles) {
-      const OwnerLanes owners = cpu::owners_of(plan, tile);
+      const OwnerLanes owners = owners_of(plan, tile);
       for (const OtherBatch& batch : batches_of(plan, tile)) {
         int end = 0;
         for (int s = 0; s < batch.segment_count; ++s) {
@@ -178,7 +182,7 @@ TEST(TileWalk, EachBatchComesWithTheNext) {
     for (const OwnerTile& tile : plan.tiles) {
       const std::vector<OtherBatch> batches = batches_of(plan, tile);
       size_t at = 0;
-      cpu::for_each_batch(plan, tile, cpu::owners_of(plan, tile),
+      cpu::for_each_batch(plan, tile, owners_of(plan, tile), cpu::all_rows(plan.other_len),
                           [&](const OtherBatch& batch, const OtherBatch* next) {
                             ASSERT_LT(at, batches.size());
                             EXPECT_EQ(batch.positions[0], batches[at].positions[0]);
@@ -243,7 +247,8 @@ TEST(TileTasks, LargestFirstWhereTheyAreFew) {
   const cpu::TileTasks tasks = cpu::tile_tasks(plan, 1, 0, 4);
   int64_t last = INT64_MAX;
   for (const cpu::TileTask& task : tasks.tasks) {
-    const int64_t work = cpu::tile_work(plan, plan.tiles[static_cast<size_t>(task.tile)]);
+    const int64_t work =
+        cpu::tile_work(plan, plan.tiles[static_cast<size_t>(task.tile)], plan.other_len);
     EXPECT_LE(work, last);
     last = work;
   }

@@ -164,7 +164,7 @@ struct Backward {
       launch.dq_sums = pointer<float>(sums);
     }
     run.statistics({shape.batch, shape.heads, shape.q_len, static_cast<int32_t>(shape.v_dim)},
-                   rows_of(args.out), rows_of(args.dout), static_cast<const float*>(args.lse),
+                   rows_of(args.out), rows_of(args.dout), lse_rows(args),
                    pointer<RowStatistics>(statistics), launch.dq_sums, dq_width, stream);
     compute_keys(keys, alone ? run.backward_keys_alone : run.backward_keys);
     if (alone) {
@@ -205,6 +205,7 @@ struct Backward {
 }  // namespace
 
 std::string unsupported(const AttentionShape& shape) {
+  if (shape.sequences) return "it does not compute sequences of their own lengths";
   if (shape.dtype != DType::kBFloat16 && shape.dtype != DType::kFloat16) {
     return concat("dtype ", name(shape.dtype), " is neither bfloat16 nor float16");
   }

@@ -79,7 +79,8 @@ struct Launchers {
   void (*forward)(const ForwardLaunch&, cudaStream_t);
   // Of backward_rows.h.
   void (*statistics)(const RowsShape&, const StridedRows& out, const StridedRows& dout,
-                     const float* lse, RowStatistics*, float* sums, int32_t sums_dim, cudaStream_t);
+                     const LseRows& lse, RowStatistics*, float* sums, int32_t sums_dim,
+                     cudaStream_t);
   void (*round)(const RowsShape&, const SumRows&, int32_t members, float scale,
                 const StridedRows& result, cudaStream_t);
   void (*backward_keys)(BackwardLaunch, cudaStream_t);
