@@ -65,6 +65,7 @@ WRONG = [
     (["attention", "run", "--layers", "1"], FAILED, "layers must be in [0, 0], got 1"),
     (["attention", "run", "--size", "513"], USAGE,
      "takes a whole number from 0 to 512, got '513'"),
+    (["probe", "run", "--out", "."], USAGE, "--out: . is a folder"),
     (["probe", "run", "--trials", "0"], USAGE, "--trials: takes a whole number"),
     (["sample", "run", "--temperature", "nan"], USAGE, "takes a number >= 0, got 'nan'"),
     (["sample", "run", "--temperature", "inf"], USAGE, "takes a number >= 0, got 'inf'"),
