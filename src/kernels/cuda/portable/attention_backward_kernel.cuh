@@ -102,7 +102,6 @@ struct BackwardBlock {
   const BackwardLaunch& launch;
   const BlockTask& task;
   Memory& memory;
-  const Extent owners;
   TileWalk<decltype(Memory::walk)> walk;
   SmemTile<kDim0> x0_tile;
   SmemTile<kDim1> x1_tile;
@@ -114,13 +113,11 @@ struct BackwardBlock {
   float sum0[kRowTiles][kSumDim0 / 8][4] = {};
   float sum1[kRowTiles][kSumDim1 / 8][4] = {};
 
-  __device__ BackwardBlock(const BackwardLaunch& of, const BlockTask& tile,
-                           const Sequence& sequence, unsigned char* smem)
+  __device__ BackwardBlock(const BackwardLaunch& of, const BlockTask& tile, unsigned char* smem)
       : launch(of),
         task(tile),
         memory(*reinterpret_cast<Memory*>(smem + Config::smem_bytes(of.buffers) - sizeof(Memory))),
-        owners(kKeys ? sequence.k : sequence.q),
-        walk(memory.walk, of.plan, kKeys ? sequence.q : sequence.k),
+        walk(memory.walk, of.plan),
         x0_tile{smem_address(smem)},
         x1_tile{x0_tile.base + 2 * kOwners * kDim0},
         changes_base(x0_tile.base + Config::kOwnerBytes),
@@ -185,7 +182,7 @@ struct BackwardBlock {
   // Asks for the owners, if this is the first query head, and for the first chunk.
   __device__ void start(int index) {
     if (index > 0) __syncthreads();
-    walk.begin(task.tile->source, owners, Config::kSlots - 1);
+    walk.restart(task.tile->source, Config::kSlots - 1);
     __syncthreads();
     if (index == 0) load_owners();
     walk.advance(Config::kSlots - 1, 0);
@@ -358,12 +355,13 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
                                        [&](int head) { return Block::query_head(launch, head); });
   if (task.tile == nullptr) return;
   const Sequence sequence = sequence_of(launch, task.batch);
-  if (launch.sequences != nullptr &&
-      !may_touch(launch.plan, task.tile->source, Block::kKeys ? sequence.k : sequence.q)) {
+  const Extent& owners = Block::kKeys ? sequence.k : sequence.q;
+  if (launch.sequences != nullptr && !may_touch(launch.plan, task.tile->source, owners)) {
     return skip_tile(launch.queue, task, Block::kParts);
   }
   extern __shared__ __align__(128) unsigned char smem[];
-  Block block(launch, task, sequence, smem);
+  Block block(launch, task, smem);
+  block.walk.begin(task.tile->source, owners, Block::kKeys ? sequence.q : sequence.k);
   for (int index = 0; index < launch.members; index++) {
     block.choose_member(index);
     block.start(index);

@@ -90,7 +90,6 @@ struct ForwardBlock {
   const ForwardLaunch& launch;
   const BlockTask& task;
   Memory& memory;
-  const Extent queries;
   TileWalk<Memory> walk;
   SmemTile<kQkDim> q_tile, k_tile;
   SmemTile<kVDim> v_tile;
@@ -100,13 +99,11 @@ struct ForwardBlock {
   float out[kRowTiles][kVDim / 8][4] = {};
   OnlineSoftmax<kRowTiles> softmax;
 
-  __device__ ForwardBlock(const ForwardLaunch& of, const BlockTask& tile, const Sequence& sequence,
-                          unsigned char* smem)
+  __device__ ForwardBlock(const ForwardLaunch& of, const BlockTask& tile, unsigned char* smem)
       : launch(of),
         task(tile),
         memory(*reinterpret_cast<Memory*>(smem + Config::kTileBytes)),
-        queries(sequence.q),
-        walk(memory, of.plan, sequence.k),
+        walk(memory, of.plan),
         q_tile{smem_address(smem)},
         k_tile{q_tile.base + 2 * kOwners * kQkDim},
         v_tile{k_tile.base + 2 * kChunk * kQkDim},
@@ -124,8 +121,9 @@ struct ForwardBlock {
   }
 
   // Asks for the queries and the first keys.
-  __device__ void start() {
-    walk.begin(task.tile->source, queries, 2);
+  __device__ void start(const Sequence& sequence) {
+    walk.begin(task.tile->source, sequence.q, sequence.k);
+    walk.restart(task.tile->source, 2);
     __syncthreads();
     load_rows<kQkDim, kOwners, kThreads>(q_tile, memory.owners,
                                          launch.q.head<T>(task.batch, task.head), launch.q, qk_dim);
@@ -258,8 +256,8 @@ __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
     return skip_tile(launch.queue, task, 1);
   }
   extern __shared__ __align__(128) unsigned char smem[];
-  ForwardBlock<T, kQkDim, kVDim> block(launch, task, sequence, smem);
-  block.start();
+  ForwardBlock<T, kQkDim, kVDim> block(launch, task, smem);
+  block.start(sequence);
   block.run();
   block.finish();
 }

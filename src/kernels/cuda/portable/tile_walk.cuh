@@ -30,6 +30,7 @@ struct WalkMemory {
   int32_t others[kWalkSlots][kChunk];                             // rows of a chunk, −1 for none
   uint32_t inside[kWalkSlots][kChunk / 32];                       // bits: there is a row
   Step steps[kWalkSlots];
+  Extent extent;  // of the others
 };
 
 // Row of element e of the set moved to `first`, or −1 if there is none.
@@ -54,14 +55,18 @@ template <typename Memory>
 class TileWalk {
  public:
   static constexpr int kOwners = Memory::kOwners, kChunk = Memory::kChunk;
-  __device__ TileWalk(Memory& memory, const DevicePlan& plan, const Extent& others)
-      : memory_(memory), plan_(plan), others_(others) {}
+  __device__ TileWalk(Memory& memory, const DevicePlan& plan) : memory_(memory), plan_(plan) {}
 
-  // Writes the owners' rows and a step before the first into the slot `before`.
-  __device__ void begin(const OwnerTile& tile, const Extent& owners, int before) {
+  // Writes the owners' rows, and where others are. A barrier stands between this and what follows.
+  __device__ void begin(const OwnerTile& tile, const Extent& owners, const Extent& others) {
     for (int e = static_cast<int>(threadIdx.x); e < kOwners; e += static_cast<int>(blockDim.x)) {
       memory_.owners[e] = row_of(plan_, tile.owners, tile.owners.first, e, owners);
     }
+    if (threadIdx.x == 0) memory_.extent = others;
+  }
+
+  // Writes a step before the first into the slot `before`; a barrier likewise.
+  __device__ void restart(const OwnerTile& tile, int before) {
     if (threadIdx.x == 0) memory_.steps[before] = {tile.run_begin, tile.run_end, 0, -kChunk};
   }
 
@@ -70,8 +75,9 @@ class TileWalk {
     const int e = static_cast<int>(threadIdx.x);
     auto step = memory_.steps[from];
     int32_t row = -1;
-    const int32_t end = others_.end + others_.row;
-    if (step.tile + 1 < step.tiles && step.count <= kChunk && others_.begin == 0 &&
+    const Extent others = memory_.extent;
+    const int32_t end = others.end + others.row;
+    if (step.tile + 1 < step.tiles && step.count <= kChunk && others.begin == 0 &&
         memory_.others[from][0] + step.move < end) {
       // The next tile of the run in one chunk: the same elements, moved.
       ++step.tile;
@@ -94,14 +100,14 @@ class TileWalk {
         }
       }
       // From a tile behind the extent on, all of the run are.
-      while (step.run < step.run_end && run->others.first + step.tile * run->step >= others_.end) {
+      while (step.run < step.run_end && run->others.first + step.tile * run->step >= others.end) {
         step.tile = step.begin = 0;
         step.run++;
         run++;
       }
       if (step.run < step.run_end) {
         const int64_t first = run->others.first + step.tile * run->step;
-        if (e < kChunk) row = row_of(plan_, run->others, first, step.begin + e, others_);
+        if (e < kChunk) row = row_of(plan_, run->others, first, step.begin + e, others);
         step.tiles = run->tiles;
         step.move = static_cast<int32_t>(run->step);
         step.count = run->others.inner * run->others.outer;
@@ -192,7 +198,6 @@ class TileWalk {
 
   Memory& memory_;
   const DevicePlan& plan_;
-  const Extent others_;
 };
 
 // One instruction, where nvcc would multiply 64 bits.
