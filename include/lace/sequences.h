@@ -4,6 +4,7 @@
 #include <optional>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/SymInt.h>
 
 namespace lace {
 
