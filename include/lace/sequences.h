@@ -4,6 +4,7 @@
 #include <optional>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/SymInt.h>
 
 namespace lace {
 
@@ -15,9 +16,9 @@ namespace lace {
 
 // Of a padded batch. All int32 or int64 [batch], or [1] for all alike; at least one is given.
 struct SequencePlaces {
-  std::optional<at::Tensor> k_lens;   // positions of the sequence; default: up to k's last row
-  std::optional<at::Tensor> q_start;  // position of q's first row; default: q is k's last rows
-  std::optional<at::Tensor> k_start;  // position of k's first row; default 0
+  std::optional<at::Tensor> k_lens = {};   // positions of the sequence; default: up to k's last row
+  std::optional<at::Tensor> q_start = {};  // position of q's first row; default: q is k's last rows
+  std::optional<at::Tensor> k_start = {};  // position of k's first row; default 0
 };
 // Rows at positions below 0, or from the sequence's length on, are padding. So
 //   padding on the right: k_lens

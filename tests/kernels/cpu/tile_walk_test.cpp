@@ -241,6 +241,55 @@ TEST(TileTasks, ChunksFollowEachOther) {
   });
 }
 
+// Queries and keys of sequences that a plan for 1,000 positions serves.
+const std::vector<Sequence> kSequences = {
+    {{0, 1000, 7}, {0, 1000, 9}},  {{0, 50, 1007}, {0, 50, 1009}}, {{0, 0, 0}, {0, 0, 0}},
+    {{100, 170, 0}, {40, 170, 0}}, {{0, 64, 1057}, {0, 64, 1059}},
+};
+
+// A sequence costs what it costs alone: its queries once, and as many pairs as a plan of its own
+// would compute.
+TEST(TileTasks, FollowTheSequences) {
+  const auto batch = static_cast<int64_t>(kSequences.size());
+  for (const char* text : {"dense", "local(100)", "block(64) | summary(64, 8)"}) {
+    SCOPED_TRACE(text);
+    const Plan plan = compile(Pattern::parse(text).bind(1, 1000, 1000), {64, 64}, false);
+    const cpu::TileTasks tasks = cpu::tile_tasks(plan, batch, 0, 2, kSequences.data());
+    std::vector<std::map<int64_t, int>> rows(kSequences.size());
+    std::vector<int64_t> pairs(kSequences.size());
+    for (const cpu::TileTask& task : tasks.tasks) {
+      const auto s = static_cast<size_t>(task.batch);
+      const OwnerTile& tile = plan.tiles[static_cast<size_t>(task.tile)];
+      const cpu::PlanExtents extents = cpu::extents_of(plan, kSequences.data(), task.batch);
+      const OwnerLanes owners = cpu::owners_of(plan, tile, extents.owners);
+      for (int e = 0; e < owners.count; ++e) {
+        if (owners.positions[e] >= 0) ++rows[s][owners.positions[e]];
+      }
+      cpu::BatchReader reader(plan, tile, owners, extents.others);
+      OtherBatch others;
+      while (reader.next(others)) {
+        pairs[s] += int64_t{others.count} * owners.count;
+        for (int r = 0; r < others.count; ++r) {
+          EXPECT_GE(others.positions[r], extents.others.begin + extents.others.row);
+          EXPECT_LT(others.positions[r], extents.others.end + extents.others.row);
+        }
+      }
+    }
+    for (size_t s = 0; s < kSequences.size(); ++s) {
+      const Extent& queries = kSequences[s].q;
+      EXPECT_EQ(static_cast<int64_t>(rows[s].size()), queries.end - queries.begin);
+      for (const auto& [row, count] : rows[s]) {
+        EXPECT_EQ(count, 1);
+        EXPECT_GE(row, queries.begin + queries.row);
+        EXPECT_LT(row, queries.end + queries.row);
+      }
+      EXPECT_LE(pairs[s], int64_t{queries.end} * (queries.end + 64)) << "of sequence " << s;
+    }
+    EXPECT_EQ(pairs[2], 0);
+    EXPECT_LE(pairs[1], 50 * 50);
+  }
+}
+
 // Where one tile is most of a thread's work, the largest come first.
 TEST(TileTasks, LargestFirstWhereTheyAreFew) {
   const Plan plan = compile(Pattern::parse("dense").bind(1, 1000, 1000), {64, 64}, false);
