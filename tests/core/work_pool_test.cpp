@@ -95,7 +95,7 @@ TEST(WorkPool, TwoCallersAtOnce) {
   const WorkPool pool(2);
   std::atomic<int64_t> sum{0};
   const auto add = [&] {
-    for (int round = 0; round < 300; ++round) {
+    for (int round = 0; round < 2000; ++round) {
       run_tasks(pool, 8, [&](int64_t task, int) { sum += task; });
     }
   };
