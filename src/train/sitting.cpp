@@ -151,6 +151,18 @@ bool Sitting::measure(TrainProgress& progress) {
     add_metrics(progress);
     return false;
   }
+  bool finished = false;
+  try {
+    finished = look_at(progress);
+  } catch (const std::exception&) {
+    add_metrics(progress);  // the step has been taken, and may still be saved
+    throw;
+  }
+  add_metrics(progress);
+  return finished;
+}
+
+bool Sitting::look_at(TrainProgress& progress) {
   const auto timed_validate = [&] {
     const Stopwatch watch(progress.validation_s);
     validate();
@@ -165,7 +177,6 @@ bool Sitting::measure(TrainProgress& progress) {
     const Stopwatch watch(progress.sample_s);
     draw_samples();
   }
-  add_metrics(progress);
   return finished;
 }
 

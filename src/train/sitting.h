@@ -33,6 +33,8 @@ class Sitting {
   // Validates and draws samples if it is time to, and writes the step's metrics. True if the run
   // has ended.
   bool measure(TrainProgress& progress);
+  // The same, without writing.
+  bool look_at(TrainProgress& progress);
   void add_metrics(TrainProgress& progress);
   void tell_of_spike(const TrainProgress& progress) const;
   void measure_peak();

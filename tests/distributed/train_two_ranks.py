@@ -186,7 +186,7 @@ def lost(folder, recipe, divide="false"):
     assert "[distributed] rank 1 of 2 has not been heard of" in errors, errors
     assert "frame #" not in errors, errors
     done = json.loads((run / "last.json").read_text())["step"]
-    assert 0 < done <= len(steps(run))
+    assert 0 < done <= len(steps(run)), (done, len(steps(run)))
     saves_nothing = DEVICE == "cuda" or divide == "true"
     assert done % 4 == 0 if saves_nothing else done == len(steps(run))
     train(2, recipe, "--run", run, "--set", f"train.steps={done + 3}", "--resume")

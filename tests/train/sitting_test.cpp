@@ -81,6 +81,20 @@ TEST_F(SittingTest, ASnapshotIsOfItsMomentWhateverFollows) {
   EXPECT_HAS(error_of([&] { trainer.snapshot(); }), "must be finished");
 }
 
+// What fails behind a step does not undo it: its numbers are there where its state is.
+TEST_F(SittingTest, AStepThatIsSavedHasItsMetrics) {
+  Recipe recipe = recipe_with_file();
+  recipe.train.steps = 8;
+  recipe.train.sample_every = 3;
+  RunOptions how = options("run");
+  how.draw = [](const SparseTransformer&, int64_t, uint64_t) -> std::optional<DrawnSample> {
+    throw Error("from a sample");
+  };
+  EXPECT_HAS(error_of([&] { train_run(recipe, how); }), "from a sample");
+  EXPECT_EQ(load_run(path("run"), "last").step, 3);
+  EXPECT_EQ(lines("run/metrics.jsonl").size(), 3u);
+}
+
 TEST_F(SittingTest, KeepsTheLastCheckpoints) {
   Recipe recipe = recipe_with_file();
   recipe.train.steps = 8;
