@@ -188,7 +188,7 @@ void norm(const Context& context, const NormArgs& args) {
               norm);
       return;
     }
-    with_row_shape(columns, [&](auto shape) {
+    with_row_shape<4>(columns, [&](auto shape) {
       using Shape = decltype(shape);
       const unsigned blocks = row_blocks(rows, Shape::kRows, Shape::kThreads, kThreadsAtOnce);
       norm_kernel<T, R, Shape><<<blocks, Shape::kThreads, 0, stream_of(context)>>>(norm);

@@ -20,7 +20,7 @@ struct NormGrad {
   float* partials;  // [blocks, 3, columns] of weight, bias and branch
 };
 
-constexpr int kThreadsAtOnce = 512;
+constexpr int kThreadsAtOnce = 640;
 
 __device__ inline void add_product(float4& sum, const float4& a, const float4& b) {
   sum.x = fmaf(a.x, b.x, sum.x), sum.y = fmaf(a.y, b.y, sum.y);
@@ -98,20 +98,14 @@ __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThre
     }
     to.mean = norm.mean[row], to.rstd = norm.rstd[row];
   };
-  // The next row is on its way while this one is worked on, where registers hold both.
-  constexpr bool kAhead = kVectors <= 2;
+  // The next row is on its way while this one is worked on.
   const int64_t step = static_cast<int64_t>(gridDim.x) * Shape::kRows;
   int64_t i = static_cast<int64_t>(blockIdx.x) * Shape::kRows + threadIdx.x / kLanes;
   Row next;
-  if (kAhead && i < norm.rows) load(i, next);
+  if (i < norm.rows) load(i, next);
   for (; i < norm.rows; i += step) {
-    Row loaded;
-    if constexpr (kAhead) {
-      loaded = next;
-      if (i + step < norm.rows) load(i + step, next);
-    } else {
-      load(i, loaded);
-    }
+    const Row loaded = next;
+    if (i + step < norm.rows) load(i + step, next);
     const int64_t row = from_the_end(i, norm.rows), start = row * columns;
     const float mean = loaded.mean, rstd = loaded.rstd;
     float4 x[kVectors];
@@ -232,7 +226,7 @@ NormGrad<T, R> norm_grad_of(const NormGradArgs& args) {
 template <typename T, typename R, typename MemoryOf>
 void launch(NormGrad<T, R> norm, bool in_registers, MemoryOf memory_of, cudaStream_t stream) {
   if (in_registers) {
-    with_row_shape(norm.columns, [&](auto shape) {
+    with_row_shape<2>(norm.columns, [&](auto shape) {
       using Shape = decltype(shape);
       const unsigned blocks = row_blocks(norm.rows, Shape::kRows, Shape::kThreads, kThreadsAtOnce);
       norm.partials = memory_of(blocks);
