@@ -129,6 +129,9 @@ struct Kernel {
 // All kernels of this build, best first.
 std::span<const Kernel> kernels();
 
+// The names of the kernels for GPUs where the build is without CUDA; else none.
+std::span<const std::string_view> kernels_without_cuda();
+
 // The first kernel of shape.device that is available and supports `shape`, or the one that the
 // environment variable LACE_KERNEL names. Throws lace::Error with the reason if that one cannot run
 // or if none can.
