@@ -94,7 +94,7 @@ std::string figures(const Run& run) {
     if (std::isfinite(value)) text += (text.empty() ? "" : " · ") + shown;
   };
   const double speed = history.recent(Figure::kTokensPerS),
-               share = history.last(Figure::kShareOfPeak),
+               share = history.recent(Figure::kShareOfPeak),
                rate = history.last(Figure::kLearningRate),
                norm = history.last(Figure::kGradientNorm),
                memory = history.last(Figure::kMemoryBytes);

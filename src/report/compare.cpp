@@ -262,6 +262,11 @@ std::string settings_html(const Comparison& comparison) {
   return html + "</tbody></table></div>\n";
 }
 
+// A sentence on the run that has no validation after that; "" where all end there.
+std::string no_further(const std::string& name, const std::string& end) {
+  return name.empty() ? "" : concat(" ", escaped(name), " got no further than ", end, ".");
+}
+
 template <typename Value>
 OrderedJson optional_json(const std::optional<Value>& value) {
   return value ? OrderedJson(*value) : OrderedJson();
@@ -324,15 +329,16 @@ OrderedJson comparison_json(const Comparison& comparison) {
 std::string comparison_html(const std::vector<Run>& runs, const Comparison& comparison) {
   std::string html = page_begin("lace: runs compared", "") + "<h1>Runs compared</h1>\n";
   html += "<p class=soft>Bits a byte, lower is better; below them the difference to the first run.";
-  if (comparison.step > 0)
-    html += " At equal steps and at equal time a curve is read between two validations";
-  if (comparison.step > 0 && !comparison.step_of.empty())
-    html += concat("; ", escaped(comparison.step_of), " has none after step ",
-                   format_count(std::llround(comparison.step)));
-  if (comparison.step > 0 && !comparison.elapsed_of.empty())
-    html += concat("; ", escaped(comparison.elapsed_of), " none after ",
-                   format_duration(comparison.elapsed_s));
-  if (comparison.step > 0) html += ".";
+  if (comparison.step > 0) {
+    html += " At equal steps and at equal time a curve is read between two validations.";
+    const std::string step = "step " + format_count(std::llround(comparison.step)),
+                      time = format_duration(comparison.elapsed_s);
+    if (comparison.step_of == comparison.elapsed_of) {
+      html += no_further(comparison.step_of, concat(step, " and ", time));
+    } else {
+      html += no_further(comparison.step_of, step) + no_further(comparison.elapsed_of, time);
+    }
+  }
   html += "</p>\n" + table_html(comparison);
   if (!comparison.notes.empty()) {
     html += "<div class=card><b>Not comparable</b><ul>";
