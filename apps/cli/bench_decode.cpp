@@ -241,18 +241,16 @@ void print(const Json& report) {
                number(row, "share_of_bound", 100) + "%", number(row["fastest"], "time_ms"),
                number(row["fastest"], "share_of_bound", 100) + "%"});
   }
-  std::cout << table.to_string() << "\nA step draws a byte of each of " << report["batch"]
-            << " sequences, behind `position` bytes; " << report["threads"] << " threads, "
-            << report["kernel"].get<std::string>() << ".\n"
-            << "ms/step       median, ± the distance of the quartiles\n"
-               "rows read     live rows of the caches, of all that they hold (cache)\n"
-               "memory        median rate at which all threads read memory that no cache holds\n"
-               "bound         weights and rows read, once each, at that rate; of bound: bound over "
-               "ms/step,\n"
-               "              above 100% where caches of the processor keep some of it\n"
-               "fastest       the fastest step; its bound is at the fastest rate: what others do "
-               "on this machine\n"
-               "              disturbs these least\n";
+  std::cout
+      << table.to_string() << "A step draws a byte of each of " << report["batch"] << " sequences; "
+      << report["threads"] << " threads, " << report["kernel"].get<std::string>()
+      << ". The bound reads weights and live rows of the caches once at GB/s, a median as "
+         "ms; on a machine that others use too, the fastest step beside the fastest read says "
+         "more\n";
+  std::cout << "position: bytes before it; ms/step: median, ± the distance of the quartiles; rows "
+               "read: live ones, of all that caches hold; of bound: bound over ms/step, above 100% "
+               "where caches of the processor keep some of it; of its bound: the same of the "
+               "fastest\n";
 }
 
 void bench_decode(const Options& options) {

@@ -49,7 +49,7 @@ NO_KEYS = {
     "lace train": {"share_of_peak", "gpu", "device", "spike", "windows", "imported"},
     "lace eval": {"validation", "train"},  # splits of baselines.json
     "lace bench attention": {"extra_memory_mb"},  # of a million tokens
-    "lace bench decode": {"name", "pattern", "n"},  # with --lengths
+    "lace bench decode": {"name", "pattern", "n", "gpu"},  # with --lengths, on a GPU
     "lace info": {"error", "capability", "memory_bytes", "selected_cuda"},
 }
 
