@@ -14,6 +14,8 @@ std::atomic<const char*> last_kernel_name{""};
 
 namespace {
 
+constexpr const char* kNoCuda = "this lace was built without CUDA";
+
 std::string_view device_name(Device device) { return device == Device::kCpu ? "cpu" : "cuda"; }
 
 std::string kernel_names() {
@@ -62,6 +64,8 @@ const Kernel& find_kernel(std::string_view name) {
   for (const Kernel& kernel : kernels()) {
     if (kernel.name == name) return kernel;
   }
+  for (const std::string_view absent : kernels_without_cuda())
+    LACE_CHECK(absent != name, "[kernel] ", name, " is not there: ", kNoCuda);
   throw Error(concat("[kernel] there is no kernel named '", name, "'; there are ", kernel_names()));
 }
 
@@ -85,6 +89,8 @@ const Kernel& select_kernel(const AttentionShape& shape, std::string* passed_ove
     all.add(kernel.name, refusal.reason);
     if (refusal.is_of_shape) of_shape.add(kernel.name, refusal.reason);
   }
+  if (shape.device == Device::kCuda)
+    for (const std::string_view absent : kernels_without_cuda()) all.add(absent, kNoCuda);
   throw Error("[attention] no kernel can compute this:" + all.text());
 }
 

@@ -140,6 +140,9 @@ const Kernel& select_kernel(const AttentionShape& shape, std::string* passed_ove
 // The kernel of that name. Throws lace::Error listing all names if there is none.
 const Kernel& find_kernel(std::string_view name);
 
+// The names of the kernels for GPUs where the build is without CUDA; else none.
+std::span<const std::string_view> kernels_without_cuda();
+
 // The name of the kernel whose forward or backward was called last in this process, through
 // kernels(), find_kernel() or select_kernel(); empty before the first. Thread-safe.
 std::string_view last_kernel();

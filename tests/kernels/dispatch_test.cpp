@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 
@@ -86,6 +87,21 @@ TEST(Dispatch, UnknownNameListsAll) {
   for (const Kernel& kernel : kernels()) {
     EXPECT_NE(error.find(kernel.name), std::string::npos) << error;
   }
+}
+
+TEST(Dispatch, ABuildWithoutCudaSaysSo) {
+  const std::string reason = "this lace was built without CUDA";
+  for (const std::string_view name : kernels_without_cuda()) {
+    const ForcedKernel forced{std::string(name)};
+    EXPECT_EQ(error_of(shape_of(DType::kFloat32, 64)),
+              concat("[kernel] ", name, " is not there: ", reason));
+  }
+  AttentionShape shape = shape_of(DType::kFloat32, 520);
+  shape.device = Device::kCuda;
+  EXPECT_EQ(error_of(shape).find(reason) == std::string::npos, kernels_without_cuda().empty());
+  const bool any = std::any_of(kernels().begin(), kernels().end(),
+                               [](const Kernel& kernel) { return kernel.device == Device::kCuda; });
+  EXPECT_EQ(any, kernels_without_cuda().empty());
 }
 
 TEST(Dispatch, ForcedOneThatCannotRunSaysWhy) {
