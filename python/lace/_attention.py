@@ -145,7 +145,7 @@ def attention(
                                                    -inf for a row without keys
 
     With q_len < k_len the queries are the last of the positions. A row without keys gives 0.
-    On a GPU dtypes are bfloat16 and float16, and head_dims multiples of 8 up to 256.
+    On a GPU dtypes are bfloat16 and float16, and head_dims up to 256.
 
     scale: default 1 / sqrt(head_dim). sinks: ``[heads]``, one more logit without a value in each
     row's softmax. k_lens, q_start, k_start: padding, and queries anywhere in the keys, as

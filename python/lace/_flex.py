@@ -50,7 +50,8 @@ def flex_attention(
     if score_mod is not None:
         raise Error(
             "[flex_attention] score_mod is not computed: a factor goes into scale, a mask into "
-            "block_mask or a pattern; for anything else call torch's flex_attention"
+            "block_mask or a pattern, and lace.attention has softcap; for anything else call "
+            "torch's flex_attention"
         )
     if not enable_gqa and key.shape[-3] != query.shape[-3]:
         raise Error(

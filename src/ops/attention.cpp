@@ -53,17 +53,26 @@ OptionalTensor or_none(const at::Tensor& tensor) {
   return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
 }
 
+// Sizes that torch.compile(dynamic=True) may hold as symbols.
+using OptionalSize = std::optional<c10::SymInt>;
+
+std::optional<int64_t> known(const OptionalSize& size) {
+  if (!size) return std::nullopt;
+  return size->guard_int(__FILE__, __LINE__);
+}
+
 using ForwardResults = std::tuple<at::Tensor, at::Tensor>;
 using BackwardResults = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 ForwardResults attention_op(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const std::string& pattern, std::optional<double> scale,
                             bool deterministic, const OptionalTensor& sinks,
-                            const OptionalTensor& sequences, std::optional<int64_t> max_len) {
+                            const OptionalTensor& sequences, OptionalSize max_len,
+                            std::optional<double> softcap) {
   const Pattern parsed = parse_cached(pattern);
-  auto results = attention_forward(
-      q, k, v, parsed,
-      {scale, deterministic, or_undefined(sinks), or_undefined(sequences), max_len});
+  auto results = attention_forward(q, k, v, parsed,
+                                   {scale, deterministic, or_undefined(sinks),
+                                    or_undefined(sequences), known(max_len), softcap});
   remember_pattern(std::get<1>(results), pattern, parsed);
   return results;
 }
@@ -73,20 +82,21 @@ BackwardResults attention_backward_op(const at::Tensor& dout, const at::Tensor& 
                                       const at::Tensor& out, const at::Tensor& lse,
                                       const std::string& pattern, std::optional<double> scale,
                                       bool deterministic, const OptionalTensor& sinks,
-                                      const OptionalTensor& sequences,
-                                      std::optional<int64_t> max_len, const OptionalTensor& dlse) {
+                                      const OptionalTensor& sequences, OptionalSize max_len,
+                                      const OptionalTensor& dlse, std::optional<double> softcap) {
   const std::optional<Pattern> seen = remembered_pattern(lse, pattern);
-  const Gradients grads = attention_backward(
-      {dout, or_undefined(dlse)}, q, k, v, out, lse, seen ? *seen : parse_cached(pattern),
-      {scale, deterministic, or_undefined(sinks), or_undefined(sequences), max_len});
+  const Gradients grads = attention_backward({dout, or_undefined(dlse)}, q, k, v, out, lse,
+                                             seen ? *seen : parse_cached(pattern),
+                                             {scale, deterministic, or_undefined(sinks),
+                                              or_undefined(sequences), known(max_len), softcap});
   return {grads.q, grads.k, grads.v, grads.sinks};
 }
 
 // Shapes, dtypes and strides only, sizes possibly symbolic: what torch.compile traces.
 ForwardResults attention_meta(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                               const std::string&, std::optional<double>, bool,
-                              const OptionalTensor&, const OptionalTensor& sequences,
-                              std::optional<int64_t>) {
+                              const OptionalTensor&, const OptionalTensor& sequences, OptionalSize,
+                              std::optional<double>) {
   const auto options = q.options().dtype(lse_type(q.scalar_type()));
   if (sequences && q.dim() == 3) {
     LACE_CHECK(v.dim() == 3,
@@ -106,7 +116,8 @@ BackwardResults attention_backward_meta(const at::Tensor&, const at::Tensor& q, 
                                         const at::Tensor& v, const at::Tensor&, const at::Tensor&,
                                         const std::string&, std::optional<double>, bool,
                                         const OptionalTensor& sinks, const OptionalTensor&,
-                                        std::optional<int64_t>, const OptionalTensor&) {
+                                        OptionalSize, const OptionalTensor&,
+                                        std::optional<double>) {
   auto like = [](const at::Tensor& t) {
     if (t.dim() == 3) return at::empty_symint(t.sym_sizes(), t.options());
     return empty_result(t, t.sym_size(0), t.sym_size(1), t.sym_size(2), t.sym_size(3));
@@ -128,13 +139,14 @@ at::Tensor padded_sequences_op(c10::SymInt batch, c10::SymInt q_rows, c10::SymIn
 struct CallArgument final : torch::CustomClassHolder {
   CallArgument(Pattern pattern, const AttentionOptions& options)
       : pattern(std::move(pattern)), options(without_tensors(options)) {}
-  CallArgument(std::string text, const AttentionOptions& options)
-      : text(std::move(text)), options(without_tensors(options)) {}
+  CallArgument(std::string text, const AttentionOptions& options, OptionalSize max_len)
+      : text(std::move(text)), options(without_tensors(options)), max_len(std::move(max_len)) {}
 
   std::optional<Pattern> pattern;
   std::string text;
   std::optional<Pattern> seen;  // by forward, where the text names files
   AttentionOptions options;     // without tensors, which autograd keeps
+  OptionalSize max_len;         // of a text
 
   static AttentionOptions without_tensors(AttentionOptions options) {
     options.sinks = options.sequences = at::Tensor();
@@ -154,7 +166,7 @@ struct CallArgument final : torch::CustomClassHolder {
                                .findSchemaOrThrow("lace::attention", "")
                                .typed<decltype(attention_op)>();
     auto results = op.call(q, k, v, text, options.scale, options.deterministic, or_none(sinks),
-                           or_none(sequences), options.max_len);
+                           or_none(sequences), max_len, options.softcap);
     seen = remembered_pattern(std::get<1>(results), text);
     return results;
   }
@@ -174,7 +186,7 @@ struct CallArgument final : torch::CustomClassHolder {
     if (seen) remember_pattern(lse, text, *seen);  // hooks may have put lse elsewhere
     const auto [dq, dk, dv, dsinks] =
         op.call(loss.out, q, k, v, out, lse, text, options.scale, options.deterministic,
-                or_none(sinks), or_none(sequences), options.max_len, or_none(loss.lse));
+                or_none(sinks), or_none(sequences), max_len, or_none(loss.lse), options.softcap);
     return {dq, dk, dv, dsinks};
   }
 };
@@ -228,23 +240,31 @@ class Attention : public torch::autograd::Function<Attention> {
   }
 };
 
+CallPointer call_of(const std::string& pattern, std::optional<double> scale, bool deterministic,
+                    OptionalSize max_len, std::optional<double> softcap) {
+  AttentionOptions options{.scale = scale, .deterministic = deterministic, .softcap = softcap};
+  return c10::make_intrusive<CallArgument>(pattern, options, std::move(max_len));
+}
+
 ForwardResults attention_autograd(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   const std::string& pattern, std::optional<double> scale,
                                   bool deterministic, const OptionalTensor& sinks,
-                                  const OptionalTensor& sequences, std::optional<int64_t> max_len) {
-  const auto call = c10::make_intrusive<CallArgument>(
-      pattern, AttentionOptions{scale, deterministic, {}, {}, max_len});
+                                  const OptionalTensor& sequences, OptionalSize max_len,
+                                  std::optional<double> softcap) {
+  const auto call = call_of(pattern, scale, deterministic, std::move(max_len), softcap);
   const variable_list results = Attention::apply(q, k, v, sinks, sequences, call);
   return {results[0], results[1]};
 }
 
-BackwardResults attention_backward_autograd(
-    const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-    const at::Tensor& out, const at::Tensor& lse, const std::string& pattern,
-    std::optional<double> scale, bool deterministic, const OptionalTensor& sinks,
-    const OptionalTensor& sequences, std::optional<int64_t> max_len, const OptionalTensor& dlse) {
-  const auto call = c10::make_intrusive<CallArgument>(
-      pattern, AttentionOptions{scale, deterministic, {}, {}, max_len});
+BackwardResults attention_backward_autograd(const at::Tensor& dout, const at::Tensor& q,
+                                            const at::Tensor& k, const at::Tensor& v,
+                                            const at::Tensor& out, const at::Tensor& lse,
+                                            const std::string& pattern, std::optional<double> scale,
+                                            bool deterministic, const OptionalTensor& sinks,
+                                            const OptionalTensor& sequences, OptionalSize max_len,
+                                            const OptionalTensor& dlse,
+                                            std::optional<double> softcap) {
+  const auto call = call_of(pattern, scale, deterministic, std::move(max_len), softcap);
   const variable_list results =
       AttentionBackward::apply(dout, dlse, q, k, v, sinks, sequences, out, lse, call);
   return {results[0], results[1], results[2], results[3]};
@@ -263,13 +283,14 @@ template <c10::DispatchKey kKey>
 ForwardResults attention_autocast(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   const std::string& pattern, std::optional<double> scale,
                                   bool deterministic, const OptionalTensor& sinks,
-                                  const OptionalTensor& sequences, std::optional<int64_t> max_len) {
+                                  const OptionalTensor& sequences, OptionalSize max_len,
+                                  std::optional<double> softcap) {
   c10::impl::ExcludeDispatchKeyGuard no_autocast(kKey);
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("lace::attention", "")
                              .typed<decltype(attention_op)>();
   return op.call(autocast(q), autocast(k), autocast(v), pattern, scale, deterministic, sinks,
-                 sequences, max_len);
+                 sequences, std::move(max_len), softcap);
 }
 
 }  // namespace
@@ -315,14 +336,15 @@ TORCH_LIBRARY(lace, library) {
       {at::Tag::pt2_compliant_tag});
   library.def(
       "attention(Tensor q, Tensor k, Tensor v, str pattern, *, float? scale=None, "
-      "bool deterministic=False, Tensor? sinks=None, Tensor? sequences=None, int? max_len=None) "
+      "bool deterministic=False, Tensor? sinks=None, Tensor? sequences=None, SymInt? max_len=None, "
+      "float? softcap=None) "
       "-> (Tensor out, Tensor lse)",
       {at::Tag::pt2_compliant_tag, at::Tag::needs_exact_strides});
   library.def(
       "attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
       "str pattern, *, float? scale=None, bool deterministic=False, Tensor? sinks=None, "
-      "Tensor? sequences=None, int? max_len=None, Tensor? dlse=None) -> (Tensor dq, Tensor dk, "
-      "Tensor dv, Tensor dsinks)",
+      "Tensor? sequences=None, SymInt? max_len=None, Tensor? dlse=None, float? softcap=None) -> "
+      "(Tensor dq, Tensor dk, Tensor dv, Tensor dsinks)",
       {at::Tag::pt2_compliant_tag, at::Tag::needs_exact_strides});
 }
 

@@ -70,6 +70,16 @@ double check_scale(const char* op, double scale, DType dtype) {
   return std::abs(scale) < 0x1p-126 ? 0 : scale;
 }
 
+// 0 if there is none. Of what kernels compute in float32 it is far from what a float holds.
+double check_softcap(const char* op, std::optional<double> softcap, DType dtype) {
+  if (!softcap) return 0;
+  LACE_CHECK(std::isfinite(*softcap) && *softcap > 0, "[", op,
+             "] softcap must be positive and finite, got ", *softcap);
+  LACE_CHECK(dtype == DType::kFloat64 || (0x1p-64 <= *softcap && *softcap <= 0x1p64), "[", op,
+             "] softcap must be from 2^-64 to 2^64, got ", *softcap);
+  return *softcap;
+}
+
 void check_equal(const char* op, const char* what, const char* name, int64_t value,
                  const char* other, int64_t expected) {
   LACE_CHECK(value == expected, "[", op, "] ", what, " of ", name, " is ", value, ", ", other,
@@ -141,6 +151,8 @@ AttentionArguments check_attention(const char* op, const at::Tensor& q, const at
   }
   arguments.scale = check_scale(
       op, options.scale.value_or(1 / std::sqrt(static_cast<double>(shape.qk_dim))), shape.dtype);
+  arguments.softcap = check_softcap(op, options.softcap, shape.dtype);
+  shape.softcap = options.softcap.has_value();
   shape.aligned = is_aligned(q) && is_aligned(k) && is_aligned(v);
   shape.positive_scale = is_positive(arguments.scale);
   return arguments;

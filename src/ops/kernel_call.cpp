@@ -89,6 +89,7 @@ struct InputRows {
     args.shape = call.filled;
     args.sequences = sequences_of(options.sequences);
     args.scale = arguments.scale;
+    args.softcap = arguments.softcap;
     args.q = to_tensor4(q, packed);
     args.k = to_tensor4(k, packed);
     args.v = to_tensor4(v, packed);

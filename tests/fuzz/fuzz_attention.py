@@ -8,7 +8,7 @@ Case k of a seed is always the same call: a pattern (all atoms with small, large
 `|`, `&`, parentheses, heads(…), both directions; mostly ones that need several passes), lengths of
 1 to 1,700 around the edges of tiles, grouped heads, head dims of q and v drawn apart, dtypes,
 layouts (transposed, fused, padded, odd offsets and strides, stride 0, overlapping rows, shared
-storage), values (normal, rows of large ones, constants, tiny and large ones), scales, determinism,
+storage), values (normal, rows of large ones, constants, tiny and large ones), scales, softcaps, determinism,
 forward alone or with gradients. cases.py and pattern_draw.py draw them; reference.py computes what is
 expected, by dense masked attention from docs/design.md's definitions alone, and how far roundings
 may lead.
@@ -160,6 +160,7 @@ class Worker:
         torch = self.torch
         q, k, v = (tensors[name].detach() for name in "qkv")
         options = {"scale": case.scale, "deterministic": case.deterministic == "argument"}
+        options["softcap"] = case.softcap
         packed = case.sequences is not None and case.sequences.packed
         if case.sequences:
             table = case.sequences.table(torch.ops.lace, case.q_len, case.k_len, self.device)
@@ -233,7 +234,8 @@ class Worker:
                 dlse = dlse.float().double()
         inputs = (q, k, v, live, case.actual_scale(), dout)
         kernel = self.options.kernel
-        return attention64(*inputs, case.dtype, case.independent(), kernel, sinks, dlse)
+        more = {"sinks": sinks, "dlse": dlse, "softcap": case.softcap}
+        return attention64(*inputs, case.dtype, case.independent(), kernel, **more)
 
     def run(self, case):
         """Measures by name of result; throws Fault or Refused."""

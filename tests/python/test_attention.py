@@ -132,6 +132,24 @@ class AttentionTest(unittest.TestCase):
         few = sinks[:2].double().detach().requires_grad_()
         self.assertTrue(torch.autograd.gradcheck(attend_all, [*small, few]))
 
+    def test_softcap(self):
+        def peer(q, k, v):
+            logits = 2 * torch.tanh(q @ k.transpose(2, 3) / math.sqrt(q.shape[3]) / 2)
+            live = live_pairs(q.shape[2], k.shape[2])
+            return logits.masked_fill(~live, -math.inf).softmax(-1) @ v
+
+        def capped(q, k, v):
+            return attend(q, k, v, softcap=2.0)
+
+        tensors = inputs()
+        expected = gradients(peer, tensors)
+        self.assert_close(gradients(capped, tensors), expected, 1e-5)
+        torch._dynamo.reset()
+        compiled = torch.compile(capped, backend="aot_eager", fullgraph=True)
+        self.assert_close(gradients(compiled, tensors), expected, 1e-5)
+        small = [t[:1, :2, :12, :8].double().detach().requires_grad_() for t in inputs()]
+        self.assertTrue(torch.autograd.gradcheck(capped, small))
+
     def test_second_backward_is_an_error(self):
         q, k, v = inputs()
         (first,) = torch.autograd.grad(attend(q, k, v).sum(), [q], create_graph=True)
@@ -166,12 +184,16 @@ class AttentionTest(unittest.TestCase):
         )
         sinks = torch.zeros(4, requires_grad=True)
         torch.library.opcheck(
-            torch.ops.lace.attention.default, (*inputs(), PATTERN), {"sinks": sinks}
+            torch.ops.lace.attention.default,
+            (*inputs(), PATTERN),
+            {"sinks": sinks, "softcap": 5.0},
         )
+        odd = [t[..., :7] for t in inputs()]
+        torch.library.opcheck(torch.ops.lace.attention.default, (*odd, PATTERN))
         torch.library.opcheck(
             torch.ops.lace.attention_backward.default,
             (torch.ones_like(out), q, k, v, out, lse, PATTERN),
-            {"sinks": sinks.detach(), "dlse": torch.ones_like(lse)},
+            {"sinks": sinks.detach(), "dlse": torch.ones_like(lse), "softcap": 5.0},
         )
 
     def test_compile_traces_forward_and_backward(self):

@@ -148,13 +148,37 @@ class AttentionTest(PackageTest):
     def test_kernel_is_named(self):
         self.assertRegex(lace.attention_kernel(*tensors()), "^(cpu_|reference)")
 
+    def test_any_head_dim(self):
+        pattern = lace.Pattern("local(16) | strided(8)")
+        for head_dim in (1, 7, 12, 33):
+            q, k, v = tensors(head_dim=head_dim)
+            expected = F.scaled_dot_product_attention(q, k, v, pattern.mask(96))
+            self.assert_close(lace.attention(q, k, v, pattern), expected)
+
+    def test_softcap(self):
+        pattern = lace.Pattern("local(16) | strided(8)")
+
+        def peer(q, k, v, cap):
+            logits = cap * torch.tanh(q @ k.transpose(2, 3) / math.sqrt(32) / cap)
+            return logits.masked_fill(~pattern.mask(96), -math.inf).softmax(-1) @ v
+
+        for cap in (0.7, 30.0):
+            ours, theirs = tensors(grad=True), tensors(grad=True)
+            out, expected = lace.attention(*ours, pattern, softcap=cap), peer(*theirs, cap)
+            self.assert_close(out, expected)
+            for got, want in zip(
+                torch.autograd.grad(out.square().sum(), ours),
+                torch.autograd.grad(expected.square().sum(), theirs),
+                strict=True,
+            ):
+                self.assert_close(got, want, 1e-4)
+        with self.assertRaisesRegex(RuntimeError, r"\[attention\] softcap must be positive"):
+            lace.attention(*tensors(), "dense", softcap=0.0)
+
     def test_what_the_library_lacks_is_an_error(self):
-        q, k, v = tensors()
         self.assertIsInstance(lace.NotSupportedError("x"), NotImplementedError)
-        with self.assertRaisesRegex(
-            lace.NotSupportedError, r"\[attention\] softcap is not computed"
-        ):
-            lace.attention(q, k, v, "dense", softcap=30.0)
+        with self.assertRaisesRegex(lace.NotSupportedError, r"\[attention\] abacus is not"):
+            lace._attention.require_argument("attention", "abacus")
 
     def test_errors_name_the_argument(self):
         q, k, v = tensors()
