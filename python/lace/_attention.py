@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 
-from ._library import Error, require_argument
+from . import _functorch
+from ._library import Error
 from ._pattern import Pattern, pattern_text
 
 Tensor = torch.Tensor
@@ -59,22 +60,23 @@ def packed_sequences(
 
 
 def _run(
-    operation: str,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     pattern: str | Pattern,
-    scale: float | None,
-    deterministic: bool,
-    **more: Tensor | float | None,
+    sinks: Tensor | None,
+    sequences: Tensor | None,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Calls the operation with those arguments that are given, each of which it must have."""
-    options = {name: value for name, value in more.items() if value is not None}
-    for name in options:
-        require_argument(operation, name)
-    out, lse = torch.ops.lace.attention(
-        q, k, v, pattern_text(pattern), scale=scale, deterministic=deterministic, **options
-    )
+    """The operation. options: those of _functorch.Call."""
+    text = pattern_text(pattern)
+    if _functorch.is_active():
+        call = _functorch.Call(text, **options)
+        out, lse = _functorch.Attention.apply(q, k, v, sinks, sequences, call)
+    else:
+        out, lse = torch.ops.lace.attention(
+            q, k, v, text, sinks=sinks, sequences=sequences, **options
+        )
     return out, lse
 
 
@@ -154,9 +156,10 @@ def attention(
     GPU, which is not asked. softcap: logits become ``softcap · tanh(logits / softcap)``.
     deterministic: bitwise repeatable gradients on a GPU, slower.
 
-    Differentiable once; works under autocast and torch.compile. Raises RuntimeError (lace.Error
-    where Python finds it) that names the argument, before any work; lace.NotSupportedError for an
-    argument that the loaded library does not have.
+    Differentiable once; works under autocast and torch.compile, and with torch.func's grad, vjp,
+    jacrev and vmap (over more batch; sinks that are mapped, too, and packed documents take a call
+    for each). Raises RuntimeError (lace.Error where Python finds it) that names the argument,
+    before any work.
     """
     if k_lens is not None or q_start is not None or k_start is not None:
         if sequences is not None:
@@ -175,8 +178,8 @@ def attention(
             k_start=k_start,
             device=q.device,
         )
-    more = {"sinks": sinks, "sequences": sequences, "max_len": max_len, "softcap": softcap}
-    out, lse = _run("attention", q, k, v, pattern, scale, deterministic, **more)
+    options = {"scale": scale, "deterministic": deterministic, "max_len": max_len}
+    out, lse = _run(q, k, v, pattern, sinks, sequences, softcap=softcap, **options)
     return (out, lse) if return_lse else out
 
 
@@ -218,8 +221,7 @@ def varlen_attention(
             "[varlen_attention] q, k and v must have the shape [rows, heads, head_dim], got "
             f"{list(q.shape)}, {list(k.shape)} and {list(v.shape)}"
         )
-    require_argument("varlen_attention", "sequences")
     sequences = packed_sequences(cu_seqlens_q, cu_seqlens_k, q_start=q_start)
-    more = {"sinks": sinks, "sequences": sequences, "max_len": max_seqlen, "softcap": softcap}
-    out, lse = _run("varlen_attention", q, k, v, pattern, scale, deterministic, **more)
+    options = {"scale": scale, "deterministic": deterministic, "max_len": max_seqlen}
+    out, lse = _run(q, k, v, pattern, sinks, sequences, softcap=softcap, **options)
     return (out, lse) if return_lse else out

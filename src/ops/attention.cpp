@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include <ATen/ATen.h>
+#include <ATen/FuncTorchTLS.h>
 #include <ATen/autocast_mode.h>
 #include <c10/core/DeviceGuard.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -240,6 +241,20 @@ class Attention : public torch::autograd::Function<Attention> {
   }
 };
 
+// libtorch refuses functions like these under torch.func's transforms; this says what to do.
+void refuse_transforms() {
+  const auto& transforms = at::functorch::functorchTLSAccessor();
+  if (transforms == nullptr) return;
+  try {
+    transforms->checkSupportsCppAutogradFunction();
+  } catch (const c10::Error&) {
+    throw Error(
+        "[attention] torch.func's transforms (grad, vjp, vmap …) work on lace.attention of the "
+        "Python package where it is not compiled, not on torch.ops.lace.attention nor under "
+        "torch.compile");
+  }
+}
+
 CallPointer call_of(const std::string& pattern, std::optional<double> scale, bool deterministic,
                     OptionalSize max_len, std::optional<double> softcap) {
   AttentionOptions options{.scale = scale, .deterministic = deterministic, .softcap = softcap};
@@ -251,6 +266,7 @@ ForwardResults attention_autograd(const at::Tensor& q, const at::Tensor& k, cons
                                   bool deterministic, const OptionalTensor& sinks,
                                   const OptionalTensor& sequences, OptionalSize max_len,
                                   std::optional<double> softcap) {
+  refuse_transforms();
   const auto call = call_of(pattern, scale, deterministic, std::move(max_len), softcap);
   const variable_list results = Attention::apply(q, k, v, sinks, sequences, call);
   return {results[0], results[1]};
@@ -264,6 +280,7 @@ BackwardResults attention_backward_autograd(const at::Tensor& dout, const at::Te
                                             const OptionalTensor& sequences, OptionalSize max_len,
                                             const OptionalTensor& dlse,
                                             std::optional<double> softcap) {
+  refuse_transforms();
   const auto call = call_of(pattern, scale, deterministic, std::move(max_len), softcap);
   const variable_list results =
       AttentionBackward::apply(dout, dlse, q, k, v, sinks, sequences, out, lse, call);
