@@ -31,6 +31,12 @@ struct AttentionOptions {
   // A number c > 0: logits become c · tanh(logits / c), as Gemma 2 has it. Finite, and but for
   // float64 from 2^−64 to 2^64. None by default.
   std::optional<double> softcap = {};
+  // bool [heads or 1, blocks, blocks] or [blocks, blocks], queries by keys, on any device: of the
+  // pattern's pairs those in live blocks are computed, of block_size positions each; beyond the
+  // blocks nothing is live. Read at every call and copied to the CPU, which waits for a GPU; plans
+  // are found again by content.
+  at::Tensor block_mask = {};
+  int64_t block_size = 0;
 };
 
 // out = softmax(scale · q kᵀ, kept to the pattern's pairs) v; with a softcap c of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, overload
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask
 
 from . import _functorch
 from ._library import Error
@@ -66,18 +67,31 @@ def _run(
     pattern: str | Pattern,
     sinks: Tensor | None,
     sequences: Tensor | None,
+    block_mask: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """The operation. options: those of _functorch.Call."""
     text = pattern_text(pattern)
     if _functorch.is_active():
-        call = _functorch.Call(text, **options)
-        out, lse = _functorch.Attention.apply(q, k, v, sinks, sequences, call)
+        call = _functorch.Call(text, **{"block_size": None, **options})
+        out, lse = _functorch.Attention.apply(q, k, v, sinks, sequences, block_mask, call)
     else:
-        out, lse = torch.ops.lace.attention(
-            q, k, v, text, sinks=sinks, sequences=sequences, **options
-        )
+        more = {"sinks": sinks, "sequences": sequences, "block_mask": block_mask}
+        out, lse = torch.ops.lace.attention(q, k, v, text, **more, **options)
     return out, lse
+
+
+def _run_block_mask(
+    q: Tensor, k: Tensor, v: Tensor, block_mask: BlockMask, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """As _run, of what a BlockMask of FlexAttention says: read once, on the host."""
+    from ._flex import read_once
+    from ._masks import run_readings
+
+    readings, reason = read_once(block_mask, q, k)
+    if reason:
+        raise Error(f"[attention] {reason}: lace.flex_attention hands it to torch's")
+    return run_readings(q, k, v, readings, **options)
 
 
 @overload
@@ -85,7 +99,7 @@ def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    pattern: str | Pattern,
+    pattern: str | Pattern | BlockMask,
     *,
     scale: float | None = None,
     sinks: Tensor | None = None,
@@ -95,6 +109,8 @@ def attention(
     sequences: Tensor | None = None,
     max_len: int | None = None,
     softcap: float | None = None,
+    block_mask: Tensor | None = None,
+    block_size: int | None = None,
     return_lse: Literal[False] = False,
     deterministic: bool = False,
 ) -> Tensor: ...
@@ -103,7 +119,7 @@ def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    pattern: str | Pattern,
+    pattern: str | Pattern | BlockMask,
     *,
     scale: float | None = None,
     sinks: Tensor | None = None,
@@ -113,6 +129,8 @@ def attention(
     sequences: Tensor | None = None,
     max_len: int | None = None,
     softcap: float | None = None,
+    block_mask: Tensor | None = None,
+    block_size: int | None = None,
     return_lse: Literal[True],
     deterministic: bool = False,
 ) -> tuple[Tensor, Tensor]: ...
@@ -122,7 +140,7 @@ def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    pattern: str | Pattern,
+    pattern: str | Pattern | BlockMask,
     *,
     scale: float | None = None,
     sinks: Tensor | None = None,
@@ -132,6 +150,8 @@ def attention(
     sequences: Tensor | None = None,
     max_len: int | None = None,
     softcap: float | None = None,
+    block_mask: Tensor | None = None,
+    block_size: int | None = None,
     return_lse: bool = False,
     deterministic: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -156,11 +176,26 @@ def attention(
     GPU, which is not asked. softcap: logits become ``softcap · tanh(logits / softcap)``.
     deterministic: bitwise repeatable gradients on a GPU, slower.
 
+    block_mask: bool ``[heads or 1, blocks, blocks]`` or ``[blocks, blocks]``, queries by keys, in
+    blocks of block_size positions: of the pattern's pairs those in live blocks. It may be another
+    at every call: it is read each time (and copied from a GPU, which waits), and plans are found
+    again by its content; torch.compile takes it as an input. pattern may also be a BlockMask of
+    FlexAttention that a pattern of lace says (lace.flex_attention tells which), read once.
+
     Differentiable once; works under autocast and torch.compile, and with torch.func's grad, vjp,
     jacrev and vmap (over more batch; sinks that are mapped, too, and packed documents take a call
     for each). Raises RuntimeError (lace.Error where Python finds it) that names the argument,
     before any work.
     """
+    if isinstance(block_mask, BlockMask):
+        raise Error("[attention] block_mask is a bool tensor; a BlockMask stands for the pattern")
+    if isinstance(pattern, BlockMask):
+        others = (k_lens, q_start, k_start, sequences, max_len, block_mask, block_size)
+        if any(value is not None for value in others):
+            raise Error("[attention] a BlockMask says where keys are: no other mask, no lengths")
+        more = {"scale": scale, "sinks": sinks, "softcap": softcap, "deterministic": deterministic}
+        out, lse = _run_block_mask(q, k, v, pattern, **more)
+        return (out, lse) if return_lse else out
     if k_lens is not None or q_start is not None or k_start is not None:
         if sequences is not None:
             raise Error("[attention] sequences and k_lens, q_start or k_start exclude each other")
@@ -178,8 +213,9 @@ def attention(
             k_start=k_start,
             device=q.device,
         )
-    options = {"scale": scale, "deterministic": deterministic, "max_len": max_len}
-    out, lse = _run(q, k, v, pattern, sinks, sequences, softcap=softcap, **options)
+    options: dict[str, Any] = {"scale": scale, "deterministic": deterministic, "max_len": max_len}
+    options |= {"softcap": softcap, "block_size": block_size}
+    out, lse = _run(q, k, v, pattern, sinks, sequences, block_mask, **options)
     return (out, lse) if return_lse else out
 
 
@@ -222,6 +258,6 @@ def varlen_attention(
             f"{list(q.shape)}, {list(k.shape)} and {list(v.shape)}"
         )
     sequences = packed_sequences(cu_seqlens_q, cu_seqlens_k, q_start=q_start)
-    options = {"scale": scale, "deterministic": deterministic, "max_len": max_seqlen}
+    options: dict[str, Any] = {"scale": scale, "deterministic": deterministic, "max_len": max_seqlen}
     out, lse = _run(q, k, v, pattern, sinks, sequences, softcap=softcap, **options)
     return (out, lse) if return_lse else out

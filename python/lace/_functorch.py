@@ -25,9 +25,10 @@ class Call:
     deterministic: bool
     max_len: int | None
     softcap: float | None
+    block_size: int | None
 
     def options(self) -> dict[str, Any]:
-        names = ("scale", "deterministic", "max_len", "softcap")
+        names = ("scale", "deterministic", "max_len", "softcap", "block_size")
         return {name: getattr(self, name) for name in names}
 
 
@@ -37,15 +38,20 @@ def is_active() -> bool:
 
 
 class Attention(torch.autograd.Function):
-    """apply(q, k, v, sinks, sequences, call): out and lse."""
+    """apply(q, k, v, sinks, sequences, block_mask, call): out and lse."""
 
     @staticmethod
     def forward(
-        q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, sequences: Tensor | None, call: Call
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sinks: Tensor | None,
+        sequences: Tensor | None,
+        block_mask: Tensor | None,
+        call: Call,
     ) -> tuple[Tensor, Tensor]:
-        out, lse = torch.ops.lace.attention(
-            q, k, v, call.pattern, sinks=sinks, sequences=sequences, **call.options()
-        )
+        more = {"sinks": sinks, "sequences": sequences, "block_mask": block_mask}
+        out, lse = torch.ops.lace.attention(q, k, v, call.pattern, **more, **call.options())
         return out, lse
 
     @staticmethod
@@ -57,7 +63,7 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, dout: Tensor, dlse: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         dq, dk, dv, dsinks = AttentionBackward.apply(dout, dlse, *saved, ctx.call)
-        return dq, dk, dv, dsinks if saved[3] is not None else None, None, None
+        return dq, dk, dv, dsinks if saved[3] is not None else None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> None:
@@ -71,15 +77,16 @@ class Attention(torch.autograd.Function):
         info: Any, in_dims: tuple[int | None, ...], *inputs: Any
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         *tensors, call = inputs
-        q, sinks_dim = tensors[0], in_dims[3]
-        # Of sinks a batch has one set, and packed rows are no batch.
-        whole = _logical_dim(q, in_dims[0]) == 4 and sinks_dim is None
-        results = _over_batch(Attention.apply, whole, info.batch_size, in_dims, tensors, (3,), call)
+        # Of sinks and of masks a batch has one, and packed rows are no batch.
+        whole = _logical_dim(tensors[0], in_dims[0]) == 4 and in_dims[3] is in_dims[5] is None
+        apply, shared = Attention.apply, (3, 5)
+        results = _over_batch(apply, whole, info.batch_size, in_dims, tensors, shared, call)
         return (results[0], results[1]), (0, 0)
 
 
 class AttentionBackward(torch.autograd.Function):
-    """apply(dout, dlse, q, k, v, sinks, sequences, out, lse, call): gradients of q, k, v, sinks."""
+    """apply(dout, dlse, q, k, v, sinks, sequences, block_mask, out, lse, call): gradients of q, k,
+    v and sinks."""
 
     @staticmethod
     def forward(
@@ -90,13 +97,14 @@ class AttentionBackward(torch.autograd.Function):
         v: Tensor,
         sinks: Tensor | None,
         sequences: Tensor | None,
+        block_mask: Tensor | None,
         out: Tensor,
         lse: Tensor,
         call: Call,
     ) -> tuple[Tensor, ...]:
-        more = {"sinks": sinks, "sequences": sequences, "dlse": dlse, **call.options()}
+        more = {"sinks": sinks, "sequences": sequences, "block_mask": block_mask, "dlse": dlse}
         result: tuple[Tensor, ...] = torch.ops.lace.attention_backward(
-            dout, q, k, v, out, lse.contiguous(), call.pattern, **more
+            dout, q, k, v, out, lse.contiguous(), call.pattern, **more, **call.options()
         )
         return result
 
@@ -122,8 +130,9 @@ class AttentionBackward(torch.autograd.Function):
         *tensors, call = inputs
         # The gradient of sinks is a sum over the batch, of which each mapped element has its own.
         whole = _logical_dim(tensors[2], in_dims[2]) == 4 and tensors[5] is None
+        whole = whole and in_dims[7] is None
         apply = AttentionBackward.apply
-        results = _over_batch(apply, whole, info.batch_size, in_dims, tensors, (), call)
+        results = _over_batch(apply, whole, info.batch_size, in_dims, tensors, (7,), call)
         if whole:  # of no sinks
             results = [*results[:3], tensors[2].new_empty((info.batch_size, 0))]
         return tuple(results), (0, 0, 0, 0)

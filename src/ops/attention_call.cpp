@@ -33,6 +33,15 @@ at::Tensor zeros_for(const at::Tensor& sinks, const at::Tensor& q) {
   return sinks.defined() ? at::zeros_like(sinks) : at::empty({0}, q.options());
 }
 
+// The pattern of a call whose options were checked.
+Pattern whole_pattern(const Pattern& pattern, const AttentionOptions& options) {
+  if (!options.block_mask.defined()) return pattern;
+  const at::Tensor live = options.block_mask.detach().to(at::kCPU).contiguous();
+  const bool* first = live.const_data_ptr<bool>();
+  return within(pattern, block_mask(live.dim() == 2 ? 1 : live.size(0), live.size(-1),
+                                    options.block_size, {first, first + live.numel()}));
+}
+
 // Of tensors with a batch, as run_forward and run_backward.
 std::pair<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor& k,
                                           const at::Tensor& v, const Pattern& pattern,
@@ -42,7 +51,7 @@ std::pair<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor&
   std::string passed_over;
   const Kernel& kernel = select_kernel(arguments.shape, &passed_over);
   report_kernel(arguments.shape, kernel, passed_over);
-  return run_forward(kernel, arguments, q, k, v, pattern, options);
+  return run_forward(kernel, arguments, q, k, v, whole_pattern(pattern, options), options);
 }
 
 void backward(Gradients& grads, const LossGradients& loss, const at::Tensor& q, const at::Tensor& k,
@@ -52,8 +61,8 @@ void backward(Gradients& grads, const LossGradients& loss, const at::Tensor& q, 
       check_attention("attention_backward", q, k, v, options, packed);
   check_attention_backward(arguments, loss.out, out, lse, loss.lse);
   const c10::DeviceGuard device(q.device());
-  run_backward(select_kernel(arguments.shape), arguments, grads, loss, q, k, v, out, lse, pattern,
-               options);
+  run_backward(select_kernel(arguments.shape), arguments, grads, loss, q, k, v, out, lse,
+               whole_pattern(pattern, options), options);
 }
 
 }  // namespace

@@ -191,6 +191,7 @@ class Case:
     sinks: list | None = None  # of each head
     of_lse: bool = False  # the loss depends on lse too
     softcap: float | None = None
+    block_mask: tuple | None = None  # of the pattern's pairs: bool [heads or 1, …], block size
 
     def text(self):
         gradients = f"gradients of {' '.join(self.wanted)}" if self.backward else "forward only"
@@ -212,6 +213,9 @@ class Case:
             lines.append(f"sequences {self.sequences.text()}")
         if self.sinks:
             lines.append(f"sinks     {self.sinks}")
+        if self.block_mask:
+            live, size = self.block_mask
+            lines.append(f"blocks    {list(live.shape)} of {size}, {int(live.sum())} live")
         if self.softcap:
             lines.append(f"softcap   {self.softcap}")
         if self.of_lse:
@@ -411,4 +415,11 @@ def draw_case(kernel, seed, number, folder, small=False):
     case.of_lse = case.backward and rng.random() < 0.3
     if rng.random() < (0.2 if profile.softcap else FEW):
         case.softcap = rng.choice([0.5, 2.0, 10.0, 30.0, 50.0, rng.uniform(0.3, 100)])
+    if case.sequences is None and rng.random() < 0.1:
+        size = rng.choice([1, 16, 24, 64, 128, rng.randint(1, 200)])
+        size = max(size, -(-k_len // 64))  # 64 blocks at most
+        blocks = max(1, -(-k_len // size) - rng.choice([0, 0, 0, 1]))
+        shape = rng.choice([(blocks, blocks), (1, blocks, blocks), (heads, blocks, blocks)])
+        share, gen = rng.choice([0.1, 0.5, 0.9]), torch.Generator().manual_seed(rng.getrandbits(63))
+        case.block_mask = (torch.rand(shape, generator=gen) < share, size)
     return case

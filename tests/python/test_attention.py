@@ -188,6 +188,12 @@ class AttentionTest(unittest.TestCase):
             (*inputs(), PATTERN),
             {"sinks": sinks, "softcap": 5.0},
         )
+        live = torch.rand(4, 6, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+        torch.library.opcheck(
+            torch.ops.lace.attention.default,
+            (*inputs(), PATTERN),
+            {"block_mask": live, "block_size": 16},
+        )
         odd = [t[..., :7] for t in inputs()]
         torch.library.opcheck(torch.ops.lace.attention.default, (*odd, PATTERN))
         torch.library.opcheck(

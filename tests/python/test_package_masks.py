@@ -1,4 +1,4 @@
-"""lace.scaled_dot_product_attention and lace.flex_attention.
+"""Masks that are tensors: lace.scaled_dot_product_attention, lace.flex_attention, block_mask.
 
 Usage: test_package_masks.py [unittest options], on an interpreter that has the package.
 """
@@ -52,7 +52,7 @@ class MaskedTest(PackageTest):
 
     @staticmethod
     def pattern_of_block_mask(block_mask, query, key):
-        readings, _ = lace._flex._read_once(block_mask, query, key)
+        readings, _ = lace._flex.read_once(block_mask, query, key)
         return readings[0].pattern if readings else None
 
     @staticmethod
@@ -228,7 +228,7 @@ class MaskedTest(PackageTest):
                 logits = (q @ k.mT / math.sqrt(32)).masked_fill(~mask, -math.inf)
                 live = live[..., 0].expand(lse.shape)
                 self.assert_close(lse[live], logits.logsumexp(-1)[live])
-                readings, _ = lace._flex._read_once(block_mask, q, k)
+                readings, _ = lace._flex.read_once(block_mask, q, k)
                 self.assertEqual(len(readings), count or 0)
 
     def test_errors(self):
@@ -248,6 +248,119 @@ class MaskedTest(PackageTest):
             lace.flex_attention(q, k, v, block_mask=block_mask)
         with self.assertRaisesRegex(lace.Error, "score_mod is not computed: a factor goes into"):
             lace.flex_attention(q, k, v, score_mod=lambda s, b, h, i, j: s + i)
+
+
+class BlockMaskTest(PackageTest):
+    """lace.attention with a mask of blocks that is a tensor, or FlexAttention's BlockMask."""
+
+    def live(self, seed=0, heads=4):
+        live = torch.rand(heads, 6, 6, generator=torch.Generator().manual_seed(seed)) < 0.4
+        return live | torch.eye(6, dtype=torch.bool)
+
+    @staticmethod
+    def spread(live, length=96):
+        return live.repeat_interleave(16, -1).repeat_interleave(16, -2)[..., :length, :length]
+
+    def test_keeps_patterns_to_live_blocks(self):
+        for length in (96, 85):
+            q, k, v = tensors(q_len=length)
+            for text in ("dense", "bidirectional(dense)", "local(20) | sinks(3)"):
+                for live in (self.live(), self.live()[:1], self.live()[0]):
+                    mask = self.spread(live, length) & lace.Pattern(text).mask(length)
+                    got = lace.attention(q, k, v, text, block_mask=live, block_size=16)
+                    self.assert_close(got, F.scaled_dot_product_attention(q, k, v, mask))
+        # The last queries; beyond the blocks nothing is live.
+        q, k, v = tensors(q_len=40, k_len=96)
+        mask = self.spread(self.live()) & lace.Pattern("dense").mask(96)
+        got = lace.attention(q, k, v, "dense", block_mask=self.live(), block_size=16)
+        self.assert_close(got, F.scaled_dot_product_attention(q, k, v, mask[:, -40:]))
+        q, k, v = tensors(q_len=96)
+        few = lace.attention(q, k, v, "dense", block_mask=self.live()[:, :2, :2], block_size=16)
+        self.assertTrue((few[:, :, 32:] == 0).all())
+
+    def test_gradients_and_lengths(self):
+        lens = torch.tensor([70, 96])
+        mask = self.spread(self.live()) & lace.Pattern("dense").mask(96)
+        mask = mask & (torch.arange(96) < lens[:, None, None, None])
+        rows = (torch.arange(96) < lens[:, None])[:, None, :, None]
+        options = {"block_mask": self.live(), "block_size": 16, "k_lens": lens}
+        ours, theirs = tensors(grad=True), tensors(grad=True)
+        got = lace.attention(*ours, "dense", **options)
+        expected = F.scaled_dot_product_attention(*theirs, mask) * rows
+        self.assert_close(got, expected)
+        (got.square().sum()).backward()
+        (expected.square().sum()).backward()
+        for a, b in zip(ours, theirs, strict=True):
+            self.assert_close(a.grad, b.grad, 1e-4)
+
+    def test_a_mask_that_changed_before_backward_is_an_error(self):
+        q, k, v = tensors(grad=True)
+        live = self.live()
+        out = lace.attention(q, k, v, "dense", block_mask=live, block_size=16)
+        live[:] = True
+        with self.assertRaisesRegex(RuntimeError, "modified by an inplace operation"):
+            out.sum().backward()
+
+    def test_one_compiled_graph_for_all_masks(self):
+        def call(q, k, v, live):
+            return lace.attention(q, k, v, "dense", block_mask=live, block_size=16)
+
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
+        for seed in range(3):
+            results = []
+            for run in (compiled, call):
+                inputs = tensors(grad=True)
+                out = run(*inputs, self.live(seed))
+                results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+            for got, expected in zip(*results, strict=True):
+                self.assert_close(got, expected, 1e-6)
+        self.assertEqual(torch._dynamo.utils.counters["stats"]["unique_graphs"], 1)
+
+    def test_transforms(self):
+        q, k, v = (torch.stack([t, t.flip(0)]) for t in tensors(grad=False))
+        lives = torch.stack([self.live(0), self.live(1)])
+
+        def loss(q, k, v, live):
+            out = lace.attention(q, k, v, "dense", block_mask=live, block_size=16)
+            return out.square().sum()
+
+        for live, dim in ((lives[0], None), (lives, 0)):
+            each = torch.func.vmap(torch.func.grad(loss), (0, 0, 0, dim))(q, k, v, live)
+            for b in range(2):
+                leaf = q[b].clone().requires_grad_()
+                loss(leaf, k[b], v[b], live if dim is None else live[b]).backward()
+                self.assert_close(each[b], leaf.grad, 1e-4)
+
+    def test_flex_masks_as_patterns(self):
+        q, k, v = tensors()
+        sinks = torch.randn(4, generator=torch.Generator().manual_seed(1))
+        block_mask = create_block_mask(
+            lambda b, h, i, j: (i >= j) & (i - j < 30), None, None, 96, 96, device="cpu"
+        )
+        options = {"sinks": sinks, "softcap": 2.0, "scale": 0.3, "return_lse": True}
+        got = lace.attention(q, k, v, block_mask, **options)
+        for a, b in zip(got, lace.attention(q, k, v, "local(30)", **options), strict=True):
+            self.assert_close(a, b)
+        odd = create_block_mask(lambda b, h, i, j: i + j != 9, None, None, 96, 96, device="cpu")
+        with self.assertRaisesRegex(lace.Error, r"\[attention\] no pattern of lace says what"):
+            lace.attention(q, k, v, odd)
+        with self.assertRaisesRegex(lace.Error, "no other mask, no lengths"):
+            lace.attention(q, k, v, block_mask, k_lens=40)
+        with self.assertRaisesRegex(lace.Error, "a BlockMask stands for the pattern"):
+            lace.attention(q, k, v, "dense", block_mask=block_mask)
+
+    def test_errors(self):
+        q, k, v = tensors()
+        for live, size, message in [
+            (torch.zeros(4, 3, 3), 16, "block_mask must be bool .heads or 1, blocks, blocks., got"),
+            (torch.ones(4, 3, 2, dtype=torch.bool), 16, "block_mask must be bool"),
+            (torch.ones(3, 6, 6, dtype=torch.bool), 16, "must be of 1 head or 4, got 3"),
+            (torch.ones(6, 6, dtype=torch.bool), None, "block_size must be positive, got 0"),
+        ]:
+            with self.assertRaisesRegex(RuntimeError, message):
+                lace.attention(q, k, v, "dense", block_mask=live, block_size=size)
 
 
 if __name__ == "__main__":
