@@ -170,6 +170,22 @@ class AttentionTest(unittest.TestCase):
         out.sum().backward()
         self.assertEqual(q.grad.dtype, torch.float32)
 
+    def test_meta_tensors(self):
+        """Shapes, dtypes and strides as those of real tensors, without a kernel."""
+        strided = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in inputs()]
+        odd = [t[..., :7] for t in inputs(torch.bfloat16)]
+        for tensors in (inputs(), inputs(torch.float64, kv_heads=2), strided, odd):
+            tensors = [t.detach() for t in tensors]
+            real = torch.ops.lace.attention(*tensors, PATTERN, softcap=3.0)
+            shapes = [
+                torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+                for t in tensors
+            ]
+            meta = torch.ops.lace.attention(*shapes, PATTERN, softcap=3.0)
+            for a, b in zip(real, meta, strict=True):
+                self.assertEqual((a.shape, a.stride(), a.dtype), (b.shape, b.stride(), b.dtype))
+                self.assertEqual(b.device.type, "meta")
+
     def test_opcheck(self):
         strided = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in inputs()]
         for tensors in [inputs(), inputs(requires_grad=False), inputs(kv_heads=2), strided]:
