@@ -35,7 +35,7 @@ Refusal refuse(const Kernel& kernel, const AttentionShape& shape) {
                    device_name(shape.device))};
   }
   if (const std::string reason = kernel.unavailable(); !reason.empty()) return {reason};
-  return {kernel.unsupported(shape), true};
+  return {kernel.unsupported(filled(kernel, shape)), true};
 }
 
 // Lines "\n  name: reason" of kernels in the table's order; neighbours of one reason share a line.
@@ -59,6 +59,17 @@ class Reasons {
 };
 
 }  // namespace
+
+AttentionShape filled(const Kernel& kernel, const AttentionShape& shape) {
+  if (kernel.dim_multiple == nullptr) return shape;
+  const int64_t multiple = kernel.dim_multiple(shape);
+  const auto up = [&](int64_t dim) { return (dim + multiple - 1) / multiple * multiple; };
+  AttentionShape result = shape;
+  result.qk_dim = up(shape.qk_dim);
+  result.v_dim = up(shape.v_dim);
+  if (result.qk_dim != shape.qk_dim || result.v_dim != shape.v_dim) result.aligned = true;
+  return result;
+}
 
 const Kernel& find_kernel(std::string_view name) {
   for (const Kernel& kernel : kernels()) {

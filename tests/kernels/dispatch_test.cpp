@@ -72,6 +72,21 @@ TEST(Dispatch, TellsWhichBetterOnesWerePassedOver) {
   EXPECT_EQ(passed_over(shape_of(DType::kFloat64, 16)), "");
 }
 
+TEST(Dispatch, FillsHeadDimsUpToWhatAKernelTakes) {
+  AttentionShape shape = shape_of(DType::kBFloat16, 36);
+  shape.v_dim = 80;
+  shape.aligned = false;
+  Kernel kernel = find_kernel("reference");
+  EXPECT_EQ(filled(kernel, shape).qk_dim, 36);
+  EXPECT_FALSE(filled(kernel, shape).aligned);
+  kernel.dim_multiple = [](const AttentionShape&) -> int64_t { return 8; };
+  EXPECT_EQ(filled(kernel, shape).qk_dim, 40);
+  EXPECT_EQ(filled(kernel, shape).v_dim, 80);
+  EXPECT_TRUE(filled(kernel, shape).aligned) << "what is filled is a copy";
+  shape.qk_dim = 40;
+  EXPECT_FALSE(filled(kernel, shape).aligned);
+}
+
 TEST(Dispatch, ForcesByName) {
   for (const Kernel& kernel : kernels()) {
     if (kernel.device != Device::kCpu || !kernel.unavailable().empty()) continue;
