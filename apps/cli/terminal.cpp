@@ -143,8 +143,7 @@ void ProgressBar::update(int64_t done, std::string_view text) {
     line += 2 * cell + 1 < halves ? "━" : 2 * cell < halves ? "╸" : " ";
   }
   line.append(" ").append(std::to_string(static_cast<int>(share * 100))).append("%");
-  if (share > 0)
-    line.append(" ").append(format_duration(elapsed / share - elapsed)).append(" left");
+  if (share > 0) line.append(" ").append(format_time_left(elapsed / share - elapsed));
   if (!text.empty()) line.append(" · ").append(text);
   // A line wider than the terminal would leave its remains behind: cut at whole characters.
   const int width = terminal_width(stderr) - 1;

@@ -123,7 +123,7 @@ class ProgressView {
       return;
     shown_ = now;
     std::cerr << "step " << format_count(p.step) << " · " << fixed(100 * p.fraction, 1) << "% · "
-              << format_duration(p.remaining_s) << " left · " << text << std::endl;
+              << format_time_left(p.remaining_s) << " · " << text << std::endl;
   }
 
  private:

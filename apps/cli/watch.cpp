@@ -83,7 +83,7 @@ std::string progress(const Run& run) {
     text += " · " + format_bytes(*bytes * static_cast<double>(run.history.step()));
   text += " · " + format_duration(run.elapsed_s());
   const auto left = run.state == report::State::kTraining ? run.remaining_s() : std::nullopt;
-  if (left) text += " · " + format_duration(*left) + " left";
+  if (left) text += " · " + format_time_left(*left);
   return text;
 }
 

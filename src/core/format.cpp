@@ -86,6 +86,10 @@ std::string format_duration(double seconds) {
   return buffer;
 }
 
+std::string format_time_left(double seconds) {
+  return format_duration(std::round(seconds)) + " left";
+}
+
 std::string without_zeros(std::string text) {
   const bool plain = text.find('.') != std::string::npos &&
                      text.find_first_not_of("-0123456789.") == std::string::npos;

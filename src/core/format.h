@@ -18,6 +18,8 @@ std::string format_bytes(double bytes);
 // "0.106 s", "7.3 s", "42 s", "4:05", "1:02:03"; from two days on "3.50 days", from two years on
 // "4.50 years"
 std::string format_duration(double seconds);
+// The same in whole seconds: "8 s left". For estimates, which are no better than that.
+std::string format_time_left(double seconds);
 // "0.800" → "0.8"; what is no plain number stays.
 std::string without_zeros(std::string text);
 

@@ -72,8 +72,7 @@ std::string tiles(const Run& run) {
                  data > 0 ? format_number(bytes / data) + " times the training bytes" : "");
   }
   const auto left = run.state == State::kFinished ? std::nullopt : run.remaining_s();
-  html += tile("time", format_duration(run.elapsed_s()),
-               left ? format_duration(*left) + " left" : "");
+  html += tile("time", format_duration(run.elapsed_s()), left ? format_time_left(*left) : "");
   const double speed = history.recent(Figure::kTokensPerS);
   const double share = history.recent(Figure::kShareOfPeak);
   if (std::isfinite(speed))

@@ -75,6 +75,12 @@ TEST(Format, DurationsAreThoseOfAClock) {
   EXPECT_NE(format_duration(1e300).find(" years"), std::string::npos);
 }
 
+TEST(Format, TimeLeftIsWholeSeconds) {
+  EXPECT_EQ(format_time_left(0.202), "0 s left");
+  EXPECT_EQ(format_time_left(9.7), "10 s left");
+  EXPECT_EQ(format_time_left(190), "3:10 left");
+}
+
 TEST(Format, ZerosAtTheEndOfPlainNumbersGo) {
   EXPECT_EQ(without_zeros("0.800"), "0.8");
   EXPECT_EQ(without_zeros("-3.000"), "-3");
