@@ -33,8 +33,9 @@ struct AttentionOptions {
   std::optional<double> softcap = {};
   // bool [heads or 1, blocks, blocks] or [blocks, blocks], queries by keys, on any device: of the
   // pattern's pairs those in live blocks are computed, of block_size positions each; beyond the
-  // blocks nothing is live. Read at every call and copied to the CPU, which waits for a GPU; plans
-  // are found again by content.
+  // blocks nothing is live. It may be another at every call. On a CPU it is read then, and plans
+  // are found again by content; on a GPU cuda_portable reads it where it is: nothing waits, and no
+  // plan is made of it. A mask that stays is faster as part of the pattern (mask(file), within).
   at::Tensor block_mask = {};
   int64_t block_size = 0;
 };

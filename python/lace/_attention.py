@@ -178,9 +178,10 @@ def attention(
 
     block_mask: bool ``[heads or 1, blocks, blocks]`` or ``[blocks, blocks]``, queries by keys, in
     blocks of block_size positions: of the pattern's pairs those in live blocks. It may be another
-    at every call: it is read each time (and copied from a GPU, which waits), and plans are found
-    again by its content; torch.compile takes it as an input. pattern may also be a BlockMask of
-    FlexAttention that a pattern of lace says (lace.flex_attention tells which), read once.
+    at every call: torch.compile takes it as an input, and a GPU reads it where it is, without
+    waiting. One that stays is faster as a pattern (Pattern.from_blocks). pattern may also be a
+    BlockMask of FlexAttention that a pattern of lace says (lace.flex_attention tells which), read
+    once.
 
     Differentiable once; works under autocast and torch.compile, and with torch.func's grad, vjp,
     jacrev and vmap (over more batch; sinks that are mapped, too, and packed documents take a call

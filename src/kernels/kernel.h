@@ -25,6 +25,16 @@ struct Sequence {
   Extent q, k;
 };
 
+// Which of the plan's pairs count: those of positions in live blocks. In the device's memory, so
+// that nobody has to wait for what it holds.
+struct LiveBlocks {
+  const bool* live = nullptr;  // [heads, blocks, blocks], queries by keys; null: all pairs count
+  int32_t heads = 0;           // of the queries, or 1
+  int32_t blocks = 0;          // beyond them nothing is live
+  int32_t size = 0;            // positions in one, at most 2^30
+  int32_t first_query = 0;     // added to a query's place in the plan: its position
+};
+
 // What is asked of a kernel, apart from the plan.
 struct AttentionShape {
   Device device = Device::kCpu;
@@ -41,6 +51,7 @@ struct AttentionShape {
   bool sequences = false;      // `sequences` of the arguments is there
   bool packed = false;         // they lie one behind another: tensors have a batch of 1, stride 0
   bool softcap = false;        // `softcap` of the arguments is there
+  bool live_blocks = false;    // `blocks` of the arguments is there
 
   // How many [heads, rows] there are in memory, and which of them a batch element has.
   int64_t batch_in_memory() const { return packed ? 1 : batch; }
@@ -84,6 +95,7 @@ struct ForwardArgs {
   const Sequence* sequences = nullptr;
   double scale = 1;
   double softcap = 0;
+  LiveBlocks blocks;
   Tensor4 q, k, v, out;
   void* lse = nullptr;
 };
@@ -100,6 +112,7 @@ struct BackwardArgs {
   const Sequence* sequences = nullptr;
   double scale = 1;
   double softcap = 0;
+  LiveBlocks blocks;
   Tensor4 q, k, v, out, dout, dq, dk, dv;
   const void* lse = nullptr;
   const void* dlse = nullptr;

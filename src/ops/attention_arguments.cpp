@@ -167,6 +167,7 @@ AttentionArguments check_attention(const char* op, const at::Tensor& q, const at
   arguments.scale = check_scale(
       op, options.scale.value_or(1 / std::sqrt(static_cast<double>(shape.qk_dim))), shape.dtype);
   check_block_mask(op, shape, options);
+  shape.live_blocks = shape.device == Device::kCuda && options.block_mask.defined();
   arguments.softcap = check_softcap(op, options.softcap, shape.dtype);
   shape.softcap = options.softcap.has_value();
   shape.aligned = is_aligned(q) && is_aligned(k) && is_aligned(v);

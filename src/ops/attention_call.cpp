@@ -33,9 +33,11 @@ at::Tensor zeros_for(const at::Tensor& sinks, const at::Tensor& q) {
   return sinks.defined() ? at::zeros_like(sinks) : at::empty({0}, q.options());
 }
 
-// The pattern of a call whose options were checked.
-Pattern whole_pattern(const Pattern& pattern, const AttentionOptions& options) {
-  if (!options.block_mask.defined()) return pattern;
+// The pattern of the plans of a call whose options were checked. Kernels that read masks of blocks
+// from the device's memory have them beside the plan.
+Pattern whole_pattern(const AttentionShape& shape, const Pattern& pattern,
+                      const AttentionOptions& options) {
+  if (!options.block_mask.defined() || shape.live_blocks) return pattern;
   const at::Tensor live = options.block_mask.detach().to(at::kCPU).contiguous();
   const bool* first = live.const_data_ptr<bool>();
   return within(pattern, block_mask(live.dim() == 2 ? 1 : live.size(0), live.size(-1),
@@ -51,7 +53,8 @@ std::pair<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor&
   std::string passed_over;
   const Kernel& kernel = select_kernel(arguments.shape, &passed_over);
   report_kernel(arguments.shape, kernel, passed_over);
-  return run_forward(kernel, arguments, q, k, v, whole_pattern(pattern, options), options);
+  const Pattern whole = whole_pattern(arguments.shape, pattern, options);
+  return run_forward(kernel, arguments, q, k, v, whole, options);
 }
 
 void backward(Gradients& grads, const LossGradients& loss, const at::Tensor& q, const at::Tensor& k,
@@ -62,7 +65,7 @@ void backward(Gradients& grads, const LossGradients& loss, const at::Tensor& q, 
   check_attention_backward(arguments, loss.out, out, lse, loss.lse);
   const c10::DeviceGuard device(q.device());
   run_backward(select_kernel(arguments.shape), arguments, grads, loss, q, k, v, out, lse,
-               whole_pattern(pattern, options), options);
+               whole_pattern(arguments.shape, pattern, options), options);
 }
 
 }  // namespace

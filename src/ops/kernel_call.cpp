@@ -1,5 +1,7 @@
 #include "ops/kernel_call.h"
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 
 #include "lace/error.h"
@@ -71,14 +73,30 @@ struct KernelCall {
   }
 };
 
-// q, k and v as a kernel takes them; it must outlive the call.
+// q, k and v as a kernel takes them, and a mask of blocks beside the plan; it must outlive the
+// call.
 struct InputRows {
-  at::Tensor q, k, v;
+  at::Tensor q, k, v, live_blocks;
 
-  InputRows(const KernelCall& call, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)
+  InputRows(const KernelCall& call, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+            const AttentionOptions& options)
       : q(call.input(q, call.filled.qk_dim)),
         k(call.input(k, call.filled.qk_dim)),
-        v(call.input(v, call.filled.v_dim)) {}
+        v(call.input(v, call.filled.v_dim)) {
+    if (call.shape.live_blocks) {
+      live_blocks = options.block_mask.to(q.device(), /*non_blocking=*/true).contiguous();
+    }
+  }
+
+  LiveBlocks blocks(const AttentionShape& shape, int64_t block_size) const {
+    if (!live_blocks.defined()) return {};
+    const int64_t heads = live_blocks.dim() == 2 ? 1 : live_blocks.size(0);
+    const int64_t first = shape.sequences ? 0 : shape.k_len - shape.q_len;
+    return {live_blocks.const_data_ptr<bool>(), static_cast<int32_t>(heads),
+            static_cast<int32_t>(live_blocks.size(-1)),
+            static_cast<int32_t>(std::min(block_size, int64_t{1} << 30)),
+            static_cast<int32_t>(first)};
+  }
 
   // Args: ForwardArgs or BackwardArgs.
   template <typename Args>
@@ -90,6 +108,7 @@ struct InputRows {
     args.sequences = sequences_of(options.sequences);
     args.scale = arguments.scale;
     args.softcap = arguments.softcap;
+    args.blocks = blocks(call.shape, options.block_size);
     args.q = to_tensor4(q, packed);
     args.k = to_tensor4(k, packed);
     args.v = to_tensor4(v, packed);
@@ -117,7 +136,7 @@ std::pair<at::Tensor, at::Tensor> run_forward(const Kernel& kernel,
     written.zero_();
     lse.fill_(options.sinks.defined() ? kNoRow : -kNoRow);
   }
-  const InputRows rows(call, q, k, v);
+  const InputRows rows(call, q, k, v, options);
   auto args = rows.args<ForwardArgs>(call, arguments, options);
   args.out = to_tensor4(written, packed);
   args.lse = lse.data_ptr();
@@ -152,7 +171,7 @@ void run_backward(const Kernel& kernel, const AttentionArguments& arguments, Gra
     for (const at::Tensor& gradient : {dq, dk, dv}) gradient.zero_();
   }
   if (shape.batch == 0) return write_back();
-  const InputRows rows(call, q, k, v);
+  const InputRows rows(call, q, k, v, options);
   const bool on_cpu = shape.device == Device::kCpu;
   LACE_CHECK(
       on_cpu || !filled.aligned || (is_aligned(dq) && is_aligned(dk) && is_aligned(dv)),

@@ -307,6 +307,75 @@ TEST_F(CudaAttention, SoftcapAgreesWithFloat64OnTheCpu) {
   }
 }
 
+// Read by the kernel where it is, against the CPU, where it is part of the plan: blocks of a tile,
+// of several and of none, of all heads or each its own, with fewer queries than keys, several
+// passes, and no keys at all for some queries.
+TEST_F(CudaAttention, MasksOfBlocksAgreeWithFloat64OnTheCpu) {
+  for (const char* text : {"dense", "bidirectional(dense)", "local(100) | strided(64)"}) {
+    for (const int64_t size : {1, 48, 64, 100, 128, 512}) {
+      for (const int64_t q_len : {600, 333}) {
+        const int64_t dim = size == 100 ? 128 : size == 48 ? 200 : 64;
+        SCOPED_TRACE(testing::Message() << text << ", blocks of " << size << ", head_dim " << dim);
+        BothSides both({random(4, q_len, dim), random(2, 600, dim), random(2, 600, dim)});
+        const int64_t blocks = (600 + size - 1) / size - (size == 64 ? 1 : 0);
+        const int64_t heads = size == 128 ? 1 : 4;
+        both.options.block_mask = at::rand({heads, blocks, blocks}, at::kCUDA) < 0.4;
+        both.options.block_size = size;
+        both.run(Pattern::parse(text));
+        EXPECT_TRUE(at::equal(both.lse.cpu().isinf(), both.want_lse.isinf()));
+        EXPECT_LT(relative_error(both.out, both.want), 5e-3);
+        EXPECT_LT(relative_error(both.lse.cpu().masked_fill(both.want_lse.isinf(), 0),
+                                 both.want_lse.masked_fill(both.want_lse.isinf(), 0)),
+                  1e-5);
+        for (size_t i = 0; i < 3; i++) {
+          EXPECT_LT(relative_error(both.inputs[i].grad(), both.wide[i].grad()), 1e-2) << i;
+        }
+        const at::Tensor again = attention(both.inputs[0], both.inputs[1], both.inputs[2],
+                                           Pattern::parse(text), both.options);
+        EXPECT_EQ(last_kernel(), "cuda_portable");
+        EXPECT_TRUE(at::equal(again, both.out));
+      }
+    }
+  }
+}
+
+// With padding: blocks are of positions.
+TEST_F(CudaAttention, MasksOfBlocksCountFromEachSequencesFirstPosition) {
+  const Pattern pattern = dense();
+  const at::Tensor q = random(4, 300, 64), k = random(2, 300, 64), v = random(2, 300, 64);
+  AttentionOptions options;
+  options.block_mask = at::rand({4, 5, 5}, at::kCUDA) < 0.5;
+  options.block_size = 64;
+  const at::Tensor starts = at::tensor({0, -77}, at::kInt);
+  options.sequences = padded_sequences(2, 300, 300, {.k_start = starts.cuda()});
+  const at::Tensor out = attention(q, k, v, pattern, options);
+  options.sequences = padded_sequences(2, 300, 300, {.k_start = starts});
+  const auto wide = [](const at::Tensor& t) { return t.cpu().to(at::kDouble); };
+  EXPECT_LT(relative_error(out, attention(wide(q), wide(k), wide(v), pattern, options)), 5e-3);
+}
+
+// Nothing waits for the mask: a recorded graph takes what it holds when it is replayed.
+TEST_F(CudaAttention, GraphsTakeNewMasksOfBlocks) {
+  const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool();
+  const c10::cuda::CUDAStreamGuard guard(stream);
+  const at::Tensor q = random(2, 500, 64), k = random(2, 500, 64), v = random(2, 500, 64);
+  AttentionOptions options;
+  options.block_mask = at::ones({2, 8, 8}, at::device(at::kCUDA).dtype(at::kBool));
+  options.block_size = 64;
+  attention(q, k, v, dense(), options);
+  at::cuda::CUDAGraph graph;
+  graph.capture_begin();
+  const at::Tensor out = attention(q, k, v, dense(), options);
+  graph.capture_end();
+  for (int round = 0; round < 2; ++round) {
+    options.block_mask.copy_(at::rand({2, 8, 8}, at::kCUDA) < 0.5);
+    graph.replay();
+    const at::Tensor want = attention(q, k, v, dense(), options);
+    stream.synchronize();
+    EXPECT_TRUE(at::equal(out, want));
+  }
+}
+
 TEST_F(CudaAttention, SaysWhatWouldWork) {
   const at::Tensor q = random(1, 10, 258);
   try {

@@ -19,6 +19,7 @@ std::string dim_unsupported(const char* name, int64_t dim) {
 }
 
 std::string unsupported(const AttentionShape& shape) {
+  if (shape.live_blocks) return "masks of blocks are part of the plan here";
   if (shape.dtype == DType::kFloat64) {
     return "dtype float64 is none of float32, bfloat16 and float16";
   }

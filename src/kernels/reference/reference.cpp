@@ -204,7 +204,9 @@ void backward_typed(const Context& context, const Plan& plan, const BackwardArgs
 
 std::string unavailable() { return {}; }
 
-std::string unsupported(const AttentionShape&) { return {}; }
+std::string unsupported(const AttentionShape& shape) {
+  return shape.live_blocks ? "masks of blocks are part of the plan here" : "";
+}
 
 KernelTiles tiles(const AttentionShape&) { return {}; }
 

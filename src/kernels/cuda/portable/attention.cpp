@@ -162,6 +162,7 @@ struct Backward {
         context.allocate(static_cast<size_t>(rows) * sizeof(RowStatistics));
     launch.shape = shape;
     launch.sequences = args.sequences;
+    launch.blocks = args.blocks;
     launch.scale = static_cast<float>(args.scale);
     launch.capped = shape.softcap;
     if (launch.capped) launch.cap_scale = cap_scale(args.scale, args.softcap);
@@ -241,6 +242,7 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   launch.plan = on_device.uploaded->view();
   launch.shape = shape;
   launch.sequences = args.sequences;
+  launch.blocks = args.blocks;
   launch.capped = shape.softcap;
   if (launch.capped) launch.cap_scale = cap_scale(args.scale, args.softcap);
   const double scale = launch.capped ? args.softcap : args.scale;

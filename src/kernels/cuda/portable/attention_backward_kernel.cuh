@@ -105,7 +105,7 @@ struct BackwardBlock {
   const BackwardLaunch& launch;
   const BlockTask& task;
   Memory& memory;
-  TileWalk<decltype(Memory::walk)> walk;
+  TileWalk<decltype(Memory::walk), kKeys> walk;
   SmemTile<kDim0> x0_tile;
   SmemTile<kDim1> x1_tile;
   uint32_t changes_base, stages_base;
@@ -120,7 +120,7 @@ struct BackwardBlock {
       : launch(of),
         task(tile),
         memory(*reinterpret_cast<Memory*>(smem + Config::smem_bytes(of.buffers) - sizeof(Memory))),
-        walk(memory.walk, of.plan),
+        walk(memory.walk, of.plan, of.blocks),
         x0_tile{smem_address(smem)},
         x1_tile{x0_tile.base + 2 * kOwners * kDim0},
         changes_base(x0_tile.base + Config::kOwnerBytes),
@@ -185,7 +185,7 @@ struct BackwardBlock {
   // Asks for the owners, if this is the first query head, and for the first chunk.
   __device__ void start(int index) {
     if (index > 0) __syncthreads();
-    walk.restart(task.tile->source, Config::kSlots - 1);
+    walk.restart(task.tile->source, Config::kSlots - 1, query_head(launch, task.head) + index);
     __syncthreads();
     if (index == 0) load_owners();
     walk.advance(Config::kSlots - 1, 0);

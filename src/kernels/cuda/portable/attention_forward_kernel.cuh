@@ -91,7 +91,7 @@ struct ForwardBlock {
   const ForwardLaunch& launch;
   const BlockTask& task;
   Memory& memory;
-  TileWalk<Memory> walk;
+  TileWalk<Memory, false> walk;
   SmemTile<kQkDim> q_tile, k_tile;
   SmemTile<kVDim> v_tile;
   const int qk_dim, v_dim;
@@ -104,7 +104,7 @@ struct ForwardBlock {
       : launch(of),
         task(tile),
         memory(*reinterpret_cast<Memory*>(smem + Config::kTileBytes)),
-        walk(memory, of.plan),
+        walk(memory, of.plan, of.blocks),
         q_tile{smem_address(smem)},
         k_tile{q_tile.base + 2 * kOwners * kQkDim},
         v_tile{k_tile.base + 2 * kChunk * kQkDim},
@@ -124,7 +124,7 @@ struct ForwardBlock {
   // Asks for the queries and the first keys.
   __device__ void start(const Sequence& sequence) {
     walk.begin(task.tile->source, sequence.q, sequence.k);
-    walk.restart(task.tile->source, 2);
+    walk.restart(task.tile->source, 2, task.head);
     __syncthreads();
     load_rows<kQkDim, kOwners, kThreads>(q_tile, memory.owners,
                                          launch.q.head<T>(task.batch, task.head), launch.q, qk_dim);

@@ -37,6 +37,7 @@ struct ForwardLaunch {
   DevicePlan plan;
   AttentionShape shape;
   const Sequence* sequences = nullptr;  // as in ForwardArgs
+  LiveBlocks blocks;
   BlockQueue queue;
   bool negative = false;  // logits are negated first
   bool capped = false;    // or become tanh(cap_scale · logit) first
@@ -61,6 +62,7 @@ struct BackwardLaunch {
   DevicePlan plan;
   AttentionShape shape;
   const Sequence* sequences = nullptr;  // as in BackwardArgs
+  LiveBlocks blocks;
   BlockQueue queue;
   int member = 0, members = 1;
   bool first = false, last = false;  // of the launches that add to the same gradients

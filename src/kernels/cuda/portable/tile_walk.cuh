@@ -31,6 +31,10 @@ struct WalkMemory {
   uint32_t inside[kWalkSlots][kChunk / 32];                       // bits: there is a row
   Step steps[kWalkSlots];
   Extent extent;  // of the others
+  // With a mask of blocks: that of the head; the positions of the owners, from the first to the
+  // last; and what makes rows of theirs of them.
+  const bool* live_blocks;
+  int32_t owner_begin, owner_last, owner_row;
 };
 
 // Row of element e of the set moved to `first`, or −1 if there is none.
@@ -51,23 +55,38 @@ inline __device__ int32_t row_of(const DevicePlan& plan, const IndexSet& set, in
 // Which pairs of some owners and others are live.
 enum class Live { kNone, kSome, kAll };
 
-template <typename Memory>
+template <typename Memory, bool kOwnersAreKeys>
 class TileWalk {
  public:
   static constexpr int kOwners = Memory::kOwners, kChunk = Memory::kChunk;
-  __device__ TileWalk(Memory& memory, const DevicePlan& plan) : memory_(memory), plan_(plan) {}
+  // blocks: of the launch's parameters, which it stays.
+  __device__ TileWalk(Memory& memory, const DevicePlan& plan, const LiveBlocks& blocks)
+      : memory_(memory), plan_(plan), blocks_(blocks) {}
 
   // Writes the owners' rows, and where others are. A barrier stands between this and what follows.
   __device__ void begin(const OwnerTile& tile, const Extent& owners, const Extent& others) {
     for (int e = static_cast<int>(threadIdx.x); e < kOwners; e += static_cast<int>(blockDim.x)) {
       memory_.owners[e] = row_of(plan_, tile.owners, tile.owners.first, e, owners);
     }
-    if (threadIdx.x == 0) memory_.extent = others;
+    if (threadIdx.x != 0) return;
+    memory_.extent = others;
+    if (blocks_.live == nullptr) return;
+    const IndexSet& set = tile.owners;
+    const int64_t offset = set.offsets >= 0 ? plan_.offsets[set.offsets + set.outer - 1]
+                                            : (set.outer - 1) * set.outer_stride;
+    const int64_t last = set.first + offset + set.inner - 1;
+    memory_.owner_begin = max(static_cast<int32_t>(set.first), owners.begin);
+    memory_.owner_last = static_cast<int32_t>(min(last, static_cast<int64_t>(owners.end) - 1));
+    memory_.owner_row = owners.row;
   }
 
-  // Writes a step before the first into the slot `before`; a barrier likewise.
-  __device__ void restart(const OwnerTile& tile, int before) {
-    if (threadIdx.x == 0) memory_.steps[before] = {tile.run_begin, tile.run_end, 0, -kChunk};
+  // Writes a step before the first into the slot `before`, of the walk for a query head; a barrier
+  // likewise.
+  __device__ void restart(const OwnerTile& tile, int before, int head) {
+    if (threadIdx.x != 0) return;
+    memory_.steps[before] = {tile.run_begin, tile.run_end, 0, -kChunk};
+    const int64_t of_head = static_cast<int64_t>(blocks_.blocks) * blocks_.blocks;
+    memory_.live_blocks = blocks_.live + (blocks_.heads == 1 ? 0 : head) * of_head;
   }
 
   // Writes the chunk after slot `from` into slot `to`; its mask is there after wait_copies().
@@ -77,8 +96,8 @@ class TileWalk {
     int32_t row = -1;
     const Extent others = memory_.extent;
     const int32_t end = others.end + others.row;
-    if (step.tile + 1 < step.tiles && step.count <= kChunk && others.begin == 0 &&
-        memory_.others[from][0] + step.move < end) {
+    if (blocks_.live == nullptr && step.tile + 1 < step.tiles && step.count <= kChunk &&
+        others.begin == 0 && memory_.others[from][0] + step.move < end) {
       // The next tile of the run in one chunk: the same elements, moved.
       ++step.tile;
       if (e < kChunk) {
@@ -90,21 +109,23 @@ class TileWalk {
       }
     } else if (step.run < step.run_end) {
       const Run* run = plan_.runs + step.run;
-      step.begin += kChunk;
-      if (step.begin >= run->others.inner * run->others.outer) {
-        step.begin = 0;
-        if (++step.tile >= run->tiles) {
-          step.tile = 0;
+      do {
+        step.begin += kChunk;
+        if (step.begin >= run->others.inner * run->others.outer) {
+          step.begin = 0;
+          if (++step.tile >= run->tiles) {
+            step.tile = 0;
+            step.run++;
+            run++;
+          }
+        }
+        // From a tile behind the extent on, all of the run are.
+        while (step.run < step.run_end && run->others.first + step.tile * run->step >= others.end) {
+          step.tile = step.begin = 0;
           step.run++;
           run++;
         }
-      }
-      // From a tile behind the extent on, all of the run are.
-      while (step.run < step.run_end && run->others.first + step.tile * run->step >= others.end) {
-        step.tile = step.begin = 0;
-        step.run++;
-        run++;
-      }
+      } while (blocks_.live != nullptr && step.run < step.run_end && is_dead(*run, step, others));
       if (step.run < step.run_end) {
         const int64_t first = run->others.first + step.tile * run->step;
         if (e < kChunk) row = row_of(plan_, run->others, first, step.begin + e, others);
@@ -149,14 +170,16 @@ class TileWalk {
       }
       bits &= word >> (step.begin % 64);
     }
-    return memory_.owners[row] < 0 ? 0 : bits;
+    if (memory_.owners[row] < 0) return 0;
+    return blocks_.live == nullptr ? bits : in_live_blocks(bits, slot, row);
   }
 
   // Which pairs of the kRows owners from `row` on and the kColumns others from `first` on are live;
   // by all lanes of a warp at once.
   template <int kRows, int kColumns>
   __device__ Live live_pairs(int slot, int row, int first, int lane) const {
-    const bool all = memory_.steps[slot].mask < 0 && memory_.inside[slot][0] == ~0u &&
+    const bool all = blocks_.live == nullptr && memory_.steps[slot].mask < 0 &&
+                     memory_.inside[slot][0] == ~0u &&
                      memory_.inside[slot][kChunk / 32 - 1] == ~0u && memory_.owners[0] >= 0 &&
                      memory_.owners[kOwners - 1] >= 0;
     if (all) return Live::kAll;
@@ -188,6 +211,67 @@ class TileWalk {
   }
 
  private:
+  // The blocks that an owner and one of the others are in, of places in the plan.
+  __device__ int32_t owner_block(int32_t place) const {
+    return (place + (kOwnersAreKeys ? 0 : blocks_.first_query)) / blocks_.size;
+  }
+  __device__ int32_t other_block(int32_t place) const {
+    return (place + (kOwnersAreKeys ? blocks_.first_query : 0)) / blocks_.size;
+  }
+
+  // Whether the pairs of the owners' block and the others' count.
+  __device__ bool is_live(int32_t owner_block, int32_t other_block) const {
+    if (owner_block >= blocks_.blocks || other_block >= blocks_.blocks) return false;
+    const int64_t query = kOwnersAreKeys ? other_block : owner_block;
+    return __ldg(reinterpret_cast<const unsigned char*>(memory_.live_blocks) +
+                 query * blocks_.blocks + (kOwnersAreKeys ? owner_block : other_block)) != 0;
+  }
+
+  // Whether a chunk has no live block, as far as few lookups tell.
+  __device__ bool is_dead(const Run& run, const typename Memory::Step& step,
+                          const Extent& others) const {
+    constexpr int32_t kMost = 4;  // blocks on each side
+    if (run.others.outer != 1) return false;
+    const int64_t first = run.others.first + step.tile * run.step + step.begin;
+    const int64_t end =
+        min(first + min(kChunk, run.others.inner - step.begin), static_cast<int64_t>(others.end));
+    const int32_t begin = static_cast<int32_t>(max(first, static_cast<int64_t>(others.begin)));
+    if (begin >= end || memory_.owner_begin > memory_.owner_last) return true;
+    const int32_t owner = owner_block(memory_.owner_begin), other = other_block(begin);
+    const int32_t owners = owner_block(memory_.owner_last) - owner + 1;
+    const int32_t count = other_block(static_cast<int32_t>(end - 1)) - other + 1;
+    if (owners > kMost || count > kMost) return false;
+#pragma unroll 1
+    for (int32_t i = 0; i < owners * count; i++) {
+      if (is_live(owner + i / count, other + i % count)) return false;
+    }
+    return true;
+  }
+
+  // Of a chunk's others those in live blocks with owner `row`; bits: those that there are, whose
+  // positions ascend.
+  __device__ uint64_t in_live_blocks(uint64_t bits, int slot, int row) const {
+    const int32_t of_owner = owner_block(memory_.owners[row] - memory_.owner_row);
+    uint64_t kept = 0;
+#pragma unroll 1
+    while (bits != 0) {
+      const int first = __ffsll(static_cast<long long>(bits)) - 1;
+      const int32_t row_of_first = memory_.others[slot][first];
+      const int32_t place = row_of_first - memory_.extent.row;
+      const int32_t block = other_block(place);
+      // Those of the same block: most often all.
+      const int32_t in_block = place + (kOwnersAreKeys ? blocks_.first_query : 0);
+      const int32_t end = row_of_first + ((block + 1) * blocks_.size - in_block);
+      uint64_t same = bits;
+      while (memory_.others[slot][63 - __clzll(static_cast<long long>(same))] >= end) {
+        same &= ~(uint64_t{1} << (63 - __clzll(static_cast<long long>(same))));
+      }
+      if (is_live(of_owner, block)) kept |= same;
+      bits &= ~same;
+    }
+    return kept;
+  }
+
   // The mask's bits of owner `e` for the others around step.begin; null if none is live.
   __device__ const uint64_t* mask_word(const typename Memory::Step& step, int e) const {
     const int4 mask = __ldg(reinterpret_cast<const int4*>(plan_.masks + step.mask));
@@ -198,6 +282,7 @@ class TileWalk {
 
   Memory& memory_;
   const DevicePlan& plan_;
+  const LiveBlocks& blocks_;
 };
 
 // One instruction, where nvcc would multiply 64 bits.

@@ -77,6 +77,7 @@ std::string unsupported(const AttentionShape& s) {
   }
   if (!s.positive_scale) return "scale must be positive, and a normal float32";
   if (s.softcap) return "it does not compute softcap";
+  if (s.live_blocks) return "it does not read masks of blocks from tensors";
   return {};
 }
 
