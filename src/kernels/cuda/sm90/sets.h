@@ -30,7 +30,8 @@ LACE_HOST_DEVICE inline int32_t range_begin(int32_t range) {
   return (range_end(range) - range) >> 8;
 }
 LACE_HOST_DEVICE inline bool in_range(int32_t range, int32_t element) {
-  return element >= range_begin(range) && element < range_end(range);
+  const int32_t begin = range_begin(range), count = range_end(range) - begin;
+  return static_cast<uint32_t>(element - begin) < static_cast<uint32_t>(count);
 }
 
 // Where stretch `o` of `set` begins, from its first element.
