@@ -33,6 +33,7 @@ const char* const kPatterns[] = {
     "dense",
     "local(100) | sinks(3)",
     "block(96) | summary(96, 8)",
+    "block(96) | summary(96, 24)",  // 120 rows in a box
     "local(64) | strided(64)",
     "dilated(9, 7)",
     "bidirectional(local(100) | global(7))",
@@ -387,6 +388,7 @@ void check_load(const Mapped& mapped, const WorkSet& set, const std::vector<sm90
   for (int32_t e = 0; e < rows; ++e) {
     int64_t got = 0;
     if (box) {
+      ASSERT_LT(e, set.box_rows) << "a row that keeps what it held";
       const bool periods = set.map >= sm90::kNaturalMaps;
       const sm90::BoxShape shape = periods
                                        ? boxes[static_cast<size_t>(set.map - sm90::kNaturalMaps)]
