@@ -20,6 +20,7 @@ class Row:
     anchor: tuple = None           # a row and FlashAttention-3's ms there when at_most was set
     l: int = 0                     # block, stride or window
     c: int = 0                     # summary columns
+    documents: tuple = ()          # lengths of documents one behind another, n together; batch 1
 
     @property
     def group(self):
@@ -30,11 +31,18 @@ class Row:
         return not self.pattern.startswith("bidirectional")
 
 
+# 16 of 512 to 8,192, of evenly distributed logarithms, 32,768 together.
+DOCUMENTS = (941, 2036, 1208, 554, 1424, 1669, 2779, 7164, 1013, 1427, 5200, 616, 2214, 776,
+             1448, 2299)
+
+
 def rows():
     a = dict(batch=8, n=12288, heads=8, kv_heads=8, dim=64, l=128, c=32)
     b = dict(batch=1, n=65536, heads=8, kv_heads=8, dim=64, l=256, c=32)
     c = dict(batch=1, n=32768, heads=32, kv_heads=8, dim=128, l=4096)
     d = dict(batch=2, n=16384, heads=12, kv_heads=12, dim=64)
+    f = dict(batch=1, n=32768, heads=64, kv_heads=8, dim=128, l=128, c=32, documents=DOCUMENTS)
+    beside = dict(f, n=24288, documents=(12288, *[200] * 60))
     dense_a, dense_b = ("A dense", 2.23, 7.90), ("B dense", 8.39, 28.9)
     dense_c, dense_d = ("C dense", 13.8, 51.8), ("D dense", 3.43, 11.5)
     return [
@@ -66,6 +74,11 @@ def rows():
         Row("D bigbird", "bidirectional(local(3, 64) | random(3, 64, 0) | global{0..63, -64..-1})",
             "bigbird", at_most=(1.2, 4.0), anchor=dense_d, **d),
         Row("D dense", "bidirectional(dense)", "dense", at_most=(3.8, 14.3), anchor=dense_d, **d),
+        Row("F dense", "dense", "dense", **f),
+        Row("F window-sinks", "local(256) | sinks(4)", "sinks", **dict(f, l=256)),
+        Row("F fixed", "block(128) | summary(128, 32)", "fixed", **f),
+        Row("F-beside dense", "dense", "dense", **beside),
+        Row("F-beside fixed", "block(128) | summary(128, 32)", "fixed", **beside),
     ]
 
 
@@ -113,6 +126,11 @@ def bigbird_blocks(row, n):
 
 def keep(row, n):
     """f(head, query, key) -> bool, of tensors that broadcast."""
+    if row.documents:
+        lengths = torch.tensor(row.documents, device="cuda")
+        begins = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+        within = keep(Row(**{**row.__dict__, "documents": ()}), n)
+        return lambda h, i, j: (begins[i] == begins[j]) & within(h, i - begins[i], j - begins[j])
     l, c = row.l, row.c
     if row.kind == "bigbird":
         blocks = torch.from_numpy(bigbird_blocks(row, n)).cuda()
@@ -134,6 +152,9 @@ def keep(row, n):
 
 def live_pairs(row):
     """Live pairs of all heads of one batch element, from the number of keys of each query."""
+    if row.documents:
+        return sum(live_pairs(Row(**{**row.__dict__, "n": n, "documents": ()}))
+                   for n in row.documents)
     n, l, c, i = row.n, row.l, row.c, np.arange(row.n, dtype=np.int64)
     if row.kind == "bigbird":
         return int(bigbird_blocks(row, n).sum()) * BLOCK * BLOCK

@@ -27,7 +27,26 @@ def swap(x):
     return x.transpose(1, 2)
 
 
+def bounds(row):
+    """cu_seqlens of the row's documents."""
+    lengths = torch.tensor((0, *row.documents), device="cuda")
+    return lengths.cumsum(0).int()
+
+
+def lace_documents(row):
+    cu, ops = bounds(row), torch.ops.lace
+
+    def run(q, k, v):
+        places = ops.packed_sequences(cu, cu)
+        return ops.attention(q[0], k[0], v[0], row.pattern, sequences=places,
+                             max_len=max(row.documents))[0].unsqueeze(0)
+    return Contender(run, "torch.ops.lace.attention of packed sequences")
+
+
 def lace_attention(row):
+    if row.documents:
+        return lace_documents(row)
+
     def run(q, k, v):
         return swap(torch.ops.lace.attention(swap(q), swap(k), swap(v), row.pattern)[0])
     return Contender(run, "torch.ops.lace.attention")
@@ -44,27 +63,41 @@ def load_flash3(path):
 
 class FlashAttention3(torch.autograd.Function):
     @staticmethod
-    def forward(context, q, k, v, causal, left, right):
+    def forward(context, q, k, v, causal, left, right, documents):
         out, lse, *_ = torch.ops.flash_attn_3.fwd(
             q, k, v, is_causal=causal, window_size_left=left, window_size_right=right,
-            num_splits=1)
+            num_splits=1, **documents)
         context.save_for_backward(q, k, v, out, lse)
-        context.rest = (causal, left, right)
+        context.rest = (causal, left, right, documents)
         return out
 
     @staticmethod
     def backward(context, dout):
         q, k, v, out, lse = context.saved_tensors
-        causal, left, right = context.rest
+        causal, left, right, documents = context.rest
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         torch.ops.flash_attn_3.bwd(
             dout, q, k, v, out, lse, dq, dk, dv, is_causal=causal, window_size_left=left,
-            window_size_right=right, deterministic=False)
-        return dq, dk, dv, None, None, None
+            window_size_right=right, deterministic=False, **documents)
+        return dq, dk, dv, None, None, None, None
 
 
 def flash3(q, k, v, causal=True, left=-1, right=-1):
-    return FlashAttention3.apply(q, k, v, causal, left, right)
+    return FlashAttention3.apply(q, k, v, causal, left, right, {})
+
+
+def flash3_documents(row):
+    cu, longest = bounds(row), max(row.documents)
+    documents = dict(cu_seqlens_q=cu, cu_seqlens_k=cu, max_seqlen_q=longest, max_seqlen_k=longest)
+
+    def run(q, k, v, causal=True, left=-1, right=-1):
+        return FlashAttention3.apply(q[0], k[0], v[0], causal, left, right, documents).unsqueeze(0)
+    if row.kind == "dense":
+        return Contender(run, "dense, varlen")
+    if row.kind == "sinks":
+        return Contender(lambda q, k, v: run(q, k, v, False, row.l - 1, 0),
+                         "window without sinks, varlen", exact=False)
+    return None
 
 
 def sdpa(backend):
@@ -175,7 +208,7 @@ def flex_attention(row):
 
 def flex_two_passes(row):
     l, c, n = row.l, row.c, row.n
-    if row.kind not in ("fixed", "merged"):
+    if row.documents or row.kind not in ("fixed", "merged"):
         return None
     flex = Flex.load()
 
@@ -213,6 +246,8 @@ def make_contender(name, row):
     """The contender, or None where it cannot run the row."""
     if name == "lace":
         return lace_attention(row)
+    if row.documents and name in ("fa3", "cudnn", "fa2"):
+        return flash3_documents(row) if name == "fa3" else None
     if name == "fa3":
         window = lambda q, k, v, left, right: flash3(q, k, v, False, left, right)
         return dense_kernel(row, flash3, window)

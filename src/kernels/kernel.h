@@ -101,7 +101,8 @@ struct ForwardArgs {
 };
 
 // Gradients of a loss with d loss / d out = dout and d loss / d lse = dlse. Every element of dq,
-// dk, dv is written; of rows of no sequence they keep what they were, or become 0.
+// dk, dv is written; but where there are sequences the caller has set them to 0, and those of rows
+// of no sequence, or that see none, may stay so.
 //   dout as out; dq, dk, dv as q, k, v in shape and dtype, of any strides but the innermost
 //   dlse as lse; null: 0
 //   delta as lse; null: not asked for. What every row takes from dout·v: dout·out − dlse (of rows

@@ -13,6 +13,7 @@
 #include "lace/sequences.h"
 
 #include "kernels/kernel.h"
+#include "ops/attention_call.h"
 
 namespace lace::test {
 namespace {
@@ -478,6 +479,78 @@ TEST_F(CudaAttention, ACapturedGraphTakesNewLengths) {
       const at::Tensor poisoned = q.clone();
       poisoned[b].slice(1, length).fill_(NAN);
       EXPECT_TRUE(at::equal(out, call(poisoned, on_gpu(lengths))));
+    }
+  }
+}
+
+// So many items that every block works on several: each document is as if it were alone, one long
+// one beside short ones.
+TEST_F(CudaAttention, DocumentsAreAsIfAlone) {
+  std::vector<int> ends{0};
+  for (const int length : {2600, 1, 127, 128, 129, 0, 640}) ends.push_back(ends.back() + length);
+  for (int i = 0; i < 20; ++i) ends.push_back(ends.back() + 190 + i);
+  const at::Tensor cu = on_gpu(ends);
+  for (const char* text : {"dense", "local(64) | strided(64)", "block(128) | summary(128, 32)",
+                           "local(256) | sinks(4)", "bidirectional(local(50) | global(2))"}) {
+    for (const int64_t dim : {64, 128}) {
+      SCOPED_TRACE(testing::Message() << text << ", head_dim " << dim);
+      const Pattern pattern = Pattern::parse(text);
+      std::vector<at::Tensor> inputs;
+      for (const int64_t heads : {24, 6, 6}) {
+        inputs.push_back(at::randn({ends.back(), heads, dim},
+                                   at::device(at::kCUDA).dtype(at::kBFloat16).requires_grad(true)));
+      }
+      const at::Tensor out = attention(inputs[0], inputs[1], inputs[2], pattern,
+                                       {.sequences = packed_sequences(cu, cu), .max_len = 2600});
+      std::vector<at::Tensor> parts;
+      for (size_t d = 0; d + 1 < ends.size(); ++d) {
+        if (ends[d] == ends[d + 1]) continue;
+        const auto rows = [&](size_t i) {
+          return inputs[i].slice(0, ends[d], ends[d + 1]).transpose(0, 1).unsqueeze(0);
+        };
+        parts.push_back(attention(rows(0), rows(1), rows(2), pattern).squeeze(0).transpose(0, 1));
+      }
+      const at::Tensor want = at::cat(parts);
+      const at::Tensor dout = at::randn_like(out);
+      const auto grads = torch::autograd::grad({out}, inputs, {dout});
+      const auto wanted = torch::autograd::grad({want}, inputs, {dout});
+      EXPECT_LT(relative_error(out, want), 5e-3);
+      for (size_t i = 0; i < 3; ++i) EXPECT_LT(relative_error(grads[i], wanted[i]), 1e-2) << i;
+    }
+  }
+}
+
+// Forward and backward, recorded once, of documents that begin and end elsewhere each time.
+TEST_F(CudaAttention, ACapturedGraphTakesNewDocuments) {
+  const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool();
+  const c10::cuda::CUDAStreamGuard guard(stream);
+  for (const char* text : {"dense", "local(32) | strided(32)", "block(64)"}) {
+    SCOPED_TRACE(text);
+    const Pattern pattern = Pattern::parse(text);
+    const auto values = [](int64_t heads) {
+      return at::randn({700, heads, 64}, at::device(at::kCUDA).dtype(at::kBFloat16));
+    };
+    const at::Tensor q = values(4), k = values(2), v = values(2), dout = values(4);
+    const auto call = [&](const at::Tensor& cu) -> std::vector<at::Tensor> {
+      const AttentionOptions options{
+          .deterministic = true, .sequences = packed_sequences(cu, cu), .max_len = 600};
+      const auto [out, lse] = ops::attention_forward(q, k, v, pattern, options);
+      const auto grads = ops::attention_backward({dout}, q, k, v, out, lse, pattern, options);
+      return {out, lse, grads.q, grads.k, grads.v};
+    };
+    const at::Tensor cu = on_gpu({0, 600, 601, 650, 700});
+    call(cu);
+    at::cuda::CUDAGraph graph;
+    graph.capture_begin();
+    const std::vector<at::Tensor> recorded = call(cu);
+    graph.capture_end();
+    for (const std::vector<int>& ends :
+         {std::vector<int>{0, 1, 2, 129, 700}, {40, 168, 168, 295, 424}, {5, 5, 5, 5, 5}}) {
+      cu.copy_(on_gpu(ends));
+      graph.replay();
+      stream.synchronize();
+      const std::vector<at::Tensor> want = call(on_gpu(ends));
+      for (size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(at::equal(recorded[i], want[i])) << i;
     }
   }
 }

@@ -1,5 +1,8 @@
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <random>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -22,6 +25,44 @@ uint64_t seed_of_run() {
   return seed;
 }
 
+// Packed documents whose lengths lie around those of tiles, one long beside short ones, with NaN
+// between them.
+Case documents(const std::string& pattern, int64_t dim, const std::vector<int32_t>& lengths) {
+  Case made{.pattern = pattern,
+            .dtype = dim == 64 ? DType::kBFloat16 : DType::kFloat16,
+            .batch = static_cast<int64_t>(lengths.size()),
+            .heads = pattern.starts_with("heads") ? 4 : 2,
+            .kv_heads = dim == 64 ? 1 : 2,
+            .qk_dim = dim,
+            .v_dim = dim,
+            .layout = Layout::kRowsFirst,
+            .dlse = dim == 64,
+            .packed = true};
+  int32_t row = 1;
+  for (const int32_t length : lengths) {
+    made.sequences.push_back({{0, length, row}, {0, length, row}});
+    row += length + (length % 2);
+    made.plan_len = std::max<int64_t>(made.plan_len, length);
+  }
+  made.plan_len += 60;
+  made.q_len = made.k_len = row + 2;
+  return made;
+}
+
+void add_documents(std::vector<Case>& cases) {
+  for (const char* pattern :
+       {"dense", "local(100) | sinks(4)", "local(64) | strided(64)",
+        "block(128) | summary(128, 32)", "fixed(64, 16, 2)", "block(128)", "strided(96)",
+        "random(2, 64, 7) | local(48)", "heads(3*local(64) | strided(32), 1*dense)",
+        "bidirectional(local(130) | global(3))"}) {
+    for (const int64_t dim : {64, 128}) {
+      cases.push_back(documents(pattern, dim, {127, 1, 128, 0, 129, 64}));
+      cases.push_back(documents(pattern, dim, {5, 300, 3, 0, 40, 150, 1}));
+    }
+  }
+  cases.push_back(documents("local(64) | strided(64)", 64, std::vector<int32_t>(20, 65)));
+}
+
 // The CPU kernels' cases of head_dims that GPU kernels take, float32 as float16.
 std::vector<Case> cuda_cases() {
   std::vector<Case> cases = all_cases();
@@ -32,6 +73,7 @@ std::vector<Case> cuda_cases() {
   for (Case& problem : cases) {
     if (problem.dtype == DType::kFloat32) problem.dtype = DType::kFloat16;
   }
+  add_documents(cases);
   return cases;
 }
 
@@ -102,6 +144,72 @@ TEST_P(CudaAgreement, WithReference) {
 
 INSTANTIATE_TEST_SUITE_P(Kernels, CudaAgreement, testing::ValuesIn(cuda_cases()),
                          [](const auto& info) { return info.param.name(); });
+
+// Numbers of a document that are not finite are its own affair: of the others every bit stays.
+void expect_apart(const Kernel& kernel, const Case& shape) {
+  const auto threads = make_thread_pool(4);
+  const std::vector<size_t> spoilt{1, 3};
+  const auto is_spoilt = [&](int64_t row) {
+    return std::any_of(spoilt.begin(), spoilt.end(), [&](size_t s) {
+      const Extent& extent = shape.sequences[s].q;
+      return extent.row <= row && row < extent.row + extent.end;
+    });
+  };
+  const auto run = [&](double value, bool deterministic) {
+    Problem problem(shape, 3, kernel.tiles(Problem(shape, 1).shape()));
+    for (Tensor* tensor : {&problem.q(), &problem.k(), &problem.v(), &problem.dout()}) {
+      for (int64_t r = 0; r < shape.q_len; ++r) {
+        if (!is_spoilt(r)) continue;
+        for (int64_t h = 0; h < tensor->size(1); ++h) {
+          tensor->set(0, h, r, r % shape.qk_dim, value);
+        }
+      }
+    }
+    CudaMachine machine(deterministic);
+    Forward forward = problem.forward(kernel, *threads, machine);
+    Backward backward = problem.backward(kernel, *threads, forward, machine);
+    return std::pair(std::move(forward), std::move(backward));
+  };
+  // Of [heads, rows, columns] those of other documents.
+  const auto others = [&](const std::vector<double>& values, int64_t columns) {
+    std::vector<double> found;
+    for (size_t i = 0; i < values.size(); ++i) {
+      const int64_t row = static_cast<int64_t>(i) / columns % shape.q_len;
+      if (!is_spoilt(row)) found.push_back(values[i]);
+    }
+    return found;
+  };
+  const auto [forward, backward] = run(0.5, true);
+  const auto [forward_nan, backward_nan] = run(NAN, true);
+  const int64_t dim = shape.qk_dim;
+  EXPECT_TRUE(others(forward.out, dim) == others(forward_nan.out, dim));
+  EXPECT_TRUE(others(forward.lse, 1) == others(forward_nan.lse, 1));
+  EXPECT_TRUE(others(backward.dq, dim) == others(backward_nan.dq, dim));
+  EXPECT_TRUE(others(backward.dk, dim) == others(backward_nan.dk, dim));
+  EXPECT_TRUE(others(backward.dv, dim) == others(backward_nan.dv, dim));
+  const auto [again, in_any_order] = run(NAN, false);
+  for (const auto* gradient : {&in_any_order.dq, &in_any_order.dk, &in_any_order.dv}) {
+    const std::vector<double> values = others(*gradient, dim);
+    EXPECT_TRUE(std::none_of(values.begin(), values.end(), [](double x) { return std::isnan(x); }));
+  }
+  EXPECT_TRUE(std::isnan(forward_nan.out[static_cast<size_t>(shape.sequences[1].q.row * dim)]))
+      << "the test has no NaN";
+}
+
+TEST(CudaSequences, ADocumentOfNaNSpoilsNoOther) {
+  if (!no_gpu().empty()) GTEST_SKIP() << "no GPU: " << no_gpu();
+  for (const char* pattern : {"dense", "local(64) | strided(64)", "block(128) | summary(128, 32)",
+                              "random(2, 64, 7) | local(48)", "strided(96)"}) {
+    for (const int64_t dim : {64, 128}) {
+      const Case shape = documents(pattern, dim, {190, 130, 200, 77, 128, 1});
+      for (const Kernel& kernel : kernels()) {
+        if (kernel.device != Device::kCuda || !kernel.unavailable().empty()) continue;
+        SCOPED_TRACE(concat(kernel.name, " ", pattern, " head_dim ", dim));
+        expect_apart(kernel, shape);
+      }
+    }
+  }
+}
 
 // What GPUs with less shared memory do in backward.
 TEST(CudaPortable, AgreesInLessSharedMemory) {

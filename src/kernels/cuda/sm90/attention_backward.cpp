@@ -56,27 +56,23 @@ struct Launch {
   const Context& context;
   const BackwardArgs& args;
   const BackwardKernel& kernel;
-  const cuda::UploadedPlan& plan;
+  const Plan& plan;
+  const cuda::UploadedPlan& on_device;
   const UploadedWork& uploaded;
   cudaStream_t stream;
   std::unique_ptr<BackwardParams> params = std::make_unique<BackwardParams>();
-  Workspace counters{};
+  bool by_keys = true;  // owners are keys
+  Workspace counters{}, items{};
 
   const AttentionShape& shape() const { return args.shape; }
 
   void make_owner_maps(const Tensor4& x0, const Tensor4& x1, int64_t rows, int64_t heads) {
-    const Work& work = uploaded.work;
-    make(x0, shape().qk_dim, rows, heads, kernel.tile.owners, work.owner_boxes,
-         work.owner_stretches, params->x0);
-    make(x1, shape().v_dim, rows, heads, kernel.tile.owners, work.owner_boxes, work.owner_stretches,
-         params->x1);
+    params->x0_steps = make(x0, shape().qk_dim, rows, heads, true, params->x0);
+    params->x1_steps = make(x1, shape().v_dim, rows, heads, true, params->x1);
   }
   void make_other_maps(const Tensor4& y0, const Tensor4& y1, int64_t rows, int64_t heads) {
-    const Work& work = uploaded.work;
-    make(y0, shape().qk_dim, rows, heads, kernel.tile.others, work.other_boxes,
-         work.other_stretches, params->y0);
-    make(y1, shape().v_dim, rows, heads, kernel.tile.others, work.other_boxes, work.other_stretches,
-         params->y1);
+    params->y0_steps = make(y0, shape().qk_dim, rows, heads, false, params->y0);
+    params->y1_steps = make(y1, shape().v_dim, rows, heads, false, params->y1);
   }
 
   void set_common(const RowStatistics* statistics, int64_t bytes_of_head) {
@@ -84,9 +80,13 @@ struct Launch {
     const size_t bytes = counter_count(work, shape().batch) * sizeof(int32_t);
     counters = context.allocate(bytes);
     LACE_CUDA(cudaMemsetAsync(counters.get(), 0, bytes, stream));
-    params->queue = item_queue(plan, uploaded, shape().batch,
-                               section_of(work, shape().batch, bytes_of_head, kSectionBytes),
-                               reinterpret_cast<int32_t*>(counters.get()), stream);
+    auto* zeros = reinterpret_cast<int32_t*>(counters.get());
+    const int64_t batch = shape().sequences ? 1 : shape().batch;
+    const int32_t section = section_of(work, batch, bytes_of_head, kSectionBytes);
+    params->queue = shape().sequences
+                        ? sequence_queue(context, on_device, uploaded, plan, shape(),
+                                         args.sequences, by_keys, section, zeros, items)
+                        : item_queue(on_device, uploaded, plan, batch, section, zeros, stream);
     params->statistics = statistics;
     params->scale = static_cast<float>(args.scale);
     params->scale_log2 = static_cast<float>(args.scale * std::numbers::log2e);
@@ -105,10 +105,15 @@ struct Launch {
   }
 
  private:
-  void make(const Tensor4& tensor, int64_t dim, int64_t rows, int64_t heads, int32_t tile_rows,
-            const std::vector<BoxShape>& boxes, bool stretches, CUtensorMap (&maps)[kMaps]) const {
-    make_maps({tensor, shape().dtype, dim, rows, heads, shape().batch}, tile_rows, boxes, stretches,
-              maps);
+  MapSteps make(const Tensor4& tensor, int64_t dim, int64_t rows, int64_t heads, bool owners,
+                CUtensorMap (&maps)[kMaps]) const {
+    const Work& work = uploaded.work;
+    const AttentionShape& s = shape();
+    const int64_t positions = !s.sequences ? 0 : owners ? plan.owner_len : plan.other_len;
+    return make_maps({tensor, s.dtype, dim, rows, heads, s.batch_in_memory(), positions},
+                     owners ? kernel.tile.owners : kernel.tile.others,
+                     owners ? work.owner_boxes : work.other_boxes,
+                     owners ? work.owner_stretches : work.other_stretches, maps);
   }
 };
 
@@ -129,35 +134,41 @@ struct Backward {
   cudaStream_t stream = static_cast<cudaStream_t>(context.stream);
   const Kernels& kernels = kernels_for(args.shape);
   int64_t dim = kernels.front().dim;  // of sums
+  int64_t batch = shape.batch_in_memory();
   Workspace statistics{};
 
   // Room for what passes leave of `gradient` of `heads` heads: whole sums, or the low halves, and
-  // the high ones if they do not fit into the result.
+  // the high ones if they do not fit into the result, or shall lie `apart`.
   Workspace allocate_sums(Gradient& gradient, int64_t heads, int64_t rows, bool whole,
                           bool apart) const {
-    const int64_t elements = shape.batch * heads * rows * dim;
+    const int64_t elements = batch * heads * rows * dim;
+    // All that is apart is rounded, rows of no sequence too.
+    const bool clear = apart && shape.sequences;
+    apart = apart || gradient.dim != dim;
+    const size_t bytes = static_cast<size_t>(elements) * (whole || apart ? 4 : 2);
+    Workspace sums = context.allocate(bytes);
+    if (clear) LACE_CUDA(cudaMemsetAsync(sums.get(), 0, bytes, stream));
     if (whole) {
-      Workspace sums = context.allocate_floats(elements);
       gradient.sums = reinterpret_cast<float*>(sums.get());
       return sums;
     }
-    apart = apart || gradient.dim != dim;
-    Workspace halves = context.allocate(static_cast<size_t>(elements) * (apart ? 4 : 2));
     const auto place = [&](int64_t offset) -> StridedRows {
-      return {reinterpret_cast<uint16_t*>(halves.get()) + offset, heads * rows * dim, rows * dim,
-              dim, true};
+      return {reinterpret_cast<uint16_t*>(sums.get()) + offset, heads * rows * dim, rows * dim, dim,
+              true};
     };
     gradient.low = place(0);
     gradient.high = apart ? place(elements) : gradient.result;
-    return halves;
+    return sums;
   }
   const RowStatistics* row_statistics() const {
     return reinterpret_cast<const RowStatistics*>(statistics.get());
   }
 
   void run() {
-    statistics = context.allocate(static_cast<size_t>(shape.batch * shape.heads * shape.q_len) *
+    if (shape.sequences && shape.q_len == 0) return;
+    statistics = context.allocate(static_cast<size_t>(batch * shape.heads * shape.q_len) *
                                   sizeof(RowStatistics));
+    if (shape.sequences && shape.k_len == 0) return run_statistics(nullptr);
     Gradient dq = gradient_of(args.dq, shape.qk_dim);
     const auto on_device = cuda::upload(transposed, stream);
     const UploadedWork& keys =
@@ -171,7 +182,7 @@ struct Backward {
       run_keys(*on_device, keys, BackwardMode::kKeysAlone, {});
       return run_queries();
     }
-    const Workspace sums = context.allocate_floats(shape.batch * shape.heads * shape.q_len * dim);
+    const Workspace sums = context.allocate_floats(batch * shape.heads * shape.q_len * dim);
     dq.sums = reinterpret_cast<float*>(sums.get());
     run_statistics(dq.sums);
     run_keys(*on_device, keys, BackwardMode::kKeys, dq);
@@ -184,13 +195,13 @@ struct Backward {
     const cuda::SumRows sums{gradient.sums, static_cast<const uint16_t*>(gradient.high.data),
                              static_cast<const uint16_t*>(gradient.low.data),
                              static_cast<int32_t>(dim)};
-    cuda::launch_round<Element>({shape.batch, heads, rows, gradient.dim}, sums, members, scale,
+    cuda::launch_round<Element>({batch, heads, rows, gradient.dim}, sums, members, scale,
                                 gradient.result, stream);
   }
 
   void run_statistics(float* sums) const {
     cuda::launch_statistics<Element>(
-        {shape.batch, shape.heads, shape.q_len, static_cast<int32_t>(shape.v_dim)},
+        {batch, shape.heads, shape.q_len, static_cast<int32_t>(shape.v_dim)},
         cuda::rows_of(args.out), cuda::rows_of(args.dout), cuda::lse_rows(args),
         reinterpret_cast<RowStatistics*>(statistics.get()), sums, static_cast<int32_t>(dim),
         stream);
@@ -205,8 +216,7 @@ struct Backward {
 
   // Whether whole sums, of dq and those that passes leave of dk and dv, would take too much.
   bool saves_memory(const Work& work) const {
-    const int64_t rows =
-        shape.batch * (shape.heads * shape.q_len + 2 * shape.kv_heads * shape.k_len);
+    const int64_t rows = batch * (shape.heads * shape.q_len + 2 * shape.kv_heads * shape.k_len);
     return work.several_passes && rows * dim * 4 > kMostSumsBytes;
   }
 
@@ -216,14 +226,14 @@ struct Backward {
     const Work& work = uploaded.work;
     // Query heads of a key head that have different tiles: each gets sums of its own.
     const bool only_sums = work.members != heads_per_kv;
-    Launch launch{context, args, kernel_of(kernels, mode), on_device, uploaded, stream};
+    Launch launch{context, args, kernel_of(kernels, mode), transposed, on_device, uploaded, stream};
     BackwardParams& params = *launch.params;
     launch.make_owner_maps(args.k, args.v, shape.k_len, shape.kv_heads);
     launch.make_other_maps(args.q, args.dout, shape.q_len, shape.heads);
     const int64_t row_bytes = (shape.qk_dim + shape.v_dim) * 2 + 4 * dim;
-    launch.set_common(row_statistics(), work.members * shape.q_len * row_bytes);
+    launch.set_common(row_statistics(),
+                      work.members * std::min(shape.q_len, transposed.other_len) * row_bytes);
     params.owner_len = static_cast<int32_t>(shape.k_len);
-    params.other_len = static_cast<int32_t>(shape.q_len);
     params.dq = dq;
     params.d0 = gradient_of(args.dk, shape.qk_dim);
     params.d1 = gradient_of(args.dv, shape.v_dim);
@@ -248,16 +258,16 @@ struct Backward {
     const auto on_device = cuda::upload(plan, stream);
     const UploadedWork& uploaded = uploaded_work(*on_device, plan, 1, stream);
     const Work& work = uploaded.work;
-    Launch launch{context,    args,     kernel_of(kernels, BackwardMode::kQueries),
-                  *on_device, uploaded, stream};
+    Launch launch{context,  args,  kernel_of(kernels, BackwardMode::kQueries), plan, *on_device,
+                  uploaded, stream};
+    launch.by_keys = false;
     BackwardParams& params = *launch.params;
     launch.make_owner_maps(args.q, args.dout, shape.q_len, shape.heads);
     launch.make_other_maps(args.k, args.v, shape.k_len, shape.kv_heads);
     const int64_t group = shape.heads / shape.kv_heads;
     const int64_t row_bytes = (shape.qk_dim + shape.v_dim) * 2;
-    launch.set_common(row_statistics(), shape.k_len * row_bytes / group);
+    launch.set_common(row_statistics(), std::min(shape.k_len, plan.other_len) * row_bytes / group);
     params.owner_len = static_cast<int32_t>(shape.q_len);
-    params.other_len = static_cast<int32_t>(shape.k_len);
     params.d0 = gradient_of(args.dq, shape.qk_dim);
     Workspace sums;
     if (work.several_passes)

@@ -94,19 +94,19 @@ struct BackwardConsumer {
 
   // Masks are loaded before the scores that they cut. Queries past the end need no mask: their
   // statistics make their weights 0.
-  __device__ bool load_masks(const OtherSlot<Config>& slot, int32_t owner_count,
+  __device__ bool load_masks(const OtherSlot<Config>& slot, int32_t owners,
                              RowMask<kOthers> (&masks)[2]) const {
-    const int32_t limit = Config::kByKeys ? kOthers : slot.limit;
+    const int32_t range = Config::kByKeys ? kOthers : slot.range;
     for (RowMask<kOthers>& mask : masks) mask.fill(~0u);  // else they would be alive all the time
-    if (slot.mask < 0 && owner_count >= Config::kOwners && limit >= kOthers) return false;
+    if (slot.mask < 0 && owners >= Config::kOwners && range >= kOthers) return false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       if (slot.mask >= 0) {
         masks[r].load(params.queue.work.mask_rows,
                       mask_row(slot.mask, Config::kOwners) + row() + 8 * r);
       }
-      if (limit < kOthers) masks[r].cut(limit);
-      if (row() + 8 * r >= owner_count) masks[r].fill(0);
+      if (range < kOthers) masks[r].cut(range);
+      if (!in_range(owners, row() + 8 * r)) masks[r].fill(0);
     }
     return true;
   }

@@ -25,15 +25,16 @@ constexpr int64_t kJoinedSectionBytes = 20 << 20;
 constexpr int64_t kManyTiles = 6;
 constexpr int64_t kFewTiles = 3;
 
-// What a head's tensors take, and may take together, where heads are worked on together.
-int32_t section_for(const AttentionShape& s, const Work& work) {
-  const int64_t group = s.heads / s.kv_heads;
-  int64_t bytes = s.k_len * (s.qk_dim + s.v_dim) * 2 / group;
+// What a head's tensors take, and may take together, where heads are worked on together: those of a
+// batch element, or of a sequence, which has at most the positions of the plan.
+int32_t section_for(const AttentionShape& s, const Plan& plan, const Work& work) {
+  const int64_t group = s.heads / s.kv_heads, batch = s.sequences ? 1 : s.batch;
+  int64_t bytes = std::min(s.k_len, plan.other_len) * (s.qk_dim + s.v_dim) * 2 / group;
   if (!work.several_passes)
-    return section_of(work, s.batch, std::max<int64_t>(1, bytes), kSectionBytes);
+    return section_of(work, batch, std::max<int64_t>(1, bytes), kSectionBytes);
   // Two sections are worked on at a time, and their partial results stay there.
-  bytes = 2 * (bytes + s.q_len * (s.qk_dim * 2 + s.v_dim * 4));
-  return section_of(work, s.batch, bytes, kJoinedSectionBytes);
+  bytes = 2 * (bytes + std::min(s.q_len, plan.owner_len) * (s.qk_dim * 2 + s.v_dim * 4));
+  return section_of(work, batch, bytes, kJoinedSectionBytes);
 }
 
 // Those of one element type, of each tiling the narrowest first.
@@ -63,7 +64,6 @@ const ForwardKernel* find_kernel(const AttentionShape& s, TileShape tile) {
 }  // namespace
 
 std::string unsupported(const AttentionShape& s) {
-  if (s.sequences) return "it does not compute sequences of their own lengths";
   if (s.dtype != DType::kBFloat16 && s.dtype != DType::kFloat16) {
     return concat("it computes bfloat16 and float16, got ", name(s.dtype));
   }
@@ -108,6 +108,7 @@ TileShape best_forward_tile(const AttentionShape& s, const Plan& plan) {
 void forward(const Context& context, const Plan& plan, const ForwardArgs& args) {
   const AttentionShape& s = args.shape;
   if (s.batch == 0 || s.heads == 0) return;
+  if (s.sequences && (s.q_len == 0 || s.k_len == 0)) return;  // no row has a key
   const auto stream = static_cast<cudaStream_t>(context.stream);
   const std::shared_ptr<const cuda::UploadedPlan> on_device = cuda::upload(plan, stream);
   const UploadedWork& uploaded = uploaded_work(*on_device, plan, 1, stream);
@@ -117,23 +118,35 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
              work.owner_rows, " x ", work.other_rows, " with head_dim ", s.qk_dim, " and ",
              s.v_dim);
 
-  const int64_t batch_heads = s.batch * s.heads;
+  const int64_t batch = s.batch_in_memory();
   const size_t counter_bytes = (counter_count(work, s.batch) * 4 + 255) / 256 * 256;
   const size_t partial_bytes =
       work.several_passes
-          ? static_cast<size_t>(batch_heads * s.q_len * kernel->v_dim) * sizeof(float)
+          ? static_cast<size_t>(batch * s.heads * s.q_len * kernel->v_dim) * sizeof(float)
           : 0;
   const Workspace workspace = context.allocate(counter_bytes + partial_bytes);
   auto* counters = reinterpret_cast<int32_t*>(workspace.get());
 
   const auto params = std::make_unique<ForwardParams>();
-  make_maps({args.q, s.dtype, s.qk_dim, s.q_len, s.heads, s.batch}, work.owner_rows,
-            work.owner_boxes, work.owner_stretches, params->q);
-  make_maps({args.k, s.dtype, s.qk_dim, s.k_len, s.kv_heads, s.batch}, work.other_rows,
-            work.other_boxes, work.other_stretches, params->k);
-  make_maps({args.v, s.dtype, s.v_dim, s.k_len, s.kv_heads, s.batch}, work.other_rows,
-            work.other_boxes, work.other_stretches, params->v);
-  params->queue = item_queue(*on_device, uploaded, s.batch, section_for(s, work), counters, stream);
+  const auto make = [&](const Tensor4& tensor, int64_t dim, int64_t heads, bool owners,
+                        CUtensorMap(&maps)[kMaps]) {
+    return make_maps({tensor, s.dtype, dim, owners ? s.q_len : s.k_len, heads, batch,
+                      !s.sequences ? 0
+                      : owners     ? plan.owner_len
+                                   : plan.other_len},
+                     owners ? work.owner_rows : work.other_rows,
+                     owners ? work.owner_boxes : work.other_boxes,
+                     owners ? work.owner_stretches : work.other_stretches, maps);
+  };
+  params->q_steps = make(args.q, s.qk_dim, s.heads, true, params->q);
+  params->k_steps = make(args.k, s.qk_dim, s.kv_heads, false, params->k);
+  params->v_steps = make(args.v, s.v_dim, s.kv_heads, false, params->v);
+  const int32_t section = section_for(s, plan, work);
+  Workspace items;
+  params->queue = s.sequences
+                      ? sequence_queue(context, *on_device, uploaded, plan, s, args.sequences,
+                                       false, section, counters, items)
+                      : item_queue(*on_device, uploaded, plan, batch, section, counters, stream);
   params->out = args.out.data;
   params->lse = static_cast<float*>(args.lse);
   params->partial = reinterpret_cast<float*>(workspace.get() + counter_bytes);
@@ -143,7 +156,6 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   params->scale_log2 = static_cast<float>(args.scale * std::numbers::log2e);
   params->heads_per_kv = static_cast<int32_t>(s.heads / s.kv_heads);
   params->q_len = static_cast<int32_t>(s.q_len);
-  params->k_len = static_cast<int32_t>(s.k_len);
   params->v_dim = static_cast<int32_t>(s.v_dim);
   LACE_CUDA(cudaMemsetAsync(counters, 0, counter_bytes, stream));
   kernel->launch(*params, grid_of(params->queue, kernel->blocks), stream);

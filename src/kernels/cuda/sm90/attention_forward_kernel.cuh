@@ -109,10 +109,10 @@ struct Consumer {
     masks[1].load(params.queue.work.mask_rows, first + 8);
   }
   __device__ void mask_scores(const KeySlot& slot, RowMask<kKeys> (&masks)[2]) {
-    if (!slot.masks(group) && slot.limit >= kKeys) return;
-    if (slot.limit < kKeys) {
-      masks[0].cut(slot.limit);
-      masks[1].cut(slot.limit);
+    if (!slot.masks(group) && slot.range >= kKeys) return;
+    if (slot.range < kKeys) {
+      masks[0].cut(slot.range);
+      masks[1].cut(slot.range);
     }
     apply_masks(scores, masks, lane());
   }
@@ -321,7 +321,7 @@ struct Consumer {
         Element* target = head + (owners.first + e * owners.step) * params.out_row_stride + column;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          if (e + 4 * i < owners.count && column < params.v_dim) {
+          if (in_range(owners.range, e + 4 * i) && column < params.v_dim) {
             store_16_bytes(target + i * step, x[i]);
           }
         }
@@ -393,7 +393,7 @@ struct Consumer {
       const ItemSlot& item = shared.items.slots[at.stage()];
       if (item.live == 0) return;
       shared.q_full[query.stage()].wait(query.phase());
-      const bool has_rows = group * 64 < item.tile.owner_count;
+      const bool has_rows = group * 64 < range_end(item.tile.owner_count);
       Softmax softmax;
       if (has_rows) {
         run_item(item.tile.tiles, softmax);

@@ -50,7 +50,7 @@ __device__ constexpr int score_order(int column) {
 template <typename Config>
 struct alignas(16) OtherSlot {
   int32_t mask;
-  int32_t limit;  // others that count
+  int32_t range;  // others that there are (pack_range())
   int32_t head;   // of the queries
   // Where owners are keys, of the queries (RowStatistics), in the order of score_order; their
   // positions, −1: none.
@@ -67,6 +67,7 @@ struct BackwardShared {
   ItemRing items;
   OtherSlot<Config> others[Config::kStages];
   WorkRun runs[2];  // the loading warps' own
+  SideMemory sides[2];
 };
 
 // Addresses of the tiles in shared memory.
@@ -88,11 +89,13 @@ struct BackwardLoader {
   BackwardShared<Config>& shared;
   const BackwardTiles<Config>& tiles;
   int lane;
+  OthersWalk others{params.queue, shared.sides[0]};
   Ring<Config::kOwnerStages> owner{};
   Ring<Config::kStages> other{};
 
   __device__ void run() {
     const RunWalk runs{params.queue.work, shared.runs[0], lane};
+    others.begin(lane);
     for (ItemPosition at;; at.next()) {
       shared.items.full[at.stage()].wait(at.phase());
       const ItemSlot& slot = shared.items.slots[at.stage()];
@@ -101,7 +104,8 @@ struct BackwardLoader {
       shared.owner_empty[owner.stage()].wait(owner.phase() ^ 1);
       const bool joins = slot.tile.earlier != kNone;
       if (joins && !Config::kAddsDq) wait_for_passes(params.queue, slot, lane);
-      load_owners(slot.tile, first_head, batch);
+      load_item_owners(slot, first_head);
+      others.enter(slot, lane);
       for (int32_t m = 0; m < params.members; ++m) {
         runs.each(slot.tile, [&](const WorkRun& run) { load_run(run, first_head + m, batch); });
       }
@@ -125,46 +129,49 @@ struct BackwardLoader {
     }
   }
 
-  __device__ void load_owners(const WorkTile& tile, int32_t first_head, int32_t batch) {
+  __device__ void load_item_owners(const ItemSlot& item, int32_t first_head) {
     Barrier* full = &shared.owner_full[owner.stage()];
     const int32_t head = Config::kByKeys ? first_head / params.heads_per_kv : first_head;
     const uint32_t offset = owner.stage() * Config::kOwnerBytes;
-    const BoxPlace place(tile.owners);
-    load_set<Config::kSlices, Config::kOwners>({params.x0, full, tiles.x0 + offset, head, batch},
-                                               tile.owners, place, params.queue.work.offsets, 0,
-                                               tile.owner_count, lane);
-    load_set<Config::kSlices, Config::kOwners>({params.x1, full, tiles.x1 + offset, head, batch},
-                                               tile.owners, place, params.queue.work.offsets, 0,
-                                               tile.owner_count, lane);
+    load_owners<Config::kSlices, Config::kOwners>(
+        {params.x0, params.x0_steps, full, tiles.x0 + offset, head, item.batch}, params.queue, item,
+        lane);
+    load_owners<Config::kSlices, Config::kOwners>(
+        {params.x1, params.x1_steps, full, tiles.x1 + offset, head, item.batch}, params.queue, item,
+        lane);
     owner.next();
   }
 
   __device__ void load_run(const WorkRun& run, int32_t head, int32_t batch) {
     const int32_t* offsets = params.queue.work.offsets;
     const int32_t other_head = Config::kByKeys ? head : head / params.heads_per_kv;
-    MaskWalk masks;
-    TileWalk walk(run);
-    for (int32_t t = 0; t < run.tiles; ++t) {
-      const bool whole = walk.is_whole(run.others, params.other_len);
-      const int32_t limit = walk.count(run.others, offsets, whole, params.other_len);
+    const TileRange of_run = others.enter(run, lane);
+    const Side side = others.side();
+    MaskWalk masks(params.queue.work, run, of_run.begin, lane);
+    TileWalk walk(run, side, of_run.begin);
+    for (int32_t left = of_run.end - of_run.begin; left > 0; --left) {
+      const bool whole = walk.is_whole(run.others, side);
+      const int32_t range = walk.range(run.others, offsets, whole, side);
+      const bool box = (whole && !side.cut) ||
+                       is_box(run.others, side, walk.place, walk.shift, range, Config::kOthers);
       const int32_t mask = masks.next(params.queue.work, run, lane);
       shared.empty[other.stage()].wait(other.phase() ^ 1);
       if (lane == 0) {
         OtherSlot<Config>& slot = shared.others[other.stage()];
         slot.mask = mask;
-        slot.limit = limit;
+        slot.range = range;
         slot.head = head;
       }
-      const auto load = [&](const CUtensorMap* maps, uint32_t tile) {
-        load_tile<Config::kSlices, Config::kOthers>(
-            {maps, &shared.full[other.stage()], tile + other.stage() * Config::kOtherBytes,
+      const auto load = [&](const CUtensorMap* maps, const MapSteps& steps, uint32_t tile) {
+        load_set<Config::kSlices, Config::kOthers>(
+            {maps, steps, &shared.full[other.stage()], tile + other.stage() * Config::kOtherBytes,
              other_head, batch},
-            run, walk, whole, offsets, limit, lane);
+            run.others, side, walk.place, box, offsets, walk.shift, range, lane);
       };
-      load(params.y0, tiles.y0);
-      load(params.y1, tiles.y1);
+      load(params.y0, params.y0_steps, tiles.y0);
+      load(params.y1, params.y1_steps, tiles.y1);
       other.next();
-      walk.next(run.step);
+      walk.next(run);
     }
   }
 };
@@ -185,15 +192,18 @@ struct BackwardReader {
   BackwardShared<Config>& shared;
   const BackwardTiles<Config>& tiles;
   int lane;
+  OthersWalk queries{params.queue, shared.sides[1]};
   Ring<Config::kStages> other{};
 
   __device__ void run() {
     const RunWalk runs{params.queue.work, shared.runs[1], lane};
+    queries.begin(lane);
     for (ItemPosition at;; at.next()) {
       shared.items.full[at.stage()].wait(at.phase());
       const ItemSlot& slot = shared.items.slots[at.stage()];
       if (slot.live == 0) return;
       const int32_t first_head = slot.batch * params.heads + slot.head * params.members;
+      queries.enter(slot, lane);
       for (int32_t m = 0; m < params.members; ++m) {
         runs.each(slot.tile, [&](const WorkRun& run) { read_run(run, first_head + m); });
       }
@@ -207,6 +217,8 @@ struct BackwardReader {
   // head: of all heads of the batch
   __device__ void read_run(const WorkRun& run, int32_t head) {
     const RowStatistics* source = params.statistics + static_cast<int64_t>(head) * params.q_len;
+    const TileRange of_run = queries.enter(run, lane);
+    const Extent& extent = queries.memory.extent;
     int32_t elements[kOwn];  // positions in tile 0
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
@@ -214,17 +226,19 @@ struct BackwardReader {
       const bool inside = e < run.others.inner * run.others.outer;
       elements[i] = inside ? position_in(run.others, params.queue.work.offsets, e) : -1;
     }
-    for (int32_t t = 0; t < run.tiles; ++t) {
+    for (int32_t t = of_run.begin; t < of_run.end; ++t) {
       int32_t rows[kOwn];
       RowStatistics statistics[kOwn];
 #pragma unroll
       for (int i = 0; i < kOwn; ++i) {
-        const int32_t row = elements[i] + t * run.step;
-        rows[i] = elements[i] < 0 || row >= params.q_len ? -1 : row;
+        const int32_t position = elements[i] + t * run.step;
+        const bool inside = elements[i] >= 0 && position >= extent.begin && position < extent.end;
+        rows[i] = inside ? position + extent.row : -1;
         statistics[i] = statistics_of(source, rows[i]);
       }
+      const int32_t first = run.others.first + t * run.step;
       const bool in_a_row = run.others.outer == 1 && run.others.inner == Config::kOthers &&
-                            run.others.first + t * run.step + Config::kOthers <= params.q_len;
+                            first >= extent.begin && first + Config::kOthers <= extent.end;
       shared.empty[other.stage()].wait(other.phase() ^ 1);
       OtherSlot<Config>& slot = shared.others[other.stage()];
       if (lane == 0) slot.in_a_row = in_a_row;

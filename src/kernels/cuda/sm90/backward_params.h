@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include "kernels/cuda/backward_rows.h"
+#include "kernels/cuda/sm90/tensor_maps.h"
 #include "kernels/cuda/sm90/uploaded_work.h"
 
 namespace lace::sm90 {
@@ -26,6 +27,7 @@ struct Gradient {
 // What one launch reads. Owners x, others y: x0 and y0 are of q and k, x1 and y1 of dout and v.
 struct BackwardParams {
   CUtensorMap x0[kMaps], x1[kMaps], y0[kMaps], y1[kMaps];
+  MapSteps x0_steps, x1_steps, y0_steps, y1_steps;
   ItemQueue queue;
   const RowStatistics* statistics = nullptr;  // [batch, heads, q_len]
   Gradient dq;      // kKeys: sums of all rows, added to; without, each query is in one tile alone
@@ -33,7 +35,7 @@ struct BackwardParams {
   float scale = 0, scale_log2 = 0;
   int32_t heads = 0, heads_per_kv = 1;  // of queries
   int32_t members = 1;                  // query heads of an item
-  int32_t q_len = 0, owner_len = 0, other_len = 0;
+  int32_t q_len = 0, owner_len = 0;     // rows of a batch element in memory
   bool only_sums = false;
 };
 

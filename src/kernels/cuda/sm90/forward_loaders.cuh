@@ -51,7 +51,7 @@ struct ForwardConfig {
 // What consumers know of a tile of keys.
 struct KeySlot {
   int32_t mask;
-  int32_t limit;  // keys that count
+  int32_t range;  // keys that there are (pack_range())
 
   // What the mask says of the 64 rows of consumer `group`.
   __device__ bool dead(int group) const { return mask >= 0 && (mask & kDeadRows << group) != 0; }
@@ -67,6 +67,7 @@ struct ForwardShared {
   KeySlot keys[Config::kStages];
   float partial_lse[Config::kStages][Config::kPartialRows];
   WorkRun run;  // the loading warp's own
+  SideMemory side;
 };
 
 // The warp that finds items and loads their queries.
@@ -82,11 +83,13 @@ struct ItemFinder {
   __device__ void run() {
     find_items(params.queue, shared.items, lane, [&](const ItemSlot& item) {
       shared.q_empty[query.stage()].wait(query.phase() ^ 1);
-      const LoadTarget target{params.q, &shared.q_full[query.stage()],
-                              q_smem + query.stage() * Config::kQueryBytes, item.head, item.batch};
-      load_set<Config::kQkDim / 64, Config::kOwners>(
-          target, item.tile.owners, BoxPlace(item.tile.owners), params.queue.work.offsets, 0,
-          item.tile.owner_count, lane);
+      const LoadTarget target{params.q,
+                              params.q_steps,
+                              &shared.q_full[query.stage()],
+                              q_smem + query.stage() * Config::kQueryBytes,
+                              item.head,
+                              item.batch};
+      load_owners<Config::kQkDim / 64, Config::kOwners>(target, params.queue, item, lane);
       query.next();
     });
   }
@@ -99,17 +102,20 @@ struct KeyLoader {
   ForwardShared<Config>& shared;
   uint32_t q_smem;  // keys and values lie behind the queries
   int lane;
-  Ring<Config::kStages> key{}, value{};
+  OthersWalk keys{params.queue, shared.side};
+  SmallRing<Config::kStages> key{}, value{};
 
   // Called by all lanes of one warp.
   __device__ void run() {
     const RunWalk runs{params.queue.work, shared.run, lane};
+    keys.begin(lane);
     for (ItemPosition at;; at.next()) {
       shared.items.full[at.stage()].wait(at.phase());
       const ItemSlot& slot = shared.items.slots[at.stage()];
       if (slot.live == 0) return;
       const WorkTile& tile = slot.tile;
       const int32_t kv_head = slot.head / params.heads_per_kv, batch = slot.batch;
+      keys.enter(slot, lane);
       runs.each(tile, [&](const WorkRun& run) { load_run(run, kv_head, batch); });
       if (tile.earlier != kNone) follow(key, shared.k_empty, Config::kPartialStages);
       tell_issued(shared.items, at, lane);
@@ -117,27 +123,31 @@ struct KeyLoader {
   }
 
   __device__ void load_run(const WorkRun& run, int32_t kv_head, int32_t batch) {
-    MaskWalk masks;
-    TileWalk walk(run);
     const int32_t* offsets = params.queue.work.offsets;
-    for (int32_t t = 0; t < run.tiles; ++t) {
-      const bool whole = walk.is_whole(run.others, params.k_len);
-      const int32_t limit = walk.count(run.others, offsets, whole, params.k_len);
+    const TileRange tiles = keys.enter(run, lane);
+    const Side side = keys.side();
+    MaskWalk masks(params.queue.work, run, tiles.begin, lane);
+    TileWalk walk(run, side, tiles.begin);
+    for (int32_t left = tiles.end - tiles.begin; left > 0; --left) {
+      const bool whole = walk.is_whole(run.others, side);
+      const int32_t range = walk.range(run.others, offsets, whole, side);
+      const bool box = (whole && !side.cut) ||
+                       is_box(run.others, side, walk.place, walk.shift, range, Config::kKeys);
       const int32_t mask = masks.next(params.queue.work, run, lane);
       shared.k_empty[key.stage()].wait(key.phase() ^ 1);
-      if (lane == 0) shared.keys[key.stage()] = {mask, limit};
-      load_tile<Config::kQkDim / 64, Config::kKeys, true>(
-          {params.k, &shared.k_full[key.stage()],
+      if (lane == 0) shared.keys[key.stage()] = {mask, range};
+      load_set<Config::kQkDim / 64, Config::kKeys, true>(
+          {params.k, params.k_steps, &shared.k_full[key.stage()],
            q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes, kv_head, batch},
-          run, walk, whole, offsets, limit, lane);
+          run.others, side, walk.place, box, offsets, walk.shift, range, lane);
       key.next();
       shared.v_empty[value.stage()].wait(value.phase() ^ 1);
-      load_tile<Config::kVDim / 64, Config::kKeys>(
-          {params.v, &shared.v_full[value.stage()],
+      load_set<Config::kVDim / 64, Config::kKeys>(
+          {params.v, params.v_steps, &shared.v_full[value.stage()],
            q_smem + Config::kValuesAt + value.stage() * Config::kValueBytes, kv_head, batch},
-          run, walk, whole, offsets, limit, lane);
+          run.others, side, walk.place, box, offsets, walk.shift, range, lane);
       value.next();
-      walk.next(run.step);
+      walk.next(run);
     }
   }
 };

@@ -3,6 +3,7 @@
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include "kernels/cuda/sm90/tensor_maps.h"
 #include "kernels/cuda/sm90/uploaded_work.h"
 
 namespace lace::sm90 {
@@ -10,6 +11,7 @@ namespace lace::sm90 {
 // What one launch of the forward kernel reads. Strides in elements.
 struct ForwardParams {
   CUtensorMap q[kMaps], k[kMaps], v[kMaps];
+  MapSteps q_steps, k_steps, v_steps;
   ItemQueue queue;
   void* out = nullptr;   // [batch, heads, q_len, v_dim]
   float* lse = nullptr;  // [batch, heads, q_len]; between passes that of the keys so far, in base 2
@@ -18,7 +20,7 @@ struct ForwardParams {
   int64_t out_batch_stride = 0, out_head_stride = 0, out_row_stride = 0;
   float scale_log2 = 0;
   int32_t heads_per_kv = 1;
-  int32_t q_len = 0, k_len = 0, v_dim = 0;
+  int32_t q_len = 0, v_dim = 0;
 };
 
 enum class ForwardTiling {

@@ -2,7 +2,7 @@
 
 #include "kernels/cuda/passes.cuh"
 #include "kernels/cuda/sm90/hopper.cuh"
-#include "kernels/cuda/sm90/load_set.cuh"
+#include "kernels/cuda/sm90/sets.h"
 #include "kernels/cuda/sm90/uploaded_work.h"
 
 // What the persistent kernels share: which item comes when, and how passes wait for each other.
@@ -26,10 +26,24 @@ class Ring {
   uint32_t at_ = 0, phase_ = 0;
 };
 
+// The same in one register, for warps that have few.
+template <int kStages>
+class SmallRing {
+ public:
+  __device__ int stage() const { return at_ < kStages ? at_ : at_ - kStages; }
+  __device__ uint32_t phase() const { return at_ >= kStages; }
+  __device__ void next() {
+    if (++at_ == 2 * kStages) at_ = 0;
+  }
+
+ private:
+  int at_ = 0;
+};
+
 // Follows `count` stages that another warp fills. A barrier tells a phase only from the one before
 // it: so each is waited for, and takes arrivals of who follows too. Called by a whole warp.
-template <int kStages>
-__device__ void follow(Ring<kStages>& ring, Barrier (&empty)[kStages], int32_t count) {
+template <typename AnyRing, int kStages>
+__device__ void follow(AnyRing& ring, Barrier (&empty)[kStages], int32_t count) {
 #pragma unroll 1
   for (int32_t i = 0; i < count; ++i) {
     empty[ring.stage()].wait(ring.phase() ^ 1);
@@ -49,10 +63,14 @@ __device__ inline Item find_item(const ItemQueue& queue, int32_t item) {
   return {&queue.work.tiles[found.x], found.y / queue.heads, found.y % queue.heads};
 }
 
+// With sequences `tile` is cut: its owners that there are, the first one's row and not its
+// position, the tiles of others that meet the sequence, and what its passes wait for.
 struct ItemSlot {
   WorkTile tile;
-  int32_t batch, head;
-  int32_t live;  // 0: no more items
+  int32_t batch, head;  // of tensors in memory
+  int32_t counter;      // of ItemQueue::done
+  int32_t live;         // 0: no more items
+  Extent owners, others;
 };
 
 // The items of one block on their way from the warp that finds them to those that work on them.
@@ -85,28 +103,71 @@ __device__ inline void tell_issued(ItemRing& ring, const ItemPosition& at, int l
   ring.empty[at.stage()].arrive();
 }
 
+// Tiles of others of an item, with sequences, up to which a block takes the next one at once.
+constexpr int32_t kTakesAheadUpTo = 6;
+
+// Puts item `item` into `slot`. All lanes of a warp call it.
+__device__ inline void put_item(const ItemQueue& queue, int32_t item, ItemSlot& slot, int lane) {
+  const Item found = find_item(queue, item);
+  reinterpret_cast<uint32_t*>(&slot.tile)[lane] =
+      __ldg(reinterpret_cast<const uint32_t*>(found.tile) + lane);
+  if (lane == 0) {
+    slot.batch = found.batch, slot.head = found.head;
+    slot.counter = found.batch * queue.heads + found.head;
+    slot.owners = {0, queue.owner_len, 0}, slot.others = {0, queue.other_len, 0};
+  }
+}
+
+// The same of an item of a sequence. Returns its tiles of others.
+__device__ inline int32_t put_sequence_item(const ItemQueue& queue, int32_t item, ItemSlot& slot,
+                                            int lane) {
+  const SequenceQueue& all = queue.of_sequences;
+  const int4 x = __ldg(reinterpret_cast<const int4*>(all.items + item));
+  const SequenceItem found{x.x, x.y, x.z, x.w};
+  const int32_t s = found.head / queue.heads;
+  reinterpret_cast<uint32_t*>(&slot.tile)[lane] =
+      __ldg(reinterpret_cast<const uint32_t*>(&queue.work.tiles[found.tile]) + lane);
+  __syncwarp();
+  if (lane == 0) {
+    const Sequence sequence = all.sequences[s];
+    slot.batch = all.packed ? 0 : s, slot.head = found.head - s * queue.heads;
+    slot.counter = found.head;
+    slot.owners = all.owners.of(sequence), slot.others = all.others.of(sequence);
+    WorkTile& tile = slot.tile;
+    tile.owners.first += slot.owners.row;
+    tile.owner_count = found.owners;
+    tile.tiles = found.tiles;
+    if (found.tiles == 0) tile.run_end = tile.run_begin;
+    if (tile.wait > 0) tile.wait = all.waits[s * all.passes + tile.pass_index];
+  }
+  return found.tiles;
+}
+
 // Takes the items of this block, one after the other, and after the last one says so: the work of a
 // warp, all of whose lanes call it. load_owners(slot) loads what the item keeps on chip.
 template <typename LoadOwners>
 __device__ void find_items(const ItemQueue& queue, ItemRing& ring, int lane,
                            const LoadOwners& load_owners) {
   ItemPosition at, issued;
+  const int32_t items = queue.has_sequences() ? *queue.of_sequences.item_count : queue.items;
+  bool takes_ahead = queue.takes_ahead;
   for (bool first = true;; first = false) {
     ring.empty[at.stage()].wait(at.phase() ^ 1);
-    if (!first && !queue.takes_ahead) {
-      ring.issued[issued.stage()].wait(issued.phase());
+    if (!first) {
+      if (!takes_ahead) ring.issued[issued.stage()].wait(issued.phase());
       issued.next();
     }
     int32_t item = 0;
     if (lane == 0) item = atomicAdd(queue.next_item, 1);
     item = __shfl_sync(~0u, item, 0);
     ItemSlot& slot = ring.slots[at.stage()];
-    const bool live = item < queue.items;
+    const bool live = item < items;
     if (live) {
-      const Item found = find_item(queue, item);
-      reinterpret_cast<uint32_t*>(&slot.tile)[lane] =
-          __ldg(reinterpret_cast<const uint32_t*>(found.tile) + lane);
-      if (lane == 0) slot.batch = found.batch, slot.head = found.head;
+      if (queue.has_sequences()) {
+        takes_ahead = put_sequence_item(queue, item, slot, lane) <= kTakesAheadUpTo;
+      } else {
+        put_item(queue, item, slot, lane);
+      }
     }
     if (lane == 0) slot.live = live;
     ring.full[at.stage()].arrive();
@@ -125,7 +186,7 @@ __device__ inline void tell_passes(const ItemQueue& queue, ItemRing& ring, int l
     ring.full[at.stage()].wait(at.phase());
     const ItemSlot& slot = ring.slots[at.stage()];
     if (slot.live == 0) return;
-    const int32_t counter = slot.batch * queue.heads + slot.head;
+    const int32_t counter = slot.counter;
     const bool counts = slot.tile.count > 0;
     ring.stored[at.stage()].wait(at.phase());
     if (counts && lane == 0) {
@@ -140,8 +201,7 @@ __device__ inline void tell_passes(const ItemQueue& queue, ItemRing& ring, int l
 // were taken before this one, by blocks of which nothing before them waits for this one. What they
 // left may then be copied. Called by a whole warp.
 __device__ inline void wait_for_passes(const ItemQueue& queue, const ItemSlot& item, int lane) {
-  const int32_t* done = queue.done + item.batch * queue.heads + item.head;
-  if (lane == 0) cuda::wait_for_count(done, item.tile.wait);
+  if (lane == 0) cuda::wait_for_count(queue.done + item.counter, item.tile.wait);
   __syncwarp();
   fence_copies();
 }
@@ -173,20 +233,23 @@ struct RunWalk {
   }
 };
 
-// The masks of a run's tiles, in turn; lanes hold 32 of them.
+// The masks of a run's tiles, from `tile` on; lanes hold 32 of them. All lanes call its functions.
 struct MaskWalk {
   int32_t cycle = 0, held = 0;
-  bool begun = false;
 
-  // The mask of the next tile. All lanes call it.
+  __device__ MaskWalk(const WorkTables& work, const WorkRun& run, int32_t tile, int lane) {
+    if (run.mask_cycle <= 1) return;
+    cycle = tile % run.mask_cycle;
+    hold(work, run, lane);
+  }
+  __device__ void hold(const WorkTables& work, const WorkRun& run, int lane) {
+    const int32_t at = cycle - cycle % 32 + lane;
+    if (at < run.mask_cycle) held = __ldg(work.mask_ids + run.mask_begin + at);
+  }
+  // The mask of the next tile.
   __device__ int32_t next(const WorkTables& work, const WorkRun& run, int lane) {
     if (run.mask_cycle <= 1) return run.mask_cycle == 0 ? -1 : run.mask_begin;
-    if (cycle % 32 == 0 && (!begun || run.mask_cycle > 32)) {
-      begun = true;
-      if (cycle + lane < run.mask_cycle) {
-        held = __ldg(work.mask_ids + run.mask_begin + cycle + lane);
-      }
-    }
+    if (cycle % 32 == 0 && run.mask_cycle > 32) hold(work, run, lane);
     const int32_t mask = __shfl_sync(~0u, held, cycle % 32);
     if (++cycle == run.mask_cycle) cycle = 0;
     return mask;
@@ -210,24 +273,24 @@ __device__ inline uint32_t rows_in(const uint32_t* row_bits, int32_t rows, int32
   return row_in(row_bits, rows, bits, row) | row_in(row_bits, rows, bits, row + 8) << 1;
 }
 
-// The position of element e of the tile, −1 past its end.
+// The row of element e of the tile, −1 where there is none.
 __device__ inline int32_t owner_position(const WorkTile& tile, const int32_t* offsets, int32_t e) {
-  return e < tile.owner_count ? position_in(tile.owners, offsets, e) : -1;
+  return in_range(tile.owner_count, e) ? position_in(tile.owners, offsets, e) : -1;
 }
 
 // The same for many elements: first + e · step where they are evenly spaced.
 struct OwnerRows {
   const WorkTile& tile;
-  int32_t count, first, step;
+  int32_t range, first, step;
   bool even;
   __device__ explicit OwnerRows(const WorkTile& of)
       : tile(of),
-        count(of.owner_count),
+        range(of.owner_count),
         first(of.owners.first),
         step(of.owners.outer == 1 ? 1 : of.owners.stride),
         even(of.owners.outer == 1 || (of.owners.inner == 1 && of.owners.offsets < 0)) {}
   __device__ int32_t position(const int32_t* offsets, int32_t e) const {
-    if (e >= count) return -1;
+    if (!in_range(range, e)) return -1;
     return even ? first + e * step : position_in(tile.owners, offsets, e);
   }
 };
@@ -252,13 +315,14 @@ struct RowMask {
       words[0] = loaded.x, words[1] = loaded.y, words[2] = loaded.z, words[3] = loaded.w;
     }
   }
-  // The first `limit` others are those that count.
-  __device__ void cut(int32_t limit) {
+  // The others of `range` are those that count.
+  __device__ void cut(int32_t range) {
+    const auto below = [](int32_t count) -> uint32_t {
+      return count >= 32 ? ~0u : count <= 0 ? 0u : (1u << count) - 1;
+    };
+    const int32_t begin = range_begin(range), end = range_end(range);
 #pragma unroll
-    for (int w = 0; w < kWords; ++w) {
-      const int count = limit - 32 * w;
-      if (count < 32) words[w] &= count <= 0 ? 0u : (1u << count) - 1;
-    }
+    for (int w = 0; w < kWords; ++w) words[w] &= below(end - 32 * w) & ~below(begin - 32 * w);
   }
 };
 

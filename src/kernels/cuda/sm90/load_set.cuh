@@ -1,89 +1,32 @@
 #pragma once
 
 #include "kernels/cuda/sm90/hopper.cuh"
-#include "kernels/cuda/sm90/work.h"
+#include "kernels/cuda/sm90/items.cuh"
+#include "kernels/cuda/sm90/sets.h"
+#include "kernels/cuda/sm90/tensor_maps.h"
+#include "kernels/kernel.h"
 
 namespace lace::sm90 {
-
-// How many elements of `set`, moved by `shift`, lie before `end`: they are the first ones.
-__device__ inline int32_t count_before(const WorkSet& set, const int32_t* offsets, int32_t shift,
-                                       int32_t end) {
-  const int32_t last = set.offsets >= 0 ? __ldg(offsets + set.offsets + set.outer - 1)
-                                        : (set.outer - 1) * set.stride;
-  const int32_t room = end - set.first - shift;  // for offset + i
-  if (last + set.inner <= room) return set.inner * set.outer;
-  int32_t count = 0;
-  for (int32_t o = 0; o < set.outer; ++o) {
-    const int32_t offset = set.offsets >= 0 ? __ldg(offsets + set.offsets + o) : o * set.stride;
-    if (offset >= room) break;
-    count += min(set.inner, room - offset);
-  }
-  return count;
-}
-
-// The position of element e of `set`.
-__device__ inline int32_t position_in(const WorkSet& set, const int32_t* offsets, int32_t e) {
-  if (set.outer == 1) return set.first + e;
-  const int32_t o = set.inner == 1 ? e : e / set.inner;
-  const int32_t offset = set.offsets >= 0 ? __ldg(offsets + set.offsets + o) : o * set.stride;
-  return set.first + offset + (e - o * set.inner);
-}
 
 // Where a tile goes: maps of the tensor, the barrier that counts its bytes, a tile in shared
 // memory, and the head.
 struct LoadTarget {
   const CUtensorMap* maps;
+  const MapSteps& steps;
   Barrier* full;
   uint32_t smem;
   int32_t head, batch;
 
-  __device__ void load(int32_t map, uint32_t address, int32_t column, int32_t row,
-                       int32_t period) const {
+  // end: the row behind the last one that the map shows (MapSteps).
+  __device__ void load(int32_t map, uint32_t address, int32_t column, int32_t row, int32_t period,
+                       int32_t end) const {
+    const int32_t last = batch * steps.batch + end * steps.row;
     asm volatile(
         "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
         " [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(address),
         "l"(maps + map), "r"(cute::cast_smem_ptr_to_uint(full)), "r"(column), "r"(row), "r"(period),
-        "r"(head), "r"(batch)
+        "r"(head), "r"(last)
         : "memory");
-  }
-};
-
-// Where the box of a tile begins, if it is one: a row within the period, and the period.
-struct BoxPlace {
-  int32_t row, period;
-  __device__ explicit BoxPlace(const WorkSet& set) : row(set.first), period(0) {
-    if (set.map >= kNaturalMaps) {
-      period = set.first / set.stride;
-      row = set.first - period * set.stride;
-    }
-  }
-};
-
-// The tiles of a run in turn.
-struct TileWalk {
-  BoxPlace place;
-  BoxPlace step;      // from tile to tile
-  int32_t edge;       // what follows the tile's last element
-  int32_t shift = 0;  // from the first tile
-  __device__ explicit TileWalk(const WorkRun& run)
-      : place(run.others),
-        step(run.others),
-        edge(run.others.first + (run.others.outer - 1) * run.others.stride + run.others.inner) {
-    const bool periods = run.others.map >= kNaturalMaps;
-    step.period = periods ? run.step / run.others.stride : 0;
-    step.row = periods ? 0 : run.step;
-  }
-  // Whether it is one box with all its elements, in a sequence of `length`.
-  __device__ bool is_whole(const WorkSet& set, int32_t length) const {
-    return edge <= length && place.period + set.outer <= set.rows_full;
-  }
-  // How many elements of the tile lie before `length`; whole: as is_whole() says.
-  __device__ int32_t count(const WorkSet& set, const int32_t* offsets, bool whole,
-                           int32_t length) const {
-    return whole ? set.inner * set.outer : count_before(set, offsets, shift, length);
-  }
-  __device__ void next(int32_t by) {
-    place.row += step.row, place.period += step.period, edge += by, shift += by;
   }
 };
 
@@ -100,58 +43,117 @@ __device__ void arrive_expecting(Barrier& full, uint32_t bytes, int lane) {
 // Issues one box into kSlices slices of 64 columns. Called by all lanes of a warp: each arrives at
 // the barrier if kAll, else one.
 template <int kSlices, int kRows, bool kAll>
-__device__ void load_box(const LoadTarget& target, const WorkSet& set, const BoxPlace& place,
-                         int lane) {
+__device__ void load_box(const LoadTarget& target, const WorkSet& set, const Side& side,
+                         const BoxPlace& place, int lane) {
   arrive_expecting<kAll>(*target.full, set.box_rows * 128 * kSlices, lane);
   if (lane == 0) {
 #pragma unroll
     for (int s = 0; s < kSlices; ++s) {
-      target.load(set.map, target.smem + s * kRows * 128, s * 64, place.row, place.period);
+      target.load(set.map, target.smem + s * kRows * 128, s * 64, place.row, place.period,
+                  side.end);
     }
   }
 }
 
-// Loads the first `count` elements of `set`, moved by `shift`, into kSlices slices of 64 columns;
-// what the tile holds past them is not defined, but finite where the tensor is. place: of the moved
-// set. Called by all lanes of a warp, as load_box().
-template <int kSlices, int kRows, bool kAll = false>
-__device__ void load_set(const LoadTarget& target, const WorkSet& set, const BoxPlace& place,
-                         const int32_t* offsets, int32_t shift, int32_t count, int lane) {
-  constexpr uint32_t kSliceBytes = kRows * 128;
-  const int32_t periods = set.outer == 1 ? 1 : (count + set.inner - 1) / set.inner;
-  if (place.period + periods <= set.rows_full) {
-    return load_box<kSlices, kRows, kAll>(target, set, place, lane);
-  }
+// Loads the first `count` elements of `set`, moved by `shift`, stretch by stretch, each in boxes of
+// the powers of two that it is made of. As load_box().
+template <int kSlices, int kRows, bool kAll>
+__device__ void load_stretches(const LoadTarget& target, const WorkSet& set, const int32_t* offsets,
+                               int32_t shift, int32_t count, int lane) {
   arrive_expecting<kAll>(*target.full, count * 128 * kSlices, lane);
   __syncwarp();
-  // Stretch by stretch, each in boxes of the powers of two that it is made of.
   for (int32_t o = lane; o * set.inner < count; o += 32) {
-    const int32_t offset = set.offsets >= 0 ? __ldg(offsets + set.offsets + o) : o * set.stride;
     int32_t element = o * set.inner;
-    int32_t position = set.first + shift + offset;
+    int32_t position = set.first + shift + offset_of(set, offsets, o);
     int32_t left = min(set.inner, count - element);
     while (left > 0) {
       const int32_t map = max(1, __clz(left) - 24);
       const int32_t rows = 128 >> map;  // at most `left`
 #pragma unroll
       for (int s = 0; s < kSlices; ++s) {
-        target.load(map, target.smem + s * kSliceBytes + element * 128, s * 64, position, 0);
+        target.load(map, target.smem + s * kRows * 128 + element * 128, s * 64, position, 0, 0);
       }
       element += rows, position += rows, left -= rows;
     }
   }
 }
 
-// The tile of `run` that `walk` is at, of which `count` elements count.
-template <int kSlices, int kRows, bool kAll = false>
-__device__ void load_tile(const LoadTarget& target, const WorkRun& run, const TileWalk& walk,
-                          bool whole, const int32_t* offsets, int32_t count, int lane) {
-  if (whole) {
-    load_box<kSlices, kRows, kAll>(target, run.others, walk.place, lane);
-  } else {
-    load_set<kSlices, kRows, kAll>(target, run.others, walk.place, offsets, walk.shift, count,
-                                   lane);
+// Loads the elements of `set`, moved by `shift`, that are in a sequence row by row, and zeros into
+// all other rows of the tile in shared memory. As load_box().
+template <int kSlices, int kRows, bool kAll>
+__device__ void load_rows(const LoadTarget& target, const WorkSet& set, const Side& side,
+                          const int32_t* offsets, int32_t shift, int lane) {
+  arrive_expecting<kAll>(*target.full, kRows * 128 * kSlices, lane);
+  __syncwarp();
+  for (int32_t e = lane; e < kRows; e += 32) {
+    const int32_t row = row_in_map(set, side, offsets, shift, e);
+#pragma unroll
+    for (int s = 0; s < kSlices; ++s) {
+      target.load(kRowMap, target.smem + s * kRows * 128 + e * 128, s * 64, row, 0,
+                  side.extent.row + side.extent.end);
+    }
   }
+}
+
+// Loads the elements `range` of `set`, moved by `shift`, into kSlices slices of 64 columns; what
+// the tile holds beside them is not defined, but finite where the tensor is, and zeros where it
+// would be of no sequence or of another. box: as is_box() says; place: of the moved set. Called by
+// all lanes of a warp, as load_box().
+template <int kSlices, int kRows, bool kAll = false>
+__device__ void load_set(const LoadTarget& target, const WorkSet& set, const Side& side,
+                         const BoxPlace& place, bool box, const int32_t* offsets, int32_t shift,
+                         int32_t range, int lane) {
+  if (box) {
+    load_box<kSlices, kRows, kAll>(target, set, side, place, lane);
+  } else if (side.cut) {
+    load_rows<kSlices, kRows, kAll>(target, set, side, offsets, shift, lane);
+  } else {
+    load_stretches<kSlices, kRows, kAll>(target, set, offsets, shift, range_end(range), lane);
+  }
+}
+
+// The others of a warp's items.
+struct OthersWalk {
+  const ItemQueue& queue;
+  SideMemory& memory;  // of the warp's own
+
+  __device__ Side side() const {
+    return {memory.extent, memory.end, queue.other_len, queue.has_sequences()};
+  }
+  // All lanes call these: before the first item, for each item, and for each run, whose tiles that
+  // there are `enter` returns.
+  __device__ void begin(int lane) const {
+    if (lane == 0) memory.extent = {0, queue.other_len, 0};
+    __syncwarp();
+  }
+  __device__ void enter(const ItemSlot& item, int lane) const {
+    if (!queue.has_sequences()) return;
+    __syncwarp();
+    if (lane == 0) memory.extent = item.others;
+    __syncwarp();
+  }
+  __device__ TileRange enter(const WorkRun& run, int lane) const {
+    if (!queue.has_sequences()) return {0, run.tiles};
+    __syncwarp();
+    if (lane == 0) memory.end = map_end(run.others, memory.extent);
+    __syncwarp();
+    return tiles_between(run, queue.work.offsets, memory.extent.begin, memory.extent.end);
+  }
+};
+
+// What an item keeps on chip.
+template <int kSlices, int kRows>
+__device__ void load_owners(const LoadTarget& target, const ItemQueue& queue, const ItemSlot& item,
+                            int lane) {
+  const WorkSet& set = item.tile.owners;
+  const bool cut = queue.has_sequences();
+  const int32_t end = cut ? map_end(set, item.owners) : 0;
+  const Side side{item.owners, end, queue.owner_len, cut};
+  const int32_t shift = -item.owners.row;  // the first of the set is a row
+  const BoxPlace place(set, shift, side);
+  const int32_t range = item.tile.owner_count;
+  load_set<kSlices, kRows>(target, set, side, place, is_box(set, side, place, shift, range, kRows),
+                           queue.work.offsets, shift, range, lane);
 }
 
 }  // namespace lace::sm90

@@ -18,6 +18,50 @@ struct UploadedOrder {
   const WorkItem* items = nullptr;
 };
 
+// What lists the items of sequences, in sections of one size.
+struct UploadedSections {
+  SequenceTables tables;
+};
+
+const SequenceTables& sequence_tables(const cuda::UploadedPlan& uploaded, const UploadedWork& of,
+                                      int32_t section, cudaStream_t stream) {
+  const Work& work = of.work;
+  std::vector<WorkSection> sections;
+  const auto make = [&](UploadedSections& made, cuda::DevicePacker& packer) {
+    SequenceTables& tables = made.tables;
+    sections = sections_of(work, section);
+    tables.tiles = of.tables.tiles;
+    tables.runs = of.tables.runs;
+    tables.offsets = of.tables.offsets;
+    packer.add(work.groups, &tables.groups);
+    packer.add(work.passes, &tables.passes);
+    packer.add(work.firsts, &tables.firsts);
+    packer.add(work.lasts, &tables.lasts);
+    packer.add(work.heads, &tables.heads);
+    packer.add(sections, &tables.sections);
+    tables.group_count = static_cast<int32_t>(work.groups.size());
+    tables.pass_count = static_cast<int32_t>(work.passes.size());
+    tables.head_count = static_cast<int32_t>(work.heads.size());
+    tables.section_count = static_cast<int32_t>(sections.size());
+  };
+  return uploaded.table<UploadedSections>({work.members, section}, stream, make).tables;
+}
+
+// Parts of one allocation, each at a multiple of 16 bytes.
+class Parts {
+ public:
+  template <typename T>
+  size_t add(int64_t count) {
+    const size_t at = bytes_;
+    bytes_ += (static_cast<size_t>(count) * sizeof(T) + 15) / 16 * 16;
+    return at;
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  size_t bytes_ = 0;
+};
+
 }  // namespace
 
 const UploadedWork& uploaded_work(const cuda::UploadedPlan& uploaded, const Plan& plan,
@@ -38,8 +82,8 @@ size_t counter_count(const Work& work, int64_t batch) {
   return static_cast<size_t>(1 + batch * static_cast<int64_t>(work.heads.size()));
 }
 
-ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& of, int64_t batch,
-                     int32_t section, int32_t* counters, cudaStream_t stream) {
+ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& of, const Plan& plan,
+                     int64_t batch, int32_t section, int32_t* counters, cudaStream_t stream) {
   const Work& work = of.work;
   LACE_CHECK(work.items * batch <= INT32_MAX,
              "[attention] cuda_sm90 works on fewer than 2^31 tiles of all heads, got ", work.items,
@@ -56,8 +100,56 @@ ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& of,
   queue.done = counters + 1;
   queue.heads = static_cast<int32_t>(work.heads.size());
   queue.items = static_cast<int32_t>(work.items * batch);
+  queue.owner_len = static_cast<int32_t>(plan.owner_len);
+  queue.other_len = static_cast<int32_t>(plan.other_len);
   queue.joins = work.several_passes;
   queue.takes_ahead = work.tiles_of_others <= kTakesAheadUpTo * work.items;
+  return queue;
+}
+
+ItemQueue sequence_queue(const Context& context, const cuda::UploadedPlan& uploaded,
+                         const UploadedWork& of, const Plan& plan, const AttentionShape& shape,
+                         const Sequence* sequences, bool by_keys, int32_t section,
+                         int32_t* counters, Workspace& memory) {
+  const auto stream = static_cast<cudaStream_t>(context.stream);
+  const Work& work = of.work;
+  SequenceLaunch launch;
+  launch.tables = sequence_tables(uploaded, of, section, stream);
+  launch.sequences = sequences;
+  launch.batch = static_cast<int32_t>(shape.batch);
+  launch.owners = {by_keys, static_cast<int32_t>(plan.owner_len)};
+  launch.others = {!by_keys, static_cast<int32_t>(plan.other_len)};
+  const int64_t units = shape.batch * launch.tables.section_count;
+  const int64_t rows = shape.batch_in_memory() * (by_keys ? shape.k_len : shape.q_len);
+  const int64_t items = most_items(work, shape.batch, rows);
+  LACE_CHECK(items <= INT32_MAX, "[attention] cuda_sm90 works on fewer than 2^31 tiles of all ",
+             "sequences, got ", items);
+  Parts parts;
+  const size_t item_at = parts.add<SequenceItem>(items);
+  const size_t before_at = parts.add<PhaseItems>(units + 1);
+  const size_t ranked_at = parts.add<int32_t>(shape.batch);
+  const size_t waits_at = parts.add<int32_t>(shape.batch * launch.tables.pass_count);
+  const size_t count_at = parts.add<int32_t>(1);
+  memory = context.allocate(parts.bytes());
+  launch.items = reinterpret_cast<SequenceItem*>(memory.get() + item_at);
+  launch.before = reinterpret_cast<PhaseItems*>(memory.get() + before_at);
+  launch.ranked = reinterpret_cast<int32_t*>(memory.get() + ranked_at);
+  launch.waits = reinterpret_cast<int32_t*>(memory.get() + waits_at);
+  launch.item_count = reinterpret_cast<int32_t*>(memory.get() + count_at);
+  list_items(launch, stream);
+
+  ItemQueue queue;
+  queue.work = of.tables;
+  queue.of_sequences = {
+      launch.items,  launch.item_count,        launch.waits, sequences, launch.owners,
+      launch.others, launch.tables.pass_count, shape.packed};
+  queue.next_item = counters;
+  queue.done = counters + 1;
+  queue.heads = launch.tables.head_count;
+  queue.items = static_cast<int32_t>(items);
+  queue.owner_len = launch.owners.length;
+  queue.other_len = launch.others.length;
+  queue.joins = work.several_passes;
   return queue;
 }
 

@@ -2,7 +2,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include "core/context.h"
 #include "kernels/cuda/device_plan.h"
+#include "kernels/cuda/sm90/sequence_items.h"
 #include "kernels/cuda/sm90/work.h"
 
 namespace lace::sm90 {
@@ -17,14 +19,29 @@ struct WorkTables {
   const uint32_t* row_bits = nullptr;
 };
 
-// The items of a launch: every tile of owners of every head and batch.
+// Where the sequences of a launch stand, and their items (sequence_items.h).
+struct SequenceQueue {
+  const SequenceItem* items = nullptr;
+  const int32_t* item_count = nullptr;
+  const int32_t* waits = nullptr;       // [batch, passes]
+  const Sequence* sequences = nullptr;  // [batch]
+  SequenceSide owners, others;
+  int32_t passes = 0;
+  bool packed = false;
+};
+
+// The items of a launch: every tile of owners of every head and batch, or those that meet its
+// sequences.
 struct ItemQueue {
   WorkTables work;
-  const WorkItem* order = nullptr;  // the items as they are worked on
+  const WorkItem* order = nullptr;  // the items as they are worked on; null with sequences
+  SequenceQueue of_sequences;
   int32_t* next_item = nullptr;
   int32_t* done = nullptr;  // [batch, heads]: items finished that others may wait for
   int32_t heads = 0;
-  int32_t items = 0;
+  int32_t items = 0;                     // with sequences at most
+  int32_t owner_len = 0, other_len = 0;  // of the plan
+  __host__ __device__ bool has_sequences() const { return of_sequences.items != nullptr; }
   // Blocks take items from next_item: as many ahead as they have room for, or the next one when all
   // loads of the one before are under way.
   bool takes_ahead = false;
@@ -48,8 +65,16 @@ size_t counter_count(const Work& work, int64_t batch);
 
 // The items of a launch of `of`, which is of `uploaded`, in sections of `section` heads
 // (order_items): their order is uploaded at the first call with this batch and section, and kept.
-ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& of, int64_t batch,
-                     int32_t section, int32_t* counters, cudaStream_t stream);
+ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& of, const Plan& plan,
+                     int64_t batch, int32_t section, int32_t* counters, cudaStream_t stream);
+
+// The items of the sequences of `shape`, whose owners take `owner_rows` rows of a batch element in
+// memory; sections are of at most `section` heads. Enqueues what lists them, in `memory`.
+// by_keys: owners are keys.
+ItemQueue sequence_queue(const Context& context, const cuda::UploadedPlan& uploaded,
+                         const UploadedWork& of, const Plan& plan, const AttentionShape& shape,
+                         const Sequence* sequences, bool by_keys, int32_t section,
+                         int32_t* counters, Workspace& memory);
 
 // How many heads of the batch shall be worked on together: as many as leave `bytes_of_head` each in
 // `bytes`, and enough that the longest item of the last ones does not stand alone at the end.

@@ -92,7 +92,25 @@ void add_tiles(const Plan& plan, const cuda::PassOrder& order, const cuda::PassO
     item.wait = ordered.wait;
     item.count = ordered.count;
     item.pass = ordered.pass;
+    if (i == group.begin || ordered.pass != work.tiles.back().pass) {
+      const int32_t at = narrow(static_cast<int64_t>(work.tiles.size()));
+      work.passes.push_back({at, at});
+    }
+    item.pass_index = narrow(static_cast<int64_t>(work.passes.size())) - 1;
     work.tiles.push_back(item);
+    work.passes.back().tile_end = narrow(static_cast<int64_t>(work.tiles.size()));
+    work.firsts.push_back(narrow(tile.owners.first));
+    work.lasts.push_back(
+        narrow(plan.position(tile.owners, tile.owners.outer - 1, tile.owners.inner - 1)));
+  }
+}
+
+// Sorts those of each pass.
+void sort_ends(Work& work) {
+  for (const WorkPass& pass : work.passes) {
+    for (std::vector<int32_t>* ends : {&work.firsts, &work.lasts}) {
+      std::sort(ends->begin() + pass.tile_begin, ends->begin() + pass.tile_end);
+    }
   }
 }
 
@@ -180,8 +198,9 @@ bool has_sole_others(const Plan& plan) {
 }  // namespace
 
 int64_t Work::size_bytes() const {
-  return bytes(groups) + bytes(heads) + bytes(tiles) + bytes(runs) + bytes(mask_ids) +
-         bytes(mask_rows) + bytes(offsets) + bytes(row_bits);
+  return bytes(groups) + bytes(passes) + bytes(firsts) + bytes(lasts) + bytes(heads) +
+         bytes(tiles) + bytes(runs) + bytes(mask_ids) + bytes(mask_rows) + bytes(offsets) +
+         bytes(row_bits);
 }
 
 Work make_work(const Plan& plan, int64_t heads_per_item) {
@@ -209,6 +228,7 @@ Work make_work(const Plan& plan, int64_t heads_per_item) {
     WorkGroup group;
     group.tile_begin = narrow(static_cast<int64_t>(work.tiles.size()));
     group.head_begin = narrow(static_cast<int64_t>(work.heads.size()));
+    group.pass_begin = narrow(static_cast<int64_t>(work.passes.size()));
     for (int64_t h = 0; h < plan.heads; h += work.members) {
       if (plan.head_group[static_cast<size_t>(h)] == g) {
         work.heads.push_back(narrow(h / work.members));
@@ -218,12 +238,14 @@ Work make_work(const Plan& plan, int64_t heads_per_item) {
     const cuda::PassOrder::Group& source = passes.groups[static_cast<size_t>(g)];
     add_tiles(plan, passes, source, work);
     group.tiles = narrow(static_cast<int64_t>(work.tiles.size())) - group.tile_begin;
+    group.pass_end = narrow(static_cast<int64_t>(work.passes.size()));
     const int64_t items = work.items + int64_t{group.heads} * group.tiles;
     LACE_CHECK(items <= INT32_MAX, "[attention] cuda_sm90 runs plans of fewer than 2^31 tiles of ",
                "all heads, got ", items);
     work.items = narrow(items);
     work.groups.push_back(group);
   }
+  sort_ends(work);
   work.sole_others = has_sole_others(plan);
   for (const int64_t offset : plan.offsets) work.offsets.push_back(narrow(offset));
   return work;

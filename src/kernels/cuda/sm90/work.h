@@ -18,6 +18,7 @@ inline constexpr int kOwnerRows = 192;  // owners of a tile, at most
 // Tensor maps of one tensor. Natural map 0 reads a tile's rows in a row, maps 1 … 7 read 64, 32, …
 // 1 of them; the others read boxes of a period.
 inline constexpr int kNaturalMaps = 8;
+inline constexpr int kRowMap = kNaturalMaps - 1;  // the one that reads one row
 inline constexpr int kPeriodMaps = 8;
 inline constexpr int kMaps = kNaturalMaps + kPeriodMaps;
 
@@ -56,7 +57,7 @@ struct alignas(16) WorkTile {
   int32_t wait = 0, count = 0;
   WorkRun first_run;  // a copy of runs[run_begin], tiles 0 if there is none
   int32_t pass = 0;
-  int32_t unused = 0;
+  int32_t pass_index = 0;  // in Work::passes
 };
 inline constexpr int kTileWords = sizeof(WorkTile) / 4;
 inline constexpr int kRunWords = sizeof(WorkRun) / 4;
@@ -66,14 +67,24 @@ static_assert(kTileWords == 32);
 // is live, kFullRows << group if all are. −1: no mask.
 inline constexpr int32_t kMaskIndex = (1 << 24) - 1, kDeadRows = 1 << 24, kFullRows = 1 << 27;
 
-// Tiles [tile_begin, tile_begin + tiles) are worked on for `heads` heads.
+// Tiles [tile_begin, tile_begin + tiles) are worked on for `heads` heads, pass by pass.
 struct WorkGroup {
   int32_t tile_begin = 0, tiles = 0;
   int32_t head_begin = 0, heads = 0;
+  int32_t pass_begin = 0, pass_end = 0;
+};
+
+// The tiles of a pass. Work::firsts and Work::lasts have at [tile_begin, tile_end) the first
+// positions of their owners, ascending, and the last ones, ascending too: how many tiles meet
+// positions [begin, end) is then found in two searches.
+struct WorkPass {
+  int32_t tile_begin = 0, tile_end = 0;
 };
 
 struct Work {
-  std::vector<WorkGroup> groups;    // of equal items, those of most work come first
+  std::vector<WorkGroup> groups;  // of equal items, those of most work come first
+  std::vector<WorkPass> passes;   // of the groups
+  std::vector<int32_t> firsts, lasts;
   std::vector<int32_t> heads;       // of the groups; each once
   std::vector<WorkTile> tiles;      // in the order of work: by pass, most work first
   std::vector<WorkRun> runs;        // as in the plan
