@@ -93,7 +93,8 @@ inline int64_t row_bytes(const DecodeShape& shape) {
   return (used + 15) / 16 * 16;
 }
 
-// The table of a CPU: the best one now (core/instruction_set.h). What a GPU does is in gpu_decode.h.
+// The table of a CPU: the best one now (core/instruction_set.h). What a GPU does is in
+// gpu_decode.h.
 const DecodeKernels& decode_kernels();
 
 }  // namespace lace

@@ -44,7 +44,7 @@ struct GpuDecodeStep {
   const int32_t* far_words = nullptr;
   const float* positions[kMaxDecodePositions] = {};  // rows that embeddings are added to; or null
   const float *cos = nullptr, *sin = nullptr;        // [qk_dim / 2] of the position; null: as is
-  float* logits = nullptr;      // [batch, vocab], of the GPU or pinned; null: not wanted
+  float* logits = nullptr;  // [batch, vocab], of the GPU or pinned; null: not wanted
   std::byte* workspace = nullptr;
 };
 
@@ -59,7 +59,7 @@ struct StoredRow {
 // Rows of a prefill: keys and values of one sequence in one layer.
 struct GpuDecodeStore {
   int64_t sequence = 0;
-  Tensor4 k, v;                      // compute [1, kv_heads, positions, …], begin anywhere
+  Tensor4 k, v;                       // compute [1, kv_heads, positions, …], begin anywhere
   const HeadCache* caches = nullptr;  // [kv_heads], in the GPU's memory
   const StoredRow* rows = nullptr;    // [count], in the GPU's memory
   int64_t count = 0;

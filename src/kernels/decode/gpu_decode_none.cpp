@@ -10,7 +10,9 @@ struct GpuDecodePlan {};
 
 namespace {
 
-[[noreturn]] void refuse() { throw Error("[decode] device must be a CPU in this build, got a GPU"); }
+[[noreturn]] void refuse() {
+  throw Error("[decode] device must be a CPU in this build, got a GPU");
+}
 
 }  // namespace
 

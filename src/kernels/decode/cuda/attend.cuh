@@ -16,7 +16,8 @@ class SlotWalk {
       before_ += run_[1] * run_[2];
       run_ += 4;
     }
-    const auto within = static_cast<unsigned>(key - before_), width = static_cast<unsigned>(run_[1]);
+    const auto within = static_cast<unsigned>(key - before_),
+               width = static_cast<unsigned>(run_[1]);
     const unsigned stretch = within / width;
     return run_[0] + static_cast<int>(stretch) * run_[3] +
            static_cast<int>(within - stretch * width);
@@ -30,15 +31,15 @@ class SlotWalk {
 // Some keys of one query: softmax(scale · q kᵀ) v over keys [begin, end) of `runs`, left as Σ and
 // what it is to be divided by. All pointers are of this sequence and head.
 struct AttendTask {
-  const float* q = nullptr;         // [qk_dim]
-  float scale = 1;                  // with log₂ e in it
+  const float* q = nullptr;  // [qk_dim]
+  float scale = 1;           // with log₂ e in it
   const int32_t* runs = nullptr;
   int begin = 0, end = 0;
   const std::byte* rows = nullptr;  // of the cache
   int64_t row_bytes = 0;
   int qk_dim = 0, v_dim = 0;
-  float* sums = nullptr;            // [v_dim]
-  float2* stats = nullptr;          // {highest logit, Σ 2^(logit − highest)}
+  float* sums = nullptr;    // [v_dim]
+  float2* stats = nullptr;  // {highest logit, Σ 2^(logit − highest)}
 };
 
 constexpr int kKeysAhead = 2;  // that each group of lanes has in the air
@@ -73,7 +74,8 @@ __device__ void fetch_first_rows(const AttendTask& task) {
 template <typename T, int kLanes>
 __device__ void attend(const AttendTask& task, float* scratch) {
   using Share = KeyShare<kLanes>;
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int warp = static_cast<int>(threadIdx.x) / 32,
+            lane = static_cast<int>(threadIdx.x) % kLanes;
   const int group = static_cast<int>(threadIdx.x) % 32 / kLanes;
   const int64_t value_at = static_cast<int64_t>(task.qk_dim) * 4;
   // This lane's vector i is of numbers 4 (i kLanes + lane) … of a key, 8 (i kLanes + lane) … of a

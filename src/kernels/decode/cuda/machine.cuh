@@ -14,7 +14,8 @@ __device__ inline std::byte* shared_memory() {
   return reinterpret_cast<std::byte*>(memory);
 }
 
-// sums += a bᵀ: a 16 × 16, rows side by side in a lane's words as mma's m16n8k16 has them; b 8 × 16.
+// sums += a bᵀ: a 16 × 16, rows side by side in a lane's words as mma's m16n8k16 has them; b 8
+// × 16.
 template <typename T>
 __device__ void multiply_add(float (&sums)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
                              uint32_t b0, uint32_t b1) {

@@ -13,7 +13,7 @@ struct StreamRow {
   int64_t part_stride = 0;
   int part_count = 0;
   const float* positions[kMaxDecodePositions] = {};  // added to an embedding; null: none
-  float* copy = nullptr;         // where the row goes; null: nowhere
+  float* copy = nullptr;                             // where the row goes; null: nowhere
 };
 
 struct NormWeights {

@@ -63,8 +63,7 @@ __device__ void load_fragments(const Product<T>& product, const Tile& tile, int 
   const T* high_row = product.weight + static_cast<int64_t>(high) * product.in;
 #pragma unroll
   for (int i = 0; i < kAhead; i++) {
-    const int column =
-        product.first_column(split) + (warp + (first + i) * kWarps) * kChunk + 8 * t;
+    const int column = product.first_column(split) + (warp + (first + i) * kWarps) * kChunk + 8 * t;
     if (column < end) {
       fragments[i] = {load_weights(low_row + column, end - column, aligned),
                       load_weights(high_row + column, end - column, aligned)};
@@ -98,8 +97,7 @@ __device__ void multiply(const Product<T>& product, const Tile& tile, int split,
       const uint4 low = fragments[i].low, high = fragments[i].high;
 #pragma unroll
       for (int n = 0; n < kEights; n++) {
-        const uint4 x =
-            *reinterpret_cast<const uint4*>(own + n * 8 * stride + chunk * kChunk);
+        const uint4 x = *reinterpret_cast<const uint4*>(own + n * 8 * stride + chunk * kChunk);
         multiply_add<T>(sums[n], low.x, high.x, low.y, high.y, x.x, x.y);
         multiply_add<T>(sums[n], low.z, high.z, low.w, high.w, x.z, x.w);
       }

@@ -27,9 +27,9 @@ class Step {
         s_(params.shape),
         words_(params.far_words != nullptr ? params.far_words : params.words),
         operands_(reinterpret_cast<T*>(shared_memory())),
-        scratch_(reinterpret_cast<float*>(shared_memory() + kSequences *
-                                                                 params.layout.operand_stride *
-                                                                 static_cast<int>(sizeof(T)))) {}
+        scratch_(
+            reinterpret_cast<float*>(shared_memory() + kSequences * params.layout.operand_stride *
+                                                           static_cast<int>(sizeof(T)))) {}
 
   __device__ void run() {
     GridBarrier barrier(part<uint32_t>(p_.layout.barrier));
@@ -175,8 +175,8 @@ class Step {
     StreamRow row;
     if (index == 0) {
       const int token = words_[b];
-      row.base = token < 0 ? p_.tables.start
-                           : p_.tables.tokens + static_cast<int64_t>(token) * s_.d_model;
+      row.base =
+          token < 0 ? p_.tables.start : p_.tables.tokens + static_cast<int64_t>(token) * s_.d_model;
 #pragma unroll
       for (int i = 0; i < kMaxDecodePositions; i++) {
         row.positions[i] = token < 0 ? nullptr : p_.positions[i];
@@ -210,9 +210,7 @@ class Step {
           *reinterpret_cast<uint2*>(to + column) =
               make_uint2(pack<T>(y.v[0], y.v[1]), pack<T>(y.v[2], y.v[3]));
         },
-        [&](int column, const Numbers<1>& y) {
-          to[column] = elementwise::from_float<T>(y.v[0]);
-        });
+        [&](int column, const Numbers<1>& y) { to[column] = elementwise::from_float<T>(y.v[0]); });
   }
 
   __device__ NormWeights block_norm(const void* weight, const void* bias) const {
@@ -223,8 +221,7 @@ class Step {
   template <typename Function>
   __device__ void for_own_rows(const Function& function) const {
     if (warp() >= p_.layout.norm_warps) return;
-    for (int b = block() + blocks() * warp(); b < p_.batch;
-         b += blocks() * p_.layout.norm_warps) {
+    for (int b = block() + blocks() * warp(); b < p_.batch; b += blocks() * p_.layout.norm_warps) {
       function(b, reinterpret_cast<float*>(shared_memory()) + warp() * s_.d_model);
     }
   }
@@ -244,8 +241,8 @@ class Step {
   // Normed rows into operands_.
   __device__ void load_normed(int index, const void* weight, const void* bias, int first, int count,
                               int begin, int end) const {
-    if (!p_.layout.own_norms) return load_rows(part<T>(p_.layout.normed), s_.d_model, first, count,
-                                               begin, end);
+    if (!p_.layout.own_norms)
+      return load_rows(part<T>(p_.layout.normed), s_.d_model, first, count, begin, end);
     for (int n = warp(); n < count; n += kWarps) {
       T* to = operands_ + n * p_.layout.operand_stride;
       norm_into(to, stream_row(index, first + n, block() == 0), block_norm(weight, bias),
@@ -342,8 +339,8 @@ class Step {
   }
 
   // Two numbers of a new row, `apart` columns apart, into the slots that it goes to.
-  __device__ void write_row(int layer, int head, int b, bool value, int column, int apart, float low,
-                            float high, bool both) const {
+  __device__ void write_row(int layer, int head, int b, bool value, int column, int apart,
+                            float low, float high, bool both) const {
     const HeadCache& cache = p_.tables.caches[layer * s_.kv_heads + head];
     const int32_t* entry = words_ + p_.writes + 2 * (layer % p_.patterns * s_.kv_heads + head);
     for (int i = 0; i < entry[1]; i++) {
@@ -370,8 +367,7 @@ class Step {
     const int kv_head = head / (s_.heads / s_.kv_heads);
     const HeadCache& cache = p_.tables.caches[layer * s_.kv_heads + kv_head];
     AttendTask result;
-    result.q = part<float>(p_.layout.q) +
-               (static_cast<int64_t>(b) * s_.heads + head) * s_.qk_dim;
+    result.q = part<float>(p_.layout.q) + (static_cast<int64_t>(b) * s_.heads + head) * s_.qk_dim;
     result.scale = 1.44269504f / sqrtf(static_cast<float>(s_.qk_dim));
     result.runs = words_ + entry[0];
     result.begin = least(keys, split * each);
@@ -464,9 +460,7 @@ class Step {
     const void* bias = p_.tables.blocks[layer].proj_bias;
     multiply_items(
         proj(layer), plain_rows(s_.d_model), ahead,
-        [&](int first, int count, int begin, int end) {
-          load_attended(first, count, begin, end);
-        },
+        [&](int first, int count, int begin, int end) { load_attended(first, count, begin, end); },
         [&](int tile, int split, int first, int count) {
           leave_sums(p_.layout.proj_sums, bias, tile, split, first, count);
         });
@@ -517,8 +511,7 @@ class Step {
 
   // In float32, a warp a symbol of the vocabulary.
   __device__ void logits() const {
-    for (int symbol = block() + blocks() * warp(); symbol < s_.vocab;
-         symbol += blocks() * kWarps) {
+    for (int symbol = block() + blocks() * warp(); symbol < s_.vocab; symbol += blocks() * kWarps) {
       for (int first = 0; first < p_.batch; first += 8) {
         if (s_.d_model % 4 == 0) {
           symbol_logits<4>(symbol, first);
@@ -540,8 +533,7 @@ class Step {
 #pragma unroll
       for (int n = 0; n < 8; n++) {
         if (first + n >= p_.batch) break;
-        const auto y =
-            Numbers<kWidth>::load(x + static_cast<int64_t>(n) * s_.d_model + column);
+        const auto y = Numbers<kWidth>::load(x + static_cast<int64_t>(n) * s_.d_model + column);
 #pragma unroll
         for (int i = 0; i < kWidth; i++) sums[n] += w.v[i] * y.v[i];
       }
@@ -558,7 +550,7 @@ class Step {
   const StepParams& p_;
   const StepShape& s_;
   const int32_t* words_;
-  T* operands_;    // [kSequences, operand_stride]
+  T* operands_;  // [kSequences, operand_stride]
   float* scratch_;
 };
 

@@ -17,7 +17,7 @@ int32_t word(int64_t value) {
 }  // namespace
 
 StepWords::StepWords(std::span<const int64_t> tokens, int64_t batch,
-                     std::span<const LayerSlots> slots)
+                     std::span<const LayerSlots* const> slots)
     : patterns(static_cast<int>(slots.size())) {
   for (int64_t b = 0; b < batch; ++b) {
     words.push_back(tokens.empty() ? -1 : word(tokens[static_cast<size_t>(b)]));
@@ -25,9 +25,9 @@ StepWords::StepWords(std::span<const int64_t> tokens, int64_t batch,
   reads = batch;
   writes = reads;
   int64_t end = reads;
-  for (const LayerSlots& layer : slots) {
-    writes += 2 * static_cast<int64_t>(layer.reads.size());
-    end += 2 * static_cast<int64_t>(layer.reads.size() + layer.writes.size());
+  for (const LayerSlots* layer : slots) {
+    writes += 2 * static_cast<int64_t>(layer->reads.size());
+    end += 2 * static_cast<int64_t>(layer->reads.size() + layer->writes.size());
   }
   words.resize(static_cast<size_t>(end));
 
@@ -41,8 +41,8 @@ StepWords::StepWords(std::span<const int64_t> tokens, int64_t batch,
     int64_t begin;
   };
   std::vector<Known> known;
-  for (const LayerSlots& layer : slots) {
-    for (const pattern::KeyRuns& runs : layer.reads) {
+  for (const LayerSlots* layer : slots) {
+    for (const pattern::KeyRuns& runs : layer->reads) {
       int64_t begin = -1;
       for (const Known& other : known) {
         if (*other.runs == runs) begin = other.begin;
@@ -58,7 +58,7 @@ StepWords::StepWords(std::span<const int64_t> tokens, int64_t batch,
       }
       set(read, begin, pattern::key_count(runs));
     }
-    for (const std::vector<int64_t>& row : layer.writes) {
+    for (const std::vector<int64_t>& row : layer->writes) {
       set(write, static_cast<int64_t>(words.size()), static_cast<int64_t>(row.size()));
       for (const int64_t slot : row) words.push_back(word(slot));
     }

@@ -18,7 +18,8 @@ constexpr int kLaunchWords = 896;  // so many travel with a launch
 
 struct StepWords {
   // `tokens` [batch] (empty: all start), `slots` [patterns].
-  StepWords(std::span<const int64_t> tokens, int64_t batch, std::span<const LayerSlots> slots);
+  StepWords(std::span<const int64_t> tokens, int64_t batch,
+            std::span<const LayerSlots* const> slots);
 
   bool fit_a_launch() const { return words.size() <= kLaunchWords; }
 

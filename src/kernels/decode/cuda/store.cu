@@ -20,8 +20,8 @@ __global__ void __launch_bounds__(kThreads)
            row.position * tensor.row_stride;
   };
   const T *key = source(store.k), *value = source(store.v);
-  std::byte* to = static_cast<std::byte*>(cache.rows) +
-                  (store.sequence * cache.slots + row.slot) * row_bytes;
+  std::byte* to =
+      static_cast<std::byte*>(cache.rows) + (store.sequence * cache.slots + row.slot) * row_bytes;
   auto* to_key = reinterpret_cast<float*>(to);
   T* to_value = reinterpret_cast<T*>(to + static_cast<int64_t>(qk_dim) * 4);
   const int lane = static_cast<int>(threadIdx.x) % 32;

@@ -80,8 +80,8 @@ StepLayout step_layout(const DecodeShape& shape, int64_t batch, const Gpu& gpu) 
     if (bytes <= gpu.shared_bytes && (sequences == 8 || sequences / 2 < batch)) break;
   }
   const int64_t room = gpu.shared_bytes - sums_bytes(layout.sequences);
-  const auto most_columns = static_cast<int>(
-      (room / 2 / layout.sequences - 32) / 64 * 64);  // whose stride_of() fits
+  const auto most_columns =
+      static_cast<int>((room / 2 / layout.sequences - 32) / 64 * 64);  // whose stride_of() fits
   LACE_CHECK(chunks_in <= most_columns, "[decode] d_model may be up to ", most_columns,
              " on this GPU, got ", s.d_model);
 
@@ -90,16 +90,15 @@ StepLayout step_layout(const DecodeShape& shape, int64_t batch, const Gpu& gpu) 
   layout.proj = split(s.d_model, columns_in, gpu.multiprocessors, most_columns);
   layout.ff2 = split(s.d_model, s.ff_width, gpu.multiprocessors, most_columns);
   const int64_t head_tasks = batch * s.heads;
-  layout.key_splits = static_cast<int>(
-      std::clamp<int64_t>(gpu.multiprocessors / head_tasks, 1, kMostKeySplits));
+  layout.key_splits =
+      static_cast<int>(std::clamp<int64_t>(gpu.multiprocessors / head_tasks, 1, kMostKeySplits));
   const int64_t most_items = std::max<int64_t>(
       {layout.qkv.tiles, layout.ff1.tiles, int64_t{layout.proj.tiles} * layout.proj.splits,
        int64_t{layout.ff2.tiles} * layout.ff2.splits, head_tasks * layout.key_splits,
        cover(s.vocab, kWarps)});
   layout.blocks = static_cast<int>(std::min<int64_t>(gpu.multiprocessors, most_items));
 
-  const int widest =
-      std::max({chunks_in, layout.proj.split_columns, layout.ff2.split_columns});
+  const int widest = std::max({chunks_in, layout.proj.split_columns, layout.ff2.split_columns});
   layout.operand_stride = stride_of(widest);
   const int64_t operand_bytes = int64_t{layout.sequences} * layout.operand_stride * 2;
   const int64_t row_bytes = int64_t{s.d_model} * 4;
@@ -110,14 +109,12 @@ StepLayout step_layout(const DecodeShape& shape, int64_t batch, const Gpu& gpu) 
   // the operands that it makes.
   const int64_t sums = std::max(layout.proj.splits, layout.ff2.splits);
   const int64_t own_scratch = std::max(layout.scratch_bytes, warps * row_bytes);
-  layout.own_norms = batch <= layout.sequences &&
-                     batch * (1 + sums) * row_bytes <= kOwnNormBytes &&
+  layout.own_norms = batch <= layout.sequences && batch * (1 + sums) * row_bytes <= kOwnNormBytes &&
                      operand_bytes + own_scratch <= gpu.shared_bytes;
   if (layout.own_norms) layout.scratch_bytes = own_scratch;
   layout.shared_bytes = operand_bytes + layout.scratch_bytes;
   // Norms before a barrier, and the last one, have all of shared memory.
-  layout.norm_warps =
-      static_cast<int>(std::clamp<int64_t>(gpu.shared_bytes / row_bytes, 1, warps));
+  layout.norm_warps = static_cast<int>(std::clamp<int64_t>(gpu.shared_bytes / row_bytes, 1, warps));
   layout.shared_bytes = std::max(layout.shared_bytes, layout.norm_warps * row_bytes);
   LACE_CHECK(layout.shared_bytes <= gpu.shared_bytes, "[decode] a step of this model needs ",
              layout.shared_bytes, " bytes of shared memory, of which the GPU has ",

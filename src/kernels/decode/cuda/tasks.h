@@ -107,15 +107,15 @@ struct StepLayout {
   int operand_stride = 0;  // of a sequence's operands in shared memory, in elements
   int64_t scratch_bytes = 0, shared_bytes = 0;
   // Offsets into the workspace; all parts but the first are fp32 unless a type is named.
-  int64_t barrier = 0;           // two words, zero between steps
-  int64_t x[2] = {0, 0};         // [batch, d_model], in turn
-  int64_t normed = 0;            // [batch, d_model], at the end fp32, else compute
-  int64_t q = 0;                 // [batch, heads, qk_dim]
-  int64_t head_sums = 0;         // [batch, heads, key_splits, v_dim]
-  int64_t head_stats = 0;        // [batch, heads, key_splits, 2]: highest logit (log₂), Σ weights
-  int64_t ff = 0;                // compute [batch, ff_width]
-  int64_t proj_sums = 0;         // [proj.splits, batch, d_model]
-  int64_t ff_sums = 0;           // [ff2.splits, batch, d_model]
+  int64_t barrier = 0;     // two words, zero between steps
+  int64_t x[2] = {0, 0};   // [batch, d_model], in turn
+  int64_t normed = 0;      // [batch, d_model], at the end fp32, else compute
+  int64_t q = 0;           // [batch, heads, qk_dim]
+  int64_t head_sums = 0;   // [batch, heads, key_splits, v_dim]
+  int64_t head_stats = 0;  // [batch, heads, key_splits, 2]: highest logit (log₂), Σ weights
+  int64_t ff = 0;          // compute [batch, ff_width]
+  int64_t proj_sums = 0;   // [proj.splits, batch, d_model]
+  int64_t ff_sums = 0;     // [ff2.splits, batch, d_model]
   int64_t workspace_bytes = 0;
 };
 
