@@ -74,6 +74,7 @@ void gpu_decode_step(const Context& context, const GpuDecodePlan& plan, const Gp
   params.patterns = changing.patterns;
   params.reads = static_cast<int>(changing.reads);
   params.writes = static_cast<int>(changing.writes);
+  params.word_count = static_cast<int>(changing.words.size());
   params.far_words = step.far_words;
   if (step.far_words == nullptr) {
     LACE_CHECK(changing.fit_a_launch(), "[decode] a launch carries at most ",

@@ -13,8 +13,8 @@ class GridBarrier {
  public:
   __device__ explicit GridBarrier(uint32_t* words) : words_(words) {}
 
-  // Between the two a block may do what needs nothing of the others'. Both are called by all of a
-  // block's threads.
+  // Between the two a block may do what needs nothing of the others'; what it copies into shared
+  // memory meanwhile is there after the wait. Both are called by all of a block's threads.
   __device__ void arrive() {
     __syncthreads();
     goal_ += gridDim.x;
@@ -25,6 +25,7 @@ class GridBarrier {
       while (load_acquired(words_) < goal_) {
       }
     }
+    wait_for_copies();
     __syncthreads();
   }
 

@@ -38,6 +38,19 @@ __device__ inline void fetch_into_l2(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 
+// Copies kBytes (4 or 16, of which both are multiples) into shared memory while the thread goes on.
+template <int kBytes>
+__device__ void copy_async(void* to, const void* from) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(address), "l"(from) : "memory");
+  }
+}
+// Until the thread's own copies are there.
+__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // What blocks of a launch tell one another through: all that a thread wrote, or saw written at a
 // barrier of its block, before add_released() is seen by who reads the sum with load_acquired().
 __device__ inline void add_released(uint32_t* word, uint32_t value) {

@@ -16,6 +16,7 @@ struct StreamRow {
   float* copy = nullptr;                             // where the row goes; null: nowhere
 };
 
+// In global or shared memory.
 struct NormWeights {
   const float *weight = nullptr, *bias = nullptr;
   float eps = 0;
@@ -34,6 +35,17 @@ struct Numbers {
       n.v[0] = four.x, n.v[1] = four.y, n.v[2] = four.z, n.v[3] = four.w;
     } else {
       n.v[0] = __ldcg(from);
+    }
+    return n;
+  }
+  // From what no launch writes meanwhile.
+  __device__ static Numbers load_constant(const float* from) {
+    Numbers n;
+    if constexpr (kWidth == 4) {
+      const float4 four = *reinterpret_cast<const float4*>(from);
+      n.v[0] = four.x, n.v[1] = four.y, n.v[2] = four.z, n.v[3] = four.w;
+    } else {
+      n.v[0] = *from;
     }
     return n;
   }
@@ -109,7 +121,8 @@ __device__ void norm_row(const StreamRow& row, const NormWeights& norm, int d_mo
   const float rstd = 1.0f / sqrtf(variance + norm.eps);
 #pragma unroll 4
   for (int column = lane * kWidth; column < d_model; column += kStep) {
-    N y, weight = N::load(norm.weight + column), bias = N::load(norm.bias + column);
+    N y, weight = N::load_constant(norm.weight + column),
+         bias = N::load_constant(norm.bias + column);
 #pragma unroll
     for (int i = 0; i < kWidth; i++) {
       y.v[i] = (buffer[column + i] - mean) * rstd * weight.v[i] + bias.v[i];

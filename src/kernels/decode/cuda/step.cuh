@@ -25,43 +25,48 @@ class Step {
   __device__ explicit Step(const StepParams& params)
       : p_(params),
         s_(params.shape),
-        words_(params.far_words != nullptr ? params.far_words : params.words),
-        operands_(reinterpret_cast<T*>(shared_memory())),
-        scratch_(
-            reinterpret_cast<float*>(shared_memory() + kSequences * params.layout.operand_stride *
-                                                           static_cast<int>(sizeof(T)))) {}
+        norm_(reinterpret_cast<float*>(shared_memory() + params.layout.words_bytes)),
+        operands_(reinterpret_cast<T*>(shared_memory() + params.layout.words_bytes +
+                                       params.layout.norm_bytes)),
+        scratch_(reinterpret_cast<float*>(operands_ + kSequences * params.layout.operand_stride)) {
+    words_ = params.far_words;
+    if (words_ == nullptr) {
+      auto* words = reinterpret_cast<int32_t*>(shared_memory());
+      for (int i = thread(); i < params.word_count; i += kThreads) words[i] = params.words[i];
+      words_ = words;
+    }
+    __syncthreads();
+  }
 
   __device__ void run() {
     GridBarrier barrier(part<uint32_t>(p_.layout.barrier));
-    Fragment ahead[kAhead];
-    fetch(qkv(0), projection_rows(), ahead);
+    Ahead ahead;
+    fetch_small(0);
+    fetch<kQkv>(0, ahead);
     fetch_first_rows_of(0);
+    wait_for_copies();
+    __syncthreads();
     for (int layer = 0; layer < s_.layers; layer++) {
-      const DecodeBlock& w = p_.tables.blocks[layer];
-      norm_apart(barrier, 2 * layer, w.norm1_weight, w.norm1_bias);
-      project(layer, ahead);
+      fetch_small(layer + 1);
+      norm_apart(barrier, 2 * layer);
+      multiply_items<kQkv>(layer, ahead);
       barrier.arrive();
+      const AttendTask first = first_task(layer);
       barrier.wait();
-      attention(layer);
-      barrier.arrive();
-      fetch(proj(layer), plain_rows(s_.d_model), ahead);
-      barrier.wait();
-      add_attention(layer, ahead);
-      barrier.arrive();
-      fetch(ff1(layer), plain_rows(s_.ff_width), ahead);
-      barrier.wait();
-      norm_apart(barrier, 2 * layer + 1, w.norm2_weight, w.norm2_bias);
-      feed_forward(layer, ahead);
-      barrier.arrive();
-      fetch(ff2(layer), plain_rows(s_.d_model), ahead);
-      barrier.wait();
-      add_feed_forward(layer, ahead);
-      barrier.arrive();
+      attention(layer, first);
+      next<kProj>(barrier, layer, ahead);
+      multiply_items<kProj>(layer, ahead);
+      next<kFf1>(barrier, layer, ahead);
+      norm_apart(barrier, 2 * layer + 1);
+      multiply_items<kFf1>(layer, ahead);
+      next<kFf2>(barrier, layer, ahead);
+      multiply_items<kFf2>(layer, ahead);
       if (layer + 1 < s_.layers) {
-        fetch(qkv(layer + 1), projection_rows(), ahead);
-        fetch_first_rows_of(layer + 1);
+        next<kQkv>(barrier, layer + 1, ahead);
+      } else {
+        barrier.arrive();
+        barrier.wait();
       }
-      barrier.wait();
     }
     if (p_.logits != nullptr) {
       norm_last();
@@ -85,69 +90,163 @@ class Step {
 
   // ---- products ---------------------------------------------------------------------------------
 
-  __device__ Product<T> qkv(int layer) const {
-    return {static_cast<const T*>(p_.tables.blocks[layer].qkv_weight), s_.d_model, p_.layout.qkv};
-  }
-  __device__ Product<T> proj(int layer) const {
-    return {static_cast<const T*>(p_.tables.blocks[layer].proj_weight), s_.heads * s_.v_dim,
-            p_.layout.proj};
-  }
-  __device__ Product<T> ff1(int layer) const {
-    return {static_cast<const T*>(p_.tables.blocks[layer].ff1_weight), s_.d_model, p_.layout.ff1};
-  }
-  __device__ Product<T> ff2(int layer) const {
-    return {static_cast<const T*>(p_.tables.blocks[layer].ff2_weight), s_.ff_width, p_.layout.ff2};
+  // Those of a block, in their order.
+  enum Kind { kQkv, kProj, kFf1, kFf2 };
+  static constexpr bool begins_branch(Kind kind) { return kind == kQkv || kind == kFf1; }
+
+  template <Kind kKind>
+  __device__ Product<T> product(int layer) const {
+    const DecodeBlock& w = p_.tables.blocks[layer];
+    if constexpr (kKind == kQkv) {
+      return {static_cast<const T*>(w.qkv_weight), s_.d_model, p_.layout.qkv};
+    } else if constexpr (kKind == kProj) {
+      return {static_cast<const T*>(w.proj_weight), s_.heads * s_.v_dim, p_.layout.proj};
+    } else if constexpr (kKind == kFf1) {
+      return {static_cast<const T*>(w.ff1_weight), s_.d_model, p_.layout.ff1};
+    } else {
+      return {static_cast<const T*>(w.ff2_weight), s_.ff_width, p_.layout.ff2};
+    }
   }
 
-  // The rows of a product's tile number `tile`.
-  struct PlainRows {
-    int rows;
-    __device__ Tile operator()(int tile) const { return plain_tile(rows, tile); }
-  };
-  struct ProjectionRows {
-    const StepShape& shape;
-    __device__ Tile operator()(int tile) const { return projection_tile(shape, tile).rows; }
-  };
-  __device__ PlainRows plain_rows(int rows) const { return {rows}; }
-  __device__ ProjectionRows projection_rows() const { return {s_}; }
+  template <Kind kKind>
+  __device__ Tile tile_rows(int tile) const {
+    if constexpr (kKind == kQkv) {
+      return projection_tile(s_, tile).rows;
+    } else {
+      return plain_tile(kKind == kFf1 ? s_.ff_width : s_.d_model, tile);
+    }
+  }
 
-  // The first fragments of this block's first item.
-  template <typename Rows>
-  __device__ void fetch(const Product<T>& product, const Rows& rows,
-                        Fragment (&ahead)[kAhead]) const {
-    if (block() >= product.items()) return;
-    load_fragments(product, rows(block() % product.tasks.tiles), block() / product.tasks.tiles, 0,
-                   ahead);
+  // What a thread needs beside weights to finish its rows of an item: those of a plain tile that
+  // are thread mod 16, of the projection's the pair thread mod 8.
+  struct Extras {
+    float bias = 0, high_bias = 0;
+    float cos = 1, sin = 0;
+    HeadCache cache;
+  };
+
+  // What a block holds of its next item before it may begin.
+  struct Ahead {
+    Fragment fragments[kAhead];
+    Extras extras;
+  };
+
+  template <Kind kKind>
+  __device__ Extras find_extras(int layer, int tile, int split) const {
+    const DecodeBlock& w = p_.tables.blocks[layer];
+    Extras extras;
+    if constexpr (kKind == kQkv) {
+      const ProjectionTile rows = projection_tile(s_, tile);
+      const T* bias = static_cast<const T*>(w.qkv_bias);
+      const int pair = thread() % 8, column = rows.first + pair;
+      if (pair < rows.rows.low_count) {
+        extras.bias = elementwise::to_float(bias[rows.rows.low + pair]);
+        if (rows.kind != ProjectionTile::kValue && p_.cos != nullptr) {
+          extras.cos = p_.cos[column];
+          extras.sin = p_.sin[column];
+        }
+      }
+      if (pair < rows.rows.high_count) {
+        extras.high_bias = elementwise::to_float(bias[rows.rows.high + pair]);
+      }
+      if (rows.kind != ProjectionTile::kQuery) {
+        extras.cache = p_.tables.caches[layer * s_.kv_heads + rows.head];
+      }
+    } else {
+      const void* bias = kKind == kProj ? w.proj_bias : kKind == kFf1 ? w.ff1_bias : w.ff2_bias;
+      const Tile rows = tile_rows<kKind>(tile);
+      const int row = thread() % kTileRows;
+      if (split == 0 && has_row(rows, row)) {
+        extras.bias = elementwise::to_float(static_cast<const T*>(bias)[rows.low + row]);
+      }
+    }
+    return extras;
+  }
+
+  // Asks for what this block's first item of a phase needs of the model.
+  template <Kind kKind>
+  __device__ void fetch(int layer, Ahead& ahead) {
+    const Product<T> own = product<kKind>(layer);
+    if (block() >= own.items()) return;
+    const int tile = block() % own.tasks.tiles, split = block() / own.tasks.tiles;
+    load_fragments(own, tile_rows<kKind>(tile), split, 0, ahead.fragments);
+    ahead.extras = find_extras<kKind>(layer, tile, split);
+    if (begins_branch(kKind) && p_.layout.own_norms) {
+      const DecodeBlock& w = p_.tables.blocks[layer];
+      copy_norm(norm_, kKind == kQkv ? w.norm1_weight : w.norm2_weight);
+      copy_norm(norm_ + s_.d_model, kKind == kQkv ? w.norm1_bias : w.norm2_bias);
+    }
+  }
+
+  __device__ void copy_norm(float* to, const void* from) const {
+    const float* numbers = static_cast<const float*>(from);
+    if (s_.d_model % 4 == 0) {
+      for (int i = thread() * 4; i < s_.d_model; i += kThreads * 4) {
+        copy_async<16>(to + i, numbers + i);
+      }
+    } else {
+      for (int i = thread(); i < s_.d_model; i += kThreads) copy_async<4>(to + i, numbers + i);
+    }
+  }
+
+  // From a phase to one that multiplies.
+  template <Kind kKind>
+  __device__ void next(GridBarrier& barrier, int layer, Ahead& ahead) {
+    barrier.arrive();
+    fetch<kKind>(layer, ahead);
+    if (kKind == kQkv) fetch_first_rows_of(layer);
+    barrier.wait();
   }
 
   // This block's items. ahead: as fetch() left it.
-  //   load(first, count, begin, end)     columns [begin, end) of `count` sequences into operands_
-  //   finish(tile, split, first, count)  the sums that are in scratch_ now
-  template <typename Rows, typename Load, typename Finish>
-  __device__ void multiply_items(const Product<T>& product, const Rows& rows,
-                                 Fragment (&ahead)[kAhead], const Load& load,
-                                 const Finish& finish) {
+  template <Kind kKind>
+  __device__ void multiply_items(int layer, Ahead& ahead) {
+    const Product<T> own = product<kKind>(layer);
     bool fetched = true;
     for (int first = 0; first < p_.batch; first += kSequences) {
       const int count = least(kSequences, p_.batch - first);
       int loaded = -1;
-      for (int item = block(); item < product.items(); item += blocks()) {
-        const int split = item / product.tasks.tiles, tile = item % product.tasks.tiles;
-        const Tile tile_rows = rows(tile);
-        if (!fetched) load_fragments(product, tile_rows, split, 0, ahead);
+      for (int item = block(); item < own.items(); item += blocks()) {
+        const int split = item / own.tasks.tiles, tile = item % own.tasks.tiles;
+        const Tile rows = tile_rows<kKind>(tile);
+        if (!fetched) {
+          load_fragments(own, rows, split, 0, ahead.fragments);
+          ahead.extras = find_extras<kKind>(layer, tile, split);
+        }
         fetched = false;
         if (split != loaded) {
-          load(first, count, product.first_column(split), product.end_column(split));
+          load_operands<kKind>(layer, first, count, own.first_column(split), own.end_column(split));
           loaded = split;
           __syncthreads();
         }
         float sums[kEights][4];
-        multiply<T>(product, tile_rows, split, operands_, p_.layout.operand_stride, ahead, sums);
+        multiply<T>(own, rows, split, operands_, p_.layout.operand_stride, ahead.fragments, sums);
         store_sums(sums, scratch_);
         __syncthreads();
-        finish(tile, split, first, count);
+        if constexpr (kKind == kQkv) {
+          finish_projection(layer, projection_tile(s_, tile), first, count, ahead.extras);
+        } else if constexpr (kKind == kFf1) {
+          finish_feed_forward(rows, first, count, ahead.extras);
+        } else {
+          finish_branch(kKind == kProj ? p_.layout.proj_sums : p_.layout.ff_sums, rows, split,
+                        first, count, ahead.extras);
+        }
         __syncthreads();  // before operands and scratch are the next item's
       }
+    }
+  }
+
+  // Columns [begin, end) of the operands of `count` sequences.
+  template <Kind kKind>
+  __device__ void load_operands(int layer, int first, int count, int begin, int end) const {
+    if constexpr (kKind == kProj) {
+      load_attended(first, count, begin, end);
+    } else if constexpr (kKind == kFf2) {
+      load_rows(part<T>(p_.layout.ff), s_.ff_width, first, count, begin, end);
+    } else if (p_.layout.own_norms) {
+      norm_own(kKind == kQkv ? 2 * layer : 2 * layer + 1, first, count);
+    } else {
+      load_rows(part<T>(p_.layout.normed), s_.d_model, first, count, begin, end);
     }
   }
 
@@ -155,15 +254,42 @@ class Step {
     return sum_of<kEights>(scratch_, row, sequence);
   }
 
-  // Calls function(row, sequence) for the rows of a plain tile that there are.
+  __device__ static bool has_row(const Tile& tile, int row) {
+    return row < tile.low_count || (row >= 8 && row - 8 < tile.high_count);
+  }
+
+  // Calls function(row, sequence) for this thread's rows of a plain tile.
   template <typename Function>
   __device__ void for_rows(const Tile& tile, int count, const Function& function) const {
-    for (int i = thread(); i < kTileRows * count; i += kThreads) {
-      const int row = i % kTileRows;
-      if (row < tile.low_count || (row >= 8 && row - 8 < tile.high_count)) {
-        function(row, i / kTileRows);
+    static_assert(kThreads % kTileRows == 0, "a thread has one row");
+    const int row = thread() % kTileRows;
+    if (!has_row(tile, row)) return;
+    for (int n = thread() / kTileRows; n < count; n += kThreads / kTileRows) function(row, n);
+  }
+
+  // Asks for what of a layer is small, which would be waited for where it is used. The last block
+  // has the least to do.
+  __device__ void fetch_small(int layer) const {
+    if (layer >= s_.layers || block() != blocks() - 1) return;
+    const auto fetch_all = [](const void* from, int64_t bytes) {
+      for (int64_t at = thread() * 128; at < bytes; at += kThreads * 128) {
+        fetch_into_l2(static_cast<const std::byte*>(from) + at);
       }
+    };
+    const DecodeBlock& w = p_.tables.blocks[layer];
+    const int64_t numbers = static_cast<int64_t>(s_.d_model) * 4;
+    for (const void* from : {w.norm1_weight, w.norm1_bias, w.norm2_weight, w.norm2_bias}) {
+      fetch_all(from, numbers);
     }
+    const int64_t heads = s_.heads, kv_heads = s_.kv_heads;
+    fetch_all(w.qkv_bias, ((heads + kv_heads) * s_.qk_dim + kv_heads * s_.v_dim) * 2);
+    fetch_all(w.proj_bias, numbers / 2);
+    fetch_all(w.ff1_bias, static_cast<int64_t>(s_.ff_width) * 2);
+    fetch_all(w.ff2_bias, numbers / 2);
+    if (layer + 1 >= s_.layers) return;
+    fetch_all(p_.tables.blocks + layer + 1, sizeof(DecodeBlock));
+    fetch_all(p_.tables.caches + (layer + 1) * kv_heads,
+              kv_heads * static_cast<int64_t>(sizeof(HeadCache)));
   }
 
   // ---- norms ------------------------------------------------------------------------------------
@@ -213,39 +339,37 @@ class Step {
         [&](int column, const Numbers<1>& y) { to[column] = elementwise::from_float<T>(y.v[0]); });
   }
 
-  __device__ NormWeights block_norm(const void* weight, const void* bias) const {
-    return {static_cast<const float*>(weight), static_cast<const float*>(bias), p_.block_eps};
-  }
-
   // Calls function(b) by the warps of the launch, a row each.
   template <typename Function>
   __device__ void for_own_rows(const Function& function) const {
     if (warp() >= p_.layout.norm_warps) return;
     for (int b = block() + blocks() * warp(); b < p_.batch; b += blocks() * p_.layout.norm_warps) {
-      function(b, reinterpret_cast<float*>(shared_memory()) + warp() * s_.d_model);
+      function(b, norm_ + warp() * s_.d_model);
     }
   }
 
   // Norms each row once, for all blocks; nothing where each does so for itself.
-  __device__ void norm_apart(GridBarrier& barrier, int index, const void* weight,
-                             const void* bias) const {
+  __device__ void norm_apart(GridBarrier& barrier, int index) const {
     if (p_.layout.own_norms) return;
+    const DecodeBlock& w = p_.tables.blocks[index / 2];
+    const bool second = index % 2 == 1;
+    const NormWeights weights = {
+        static_cast<const float*>(second ? w.norm2_weight : w.norm1_weight),
+        static_cast<const float*>(second ? w.norm2_bias : w.norm1_bias), p_.block_eps};
     for_own_rows([&](int b, float* buffer) {
       norm_into(part<T>(p_.layout.normed) + static_cast<int64_t>(b) * s_.d_model,
-                stream_row(index, b, true), block_norm(weight, bias), buffer);
+                stream_row(index, b, true), weights, buffer);
     });
     barrier.arrive();
     barrier.wait();
   }
 
-  // Normed rows into operands_.
-  __device__ void load_normed(int index, const void* weight, const void* bias, int first, int count,
-                              int begin, int end) const {
-    if (!p_.layout.own_norms)
-      return load_rows(part<T>(p_.layout.normed), s_.d_model, first, count, begin, end);
+  // Normed rows into operands_, by each block; one of them leaves the rows for the next norm.
+  __device__ void norm_own(int index, int first, int count) const {
+    const NormWeights weights = {norm_, norm_ + s_.d_model, p_.block_eps};
     for (int n = warp(); n < count; n += kWarps) {
       T* to = operands_ + n * p_.layout.operand_stride;
-      norm_into(to, stream_row(index, first + n, block() == 0), block_norm(weight, bias),
+      norm_into(to, stream_row(index, first + n, block() == 0), weights,
                 scratch_ + warp() * s_.d_model);
       const int column = s_.d_model + lane();
       if (column < cover(s_.d_model, kChunk) * kChunk) to[column] = elementwise::from_float<T>(0);
@@ -298,62 +422,42 @@ class Step {
 
   // ---- phases -----------------------------------------------------------------------------------
 
-  __device__ void project(int layer, Fragment (&ahead)[kAhead]) {
-    const DecodeBlock& w = p_.tables.blocks[layer];
-    multiply_items(
-        qkv(layer), projection_rows(), ahead,
-        [&](int first, int count, int begin, int end) {
-          load_normed(2 * layer, w.norm1_weight, w.norm1_bias, first, count, begin, end);
-        },
-        [&](int tile, int, int first, int count) {
-          finish_projection(layer, static_cast<const T*>(w.qkv_bias), projection_tile(s_, tile),
-                            first, count);
-        });
-  }
-
-  __device__ void finish_projection(int layer, const T* bias, const ProjectionTile& tile, int first,
-                                    int count) const {
+  __device__ void finish_projection(int layer, const ProjectionTile& tile, int first, int count,
+                                    const Extras& extras) const {
     const bool value = tile.kind == ProjectionTile::kValue;
-    const int apart = tile.rows.high - tile.rows.low;
-    for (int i = thread(); i < 8 * count; i += kThreads) {
-      const int pair = i % 8, n = i / 8;
-      if (pair >= tile.rows.low_count) continue;
-      const bool both = pair < tile.rows.high_count;
-      float low = sum(pair, n) + elementwise::to_float(bias[tile.rows.low + pair]);
-      float high = both ? sum(pair + 8, n) + elementwise::to_float(bias[tile.rows.high + pair]) : 0;
-      const int column = tile.first + pair;
-      if (!value && p_.cos != nullptr) {
-        const float cos = p_.cos[column], sin = p_.sin[column], from = low;
-        low = from * cos - high * sin;
-        high = high * cos + from * sin;
+    const int pair = thread() % 8, apart = tile.rows.high - tile.rows.low;
+    if (pair >= tile.rows.low_count) return;
+    const bool both = pair < tile.rows.high_count;
+    const int column = tile.first + pair;
+    for (int n = thread() / 8; n < count; n += kThreads / 8) {
+      float low = sum(pair, n) + extras.bias, high = both ? sum(pair + 8, n) + extras.high_bias : 0;
+      if (!value) {
+        const float from = low;
+        low = from * extras.cos - high * extras.sin;
+        high = high * extras.cos + from * extras.sin;
       }
       if (tile.kind == ProjectionTile::kQuery) {
         float* to = part<float>(p_.layout.q) +
                     (static_cast<int64_t>(first + n) * s_.heads + tile.head) * s_.qk_dim + column;
         to[0] = low;
         to[apart] = high;
-      } else {
-        write_row(layer, tile.head, first + n, value, column, apart, low, high, both);
+        continue;
       }
-    }
-  }
-
-  // Two numbers of a new row, `apart` columns apart, into the slots that it goes to.
-  __device__ void write_row(int layer, int head, int b, bool value, int column, int apart,
-                            float low, float high, bool both) const {
-    const HeadCache& cache = p_.tables.caches[layer * s_.kv_heads + head];
-    const int32_t* entry = words_ + p_.writes + 2 * (layer % p_.patterns * s_.kv_heads + head);
-    for (int i = 0; i < entry[1]; i++) {
-      std::byte* row = static_cast<std::byte*>(cache.rows) +
-                       (b * cache.slots + words_[entry[0] + i]) * p_.row_bytes;
-      if (value) {
-        T* to = reinterpret_cast<T*>(row + static_cast<int64_t>(s_.qk_dim) * 4) + column;
-        to[0] = elementwise::from_float<T>(low);
-        if (both) to[apart] = elementwise::from_float<T>(high);
-      } else {
-        float* to = reinterpret_cast<float*>(row) + column;
-        to[0] = low;
-        to[apart] = high;
+      // The slots that the new row goes to.
+      const int32_t* entry =
+          words_ + p_.writes + 2 * (layer % p_.patterns * s_.kv_heads + tile.head);
+      for (int i = 0; i < entry[1]; i++) {
+        std::byte* row = static_cast<std::byte*>(extras.cache.rows) +
+                         ((first + n) * extras.cache.slots + words_[entry[0] + i]) * p_.row_bytes;
+        if (value) {
+          T* to = reinterpret_cast<T*>(row + static_cast<int64_t>(s_.qk_dim) * 4) + column;
+          to[0] = elementwise::from_float<T>(low);
+          if (both) to[apart] = elementwise::from_float<T>(high);
+        } else {
+          float* to = reinterpret_cast<float*>(row) + column;
+          to[0] = low;
+          to[apart] = high;
+        }
       }
     }
   }
@@ -384,6 +488,11 @@ class Step {
   __device__ int attend_tasks() const { return p_.batch * s_.heads * p_.layout.key_splits; }
   __device__ int widest_head() const { return s_.qk_dim > s_.v_dim ? s_.qk_dim : s_.v_dim; }
 
+  // Of this block; an empty one where it has none.
+  __device__ AttendTask first_task(int layer) const {
+    return block() < attend_tasks() ? attend_task(layer, block()) : AttendTask();
+  }
+
   __device__ void fetch_first_rows_of(int layer) const {
     if (block() >= attend_tasks()) return;
     const AttendTask task = attend_task(layer, block());
@@ -396,9 +505,9 @@ class Step {
     }
   }
 
-  __device__ void attention(int layer) const {
+  __device__ void attention(int layer, const AttendTask& first) const {
     for (int i = block(); i < attend_tasks(); i += blocks()) {
-      const AttendTask task = attend_task(layer, i);
+      const AttendTask task = i == block() ? first : attend_task(layer, i);
       if (widest_head() <= KeyShare<4>::kMostDim) {
         attend<T, 4>(task, scratch_);
       } else if (widest_head() <= KeyShare<8>::kMostDim) {
@@ -444,58 +553,23 @@ class Step {
   }
 
   // Sums of a product that ends a branch, for the norm that comes next.
-  __device__ void leave_sums(int64_t offset, const void* bias, int tile, int split, int first,
-                             int count) const {
-    const Tile rows = plain_tile(s_.d_model, tile);
+  __device__ void finish_branch(int64_t offset, const Tile& rows, int split, int first, int count,
+                                const Extras& extras) const {
     float* to = part<float>(offset) +
                 (static_cast<int64_t>(split) * p_.batch + first) * s_.d_model + rows.low;
-    const T* shift = static_cast<const T*>(bias) + rows.low;
     for_rows(rows, count, [&](int row, int n) {
-      to[static_cast<int64_t>(n) * s_.d_model + row] =
-          sum(row, n) + (split == 0 ? elementwise::to_float(shift[row]) : 0.0f);
+      to[static_cast<int64_t>(n) * s_.d_model + row] = sum(row, n) + extras.bias;
     });
   }
 
-  __device__ void add_attention(int layer, Fragment (&ahead)[kAhead]) {
-    const void* bias = p_.tables.blocks[layer].proj_bias;
-    multiply_items(
-        proj(layer), plain_rows(s_.d_model), ahead,
-        [&](int first, int count, int begin, int end) { load_attended(first, count, begin, end); },
-        [&](int tile, int split, int first, int count) {
-          leave_sums(p_.layout.proj_sums, bias, tile, split, first, count);
-        });
-  }
-
-  __device__ void feed_forward(int layer, Fragment (&ahead)[kAhead]) {
-    const DecodeBlock& w = p_.tables.blocks[layer];
-    multiply_items(
-        ff1(layer), plain_rows(s_.ff_width), ahead,
-        [&](int first, int count, int begin, int end) {
-          load_normed(2 * layer + 1, w.norm2_weight, w.norm2_bias, first, count, begin, end);
-        },
-        [&](int tile, int, int first, int count) {
-          const Tile rows = plain_tile(s_.ff_width, tile);
-          T* to = part<T>(p_.layout.ff) + static_cast<int64_t>(first) * s_.ff_width + rows.low;
-          const T* bias = static_cast<const T*>(w.ff1_bias) + rows.low;
-          for_rows(rows, count, [&](int row, int n) {
-            const float x = sum(row, n) + elementwise::to_float(bias[row]);
-            const float power = power_of_two(-1.702f * 1.44269504f * x);
-            to[static_cast<int64_t>(n) * s_.ff_width + row] =
-                elementwise::from_float<T>(x / (1 + power));
-          });
-        });
-  }
-
-  __device__ void add_feed_forward(int layer, Fragment (&ahead)[kAhead]) {
-    const void* bias = p_.tables.blocks[layer].ff2_bias;
-    multiply_items(
-        ff2(layer), plain_rows(s_.d_model), ahead,
-        [&](int first, int count, int begin, int end) {
-          load_rows(part<T>(p_.layout.ff), s_.ff_width, first, count, begin, end);
-        },
-        [&](int tile, int split, int first, int count) {
-          leave_sums(p_.layout.ff_sums, bias, tile, split, first, count);
-        });
+  __device__ void finish_feed_forward(const Tile& rows, int first, int count,
+                                      const Extras& extras) const {
+    T* to = part<T>(p_.layout.ff) + static_cast<int64_t>(first) * s_.ff_width + rows.low;
+    for_rows(rows, count, [&](int row, int n) {
+      const float x = sum(row, n) + extras.bias;
+      const float power = power_of_two(-1.702f * 1.44269504f * x);
+      to[static_cast<int64_t>(n) * s_.ff_width + row] = elementwise::from_float<T>(x / (1 + power));
+    });
   }
 
   __device__ void norm_last() const {
@@ -550,8 +624,10 @@ class Step {
   const StepParams& p_;
   const StepShape& s_;
   const int32_t* words_;
-  T* operands_;  // [kSequences, operand_stride]
-  float* scratch_;
+  // In shared memory.
+  float* norm_;     // weight and bias of a norm [2, d_model], or rows that are normed
+  T* operands_;     // [kSequences, operand_stride]
+  float* scratch_;  // of layout.scratch_bytes
 };
 
 template <typename T, int kEights>

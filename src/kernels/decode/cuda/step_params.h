@@ -21,6 +21,7 @@ struct StepParams {
   float* logits = nullptr;                     // null: not wanted
   std::byte* workspace = nullptr;
   int patterns = 0, reads = 0, writes = 0;  // as StepWords has them
+  int word_count = 0;
   const int32_t* far_words = nullptr;       // null: in `words`
   int32_t words[kLaunchWords];
 };

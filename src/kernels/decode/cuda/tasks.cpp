@@ -5,6 +5,8 @@
 
 #include "lace/error.h"
 
+#include "kernels/decode/cuda/step_words.h"
+
 namespace lace::cuda::decode {
 
 namespace {
@@ -69,6 +71,8 @@ StepLayout step_layout(const DecodeShape& shape, int64_t batch, const Gpu& gpu) 
   check(shape, batch);
   const StepShape s = step_shape(shape);
   StepLayout layout;
+  layout.words_bytes = round_up(int64_t{kLaunchWords} * 4, 128);
+  const int64_t shared_bytes = gpu.shared_bytes - layout.words_bytes;  // for all else
   const int columns_in = s.heads * s.v_dim;
   const int chunks_in = static_cast<int>(round_up(s.d_model, kChunk));
 
@@ -77,9 +81,9 @@ StepLayout step_layout(const DecodeShape& shape, int64_t batch, const Gpu& gpu) 
   for (const int sequences : kSequences) {
     const int64_t bytes = int64_t{sequences} * stride_of(chunks_in) * 2 + sums_bytes(sequences);
     layout.sequences = sequences;
-    if (bytes <= gpu.shared_bytes && (sequences == 8 || sequences / 2 < batch)) break;
+    if (bytes <= shared_bytes && (sequences == 8 || sequences / 2 < batch)) break;
   }
-  const int64_t room = gpu.shared_bytes - sums_bytes(layout.sequences);
+  const int64_t room = shared_bytes - sums_bytes(layout.sequences);
   const auto most_columns =
       static_cast<int>((room / 2 / layout.sequences - 32) / 64 * 64);  // whose stride_of() fits
   LACE_CHECK(chunks_in <= most_columns, "[decode] d_model may be up to ", most_columns,
@@ -109,13 +113,18 @@ StepLayout step_layout(const DecodeShape& shape, int64_t batch, const Gpu& gpu) 
   // the operands that it makes.
   const int64_t sums = std::max(layout.proj.splits, layout.ff2.splits);
   const int64_t own_scratch = std::max(layout.scratch_bytes, warps * row_bytes);
+  const int64_t norm_bytes = round_up(2 * row_bytes, 128);
   layout.own_norms = batch <= layout.sequences && batch * (1 + sums) * row_bytes <= kOwnNormBytes &&
-                     operand_bytes + own_scratch <= gpu.shared_bytes;
-  if (layout.own_norms) layout.scratch_bytes = own_scratch;
-  layout.shared_bytes = operand_bytes + layout.scratch_bytes;
-  // Norms before a barrier, and the last one, have all of shared memory.
-  layout.norm_warps = static_cast<int>(std::clamp<int64_t>(gpu.shared_bytes / row_bytes, 1, warps));
-  layout.shared_bytes = std::max(layout.shared_bytes, layout.norm_warps * row_bytes);
+                     norm_bytes + operand_bytes + own_scratch <= shared_bytes;
+  if (layout.own_norms) {
+    layout.scratch_bytes = own_scratch;
+    layout.norm_bytes = norm_bytes;
+  }
+  layout.shared_bytes = layout.norm_bytes + operand_bytes + layout.scratch_bytes;
+  // Norms before a barrier, and the last one, have all but the words.
+  layout.norm_warps = static_cast<int>(std::clamp<int64_t>(shared_bytes / row_bytes, 1, warps));
+  layout.shared_bytes =
+      layout.words_bytes + std::max(layout.shared_bytes, layout.norm_warps * row_bytes);
   LACE_CHECK(layout.shared_bytes <= gpu.shared_bytes, "[decode] a step of this model needs ",
              layout.shared_bytes, " bytes of shared memory, of which the GPU has ",
              gpu.shared_bytes);

@@ -105,7 +105,9 @@ struct StepLayout {
   int key_splits = 1;      // of a query's keys
   ProductTasks qkv, proj, ff1, ff2;
   int operand_stride = 0;  // of a sequence's operands in shared memory, in elements
-  int64_t scratch_bytes = 0, shared_bytes = 0;
+  // Shared memory: StepWords as far as they fit, weight and bias of a norm where norms are own,
+  // operands, scratch.
+  int64_t words_bytes = 0, norm_bytes = 0, scratch_bytes = 0, shared_bytes = 0;
   // Offsets into the workspace; all parts but the first are fp32 unless a type is named.
   int64_t barrier = 0;     // two words, zero between steps
   int64_t x[2] = {0, 0};   // [batch, d_model], in turn
