@@ -38,7 +38,7 @@ class Step {
     __syncthreads();
   }
 
-  __device__ void run() {
+  __device__ __forceinline__ void run() {
     GridBarrier barrier(part<uint32_t>(p_.layout.barrier));
     Ahead ahead;
     fetch_small(0);
@@ -278,9 +278,10 @@ class Step {
     };
     const DecodeBlock& w = p_.tables.blocks[layer];
     const int64_t numbers = static_cast<int64_t>(s_.d_model) * 4;
-    for (const void* from : {w.norm1_weight, w.norm1_bias, w.norm2_weight, w.norm2_bias}) {
-      fetch_all(from, numbers);
-    }
+    fetch_all(w.norm1_weight, numbers);
+    fetch_all(w.norm1_bias, numbers);
+    fetch_all(w.norm2_weight, numbers);
+    fetch_all(w.norm2_bias, numbers);
     const int64_t heads = s_.heads, kv_heads = s_.kv_heads;
     fetch_all(w.qkv_bias, ((heads + kv_heads) * s_.qk_dim + kv_heads * s_.v_dim) * 2);
     fetch_all(w.proj_bias, numbers / 2);
