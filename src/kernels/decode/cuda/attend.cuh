@@ -66,6 +66,7 @@ __device__ void fetch_first_rows(const AttendTask& task) {
     const int key = task.begin + u * Share::kBlockKeys + static_cast<int>(threadIdx.x) / kLanes;
     if (key >= task.end) break;
     const std::byte* row = task.rows + walk.slot(key) * task.row_bytes;
+#pragma unroll 1
     for (int64_t at = lane * 128; at < task.row_bytes; at += kLanes * 128) fetch_into_l2(row + at);
   }
 }

@@ -41,9 +41,8 @@ std::shared_ptr<const GpuDecodePlan> plan_gpu_decode(const DecodeShape& shape, i
       shape, batch,
       {.multiprocessors = attribute(cudaDevAttrMultiProcessorCount),
        .shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)});
-  plan->kernel = shape.compute == DType::kFloat16
-                     ? cuda::decode::step_kernel_fp16(plan->layout.sequences)
-                     : cuda::decode::step_kernel_bf16(plan->layout.sequences);
+  plan->kernel = shape.compute == DType::kFloat16 ? cuda::decode::step_kernel_fp16(plan->layout)
+                                                  : cuda::decode::step_kernel_bf16(plan->layout);
   // The most that any plan asks for, as the kernel is every plan's.
   LACE_CUDA(cudaFuncSetAttribute(plan->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)));

@@ -31,11 +31,11 @@ struct Product {
   }
 };
 
-// `count` elements from `from` on, the first eight; the others are 0. aligned: all begin at a
-// multiple of 16 bytes.
-template <typename T>
-__device__ uint4 load_weights(const T* from, int count, bool aligned) {
-  if (aligned && count >= 8) return __ldg(reinterpret_cast<const uint4*>(from));
+// `count` elements from `from` on, the first eight; the others are 0. kAligned: they begin at a
+// multiple of 16 bytes, and there are eight.
+template <bool kAligned, typename T>
+__device__ uint4 load_weights(const T* from, int count) {
+  if constexpr (kAligned) return __ldg(reinterpret_cast<const uint4*>(from));
   const auto* bits = reinterpret_cast<const uint16_t*>(from);
   uint32_t words[4];
 #pragma unroll
@@ -48,8 +48,8 @@ __device__ uint4 load_weights(const T* from, int count, bool aligned) {
 }
 
 // The fragments of this lane's warp number first, first + 1, … of a tile and range of columns: warp
-// w has chunks w, w + kWarps, ….
-template <typename T>
+// w has chunks w, w + kWarps, …. kAligned: rows are multiples of 8 columns.
+template <bool kAligned, typename T>
 __device__ void load_fragments(const Product<T>& product, const Tile& tile, int split, int first,
                                Fragment (&fragments)[kAhead]) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -58,15 +58,14 @@ __device__ void load_fragments(const Product<T>& product, const Tile& tile, int 
   // Rows that a tile lacks are others of it: their sums are left out.
   const int low = tile.low + least(g, tile.low_count - 1);
   const int high = g < tile.high_count ? tile.high + g : low;
-  const bool aligned = product.in % 8 == 0;
   const T* low_row = product.weight + static_cast<int64_t>(low) * product.in;
   const T* high_row = product.weight + static_cast<int64_t>(high) * product.in;
 #pragma unroll
   for (int i = 0; i < kAhead; i++) {
     const int column = product.first_column(split) + (warp + (first + i) * kWarps) * kChunk + 8 * t;
     if (column < end) {
-      fragments[i] = {load_weights(low_row + column, end - column, aligned),
-                      load_weights(high_row + column, end - column, aligned)};
+      fragments[i] = {load_weights<kAligned>(low_row + column, end - column),
+                      load_weights<kAligned>(high_row + column, end - column)};
     } else {
       fragments[i] = {make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0)};
     }
@@ -74,11 +73,12 @@ __device__ void load_fragments(const Product<T>& product, const Tile& tile, int 
 }
 
 // sums[n] of 16 rows and 8 sequences from 8n on, over this warp's chunks of the range `split`.
-// fragments: the first ones. operands: of the range's columns [8 · kEights, stride], zero up to the
-// next multiple of kChunk.
-template <typename T, int kEights>
+// fragments: the first ones, if they are fetched. operands: of the range's columns [8 · kEights,
+// stride], zero up to the next multiple of kChunk.
+template <bool kAligned, typename T, int kEights>
 __device__ void multiply(const Product<T>& product, const Tile& tile, int split, const T* operands,
-                         int stride, Fragment (&fragments)[kAhead], float (&sums)[kEights][4]) {
+                         int stride, bool fetched, Fragment (&fragments)[kAhead],
+                         float (&sums)[kEights][4]) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int g = lane / 4, t = lane % 4;
   const int chunks = cover(product.end_column(split) - product.first_column(split), kChunk);
@@ -88,8 +88,9 @@ __device__ void multiply(const Product<T>& product, const Tile& tile, int split,
     for (int i = 0; i < 4; i++) sums[n][i] = 0;
   }
   const T* own = operands + g * stride + 8 * t;
+#pragma unroll 1
   for (int first = 0; warp + first * kWarps < chunks; first += kAhead) {
-    if (first > 0) load_fragments(product, tile, split, first, fragments);
+    if (first > 0 || !fetched) load_fragments<kAligned>(product, tile, split, first, fragments);
 #pragma unroll
     for (int i = 0; i < kAhead; i++) {
       const int chunk = warp + (first + i) * kWarps;

@@ -17,7 +17,10 @@ namespace lace::cuda::decode {
 // same order everywhere, so blocks that need the same number get the same bits. A bar is where all
 // wait; between arriving there and waiting a block asks for the weights of its next phase. Where
 // there are too many rows for each block to norm them all, a phase more norms each once.
-template <typename T, int kEights>
+//
+// kAligned: rows of weights are multiples of 8 columns. The other way is for the few models that
+// are not, and kept apart, as all code of a layer should fit a cache of instructions.
+template <typename T, int kEights, bool kAligned>
 class Step {
  public:
   static constexpr int kSequences = 8 * kEights;  // that a block multiplies at once
@@ -169,7 +172,7 @@ class Step {
     const Product<T> own = product<kKind>(layer);
     if (block() >= own.items()) return;
     const int tile = block() % own.tasks.tiles, split = block() / own.tasks.tiles;
-    load_fragments(own, tile_rows<kKind>(tile), split, 0, ahead.fragments);
+    load_fragments<kAligned>(own, tile_rows<kKind>(tile), split, 0, ahead.fragments);
     ahead.extras = find_extras<kKind>(layer, tile, split);
     if (begins_branch(kKind) && p_.layout.own_norms) {
       const DecodeBlock& w = p_.tables.blocks[layer];
@@ -180,7 +183,7 @@ class Step {
 
   __device__ void copy_norm(float* to, const void* from) const {
     const float* numbers = static_cast<const float*>(from);
-    if (s_.d_model % 4 == 0) {
+    if constexpr (kAligned) {
       for (int i = thread() * 4; i < s_.d_model; i += kThreads * 4) {
         copy_async<16>(to + i, numbers + i);
       }
@@ -209,18 +212,16 @@ class Step {
       for (int item = block(); item < own.items(); item += blocks()) {
         const int split = item / own.tasks.tiles, tile = item % own.tasks.tiles;
         const Tile rows = tile_rows<kKind>(tile);
-        if (!fetched) {
-          load_fragments(own, rows, split, 0, ahead.fragments);
-          ahead.extras = find_extras<kKind>(layer, tile, split);
-        }
-        fetched = false;
+        if (!fetched) ahead.extras = find_extras<kKind>(layer, tile, split);
         if (split != loaded) {
           load_operands<kKind>(layer, first, count, own.first_column(split), own.end_column(split));
           loaded = split;
           __syncthreads();
         }
         float sums[kEights][4];
-        multiply<T>(own, rows, split, operands_, p_.layout.operand_stride, ahead.fragments, sums);
+        multiply<kAligned>(own, rows, split, operands_, p_.layout.operand_stride, fetched,
+                           ahead.fragments, sums);
+        fetched = false;
         store_sums(sums, scratch_);
         __syncthreads();
         if constexpr (kKind == kQkv) {
@@ -272,6 +273,7 @@ class Step {
   __device__ void fetch_small(int layer) const {
     if (layer >= s_.layers || block() != blocks() - 1) return;
     const auto fetch_all = [](const void* from, int64_t bytes) {
+#pragma unroll 1
       for (int64_t at = thread() * 128; at < bytes; at += kThreads * 128) {
         fetch_into_l2(static_cast<const std::byte*>(from) + at);
       }
@@ -319,25 +321,18 @@ class Step {
     return row;
   }
 
-  template <typename Put4, typename Put1>
-  __device__ void norm(const StreamRow& row, const NormWeights& weights, float* buffer,
-                       const Put4& put_four, const Put1& put_one) const {
-    if (s_.d_model % 4 == 0) {
-      norm_row<4>(row, weights, s_.d_model, buffer, put_four);
-    } else {
-      norm_row<1>(row, weights, s_.d_model, buffer, put_one);
-    }
-  }
+  static constexpr int kWidth = kAligned ? 4 : 1;  // numbers of a row that are read at once
 
   __device__ void norm_into(T* to, const StreamRow& row, const NormWeights& weights,
                             float* buffer) const {
-    norm(
-        row, weights, buffer,
-        [&](int column, const Numbers<4>& y) {
-          *reinterpret_cast<uint2*>(to + column) =
-              make_uint2(pack<T>(y.v[0], y.v[1]), pack<T>(y.v[2], y.v[3]));
-        },
-        [&](int column, const Numbers<1>& y) { to[column] = elementwise::from_float<T>(y.v[0]); });
+    norm_row<kWidth>(row, weights, s_.d_model, buffer, [&](int column, const Numbers<kWidth>& y) {
+      if constexpr (kAligned) {
+        *reinterpret_cast<uint2*>(to + column) =
+            make_uint2(pack<T>(y.v[0], y.v[1]), pack<T>(y.v[2], y.v[3]));
+      } else {
+        to[column] = elementwise::from_float<T>(y.v[0]);
+      }
+    });
   }
 
   // Calls function(b) by the warps of the launch, a row each.
@@ -382,7 +377,6 @@ class Step {
                             int end) const {
     constexpr int kAtOnce = 4;
     const int vectors = cover(end - begin, kChunk) * (kChunk / 8), all = vectors * count;
-    const bool aligned = width % 8 == 0;
     for (int from = thread(); from < all; from += kThreads * kAtOnce) {
       uint4 values[kAtOnce];
 #pragma unroll
@@ -392,8 +386,8 @@ class Step {
         if (i >= all) break;
         const int column = begin + i % vectors * 8;
         const T* row = matrix + static_cast<int64_t>(first + i / vectors) * width;
-        if (aligned && column + 8 <= end) {
-          values[u] = __ldcg(reinterpret_cast<const uint4*>(row + column));
+        if constexpr (kAligned) {
+          if (column < end) values[u] = __ldcg(reinterpret_cast<const uint4*>(row + column));
         } else {
           values[u] = load_some(row + column, end - column);
         }
@@ -577,10 +571,8 @@ class Step {
     const NormWeights weights = {p_.tables.norm_weight, p_.tables.norm_bias, p_.final_eps};
     for_own_rows([&](int b, float* buffer) {
       float* to = part<float>(p_.layout.normed) + static_cast<int64_t>(b) * s_.d_model;
-      norm(
-          stream_row(2 * s_.layers, b, false), weights, buffer,
-          [&](int column, const Numbers<4>& y) { y.store(to + column); },
-          [&](int column, const Numbers<1>& y) { y.store(to + column); });
+      norm_row<kWidth>(stream_row(2 * s_.layers, b, false), weights, s_.d_model, buffer,
+                       [&](int column, const Numbers<kWidth>& y) { y.store(to + column); });
     });
   }
 
@@ -588,16 +580,11 @@ class Step {
   __device__ void logits() const {
     for (int symbol = block() + blocks() * warp(); symbol < s_.vocab; symbol += blocks() * kWarps) {
       for (int first = 0; first < p_.batch; first += 8) {
-        if (s_.d_model % 4 == 0) {
-          symbol_logits<4>(symbol, first);
-        } else {
-          symbol_logits<1>(symbol, first);
-        }
+        symbol_logits(symbol, first);
       }
     }
   }
 
-  template <int kWidth>
   __device__ void symbol_logits(int symbol, int first) const {
     const float* weight = p_.tables.output_weight + static_cast<int64_t>(symbol) * s_.d_model;
     const float* x = part<float>(p_.layout.normed) + static_cast<int64_t>(first) * s_.d_model;
@@ -631,24 +618,25 @@ class Step {
   float* scratch_;  // of layout.scratch_bytes
 };
 
-template <typename T, int kEights>
+template <typename T, int kEights, bool kAligned>
 __global__ void __launch_bounds__(kThreads, 1)
     step_kernel(const __grid_constant__ StepParams params) {
-  Step<T, kEights>(params).run();
+  Step<T, kEights, kAligned>(params).run();
 }
 
-// The kernel for that many sequences at once.
 template <typename T>
-const void* find_step_kernel(int sequences) {
-  switch (sequences) {
+const void* find_step_kernel(const StepLayout& layout) {
+  const auto pointer = [](auto* kernel) { return reinterpret_cast<const void*>(kernel); };
+  if (!layout.aligned) return pointer(step_kernel<T, 1, false>);
+  switch (layout.sequences) {
     case 8:
-      return reinterpret_cast<const void*>(step_kernel<T, 1>);
+      return pointer(step_kernel<T, 1, true>);
     case 16:
-      return reinterpret_cast<const void*>(step_kernel<T, 2>);
+      return pointer(step_kernel<T, 2, true>);
     case 32:
-      return reinterpret_cast<const void*>(step_kernel<T, 4>);
+      return pointer(step_kernel<T, 4, true>);
     default:
-      return reinterpret_cast<const void*>(step_kernel<T, 8>);
+      return pointer(step_kernel<T, 8, true>);
   }
 }
 

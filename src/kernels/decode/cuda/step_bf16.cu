@@ -3,6 +3,8 @@
 
 namespace lace::cuda::decode {
 
-const void* step_kernel_bf16(int sequences) { return find_step_kernel<__nv_bfloat16>(sequences); }
+const void* step_kernel_bf16(const StepLayout& layout) {
+  return find_step_kernel<__nv_bfloat16>(layout);
+}
 
 }  // namespace lace::cuda::decode

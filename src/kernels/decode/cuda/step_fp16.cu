@@ -3,6 +3,6 @@
 
 namespace lace::cuda::decode {
 
-const void* step_kernel_fp16(int sequences) { return find_step_kernel<__half>(sequences); }
+const void* step_kernel_fp16(const StepLayout& layout) { return find_step_kernel<__half>(layout); }
 
 }  // namespace lace::cuda::decode

@@ -2,8 +2,10 @@
 
 namespace lace::cuda::decode {
 
-// step_kernel of step.cuh for so many sequences at once: 8, 16, 32 or 64.
-const void* step_kernel_bf16(int sequences);
-const void* step_kernel_fp16(int sequences);
+struct StepLayout;
+
+// The step_kernel of step.cuh that a layout asks for.
+const void* step_kernel_bf16(const StepLayout& layout);
+const void* step_kernel_fp16(const StepLayout& layout);
 
 }  // namespace lace::cuda::decode

@@ -22,7 +22,7 @@ struct StepParams {
   std::byte* workspace = nullptr;
   int patterns = 0, reads = 0, writes = 0;  // as StepWords has them
   int word_count = 0;
-  const int32_t* far_words = nullptr;       // null: in `words`
+  const int32_t* far_words = nullptr;  // null: in `words`
   int32_t words[kLaunchWords];
 };
 static_assert(sizeof(StepParams) <= 4096, "a launch carries at most 4 KB");

@@ -78,7 +78,9 @@ StepLayout step_layout(const DecodeShape& shape, int64_t batch, const Gpu& gpu) 
 
   // Sequences at once: all, as far as the operands of a whole row fit.
   constexpr std::array kSequences = {64, 32, 16, 8};
+  layout.aligned = s.d_model % 8 == 0 && s.ff_width % 8 == 0;
   for (const int sequences : kSequences) {
+    if (sequences > 8 && !layout.aligned) continue;
     const int64_t bytes = int64_t{sequences} * stride_of(chunks_in) * 2 + sums_bytes(sequences);
     layout.sequences = sequences;
     if (bytes <= shared_bytes && (sequences == 8 || sequences / 2 < batch)) break;

@@ -99,7 +99,8 @@ struct ProductTasks {
 // Where a step's parts go, worked out once for a model and a batch.
 struct StepLayout {
   int blocks = 0;          // of kThreads threads, all at once
-  int sequences = 0;       // that a block multiplies at once: 8, 16, 32 or 64
+  bool aligned = false;    // rows of weights are multiples of 8 columns
+  int sequences = 0;       // that a block multiplies at once: 8; where aligned, 16, 32 or 64 too
   bool own_norms = false;  // each block norms all rows, instead of some before a barrier
   int norm_warps = 0;      // of a block, that norm rows
   int key_splits = 1;      // of a query's keys
