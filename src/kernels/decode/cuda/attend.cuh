@@ -12,6 +12,7 @@ class SlotWalk {
   __device__ explicit SlotWalk(const int32_t* runs) : run_(runs) {}
 
   __device__ int slot(int key) {
+#pragma unroll 1
     while (key - before_ >= run_[1] * run_[2]) {
       before_ += run_[1] * run_[2];
       run_ += 4;
@@ -93,6 +94,7 @@ __device__ void attend(const AttendTask& task, float* scratch) {
   float out[2][8] = {};
   float most = -INFINITY, total = 0;
   SlotWalk walk(task.runs);
+#pragma unroll 1
   for (int first = task.begin + warp * Share::kGroups; first < task.end;
        first += kKeysAhead * Share::kBlockKeys) {
     float4 keys[kKeysAhead][4];
@@ -205,6 +207,7 @@ __device__ void attend(const AttendTask& task, float* scratch) {
   }
 #pragma unroll
   for (int w = 0; w < kWarps; w++) weights[w] = power_of_two(weights[w] - finite_shift(top));
+#pragma unroll 1
   for (int column = static_cast<int>(threadIdx.x); column < task.v_dim; column += kThreads) {
     float sum = 0;
 #pragma unroll

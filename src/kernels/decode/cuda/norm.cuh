@@ -77,6 +77,7 @@ __device__ void norm_row(const StreamRow& row, const NormWeights& norm, int d_mo
   constexpr int kAtOnce = 4, kStep = 32 * kWidth;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   float sum = 0;
+#pragma unroll 1
   for (int first = lane * kWidth; first < d_model; first += kAtOnce * kStep) {
     N x[kAtOnce] = {};
 #pragma unroll
@@ -110,16 +111,21 @@ __device__ void norm_row(const StreamRow& row, const NormWeights& norm, int d_mo
   }
   const float mean = warp_sum(sum) / static_cast<float>(d_model);
   float squares = 0;
-  for (int column = lane * kWidth; column < d_model; column += kStep) {
+#pragma unroll 1
+  for (int first = lane * kWidth; first < d_model; first += kAtOnce * kStep) {
 #pragma unroll
-    for (int i = 0; i < kWidth; i++) {
-      const float away = buffer[column + i] - mean;
-      squares += away * away;
+    for (int u = 0; u < kAtOnce; u++) {
+      if (first + u * kStep >= d_model) break;
+#pragma unroll
+      for (int i = 0; i < kWidth; i++) {
+        const float away = buffer[first + u * kStep + i] - mean;
+        squares += away * away;
+      }
     }
   }
   const float variance = warp_sum(squares) / static_cast<float>(d_model);
   const float rstd = 1.0f / sqrtf(variance + norm.eps);
-#pragma unroll 4
+#pragma unroll 1
   for (int column = lane * kWidth; column < d_model; column += kStep) {
     N y, weight = N::load_constant(norm.weight + column),
          bias = N::load_constant(norm.bias + column);

@@ -35,6 +35,7 @@ class Step {
     words_ = params.far_words;
     if (words_ == nullptr) {
       auto* words = reinterpret_cast<int32_t*>(shared_memory());
+#pragma unroll 1
       for (int i = thread(); i < params.word_count; i += kThreads) words[i] = params.words[i];
       words_ = words;
     }
@@ -49,6 +50,7 @@ class Step {
     fetch_first_rows_of(0);
     wait_for_copies();
     __syncthreads();
+#pragma unroll 1
     for (int layer = 0; layer < s_.layers; layer++) {
       fetch_small(layer + 1);
       norm_apart(barrier, 2 * layer);
@@ -184,10 +186,12 @@ class Step {
   __device__ void copy_norm(float* to, const void* from) const {
     const float* numbers = static_cast<const float*>(from);
     if constexpr (kAligned) {
+#pragma unroll 1
       for (int i = thread() * 4; i < s_.d_model; i += kThreads * 4) {
         copy_async<16>(to + i, numbers + i);
       }
     } else {
+#pragma unroll 1
       for (int i = thread(); i < s_.d_model; i += kThreads) copy_async<4>(to + i, numbers + i);
     }
   }
@@ -206,9 +210,11 @@ class Step {
   __device__ void multiply_items(int layer, Ahead& ahead) {
     const Product<T> own = product<kKind>(layer);
     bool fetched = true;
+#pragma unroll 1
     for (int first = 0; first < p_.batch; first += kSequences) {
       const int count = least(kSequences, p_.batch - first);
       int loaded = -1;
+#pragma unroll 1
       for (int item = block(); item < own.items(); item += blocks()) {
         const int split = item / own.tasks.tiles, tile = item % own.tasks.tiles;
         const Tile rows = tile_rows<kKind>(tile);
@@ -265,6 +271,7 @@ class Step {
     static_assert(kThreads % kTileRows == 0, "a thread has one row");
     const int row = thread() % kTileRows;
     if (!has_row(tile, row)) return;
+#pragma unroll 1
     for (int n = thread() / kTileRows; n < count; n += kThreads / kTileRows) function(row, n);
   }
 
@@ -339,6 +346,7 @@ class Step {
   template <typename Function>
   __device__ void for_own_rows(const Function& function) const {
     if (warp() >= p_.layout.norm_warps) return;
+#pragma unroll 1
     for (int b = block() + blocks() * warp(); b < p_.batch; b += blocks() * p_.layout.norm_warps) {
       function(b, norm_ + warp() * s_.d_model);
     }
@@ -363,6 +371,7 @@ class Step {
   // Normed rows into operands_, by each block; one of them leaves the rows for the next norm.
   __device__ void norm_own(int index, int first, int count) const {
     const NormWeights weights = {norm_, norm_ + s_.d_model, p_.block_eps};
+#pragma unroll 1
     for (int n = warp(); n < count; n += kWarps) {
       T* to = operands_ + n * p_.layout.operand_stride;
       norm_into(to, stream_row(index, first + n, block() == 0), weights,
@@ -377,6 +386,7 @@ class Step {
                             int end) const {
     constexpr int kAtOnce = 4;
     const int vectors = cover(end - begin, kChunk) * (kChunk / 8), all = vectors * count;
+#pragma unroll 1
     for (int from = thread(); from < all; from += kThreads * kAtOnce) {
       uint4 values[kAtOnce];
 #pragma unroll
@@ -424,6 +434,7 @@ class Step {
     if (pair >= tile.rows.low_count) return;
     const bool both = pair < tile.rows.high_count;
     const int column = tile.first + pair;
+#pragma unroll 1
     for (int n = thread() / 8; n < count; n += kThreads / 8) {
       float low = sum(pair, n) + extras.bias, high = both ? sum(pair + 8, n) + extras.high_bias : 0;
       if (!value) {
@@ -441,6 +452,7 @@ class Step {
       // The slots that the new row goes to.
       const int32_t* entry =
           words_ + p_.writes + 2 * (layer % p_.patterns * s_.kv_heads + tile.head);
+#pragma unroll 1
       for (int i = 0; i < entry[1]; i++) {
         std::byte* row = static_cast<std::byte*>(extras.cache.rows) +
                          ((first + n) * extras.cache.slots + words_[entry[0] + i]) * p_.row_bytes;
@@ -501,6 +513,7 @@ class Step {
   }
 
   __device__ void attention(int layer, const AttendTask& first) const {
+#pragma unroll 1
     for (int i = block(); i < attend_tasks(); i += blocks()) {
       const AttendTask task = i == block() ? first : attend_task(layer, i);
       if (widest_head() <= KeyShare<4>::kMostDim) {
@@ -538,6 +551,7 @@ class Step {
 
   __device__ void load_attended(int first, int count, int begin, int end) const {
     const int pairs = cover(end - begin, kChunk) * (kChunk / 2);
+#pragma unroll 1
     for (int i = thread(); i < pairs * count; i += kThreads) {
       const int n = i / pairs, column = i % pairs * 2;
       float2 value = make_float2(0, 0);
@@ -578,7 +592,9 @@ class Step {
 
   // In float32, a warp a symbol of the vocabulary.
   __device__ void logits() const {
+#pragma unroll 1
     for (int symbol = block() + blocks() * warp(); symbol < s_.vocab; symbol += blocks() * kWarps) {
+#pragma unroll 1
       for (int first = 0; first < p_.batch; first += 8) {
         symbol_logits(symbol, first);
       }
