@@ -3,6 +3,7 @@
 #include "kernels/decode/cuda/attend.cuh"
 #include "kernels/decode/cuda/grid_barrier.cuh"
 #include "kernels/decode/cuda/norm.cuh"
+#include "kernels/decode/cuda/operands.cuh"
 #include "kernels/decode/cuda/product.cuh"
 #include "kernels/decode/cuda/step_params.h"
 
@@ -246,14 +247,18 @@ class Step {
   // Columns [begin, end) of the operands of `count` sequences.
   template <Kind kKind>
   __device__ void load_operands(int layer, int first, int count, int begin, int end) const {
+    const OperandRows rows = {first, count, begin, end, p_.layout.operand_stride};
     if constexpr (kKind == kProj) {
-      load_attended(first, count, begin, end);
+      load_attended(
+          AttendedRows{part<float>(p_.layout.head_sums), part<float2>(p_.layout.head_stats),
+                       s_.heads, p_.layout.key_splits, s_.v_dim},
+          rows, operands_);
     } else if constexpr (kKind == kFf2) {
-      load_rows(part<T>(p_.layout.ff), s_.ff_width, first, count, begin, end);
+      load_rows<kAligned>(part<T>(p_.layout.ff), s_.ff_width, rows, operands_);
     } else if (p_.layout.own_norms) {
       norm_own(kKind == kQkv ? 2 * layer : 2 * layer + 1, first, count);
     } else {
-      load_rows(part<T>(p_.layout.normed), s_.d_model, first, count, begin, end);
+      load_rows<kAligned>(part<T>(p_.layout.normed), s_.d_model, rows, operands_);
     }
   }
 
@@ -381,50 +386,6 @@ class Step {
     }
   }
 
-  // Columns [begin, end) of rows [first, first + count) of a matrix into operands_.
-  __device__ void load_rows(const T* matrix, int width, int first, int count, int begin,
-                            int end) const {
-    constexpr int kAtOnce = 4;
-    const int vectors = cover(end - begin, kChunk) * (kChunk / 8), all = vectors * count;
-#pragma unroll 1
-    for (int from = thread(); from < all; from += kThreads * kAtOnce) {
-      uint4 values[kAtOnce];
-#pragma unroll
-      for (int u = 0; u < kAtOnce; u++) {
-        const int i = from + u * kThreads;
-        values[u] = make_uint4(0, 0, 0, 0);
-        if (i >= all) break;
-        const int column = begin + i % vectors * 8;
-        const T* row = matrix + static_cast<int64_t>(first + i / vectors) * width;
-        if constexpr (kAligned) {
-          if (column < end) values[u] = __ldcg(reinterpret_cast<const uint4*>(row + column));
-        } else {
-          values[u] = load_some(row + column, end - column);
-        }
-      }
-#pragma unroll
-      for (int u = 0; u < kAtOnce; u++) {
-        const int i = from + u * kThreads;
-        if (i >= all) break;
-        *reinterpret_cast<uint4*>(operands_ + i / vectors * p_.layout.operand_stride +
-                                  i % vectors * 8) = values[u];
-      }
-    }
-  }
-
-  // `count` elements, and zeros behind them.
-  __device__ static uint4 load_some(const T* from, int count) {
-    const auto* bits = reinterpret_cast<const uint16_t*>(from);
-    uint32_t words[4];
-#pragma unroll
-    for (int w = 0; w < 4; w++) {
-      const uint32_t low = 2 * w < count ? __ldcg(bits + 2 * w) : 0;
-      const uint32_t high = 2 * w + 1 < count ? __ldcg(bits + 2 * w + 1) : 0;
-      words[w] = low | high << 16;
-    }
-    return make_uint4(words[0], words[1], words[2], words[3]);
-  }
-
   // ---- phases -----------------------------------------------------------------------------------
 
   __device__ void finish_projection(int layer, const ProjectionTile& tile, int first, int count,
@@ -523,41 +484,6 @@ class Step {
       } else {
         attend<T, 16>(task, scratch_);
       }
-    }
-  }
-
-  // Two numbers of what attention gives for sequence b, from `column` of all heads' on.
-  __device__ float2 attended(int b, int column) const {
-    const int splits = p_.layout.key_splits;
-    const int64_t first = (static_cast<int64_t>(b) * s_.heads + column / s_.v_dim) * splits;
-    const float2* stats = part<float2>(p_.layout.head_stats) + first;
-    const float* sums = part<float>(p_.layout.head_sums) + first * s_.v_dim + column % s_.v_dim;
-    float most = -INFINITY, total = 0;
-    float2 out = make_float2(0, 0);
-#pragma unroll 8
-    for (int split = 0; split < splits; split++) {
-      const float2 stat = __ldcg(stats + split);
-      const float2 part = __ldcg(reinterpret_cast<const float2*>(sums + split * s_.v_dim));
-      const float now = fmaxf(most, stat.x), shift = finite_shift(now);
-      const float kept = power_of_two(most - shift), weight = power_of_two(stat.x - shift);
-      most = now;
-      total = total * kept + stat.y * weight;
-      out.x = out.x * kept + part.x * weight;
-      out.y = out.y * kept + part.y * weight;
-    }
-    const float inverse = total == 0 ? 0 : 1 / total;  // a query without keys
-    return make_float2(out.x * inverse, out.y * inverse);
-  }
-
-  __device__ void load_attended(int first, int count, int begin, int end) const {
-    const int pairs = cover(end - begin, kChunk) * (kChunk / 2);
-#pragma unroll 1
-    for (int i = thread(); i < pairs * count; i += kThreads) {
-      const int n = i / pairs, column = i % pairs * 2;
-      float2 value = make_float2(0, 0);
-      if (begin + column < end) value = attended(first + n, begin + column);
-      *reinterpret_cast<uint32_t*>(operands_ + n * p_.layout.operand_stride + column) =
-          pack<T>(value.x, value.y);
     }
   }
 
