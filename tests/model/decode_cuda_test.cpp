@@ -23,7 +23,7 @@ double tolerance(Precision precision) {
   return precision == Precision::kFloat16 ? kFloat16 : kBFloat16;
 }
 
-class DecodeCuda : public testing::Test {
+class DecodeCuda : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU";
@@ -130,7 +130,7 @@ TEST_F(DecodeCuda, SequencesDependOnTheirBatchByRoundingAlone) {
 TEST_F(DecodeCuda, MoreRunsThanALaunchCarries) {
   ModelConfig config = wide_config();
   config.patterns = {"random(100, 2, 5) | local(9)"};
-  config.heads = 2;
+  config.heads = 4;
   const SparseTransformer model(config, at::kCUDA);
   const at::Tensor tokens = random_tokens(2, 960);
   const at::Tensor want = wanted(model, tokens.to(at::kCUDA)).cpu();
