@@ -1,18 +1,19 @@
-# make demo | test | test-slow | bench | build | setup | format | lint | clean
+# make demo | test | test-slow | wheel | bench | build | setup | format | lint | clean
 # PRESET=cpu (default) or cuda; DATA=path for demo.
 PRESET ?= cpu
 export DATA
 BUILD := build/$(PRESET)
 CMAKE := $(if $(and $(filter cuda,$(PRESET)),$(wildcard .venv/bin/cmake)),.venv/bin/cmake,cmake)
 
-.PHONY: help setup build test test-slow demo demo-data bench format lint clean
+.PHONY: help setup build test test-slow wheel demo demo-data bench format lint clean
 help:
 	@echo 'make demo       set up, build, train a small Sparse Transformer, and show what it learnt'
 	@echo 'make test       set up, build and run the fast tests'
 	@echo 'make test-slow  the slow tests; all rooms with sanitizers; readers and attention fuzzed'
+	@echo 'make wheel      the Python package as a wheel in dist/, checked by auditwheel'
 	@echo 'make bench      time attention against libtorch (JSON under bench/results/)'
 	@echo 'make build      set up and build        make setup  install what is missing'
-	@echo 'make format     clang-format in place   make lint   check format and headers'
+	@echo 'make format     clang-format in place   make lint   check format, headers, types'
 	@echo 'PRESET=cpu|cuda chooses the build; DATA=path gives demo a file or folder to learn'
 
 setup:
@@ -27,12 +28,26 @@ build: setup
 	@$(MAKE) -s --no-print-directory $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet
 
+# The build folder of the package: with CUDA where there is a compiler for it.
+WHEEL_PRESET := $(if $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc)),cuda,cpu)
+
+wheel:
+	@scripts/setup $(WHEEL_PRESET)
+	@scripts/setup wheel
+	@mkdir -p build
+	@$(MAKE) -s --no-print-directory PRESET=$(WHEEL_PRESET) build/$(WHEEL_PRESET)/build.ninja
+	@ninja -C build/$(WHEEL_PRESET) --quiet lace_python
+	@scripts/wheel --check build/$(WHEEL_PRESET) dist
+
 test: build
+	@scripts/setup python
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error -L fast
 
 test-slow: build
 	@scripts/setup dev
+	@scripts/setup python
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error -L slow
+	@tests/python/install_anew $(BUILD)/python/dist
 	@mkdir -p build
 	@cmake --preset asan > build/asan.configure.log
 	@ninja -C build/asan --quiet
@@ -58,6 +73,8 @@ format:
 lint:
 	@scripts/setup dev
 	@clang-format --dry-run --Werror $(SOURCES)
+	@scripts/setup wheel
+	@.venv-python/bin/mypy
 	@! grep -nE '#include "\.\./' $(SOURCES) || (echo 'includes are written from include/ or src/'; exit 1)
 
 clean:

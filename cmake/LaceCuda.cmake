@@ -11,6 +11,11 @@ enable_language(CUDA)
 set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG --use_fast_math --expt-relaxed-constexpr")
 find_package(CUDAToolkit 13 REQUIRED)
 
+# What links the runtime, whichever room asks for it: the static one in targets that have
+# LACE_STATIC_CUDART (cmake/LacePython.cmake).
+set(LACE_CUDART
+    $<IF:$<BOOL:$<TARGET_PROPERTY:LACE_STATIC_CUDART>>,CUDA::cudart_static,CUDA::cudart>)
+
 # The Hopper kernels take CUTLASS's wrappers of the instructions: its headers come in a wheel.
 file(GLOB _site_packages ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages)
 find_path(LACE_CUTLASS_INCLUDE cutlass/cutlass.h

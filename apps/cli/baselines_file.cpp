@@ -16,7 +16,7 @@ namespace lace::cli {
 
 void keep_baselines(const std::string& run, const std::string& split,
                     const nlohmann::ordered_json& entry) {
-  const std::string path = run + "/baselines.json", page = run + "/report.html";
+  const std::string path = run + "/baselines.json";
   try {
     nlohmann::ordered_json kept = nlohmann::ordered_json::object();
     if (std::filesystem::exists(path)) {
@@ -28,10 +28,7 @@ void keep_baselines(const std::string& run, const std::string& split,
     }
     kept[split] = entry;
     write_file("eval", path, kept.dump(2) + "\n");
-    if (std::filesystem::exists(page)) {
-      report::Report report(run);
-      write_report(report, page);
-    }
+    renew_report(run);
   } catch (const std::exception& error) {
     std::cerr << "lace: warning: " << printable(error.what()) << "\n";
   }

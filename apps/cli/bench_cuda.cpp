@@ -3,7 +3,7 @@
 #include "bench_cuda.h"
 
 #include <algorithm>
-#include <cmath>
+#include <chrono>
 #include <functional>
 #include <iostream>
 #include <optional>
@@ -12,11 +12,9 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
-#include <ATen/cuda/Sleep.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/cuda/CUDACachingAllocator.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <nlohmann/json.hpp>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/version.h>
@@ -27,6 +25,8 @@
 
 #include "bench_attention.h"
 #include "bench_cuda_cases.h"
+#include "bench_cuda_time.h"
+#include "kernels/cuda/cuda_check.h"
 #include "output.h"
 #include "terminal.h"
 
@@ -35,10 +35,6 @@ namespace lace::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-void check_cuda(cudaError_t status) {
-  LACE_CHECK(status == cudaSuccess, "[bench] CUDA: ", cudaGetErrorString(status));
-}
 
 // ---- inputs and contenders ----------------------------------------------------------------------
 
@@ -136,38 +132,7 @@ std::vector<at::Tensor> call(const Attention& attend, Direction direction, const
   return results;
 }
 
-// ---- timing -------------------------------------------------------------------------------------
-
-// Milliseconds of a call on the GPU, by events: `calls` calls behind a wait of about a millisecond,
-// in which the host gets ahead.
-class Stopwatch {
- public:
-  Stopwatch() {
-    check_cuda(cudaEventCreate(&begin_));
-    check_cuda(cudaEventCreate(&end_));
-  }
-  ~Stopwatch() {
-    cudaEventDestroy(begin_);
-    cudaEventDestroy(end_);
-  }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-
-  double sample_ms(const std::function<void()>& run, int calls) const {
-    const cudaStream_t stream = c10::cuda::getCurrentCUDAStream().stream();
-    at::cuda::sleep(2'000'000);
-    check_cuda(cudaEventRecord(begin_, stream));
-    for (int i = 0; i < calls; ++i) run();
-    check_cuda(cudaEventRecord(end_, stream));
-    check_cuda(cudaEventSynchronize(end_));
-    float elapsed_ms = 0;
-    check_cuda(cudaEventElapsedTime(&elapsed_ms, begin_, end_));
-    return static_cast<double>(elapsed_ms) / calls;
-  }
-
- private:
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
-};
+// ---- rows ---------------------------------------------------------------------------------------
 
 struct Timed {
   std::string name;
@@ -179,55 +144,16 @@ struct Timed {
   double time_ms() const { return median(samples_ms); }
 };
 
-// A few calls to warm up; how many fill a sample.
-int warm_up(const std::function<void()>& run, const Stopwatch& watch) {
-  for (int i = 0; i < 2; ++i) run();
-  return std::clamp(static_cast<int>(4 / watch.sample_ms(run, 2)), 1, 20);
-}
-
-// A failure is kept as text.
-void warm_up(Timed& contender, const Stopwatch& watch) {
+// Warms it up. A failure is kept as text.
+void prepare(Timed& contender) {
   try {
-    contender.calls = warm_up(contender.run, watch);
+    contender.calls = warm_up(contender.run);
   } catch (const c10::Error& error) {
     contender.error = error.what_without_backtrace();
   } catch (const std::exception& error) {
     contender.error = error.what();
   }
 }
-
-struct Ceilings {
-  double matmul_tflops = 0, copy_tb_s = 0;
-};
-
-double median_ms(const Stopwatch& watch, int rounds, const std::function<void()>& run) {
-  for (int i = 0; i < 3; ++i) run();
-  std::vector<double> samples;
-  for (int i = 0; i < rounds; ++i) samples.push_back(watch.sample_ms(run, 5));
-  return median(samples);
-}
-
-double matmul_tflops(const Stopwatch& watch, int rounds) {
-  constexpr int64_t kSize = 8192;
-  const at::Tensor a = at::randn({kSize, kSize}, at::device(at::kCUDA).dtype(at::kBFloat16));
-  const at::Tensor b = at::randn_like(a);
-  at::Tensor product = at::empty_like(a);
-  return 2.0 * std::pow(double{kSize}, 3) /
-         median_ms(watch, rounds, [&] { at::mm_out(product, a, b); }) * 1e-9;
-}
-
-Ceilings measure_ceilings(const Stopwatch& watch, int rounds) {
-  constexpr int64_t kBytes = int64_t{1} << 31;
-  Ceilings ceilings;
-  ceilings.matmul_tflops = matmul_tflops(watch, rounds);
-  const at::Tensor source = at::zeros({kBytes}, at::device(at::kCUDA).dtype(at::kByte));
-  const at::Tensor target = at::empty_like(source);
-  ceilings.copy_tb_s =
-      2.0 * double{kBytes} / median_ms(watch, rounds, [&] { target.copy_(source); }) * 1e-9;
-  return ceilings;
-}
-
-// ---- rows ---------------------------------------------------------------------------------------
 
 struct Row {
   CudaCase attention_case;
@@ -276,8 +202,7 @@ Json row_json(const Row& row, const std::string& kernel, const Ceilings& ceiling
   return json;
 }
 
-Json bench_row(const Row& row, const CudaBenchOptions& options, const Ceilings& ceilings,
-               const Stopwatch& watch) {
+Json bench_row(const Row& row, const CudaBenchOptions& options, const Ceilings& ceilings) {
   const CudaCase& c = row.attention_case;
   // Two sets of inputs in turn: each is larger than the cache, so that no call finds its own there.
   const std::vector<Inputs> inputs = {make_inputs(c), make_inputs(c)};
@@ -290,7 +215,7 @@ Json bench_row(const Row& row, const CudaBenchOptions& options, const Ceilings& 
     timed.run = [&inputs, &turn, attend, &row] {
       call(attend, row.direction, inputs[turn++ % inputs.size()]);
     };
-    warm_up(timed, watch);
+    prepare(timed);
     contenders.push_back(timed);
   };
   add("lace", lace_attention(c));
@@ -301,7 +226,7 @@ Json bench_row(const Row& row, const CudaBenchOptions& options, const Ceilings& 
   for (int round = 0; round < options.rounds; ++round) {
     for (Timed& contender : contenders) {
       if (!contender.error.empty()) continue;
-      contender.samples_ms.push_back(watch.sample_ms(contender.run, contender.calls));
+      contender.samples_ms.push_back(sample_ms(contender.run, contender.calls));
     }
   }
   const Inputs& in = inputs.front();
@@ -314,19 +239,18 @@ Json bench_row(const Row& row, const CudaBenchOptions& options, const Ceilings& 
 
 int64_t gpu_bytes_used() {
   size_t free = 0, total = 0;
-  check_cuda(cudaMemGetInfo(&free, &total));
+  LACE_CUDA(cudaMemGetInfo(&free, &total));
   return static_cast<int64_t>(total - free);
 }
 
 // Forward + backward of a million tokens: what the first call takes beyond inputs and results, in
 // libtorch's allocator and outside it, and its time on the host's clock, plans and all.
-Json bench_memory_row(const Row& row, const CudaBenchOptions& options, const Ceilings& ceilings,
-                      const Stopwatch& watch) {
+Json bench_memory_row(const Row& row, const CudaBenchOptions& options, const Ceilings& ceilings) {
   using namespace c10::cuda;
   const CudaCase& c = row.attention_case;
   const Inputs in = make_inputs(c);
   const Attention attend = lace_attention(c);
-  check_cuda(cudaDeviceSynchronize());
+  LACE_CUDA(cudaDeviceSynchronize());
   CUDACachingAllocator::resetPeakStats(0);
   const auto before = CUDACachingAllocator::getDeviceStats(0);
   const int64_t used_before = gpu_bytes_used();
@@ -335,7 +259,7 @@ Json bench_memory_row(const Row& row, const CudaBenchOptions& options, const Cei
   for (const at::Tensor& result : call(attend, row.direction, in)) {
     result_bytes += static_cast<int64_t>(result.nbytes());
   }
-  check_cuda(cudaDeviceSynchronize());
+  LACE_CUDA(cudaDeviceSynchronize());
   const std::chrono::duration<double, std::milli> first = std::chrono::steady_clock::now() - start;
   const auto after = CUDACachingAllocator::getDeviceStats(0);
   const int64_t in_torch =
@@ -345,9 +269,9 @@ Json bench_memory_row(const Row& row, const CudaBenchOptions& options, const Cei
   Timed lace;
   lace.name = "lace";
   lace.run = [&] { call(attend, row.direction, in); };
-  warm_up(lace, watch);
+  prepare(lace);
   for (int round = 0; round < options.rounds && lace.error.empty(); ++round) {
-    lace.samples_ms.push_back(watch.sample_ms(lace.run, lace.calls));
+    lace.samples_ms.push_back(sample_ms(lace.run, lace.calls));
   }
   Json json = row_json(row, attention_kernel(swap(in.q), swap(in.k), swap(in.v)), ceilings, {lace});
   json["extra_memory_mb"] =
@@ -422,8 +346,7 @@ void bench_attention_cuda(const CudaBenchOptions& options) {
   }
   const c10::Device device = find_device("cuda");
   at::manual_seed(1);
-  const Stopwatch watch;
-  const Ceilings ceilings = measure_ceilings(watch, options.rounds);
+  const Ceilings ceilings = measure_ceilings(options.rounds);
   c10::cuda::CUDACachingAllocator::emptyCache();
   Json report = {{"benchmark", "attention_cuda"},
                  {"version", version()},
@@ -441,8 +364,8 @@ void bench_attention_cuda(const CudaBenchOptions& options) {
     for (const Row& row : rows) {
       bar.update(static_cast<int64_t>(report["rows"].size()), row.name());
       report["rows"].push_back(row.attention_case.memory_row
-                                   ? bench_memory_row(row, options, ceilings, watch)
-                                   : bench_row(row, options, ceilings, watch));
+                                   ? bench_memory_row(row, options, ceilings)
+                                   : bench_row(row, options, ceilings));
       c10::cuda::CUDACachingAllocator::emptyCache();
     }
   }
@@ -453,24 +376,5 @@ void bench_attention_cuda(const CudaBenchOptions& options) {
   }
   check_rows(report);
 }
-
-double gpu_matmul_tflops(c10::Device device) {
-  const c10::cuda::CUDAGuard guard(device);
-  return matmul_tflops(Stopwatch(), 9);
-}
-
-void time_on_gpu(c10::Device device, std::vector<GpuContender>& contenders, int rounds) {
-  const c10::cuda::CUDAGuard guard(device);
-  const Stopwatch watch;
-  std::vector<int> calls;
-  for (const GpuContender& contender : contenders) calls.push_back(warm_up(contender.run, watch));
-  for (int round = 0; round < rounds; ++round) {
-    for (size_t i = 0; i < contenders.size(); ++i) {
-      contenders[i].samples_ms.push_back(watch.sample_ms(contenders[i].run, calls[i]));
-    }
-  }
-}
-
-void release_gpu_memory() { c10::cuda::CUDACachingAllocator::emptyCache(); }
 
 }  // namespace lace::cli

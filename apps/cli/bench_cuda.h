@@ -1,10 +1,7 @@
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
-
-#include <c10/core/Device.h>
 
 namespace lace::cli {
 
@@ -26,22 +23,5 @@ struct CudaBenchOptions {
 // Tensors are stored [batch, n, heads, head_dim]. Throws lace::Error in a build without CUDA,
 // and once all is printed if lace failed on a row.
 void bench_attention_cuda(const CudaBenchOptions& options);
-
-// TFLOP/s of a bf16 matrix product of 8192 on a GPU: the median of nine samples of a few
-// milliseconds. Throws as bench_attention_cuda.
-double gpu_matmul_tflops(c10::Device device);
-
-// What is timed on a GPU: `run` enqueues it on libtorch's current stream.
-struct GpuContender {
-  std::function<void()> run;
-  std::vector<double> samples_ms;  // of one call of `run`
-};
-
-// After a warm-up of each, `rounds` samples of each in turn, of as many calls as fill 4 ms (at most
-// 20). Throws as bench_attention_cuda.
-void time_on_gpu(c10::Device device, std::vector<GpuContender>& contenders, int rounds);
-
-// Gives back the memory that libtorch keeps on GPUs for later use. Throws as bench_attention_cuda.
-void release_gpu_memory();
 
 }  // namespace lace::cli

@@ -349,8 +349,7 @@ void add_bench_decode(CLI::App& bench) {
                    "Recipes' files; default: demo, byte_lm_rotary and enwik8 in recipes/")
       ->transform(path())
       ->check(CLI::ExistingFile);
-  decode->add_option("--set", options->overrides, "section.key=value, as in lace train")
-      ->type_name("KEY=VALUE");
+  add_set(*decode, options->overrides);
   decode
       ->add_option("--position", options->position,
                    "Bytes that there are before; default: half of what the model takes")

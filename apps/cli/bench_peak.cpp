@@ -8,7 +8,7 @@
 #include <immintrin.h>
 #endif
 
-#include "bench_cuda.h"
+#include "bench_cuda_time.h"
 #include "core/instruction_set.h"
 #include "ops/torch_context.h"
 

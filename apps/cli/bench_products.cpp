@@ -19,7 +19,7 @@
 #include "lace/version.h"
 
 #include "arguments.h"
-#include "bench_cuda.h"
+#include "bench_cuda_time.h"
 #include "bench_rounds.h"
 #include "commands.h"
 #include "kernels/products/products.h"
@@ -305,9 +305,7 @@ void add_bench_products(CLI::App& bench) {
                        "A recipe's file, whose micro-batches they are (default: Enwik8's widths)")
           ->transform(path())
           ->check(CLI::ExistingFile);
-  products->add_option("--set", options->overrides, "section.key=value, as in lace train")
-      ->type_name("KEY=VALUE")
-      ->needs(recipe);
+  add_set(*products, options->overrides)->needs(recipe);
   products->add_option("--rows", options->rows, "Rows of the activations (without a recipe: 49152)")
       ->transform(whole_number(1, int64_t{1} << 30));
   products->add_option("--d-model", options->d_model, "Width of the model")

@@ -15,7 +15,7 @@
 #include "lace/version.h"
 
 #include "arguments.h"
-#include "bench_cuda.h"
+#include "bench_cuda_time.h"
 #include "bench_rounds.h"
 #include "bench_step_cases.h"
 #include "bench_step_run.h"
@@ -44,7 +44,10 @@ nlohmann::ordered_json model_json(const ModelConfig& model) {
           {"dropout", model.dropout},
           {"recompute", model.recompute},
           {"tied", model.tied},
-          {"precision", name(model.precision)}};
+          {"precision", name(model.precision)},
+          {"residual", name(model.residual)},
+          {"init", name(model.init)},
+          {"deterministic", model.deterministic}};
 }
 
 namespace {
@@ -181,8 +184,8 @@ void bench_recipe(const Options& options) {
   }
   std::cout << format_number(result.time_ms()) << " ms a step (± "
             << format_number(spread(result.times_ms)) << "), "
-            << format_number(tokens_per_s(recipe, result))
-            << " tokens/s: " << parameter_count(recipe.model) << " parameters, "
+            << format_count(std::llround(tokens_per_s(recipe, result)))
+            << " tokens/s: " << format_count(parameter_count(recipe.model)) << " parameters, "
             << name(recipe.model.precision) << ", "
             << (device.is_cpu() ? std::to_string(at::get_num_threads()) + " threads"
                                 : gpu_name(device))
@@ -311,8 +314,7 @@ void add_bench_step(CLI::App& bench) {
                    "A recipe's file; with --table the folder of the paper's (default: recipes)")
       ->transform(path())
       ->check(CLI::ExistingPath);
-  step->add_option("--set", options->overrides, "section.key=value, as in lace train")
-      ->type_name("KEY=VALUE");
+  add_set(*step, options->overrides);
   step->add_option("--steps", options->steps,
                    "Timed steps (default: 20, of each row of the table 5)")
       ->transform(whole_number(1, 100000));

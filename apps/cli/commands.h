@@ -33,6 +33,7 @@ enum class Order {  // as --help lists
   kCompare,
   kEval,
   kProbe,
+  kAttention,
   kSample,
   kExport,
   kImport,
@@ -61,6 +62,13 @@ Pattern given_pattern(const std::string& text);
 // Adds `--threads N`, which sets libtorch's threads (and by that the kernels') before the callback
 // runs. Without it, `default_threads` if positive, else libtorch's own choice.
 void add_threads(CLI::App& command, int default_threads = 0);
+
+// Adds `--set section.key=value`, which may be given several times.
+CLI::Option* add_set(CLI::App& command, std::vector<std::string>& overrides);
+
+// Adds a recipe's file, which must be given, and `--set`.
+CLI::Option* add_recipe(CLI::App& command, std::string& recipe,
+                        std::vector<std::string>& overrides);
 
 // Adds `--checkpoint`: best, last, previous or step-N; "" by default, which means best if there is
 // one, else last.

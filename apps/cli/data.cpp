@@ -31,6 +31,7 @@ CLI::App* data_group(CLI::App& app) {
   if (!found.empty()) return found.front();
   CLI::App* group = app.add_subcommand("data", "What models are trained on");
   group->require_subcommand(1);
+  group->footer(examples({"lace data show recipes/demo.toml", "lace data get enwik8 --to ~/data"}));
   return group;
 }
 
@@ -260,12 +261,7 @@ void add_show(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = data_group(app)->add_subcommand(
       "show", "Shows a recipe's data: sizes, splits, what gzip and xz make of them, a few windows");
-  command->add_option("recipe", options->recipe, "The recipe, a TOML file")
-      ->required()
-      ->transform(path())
-      ->check(CLI::ExistingFile);
-  command->add_option("--set", options->overrides, "section.key=value, over the recipe's own")
-      ->allow_extra_args(false);
+  add_recipe(*command, options->recipe, options->overrides);
   command
       ->add_option("--windows", options->windows,
                    "How many windows to show; default: 3, of images 25")

@@ -150,7 +150,9 @@ Scored load_scored(const Recipe& recipe, const Options& options) {
                                                    : run.train;
     scored.record_bytes = run.record_bytes;
     scored.name = concat(format_count(scored.bytes.size()), " ", options.split, " bytes");
-    LACE_CHECK(scored.bytes.size() > 0, "[eval] the ", options.split, " split has no bytes");
+    LACE_CHECK(scored.bytes.size() > 0, "[eval] the ", options.split,
+               " split has no bytes: give another --split, --data, or the run a data.",
+               options.split, "_paths");
     return scored;
   }
   const Dataset given = load_whole(recipe, options.data, cache_beside(options.run));
@@ -206,21 +208,21 @@ void print_protocol(const Measured& measured, const Scored& scored) {
   if (const std::string interval = interval_text(result); !interval.empty()) {
     std::cout << interval
               << (scored.record_bytes > 0 ? ""
-                                          : " as if they were independent, which windows of one "
+                                          : ", as if they were independent, which windows of one "
                                             "text are not")
-              << "\n";
+              << ".\n";
   }
   if (part) {
-    std::cout << "scored " << format_count(result.bytes) << " bytes, in " << format_count(windows)
-              << " of " << format_count(result.available_windows) << " windows, spread evenly\n";
+    std::cout << "Scored " << format_count(result.bytes) << " bytes, in " << format_count(windows)
+              << " of " << format_count(result.available_windows) << " windows, spread evenly.\n";
   }
   if (scored.record_bytes > 0) {
-    std::cout << "scored records of " << format_count(scored.record_bytes) << " bytes whole";
+    std::cout << "Scored records of " << format_count(scored.record_bytes) << " bytes whole";
   } else {
-    std::cout << "scored with at least " << measured.min_context << " bytes of context"
-              << (part ? "" : " (from the second window on)");
+    std::cout << "Scored with at least " << format_count(measured.min_context)
+              << " bytes of context" << (part ? "" : " (from the second window on)");
   }
-  std::cout << " in " << format_duration(elapsed) << "\n";
+  std::cout << ", in " << format_duration(elapsed) << ".\n";
 }
 
 void print_table(const LoadedRun& run, const Measured& measured, const Options& options,
@@ -236,7 +238,8 @@ void print_table(const LoadedRun& run, const Measured& measured, const Options& 
   std::cout << table.to_string();
   if (!measured.sweep.empty())
     std::cout << "\n" << sweep_table(measured.sweep, unit_of(run.recipe));
-  if (!measured.tracks.empty()) std::cout << "\n" << tracks_text(measured.tracks) << "\n";
+  if (!measured.tracks.empty())
+    std::cout << "\n" << tracks_text(measured.tracks, scored.bytes) << "\n";
   std::cout << "\n";
   if (!training.empty()) {
     std::cout << "trained on " << format_count(training["bytes_trained"].get<int64_t>())
@@ -292,7 +295,7 @@ Json to_json(const LoadedRun& run, const Measured& measured, const Options& opti
   }
   if (!measured.sweep.empty()) json["sweep"] = sweep_json(measured.sweep);
   if (!measured.tracks.empty()) {
-    json["tracks"] = tracks_json(measured.tracks);
+    json["tracks"] = tracks_json(measured.tracks, scored.bytes);
     json["mean_over_tracks"] = mean_over_tracks(measured.tracks);
   }
   for (const Baseline& row : rows)

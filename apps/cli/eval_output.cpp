@@ -94,23 +94,26 @@ double mean_over_tracks(const std::vector<PieceScore>& pieces) {
   return sum / static_cast<double>(pieces.size());
 }
 
-std::string tracks_text(const std::vector<PieceScore>& pieces) {
+std::string tracks_text(const std::vector<PieceScore>& pieces, const DataSplit& split) {
   const auto by_mean = [](const PieceScore& a, const PieceScore& b) {
     return a.bits_per_byte.mean < b.bits_per_byte.mean;
   };
   const auto [low, high] = std::minmax_element(pieces.begin(), pieces.end(), by_mean);
-  const auto track = [](const PieceScore& piece) {
-    return concat(decimals(piece.bits_per_byte.mean, 3), " (track ", piece.piece, ")");
+  const auto track = [&](const PieceScore& piece) {
+    return concat(decimals(piece.bits_per_byte.mean, 3), " (",
+                  path_text(split.piece_name(piece.piece)), ")");
   };
-  return concat(format_count(static_cast<int64_t>(pieces.size())), " tracks: mean ",
+  return concat(format_count(static_cast<int64_t>(pieces.size())),
+                pieces.size() == 1 ? " track: mean " : " tracks: mean ",
                 decimals(mean_over_tracks(pieces), 3), " a track, lowest ", track(*low),
                 ", highest ", track(*high));
 }
 
-Json tracks_json(const std::vector<PieceScore>& pieces) {
+Json tracks_json(const std::vector<PieceScore>& pieces, const DataSplit& split) {
   Json list = Json::array();
   for (const auto& [piece, bytes, windows, bits] : pieces) {
     list.push_back({{"track", piece},
+                    {"name", path_text(split.piece_name(piece))},
                     {"bytes", bytes},
                     {"windows", windows},
                     {"bits_per_byte", bits.mean},

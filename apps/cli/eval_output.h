@@ -24,9 +24,9 @@ nlohmann::ordered_json interval_json(const std::optional<double>& mean,
 std::string sweep_table(const std::vector<SweepRow>& rows, const std::string& unit);
 nlohmann::ordered_json sweep_json(const std::vector<SweepRow>& rows);
 
-// The tracks of audio: their mean, the lowest and the highest.
-std::string tracks_text(const std::vector<PieceScore>& pieces);
-nlohmann::ordered_json tracks_json(const std::vector<PieceScore>& pieces);
+// The tracks of audio, pieces of `split`: their mean, the lowest and the highest.
+std::string tracks_text(const std::vector<PieceScore>& pieces, const DataSplit& split);
+nlohmann::ordered_json tracks_json(const std::vector<PieceScore>& pieces, const DataSplit& split);
 
 // Of the tracks' own bits a byte, each counting once.
 double mean_over_tracks(const std::vector<PieceScore>& pieces);

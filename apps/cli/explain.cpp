@@ -6,7 +6,6 @@
 #include <charconv>
 #include <iostream>
 #include <memory>
-#include <numeric>
 
 #include <nlohmann/json.hpp>
 
@@ -16,14 +15,13 @@
 #include "arguments.h"
 #include "commands.h"
 #include "output.h"
+#include "plan/explain_json.h"
 #include "plan/explain_svg.h"
 #include "terminal.h"
 
 namespace lace::cli {
 
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct Options {
   std::vector<std::string> patterns;
@@ -48,106 +46,6 @@ TileShape parse_tile(const std::string& text) {
                                text);
   }
   return tile;
-}
-
-// The least common multiple, or kMostHeads + 1 where it is larger than kMostHeads.
-constexpr int64_t kMostHeads = 65536;
-int64_t joined(int64_t a, int64_t b) {
-  if (a > kMostHeads || b > kMostHeads) return kMostHeads + 1;
-  return std::min(std::lcm(a, b), kMostHeads + 1);
-}
-
-int64_t heads_named(const Expr& expr) {
-  int64_t heads =
-      expr.op == Expr::Op::kAtom && expr.atom.kind == AtomKind::kFixed ? expr.atom.args[2] : 1;
-  if (expr.atom.mask != nullptr) heads = expr.atom.mask->heads;
-  for (const Expr& operand : expr.operands) heads = joined(heads, heads_named(operand));
-  return heads;
-}
-
-// The fewest heads with which every pattern shows all it has: counts, stripes, masks.
-int64_t heads_named(const std::vector<Pattern>& cycle) {
-  int64_t heads = 1;
-  for (const Pattern& pattern : cycle) {
-    int64_t counts = 0;
-    for (const auto& [count, expr] : pattern.entries()) {
-      counts += count;
-      heads = joined(heads, heads_named(expr));
-    }
-    heads = joined(heads, std::max<int64_t>(counts, 1));
-  }
-  LACE_CHECK(heads <= kMostHeads, "[explain] the patterns tell more than ", kMostHeads,
-             " heads apart: choose a number with --heads");
-  return heads;
-}
-
-// The part of dense attention's pairs that is not computed.
-double saved(int64_t pairs, const Explanation& all) {
-  return 1 - static_cast<double>(pairs) / static_cast<double>(all.dense_pairs);
-}
-
-Json passes_json(const Explanation& all, bool transposed) {
-  Json list = Json::array();
-  for (size_t layer = 0; layer < all.layers.size(); ++layer) {
-    const LayerFigures& figures = all.layers[layer];
-    for (const PassFigures& pass : (transposed ? figures.transposed : figures.forward).passes) {
-      list.push_back({{"layer", layer},
-                      {"group", pass.group},
-                      {"heads", pass.heads},
-                      {"order", name(pass.order)},
-                      {"period", pass.period},
-                      {"live_pairs", pass.live_pairs},
-                      {"computed_pairs", pass.computed_pairs},
-                      {"waste", waste(pass.computed_pairs, pass.live_pairs)},
-                      {"owner_tiles", pass.owner_tiles},
-                      {"key_tiles", pass.key_tiles}});
-    }
-  }
-  return list;
-}
-
-void add_plan_json(const Explanation& all, bool transposed, Json& json) {
-  const PlanFigures& plan = transposed ? all.transposed : all.forward;
-  json["live_pairs"] = plan.live_pairs;
-  json["computed_pairs"] = plan.computed_pairs;
-  json["waste"] = waste(plan.computed_pairs, plan.live_pairs);
-  json["passes"] = passes_json(all, transposed);
-  json["owner_tiles"] = plan.owner_tiles;
-  json["key_tiles"] = plan.key_tiles;
-  const auto unless_one_draw = [&all](auto figure) { return all.one_draw ? Json() : Json(figure); };
-  json["runs"] = unless_one_draw(plan.runs);
-  json["masks"] = unless_one_draw(plan.masks);
-  json["plan_bytes"] = unless_one_draw(plan.plan_bytes);
-  json["compile_ms"] = unless_one_draw(plan.compile_ms);
-}
-
-// layers: of the stack; 0 if not given.
-Json to_json(const Explanation& all, int64_t layers) {
-  Json json;
-  for (const LayerFigures& layer : all.layers) {
-    json["patterns"].push_back(layer.pattern.to_string());
-  }
-  json["seq_len"] = all.seq_len;
-  json["heads"] = all.heads;
-  json["tile"] = {all.tile.owners, all.tile.others};
-  add_plan_json(all, false, json);
-  json["mean_keys"] = all.mean_keys;
-  json["max_keys"] = all.max_keys;
-  json["dense_pairs"] = all.dense_pairs;
-  json["saved"] = saved(all.forward.live_pairs, all);
-  json["saved_computed"] = saved(all.forward.computed_pairs, all);
-  const int64_t reach = all.reach.layers;
-  json["layers_to_full_reach"] = reach < 0 ? Json() : Json(reach);
-  if (layers > 0) {
-    json["layers"] = layers;
-    const bool enough = 0 <= reach && reach <= layers;
-    json["full_reach"] = enough && all.reach.at_least ? Json() : Json(enough);
-  }
-  json["exact"] = all.reach.exact;
-  json["at_least"] = all.reach.at_least;
-  json["one_draw"] = all.one_draw;
-  add_plan_json(all, true, json["transposed"]);
-  return json;
 }
 
 std::string percent(double part) { return format_number(100 * part) + "%"; }
@@ -242,8 +140,8 @@ void print_figures(const Explanation& all, int64_t layers) {
   };
   line("keys of a query", concat("mean ", all.mean_keys, ", at most ", format_count(all.max_keys)));
   line("saved of dense",
-       concat(percent(saved(all.forward.live_pairs, all)), " of ", format_count(all.dense_pairs),
-              " pairs; ", percent(saved(all.forward.computed_pairs, all)), " in whole tiles"));
+       concat(percent(saved(all, all.forward.live_pairs)), " of ", format_count(all.dense_pairs),
+              " pairs; ", percent(saved(all, all.forward.computed_pairs)), " in whole tiles"));
   line("full reach", reach_text(all.reach, layers));
   if (all.one_draw) {
     line("random heads", "those that differ in draws alone count as the first of them: not exact");
@@ -368,13 +266,13 @@ void run_explain(const Options& options) {
   std::vector<Pattern> cycle;
   for (const std::string& text : options.patterns) cycle.push_back(given_pattern(text));
   const TileShape tile = parse_tile(options.tile);
-  const int64_t heads = options.heads > 0 ? options.heads : heads_named(cycle);
+  const int64_t heads = options.heads > 0 ? options.heads : heads_told_apart(cycle);
   const Explanation all = explain(cycle, heads, options.seq_len, tile);
   if (!options.svg.empty()) {
     write_file("explain", options.svg, explain_svg(cycle, heads, options.seq_len));
   }
   if (options.json) {
-    print_json(to_json(all, options.layers));
+    print_json(explain_json(all, options.layers));
   } else {
     print(all, options.layers);
   }
@@ -391,7 +289,7 @@ void add_explain(CLI::App& app) {
       ->transform(whole_number(1, int64_t{1} << 30));
   command
       ->add_option("--heads", options->heads, "Heads; default: as many as the patterns tell apart")
-      ->transform(whole_number(1, kMostHeads));
+      ->transform(whole_number(1, kMostExplainedHeads));
   command->add_option("--layers", options->layers, "Layers of the stack: does it reach everything?")
       ->transform(whole_number(1, 1'000'000));
   command->add_option("--tile", options->tile, "Tiles: QUERIESxKEYS")->capture_default_str();

@@ -52,8 +52,8 @@ void add_export(CLI::App& app) {
       ->check(CLI::IsMember({"fp32", "bf16", "fp16", "fp64"}));
   command->footer(examples({"lace export runs/demo demo.safetensors",
                             "lace export runs/demo demo.safetensors --checkpoint last --dtype bf16",
-                            "python3 -c 'import safetensors.torch as s; print(s.load_file(\"demo."
-                            "safetensors\").keys())'"}));
+                            "pip install safetensors && python3 -c 'import safetensors.torch as s; "
+                            "print(s.load_file(\"demo.safetensors\").keys())'"}));
   command->callback([options] { export_run(*options); });
 }
 
@@ -70,8 +70,7 @@ void add_import(CLI::App& app) {
   command->add_option("--recipe", options->recipe, "The model's recipe; default: the file's own")
       ->transform(path())
       ->check(CLI::ExistingFile);
-  command->add_option("--set", options->overrides, "section.key=value, over the recipe's own")
-      ->allow_extra_args(false);
+  add_set(*command, options->overrides);
   command->footer(
       examples({"lace import demo.safetensors runs/copy", "lace sample runs/copy --length 400",
                 "lace import demo.safetensors runs/tuned --set data.paths=mine.txt",

@@ -57,8 +57,8 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.get_formatter()->column_width(36);
   app.footer(examples({"lace explain 'block(128) | summary(128, 32)' --seq-len 12288",
-                       "lace train recipes/demo.toml", "lace eval runs/demo --baselines",
-                       "lace sample runs/demo --length 400"}));
+                       "lace train recipes/demo.toml --run runs/mine",
+                       "lace eval runs/mine --baselines", "lace sample runs/mine --length 400"}));
   for (const Command& command : commands()) command.add(app);
   try {
     app.parse(argc, argv);
@@ -123,6 +123,22 @@ void add_checkpoint(CLI::App& command, std::string& checkpoint) {
       .add_option("--checkpoint", checkpoint,
                   "best, last, previous or step-N; default: best if any, else last")
       ->check(check);
+}
+
+CLI::Option* add_set(CLI::App& command, std::vector<std::string>& overrides) {
+  return command.add_option("--set", overrides, "section.key=value, over the recipe's own")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+}
+
+CLI::Option* add_recipe(CLI::App& command, std::string& recipe,
+                        std::vector<std::string>& overrides) {
+  CLI::Option* option = command.add_option("recipe", recipe, "The recipe, a TOML file")
+                            ->required()
+                            ->transform(path())
+                            ->check(CLI::ExistingFile);
+  add_set(command, overrides);
+  return option;
 }
 
 void add_device(CLI::App& command, std::string& device, const std::string& what) {

@@ -140,13 +140,7 @@ void add_model(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("model", "Shows a recipe's model: layers, shapes, parameters");
-  command->add_option("recipe", options->recipe, "A recipe, recipes/NAME.toml")
-      ->required()
-      ->transform(path())
-      ->check(CLI::ExistingFile);
-  command->add_option("--set", options->overrides, "section.key=value, over the recipe's own")
-      ->type_name("KEY=VALUE")
-      ->allow_extra_args(false);
+  add_recipe(*command, options->recipe, options->overrides);
   command->add_flag("--json", options->json, "Print JSON");
   command->footer(examples({"lace model recipes/enwik8.toml",
                             "lace model recipes/cifar10.toml --set model.layers=64 --json"}));

@@ -2,6 +2,7 @@
 
 #include "lace/probe.h"
 
+#include <filesystem>
 #include <iostream>
 #include <memory>
 
@@ -140,7 +141,11 @@ void add_probe(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--random", options->random,
                     "Filler and strings of random bytes, not from the run's validation data");
-  command->add_option("--out", options->out, "Also write an HTML page")->transform(path());
+  command->add_option("--out", options->out, "Also write an HTML page")
+      ->transform(path())
+      ->check([](const std::string& out) {  // before minutes of work
+        return std::filesystem::is_directory(out) ? path_text(out) + " is a folder" : "";
+      });
   add_checkpoint(*command, options->checkpoint);
   command->add_flag("--json", options->json, "Print JSON");
   add_device(*command, options->device, "Where to compute");

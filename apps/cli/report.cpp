@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 
@@ -22,6 +23,13 @@ namespace lace::cli {
 
 void write_report(report::Report& report, const std::string& out) {
   write_file("report", out, report.html());
+}
+
+void renew_report(const std::string& run) {
+  const std::string page = run + "/report.html";
+  if (!std::filesystem::exists(page)) return;
+  report::Report report(run);
+  write_report(report, page);
 }
 
 LiveReport::LiveReport(std::string folder, std::function<void(const std::string&)> on_note)

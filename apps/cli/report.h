@@ -12,6 +12,9 @@ namespace lace::cli {
 // Throws lace::Error.
 void write_report(report::Report& report, const std::string& out);
 
+// Renews a run's report.html if there is one.
+void renew_report(const std::string& run);
+
 // Keeps report.html of a run that this process trains: renewed now and then, and a failure is told
 // once and does not end the run.
 class LiveReport {

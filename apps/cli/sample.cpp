@@ -39,6 +39,10 @@ struct Options {
   bool raw = false, json = false;
 };
 
+std::string_view chars(std::span<const uint8_t> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
 // The bytes of the upper half of a picture's rows, made into the size of the run's images.
 std::string upper_half(const Recipe& recipe, const std::string& file, const std::string& name) {
   const ModelConfig& model = recipe.model;
@@ -63,6 +67,11 @@ std::string prompt_of(const Options& options, const Recipe& recipe) {
   file.read(0, bytes.data(), file.bytes());
   if (recipe.data.kind == DataKind::kImages && is_picture(bytes))
     return upper_half(recipe, bytes, path_text(options.prompt_file));
+  const std::span codes(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
+  if (recipe.data.kind == DataKind::kAudio && is_audio_file(codes)) {
+    return std::string(
+        chars(mu_law_of_file(codes, path_text(options.prompt_file), recipe.data.sample_rate)));
+  }
   return bytes;
 }
 
@@ -89,10 +98,6 @@ std::string numbered(const std::string& path, size_t i, size_t count) {
   const std::filesystem::path file(path);
   const std::string name = concat(file.stem().native(), "-", i + 1, file.extension().native());
   return (file.parent_path() / name).native();
-}
-
-std::string_view chars(std::span<const uint8_t> bytes) {
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 // Prompt and sample of each: images as a grid in one PNG file, audio as a WAV file each, text as it
@@ -213,7 +218,8 @@ void add_sample(CLI::App& app) {
       ->add_option(
           "--prompt-file", options->prompt_file,
           "A file whose bytes to go on from; of a PNG or JPEG file, where the run's data are "
-          "images, its upper half")
+          "images, its upper half; of a WAV, FLAC, Ogg or MP3 file, where they are audio, its "
+          "sound")
       ->transform(path())
       ->excludes(prompt)
       ->type_name("FILE");
@@ -255,7 +261,7 @@ void add_sample(CLI::App& app) {
                             "lace sample runs/demo --length 2000 --temperature 0.8 --seed 7",
                             "lace sample runs/demo --prompt-file recipes/demo.toml --count 4",
                             "lace sample runs/demo --raw --length 4096 > sample.bin",
-                            "lace sample runs/demo --count 2 --out /tmp/sample.txt"}));
+                            "lace sample runs/demo --count 2 --out sample.txt"}));
   command->callback([options] { sample(*options); });
 }
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <iomanip>
 #include <iostream>
@@ -47,13 +48,25 @@ struct Options {
 std::atomic<bool> interrupted{false};
 
 // While a run trains: the first Ctrl-C, or SIGTERM, asks for a checkpoint; the second of either
-// ends the program at once.
+// ends the program at once. The same signal twice within half a second is one: programs that stop
+// others often send it to the process and then to its group.
 class SignalHandler {
  public:
   SignalHandler() {
     struct sigaction action {};
     action.sa_handler = [](int signal) {
-      if (!interrupted.exchange(true)) return;
+      static std::atomic<int> first{0};
+      static timespec then{};
+      timespec now{};
+      clock_gettime(CLOCK_MONOTONIC, &now);
+      if (!interrupted.exchange(true)) {
+        then = now;
+        first = signal;
+        return;
+      }
+      const double apart = static_cast<double>(now.tv_sec - then.tv_sec) +
+                           1e-9 * static_cast<double>(now.tv_nsec - then.tv_nsec);
+      if (signal == first && apart < 0.5) return;
       std::signal(signal, SIG_DFL);
       std::raise(signal);  // comes when this handler returns
     };
@@ -195,8 +208,17 @@ std::unique_ptr<Group> join(const Environment& environment, at::Device device) {
                     }});
 }
 
+// A run that goes on has its recipe in its folder.
+std::string recipe_file(const Options& options) {
+  if (!options.recipe.empty()) return options.recipe;
+  LACE_CHECK(options.resume && !options.run.empty(),
+             "[train] without a recipe there must be --run DIR and --resume: it goes on with the "
+             "recipe of that run");
+  return options.run + "/recipe.toml";
+}
+
 void train(const Options& options) {
-  Recipe recipe = load_recipe(options.recipe, options.overrides);
+  Recipe recipe = load_recipe(recipe_file(options), options.overrides);
   recipe.data.change_places(expand_home);
   const Environment environment = find_environment();
   const at::Device device = find_rank_device(options.device, environment);
@@ -218,7 +240,11 @@ void train(const Options& options) {
   RunResult result;
   {
     const SignalHandler handler;
-    const double peak = first ? measured_peak(device, recipe.model.precision) : 0;
+    double peak = 0;  // a GPU is nobody else's: once is enough
+    const auto measure_peak = [&] {
+      if (peak == 0 || device.is_cpu()) peak = measured_peak(device, recipe.model.precision);
+      return peak;
+    };
     std::optional<ProgressView> view;
     if (first) view.emplace();
     result =
@@ -237,12 +263,14 @@ void train(const Options& options) {
                            .accept_changed_data = options.accept_changed_data,
                            .on_note = note,
                            .draw = draw,
-                           .step_operations = peak > 0 ? step_operations(recipe) : 0,
-                           .peak_operations_per_s = peak});
+                           .step_operations = first ? step_operations(recipe) : 0,
+                           .measure_peak = measure_peak});
   }
   if (report) report->finish();
   if (first) print_result(result, folder, options.json);
-  LACE_CHECK(result.finished, "[train] interrupted: a checkpoint is saved, go on with --resume");
+  LACE_CHECK(result.finished,
+             "[train] interrupted: a checkpoint is saved; go on with: lace train --run ",
+             path_text(folder), " --resume");
 }
 
 void add_train(CLI::App& app) {
@@ -250,12 +278,9 @@ void add_train(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "train",
       "Trains a recipe into a run folder; what torchrun, mpirun or srun start trains one run");
-  command->add_option("recipe", options->recipe, "The recipe, a TOML file")
-      ->required()
-      ->transform(path())
-      ->check(CLI::ExistingFile);
-  command->add_option("--set", options->overrides, "section.key=value, over the recipe's own")
-      ->allow_extra_args(false);
+  add_recipe(*command, options->recipe, options->overrides)
+      ->required(false)
+      ->description("The recipe, a TOML file; with --run and --resume that of the run");
   command->add_option("--run", options->run, "The run's folder; default runs/NAME")
       ->transform(path());
   command->add_flag("--resume", options->resume,
@@ -267,14 +292,16 @@ void add_train(CLI::App& app) {
   command->add_flag("--json", options->json, "Print the result as JSON");
   add_device(*command, options->device, "Where to train");
   add_threads(*command);
-  command->footer(examples({"lace train recipes/demo.toml",
+  command->footer(examples({"lace train recipes/demo.toml --run runs/demo",
                             "lace train recipes/demo.toml --set data.paths=~/src --run runs/mine",
                             "lace train recipes/text-small.toml --set data.paths=~/src",
-                            "lace train recipes/demo.toml --resume --set train.max_minutes=10",
-                            "lace train recipes/demo.toml --run runs/mine --set "
+                            "lace train --run runs/mine --resume",
+                            "lace train --run runs/mine --resume --set train.max_minutes=10",
+                            "lace train recipes/demo.toml --run runs/other --set "
                             "train.sample_every=500 --set train.early_stop=5 --set "
                             "train.keep_checkpoints=3",
-                            "lace train recipes/demo.toml --device cuda --set model.precision=bf16",
+                            "lace train recipes/demo.toml --run runs/gpu --device cuda --set "
+                            "model.precision=bf16",
                             "lace train recipes/enwik8.toml --dry-run"}));
   command->callback([options] { train(*options); });
 }

@@ -171,8 +171,10 @@ std::vector<std::string> frame(const Run& run, int columns, int rows) {
       colored(state, run.state == report::State::kTraining ? Color::kGreen : Color::kGray) + "  " +
       colored(printable(run.pattern(), 200), Color::kGray));
   if (run.fraction() > 0)
-    lines.push_back(bar(run.fraction(), std::max(8, std::min(columns - 6, 60))) +
-                    concat(" ", std::floor(100 * run.fraction()), "%"));
+    lines.push_back(
+        bar(run.fraction(), std::max(8, std::min(columns - 6, 60))) +
+        concat(" ", run.state == report::State::kFinished ? 100 : std::floor(100 * run.fraction()),
+               "%"));
   lines.push_back(progress(run));
   lines.push_back(figures(run));
   lines.push_back(scores(run));

@@ -22,6 +22,14 @@ float decode_mu_law(uint8_t code);
 // Throws lace::Error if sample_rate is not in [1, 2^31), or the file would pass 4 GiB.
 std::vector<uint8_t> wav_of_mu_law(std::span<const uint8_t> codes, int64_t sample_rate);
 
+// Whether a file begins as WAV, FLAC, Ogg or MP3 files do.
+bool is_audio_file(std::span<const uint8_t> file);
+
+// The codes of such a file's sound: one channel, resampled, as docs/data.md tells of audio.
+// Throws lace::Error naming `name` if it is damaged, cut off or none.
+std::vector<uint8_t> mu_law_of_file(std::span<const uint8_t> file, const std::string& name,
+                                    int64_t sample_rate);
+
 // Writes them to a file. Throws lace::Error also if it cannot be written.
 void write_wav(const std::string& path, std::span<const uint8_t> codes, int64_t sample_rate);
 

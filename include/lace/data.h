@@ -81,11 +81,14 @@ struct DataSplit {
   // The first byte of piece `i`, and the one past its last.
   int64_t piece_begin(int64_t i) const;
   int64_t piece_end(int64_t i) const;
+  // Of audio the name of the track's file, without its folder; "" where pieces have none.
+  std::string piece_name(int64_t i) const;
   // Adds bytes as a piece of their own.
-  void append_piece(const ByteStream& piece);
+  void append_piece(const ByteStream& piece, const std::string& name = "");
 
   ByteStream bytes;
-  std::vector<int64_t> piece_ends;  // ascending, the last is size(); empty: one piece
+  std::vector<int64_t> piece_ends;       // ascending, the last is size(); empty: one piece
+  std::vector<std::string> piece_names;  // of each of piece_ends
 };
 
 // What a model is trained, validated and tested on.

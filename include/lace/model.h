@@ -102,7 +102,7 @@ struct ModelConfig {
   double final_norm_eps = 1e-6;
   Precision precision = Precision::kFloat32;
   ResidualType residual = ResidualType::kWide;
-  bool recompute = false;      // backward recomputes each block from its input
+  bool recompute = false;      // backward recomputes each block from its input, but not attention
   bool deterministic = false;  // on a GPU: attention bitwise repeatable, slower
   uint64_t seed = 1;           // of the start values and the dropout masks
 

@@ -81,6 +81,10 @@ class Pattern {
 
   bool causal() const { return causal_; }
 
+  // Whether the keys that two positions see depend on how many keys there are: tokens that are
+  // counted from the end, and random(…) where it is bidirectional.
+  bool depends_on_length() const;
+
   // Throws lace::Error if the lengths, the head count, or arguments that depend on them are wrong:
   // 1 <= q_len <= k_len; heads divides into the counts of heads(…).
   BoundPattern bind(int64_t heads, int64_t q_len, int64_t k_len) const;

@@ -180,8 +180,12 @@ struct RunOptions {
   std::function<std::optional<DrawnSample>(const SparseTransformer& model, int64_t bytes,
                                            uint64_t seed)>
       draw = {};
-  // Of a step of this rank, and what the device could do: 0 where not known.
-  double step_operations = 0, peak_operations_per_s = 0;
+  // Of a step of this rank; 0: not known.
+  double step_operations = 0;
+  // Measures what the device can do, in operations a second; 0: not known. Called as the run starts
+  // and after each validation, and the highest counts from then on: others may keep a machine busy
+  // at one moment or another.
+  std::function<double()> measure_peak = {};
 };
 
 struct RunResult {

@@ -42,6 +42,9 @@ std::string format_duration(double seconds) {
   if (!std::isfinite(seconds) || seconds < 0) return "–";
   const auto total = static_cast<int64_t>(std::llround(seconds));
   char buffer[64];
+  constexpr int64_t kDay = 24 * 3600;
+  if (total >= 2 * 365 * kDay) return format_number(seconds / (365.25 * kDay)) + " years";
+  if (total >= 2 * kDay) return format_number(seconds / kDay) + " days";
   if (total < 60) {
     std::snprintf(buffer, sizeof buffer, "%lld s", static_cast<long long>(total));
   } else if (total < 3600) {

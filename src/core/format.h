@@ -13,7 +13,7 @@ std::string format_number(double value);
 std::string format_count(int64_t value);
 // "1.5 MB" (powers of 1000)
 std::string format_bytes(double bytes);
-// "1:02:03", "4:05", "7 s"
+// "7 s", "4:05", "1:02:03"; from two days on "3.5 days", from two years on "4.5 years"
 std::string format_duration(double seconds);
 
 }  // namespace lace

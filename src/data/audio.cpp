@@ -1,3 +1,5 @@
+#include "lace/audio.h"
+
 #include <algorithm>
 #include <array>
 #include <filesystem>
@@ -72,24 +74,49 @@ DataSplit& part(Dataset& data, Split split) {
 }
 
 // Each track in three parts: too few of them for one a split.
-void split_by_time(const std::vector<ByteStream>& tracks, const SplitFractions& fractions,
-                   Dataset& data) {
-  for (const ByteStream& track : tracks) {
+void split_by_time(const std::vector<ByteStream>& streams, const std::vector<Track>& tracks,
+                   const SplitFractions& fractions, Dataset& data) {
+  for (size_t i = 0; i < streams.size(); ++i) {
+    const ByteStream& track = streams[i];
     const auto share = [&](double fraction) {
       return static_cast<int64_t>(fraction * static_cast<double>(track.size()));
     };
     const int64_t test = track.size() - share(fractions.test);
     const int64_t validation = test - share(fractions.validation);
-    data.train.append_piece(track.slice(0, validation));
-    data.validation.append_piece(track.slice(validation, test));
-    data.test.append_piece(track.slice(test, track.size()));
+    data.train.append_piece(track.slice(0, validation), tracks[i].name);
+    data.validation.append_piece(track.slice(validation, test), tracks[i].name);
+    data.test.append_piece(track.slice(test, track.size()), tracks[i].name);
   }
   data.remarks.push_back(concat(tracks.size(), tracks.size() == 1 ? " track is" : " tracks are",
                                 " too few for ", fractions.splits(),
                                 " splits and cut by time: train, then validation, then test"));
 }
 
+// A file that is in memory.
+class BytesSource : public ByteSource {
+ public:
+  explicit BytesSource(std::span<const uint8_t> bytes) : bytes_(bytes) {}
+  void read(int64_t offset, std::span<uint8_t> out) const override {
+    const auto part = bytes_.subspan(static_cast<size_t>(offset), out.size());
+    std::copy(part.begin(), part.end(), out.begin());
+  }
+
+ private:
+  std::span<const uint8_t> bytes_;
+};
+
 }  // namespace
+
+bool is_audio_file(std::span<const uint8_t> file) { return is_audio(file); }
+
+std::vector<uint8_t> mu_law_of_file(std::span<const uint8_t> file, const std::string& name,
+                                    int64_t sample_rate) {
+  std::vector<uint8_t> codes;
+  decode_audio(
+      BytesSource(file), static_cast<int64_t>(file.size()), name, sample_rate,
+      [&](std::span<const uint8_t> part) { codes.insert(codes.end(), part.begin(), part.end()); });
+  return codes;
+}
 
 Dataset load_audio(const AudioOptions& options) {
   const SplitFractions fractions{options.validation_fraction, options.test_fraction};
@@ -122,12 +149,13 @@ Dataset load_audio(const AudioOptions& options) {
     tracks.push_back({fs::path(files[i].path).filename().native(), codes[i].bytes});
   }
   if (options.whole) {
-    for (const ByteStream& stream : streams) data.train.append_piece(stream);
+    for (size_t i = 0; i < streams.size(); ++i) data.train.append_piece(streams[i], tracks[i].name);
   } else if (tracks.size() < fractions.splits()) {
-    split_by_time(streams, fractions, data);
+    split_by_time(streams, tracks, fractions, data);
   } else {
     const std::vector<Split> splits = split_tracks(tracks, fractions);
-    for (size_t i = 0; i < streams.size(); ++i) part(data, splits[i]).append_piece(streams[i]);
+    for (size_t i = 0; i < streams.size(); ++i)
+      part(data, splits[i]).append_piece(streams[i], tracks[i].name);
   }
   return data;
 }

@@ -51,11 +51,17 @@ int64_t DataSplit::piece_end(int64_t i) const {
   return piece_ends.empty() ? size() : piece_ends[static_cast<size_t>(i)];
 }
 
-void DataSplit::append_piece(const ByteStream& piece) {
+std::string DataSplit::piece_name(int64_t i) const {
+  return piece_names.empty() ? "" : piece_names[static_cast<size_t>(i)];
+}
+
+void DataSplit::append_piece(const ByteStream& piece, const std::string& name) {
   if (piece.size() == 0) return;
   if (piece_ends.empty() && size() > 0) piece_ends.push_back(size());
   bytes.append(piece);
   piece_ends.push_back(size());
+  piece_names.resize(piece_ends.size());
+  piece_names.back() = name;
 }
 
 }  // namespace lace

@@ -13,6 +13,18 @@ namespace lace {
 
 enum class Device { kCpu, kCuda };
 
+// Positions [begin, end) that there are, of which p lies in row p + row of a tensor.
+struct Extent {
+  int32_t begin = 0, end = 0, row = 0;
+};
+
+// A sequence of a batch. Where a call has them, its plan is one of the same number of owners and
+// others, whose rows are positions: each sequence takes of it what lies within its own extents, so
+// that one plan serves all of them, and all shorter ones.
+struct Sequence {
+  Extent q, k;
+};
+
 // What is asked of a kernel, apart from the plan.
 struct AttentionShape {
   Device device = Device::kCpu;
@@ -20,12 +32,22 @@ struct AttentionShape {
   int64_t batch = 0;
   int64_t heads = 0;  // a multiple of kv_heads; query head h reads key head h / (heads / kv_heads)
   int64_t kv_heads = 0;
-  int64_t q_len = 0;
-  int64_t k_len = 0;           // >= q_len
+  int64_t q_len = 0;           // rows of q
+  int64_t k_len = 0;           // rows of k; >= q_len unless there are sequences
   int64_t qk_dim = 0;          // head_dim of q and k
   int64_t v_dim = 0;           // head_dim of v and out
   bool aligned = true;         // q, k and v are as is_aligned() tells
   bool positive_scale = true;  // as is_positive() tells
+  bool sequences = false;      // `sequences` of the arguments is there
+  bool packed = false;         // they lie one behind another: tensors have a batch of 1, stride 0
+
+  // How many [heads, rows] there are in memory, and which of them a batch element has.
+  int64_t batch_in_memory() const { return packed ? 1 : batch; }
+  int64_t in_memory(int64_t element) const { return packed ? 0 : element; }
+  // The place of a query's row in lse.
+  int64_t lse_index(int64_t element, int64_t head, int64_t row) const {
+    return (in_memory(element) * heads + head) * q_len + row;
+  }
 };
 
 // Whether `scale` is positive as kernels see it that multiply by it in float32: a product with a
@@ -52,20 +74,32 @@ bool is_aligned(const Tensor4& tensor, DType dtype, int64_t batch, int64_t heads
 //   out  [batch, heads,    q_len, v_dim]
 //   lse  [batch, heads,    q_len] contiguous, natural log, −inf for a row without keys (whose out
 //        is 0); float64 where dtype is, else float32
+//   sequences  [batch], where k and q are; null: everywhere, the queries the last of the keys. Rows
+//        of no sequence are neither read nor written: the caller has set their out to 0, their lse
+//        to −∞. No two sequences share a row
 struct ForwardArgs {
   AttentionShape shape;
+  const Sequence* sequences = nullptr;
   double scale = 1;
   Tensor4 q, k, v, out;
   void* lse = nullptr;
 };
 
-// Gradients of a loss with d loss / d out = dout. Every element of dq, dk, dv is written.
+// Gradients of a loss with d loss / d out = dout and d loss / d lse = dlse. Every element of dq,
+// dk, dv is written; of rows of no sequence they keep what they were, or become 0.
 //   dout as out; dq, dk, dv as q, k, v in shape and dtype, of any strides but the innermost
+//   dlse as lse; null: 0
+//   delta as lse; null: not asked for. What every row takes from dout·v: dout·out − dlse (of rows
+//   of
+//        no sequence anything)
 struct BackwardArgs {
   AttentionShape shape;
+  const Sequence* sequences = nullptr;
   double scale = 1;
   Tensor4 q, k, v, out, dout, dq, dk, dv;
   const void* lse = nullptr;
+  const void* dlse = nullptr;
+  void* delta = nullptr;
 };
 
 // The tiles that a kernel wants its plans compiled for.

@@ -58,8 +58,9 @@ at::Tensor attend_grad(const BlockCall& call, const at::Tensor& qkv, const Atten
   const Qkv parts = split_qkv(shape, qkv);
   const at::Tensor dqkv = at::empty_like(qkv);
   const Qkv grads = split_qkv(shape, dqkv);
-  ops::attention_backward_into({grads.q, grads.k, grads.v}, dout, parts.q, parts.k, parts.v,
-                               state.out, state.lse, call.pattern, attention_options(call));
+  ops::Gradients written{grads.q, grads.k, grads.v};
+  ops::attention_backward_into(written, {dout}, parts.q, parts.k, parts.v, state.out, state.lse,
+                               call.pattern, attention_options(call));
   rotate_qk(shape, dqkv, /*inverse=*/true);
   return dqkv;
 }
@@ -88,11 +89,11 @@ at::Tensor block_qkv(const BlockCall& call, const Norm& norm1) {
 }
 
 BlockActivations block_activations(const BlockCall& call, const at::Tensor& x, const Norm& norm1,
-                                   bool for_backward) {
+                                   bool for_backward, AttentionState attention) {
   BlockActivations a;
   a.norm1 = norm1;
   a.qkv = block_qkv(call, norm1);
-  a.attention = attend(call, a.qkv);
+  a.attention = attention.rows.defined() ? std::move(attention) : attend(call, a.qkv);
   run_feed_forward(call, x, a, for_backward);
   return a;
 }

@@ -86,9 +86,9 @@ Norm block_norm(const BlockCall& call, const at::Tensor& x);
 at::Tensor block_qkv(const BlockCall& call, const Norm& norm1);
 
 // From the input and its norm to the activation function's output; `for_backward`, all that
-// backward needs.
+// backward needs. `attention`: the block's, where it is known already.
 BlockActivations block_activations(const BlockCall& call, const at::Tensor& x, const Norm& norm1,
-                                   bool for_backward);
+                                   bool for_backward, AttentionState attention = {});
 
 // The second branch before its dropout, what r still lacks: compute [batch · n, d_model].
 at::Tensor block_branch(const BlockCall& call, const BlockActivations& activations);

@@ -1,5 +1,7 @@
 #include "model/pass.h"
 
+#include <optional>
+
 #include <ATen/ATen.h>
 
 #include "ops/torch_context.h"
@@ -28,8 +30,8 @@ Pass::Pass(std::shared_ptr<const SparseTransformer::Impl> impl, const at::Tensor
                                       model.arena.parameter(weight + 1).detach(),
                                       last ? config.final_norm_eps : config.block_norm_eps);
     if (!keep) continue;
-    activations_.emplace_back();
-    if (!config.recompute) activations_.back() = std::move(activations);
+    if (config.recompute) activations = {.attention = std::move(activations.attention)};
+    activations_.push_back(std::move(activations));
   }
   hidden_ = x;
   final_norm_ = norm;
@@ -80,13 +82,16 @@ void Pass::backward(const at::Tensor& dy, const Gradients& gradients) {
     }
     // Taken out, so that each block's memory is free before the next one's turn.
     const at::Tensor x = std::move(inputs_.back());
-    std::optional<BlockActivations> activations = std::move(activations_.back());
+    BlockActivations activations = std::move(activations_.back());
     inputs_.pop_back();
     activations_.pop_back();
-    if (!activations) activations = block_activations(block, x, block_norm(block, x), true);
+    if (config.recompute) {
+      activations = block_activations(block, x, block_norm(block, x), /*for_backward=*/true,
+                                      std::move(activations.attention));
+    }
     std::optional<Branch> below;
     if (layer > 0) below = branch_of(layer - 1);
-    grads = block_grad(block, x, *std::exchange(activations, std::nullopt), std::move(grads), into,
+    grads = block_grad(block, x, std::move(activations), std::move(grads), into,
                        below ? &*below : nullptr);
     if (gradients.layer_done) gradients.layer_done(layer);
   }

@@ -2,7 +2,6 @@
 
 #include <functional>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -48,8 +47,8 @@ class Pass {
 
   std::shared_ptr<const SparseTransformer::Impl> model_;
   at::Tensor tokens_, keys_, hidden_;
-  std::vector<at::Tensor> inputs_;                            // of the blocks
-  std::vector<std::optional<BlockActivations>> activations_;  // none: computed again
+  std::vector<at::Tensor> inputs_;             // of the blocks
+  std::vector<BlockActivations> activations_;  // where blocks are recomputed, of attention alone
   Norm final_norm_;
   at::Tensor logits_, lse_;
 };

@@ -1,5 +1,7 @@
 // A pass as a node of autograd.
 
+#include <optional>
+
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 

@@ -14,6 +14,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "lace/sequences.h"
+
 #include "kernels/kernel.h"
 #include "ops/attention_arguments.h"
 #include "ops/attention_call.h"
@@ -44,93 +46,151 @@ Pattern parse_cached(const std::string& text) {
   return parsed.emplace(text, Pattern::parse(text)).first->second;
 }
 
-std::tuple<at::Tensor, at::Tensor> attention_op(const at::Tensor& q, const at::Tensor& k,
-                                                const at::Tensor& v, const std::string& pattern,
-                                                std::optional<double> scale, bool deterministic) {
+using OptionalTensor = std::optional<at::Tensor>;
+
+at::Tensor or_undefined(const OptionalTensor& tensor) { return tensor.value_or(at::Tensor()); }
+OptionalTensor or_none(const at::Tensor& tensor) {
+  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+}
+
+using ForwardResults = std::tuple<at::Tensor, at::Tensor>;
+using BackwardResults = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+ForwardResults attention_op(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const std::string& pattern, std::optional<double> scale,
+                            bool deterministic, const OptionalTensor& sinks,
+                            const OptionalTensor& sequences, std::optional<int64_t> max_len) {
   const Pattern parsed = parse_cached(pattern);
-  auto results = attention_forward(q, k, v, parsed, {scale, deterministic});
+  auto results = attention_forward(
+      q, k, v, parsed,
+      {scale, deterministic, or_undefined(sinks), or_undefined(sequences), max_len});
   remember_pattern(std::get<1>(results), pattern, parsed);
   return results;
 }
 
-Gradients attention_backward_op(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k,
-                                const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
-                                const std::string& pattern, std::optional<double> scale,
-                                bool deterministic) {
+BackwardResults attention_backward_op(const at::Tensor& dout, const at::Tensor& q,
+                                      const at::Tensor& k, const at::Tensor& v,
+                                      const at::Tensor& out, const at::Tensor& lse,
+                                      const std::string& pattern, std::optional<double> scale,
+                                      bool deterministic, const OptionalTensor& sinks,
+                                      const OptionalTensor& sequences,
+                                      std::optional<int64_t> max_len, const OptionalTensor& dlse) {
   const std::optional<Pattern> seen = remembered_pattern(lse, pattern);
-  return attention_backward(dout, q, k, v, out, lse, seen ? *seen : parse_cached(pattern),
-                            {scale, deterministic});
+  const Gradients grads = attention_backward(
+      {dout, or_undefined(dlse)}, q, k, v, out, lse, seen ? *seen : parse_cached(pattern),
+      {scale, deterministic, or_undefined(sinks), or_undefined(sequences), max_len});
+  return {grads.q, grads.k, grads.v, grads.sinks};
 }
 
 // Shapes, dtypes and strides only, sizes possibly symbolic: what torch.compile traces.
-std::tuple<at::Tensor, at::Tensor> attention_meta(const at::Tensor& q, const at::Tensor& k,
-                                                  const at::Tensor& v, const std::string&,
-                                                  std::optional<double>, bool) {
+ForwardResults attention_meta(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                              const std::string&, std::optional<double>, bool,
+                              const OptionalTensor&, const OptionalTensor& sequences,
+                              std::optional<int64_t>) {
+  const auto options = q.options().dtype(lse_type(q.scalar_type()));
+  if (sequences && q.dim() == 3) {
+    LACE_CHECK(v.dim() == 3,
+               "[attention] v must have the shape [rows, heads, head_dim], as q has, got ", v.dim(),
+               " dimensions");
+    return {at::empty_symint({q.sym_size(0), q.sym_size(1), v.sym_size(2)}, q.options()),
+            at::empty_symint({q.sym_size(1), q.sym_size(0)}, options)};
+  }
   LACE_CHECK(q.dim() == 4 && k.dim() == 4 && v.dim() == 4,
              "[attention] q, k and v must have the shape [batch, heads, seq_len, head_dim], got ",
              q.dim(), ", ", k.dim(), " and ", v.dim(), " dimensions");
-  const auto lse_type = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  return {
-      empty_result(q, q.sym_size(0), q.sym_size(1), q.sym_size(2), v.sym_size(3)),
-      at::empty_symint({q.sym_size(0), q.sym_size(1), q.sym_size(2)}, q.options().dtype(lse_type))};
+  return {empty_result(q, q.sym_size(0), q.sym_size(1), q.sym_size(2), v.sym_size(3)),
+          at::empty_symint({q.sym_size(0), q.sym_size(1), q.sym_size(2)}, options)};
 }
 
-Gradients attention_backward_meta(const at::Tensor&, const at::Tensor& q, const at::Tensor& k,
-                                  const at::Tensor& v, const at::Tensor&, const at::Tensor&,
-                                  const std::string&, std::optional<double>, bool) {
+BackwardResults attention_backward_meta(const at::Tensor&, const at::Tensor& q, const at::Tensor& k,
+                                        const at::Tensor& v, const at::Tensor&, const at::Tensor&,
+                                        const std::string&, std::optional<double>, bool,
+                                        const OptionalTensor& sinks, const OptionalTensor&,
+                                        std::optional<int64_t>, const OptionalTensor&) {
   auto like = [](const at::Tensor& t) {
+    if (t.dim() == 3) return at::empty_symint(t.sym_sizes(), t.options());
     return empty_result(t, t.sym_size(0), t.sym_size(1), t.sym_size(2), t.sym_size(3));
   };
-  return {like(q), like(k), like(v)};
+  return {like(q), like(k), like(v), sinks ? at::empty_like(*sinks) : at::empty({0}, q.options())};
 }
 
-// ---- autograd
-// ------------------------------------------------------------------------------------
+at::Tensor padded_sequences_op(c10::SymInt batch, c10::SymInt q_rows, c10::SymInt k_rows,
+                               const OptionalTensor& k_lens, const OptionalTensor& q_start,
+                               const OptionalTensor& k_start) {
+  return padded_sequences(std::move(batch), std::move(q_rows), std::move(k_rows),
+                          {k_lens, q_start, k_start});
+}
 
-// A pattern on its way through autograd: the value from C++, its text from torch.ops, whose calls
-// go on through the dispatcher, where torch.compile traces them.
-struct PatternArgument final : torch::CustomClassHolder {
-  PatternArgument(Pattern pattern, AttentionOptions options)
-      : pattern(std::move(pattern)), options(options) {}
-  PatternArgument(std::string text, AttentionOptions options)
-      : text(std::move(text)), options(options) {}
+// ---- autograd -----------------------------------------------------------------------------------
+
+// A call on its way through autograd, apart from its tensors: the pattern from C++, its text from
+// torch.ops, whose calls go on through the dispatcher, where torch.compile traces them.
+struct CallArgument final : torch::CustomClassHolder {
+  CallArgument(Pattern pattern, const AttentionOptions& options)
+      : pattern(std::move(pattern)), options(without_tensors(options)) {}
+  CallArgument(std::string text, const AttentionOptions& options)
+      : text(std::move(text)), options(without_tensors(options)) {}
 
   std::optional<Pattern> pattern;
   std::string text;
   std::optional<Pattern> seen;  // by forward, where the text names files
-  AttentionOptions options;
+  AttentionOptions options;     // without tensors, which autograd keeps
 
-  std::tuple<at::Tensor, at::Tensor> call_forward(const at::Tensor& q, const at::Tensor& k,
-                                                  const at::Tensor& v) {
-    if (pattern) return attention_forward(q, k, v, *pattern, options);
+  static AttentionOptions without_tensors(AttentionOptions options) {
+    options.sinks = options.sequences = at::Tensor();
+    return options;
+  }
+  AttentionOptions with_tensors(const at::Tensor& sinks, const at::Tensor& sequences) const {
+    AttentionOptions all = options;
+    all.sinks = sinks;
+    all.sequences = sequences;
+    return all;
+  }
+
+  ForwardResults call_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                              const at::Tensor& sinks, const at::Tensor& sequences) {
+    if (pattern) return attention_forward(q, k, v, *pattern, with_tensors(sinks, sequences));
     static const auto op = c10::Dispatcher::singleton()
                                .findSchemaOrThrow("lace::attention", "")
                                .typed<decltype(attention_op)>();
-    auto results = op.call(q, k, v, text, options.scale, options.deterministic);
+    auto results = op.call(q, k, v, text, options.scale, options.deterministic, or_none(sinks),
+                           or_none(sequences), options.max_len);
     seen = remembered_pattern(std::get<1>(results), text);
     return results;
   }
 
-  Gradients call_backward(const variable_list& t) const {
-    if (pattern) return attention_backward(t[0], t[1], t[2], t[3], t[4], t[5], *pattern, options);
+  // saved: q, k, v, sinks, sequences, out, lse.
+  variable_list call_backward(const LossGradients& loss, const variable_list& saved) const {
+    const auto &q = saved[0], &k = saved[1], &v = saved[2], &sinks = saved[3],
+               &sequences = saved[4], &out = saved[5], &lse = saved[6];
+    if (pattern) {
+      const Gradients grads =
+          attention_backward(loss, q, k, v, out, lse, *pattern, with_tensors(sinks, sequences));
+      return {grads.q, grads.k, grads.v, grads.sinks};
+    }
     static const auto op = c10::Dispatcher::singleton()
                                .findSchemaOrThrow("lace::attention_backward", "")
                                .typed<decltype(attention_backward_op)>();
-    if (seen) remember_pattern(t[5], text, *seen);  // hooks may have put lse elsewhere
-    return op.call(t[0], t[1], t[2], t[3], t[4], t[5], text, options.scale, options.deterministic);
+    if (seen) remember_pattern(lse, text, *seen);  // hooks may have put lse elsewhere
+    const auto [dq, dk, dv, dsinks] =
+        op.call(loss.out, q, k, v, out, lse, text, options.scale, options.deterministic,
+                or_none(sinks), or_none(sequences), options.max_len, or_none(loss.lse));
+    return {dq, dk, dv, dsinks};
   }
 };
-using PatternPointer = c10::intrusive_ptr<PatternArgument>;
+using CallPointer = c10::intrusive_ptr<CallArgument>;
 
-// Gradients of q, k, v; its own backward says that there is none.
+// Gradients of q, k, v and sinks; its own backward says that there is none.
 class AttentionBackward : public torch::autograd::Function<AttentionBackward> {
  public:
-  static variable_list forward(AutogradContext*, const at::Tensor& dout, const at::Tensor& q,
-                               const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
-                               const at::Tensor& lse, const PatternPointer& pattern) {
+  static variable_list forward(AutogradContext*, const at::Tensor& dout, const OptionalTensor& dlse,
+                               const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                               const OptionalTensor& sinks, const OptionalTensor& sequences,
+                               const at::Tensor& out, const at::Tensor& lse,
+                               const CallPointer& call) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    auto [dq, dk, dv] = pattern->call_backward({dout, q, k, v, out, lse});
-    return {dq, dk, dv};
+    return call->call_backward({dout, or_undefined(dlse)},
+                               {q, k, v, or_undefined(sinks), or_undefined(sequences), out, lse});
   }
 
   static variable_list backward(AutogradContext*, const variable_list&) {
@@ -143,57 +203,54 @@ class AttentionBackward : public torch::autograd::Function<AttentionBackward> {
 class Attention : public torch::autograd::Function<Attention> {
  public:
   static variable_list forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k,
-                               const at::Tensor& v, const PatternPointer& pattern) {
+                               const at::Tensor& v, const OptionalTensor& sinks,
+                               const OptionalTensor& sequences, const CallPointer& call) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    auto [out, lse] = pattern->call_forward(q, k, v);
-    context->save_for_backward({q, k, v, out, lse});
-    context->saved_data["pattern"] = c10::IValue::make_capsule(pattern);
+    auto [out, lse] = call->call_forward(q, k, v, or_undefined(sinks), or_undefined(sequences));
+    context->save_for_backward({q, k, v, or_undefined(sinks), or_undefined(sequences), out, lse});
+    context->saved_data["call"] = c10::IValue::make_capsule(call);
     context->set_materialize_grads(false);
-    // From torch.ops, lse is cut off from the graph, as torch.compile needs; from C++ it stays, so
-    // that a backward through it is an error and not a silent zero.
-    if (!pattern->pattern) context->mark_non_differentiable({lse});
     return {out, lse};
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
-    LACE_CHECK(!grads[1].defined(),
-               "[attention] lse is not differentiable: use lse.detach() in the loss");
-    variable_list result(4);  // q, k, v, pattern
-    if (!grads[0].defined()) return result;
-    const variable_list saved = context->get_saved_variables();
-    const auto pattern = c10::static_intrusive_pointer_cast<PatternArgument>(
-        context->saved_data["pattern"].toCapsule());
-    const variable_list gradients = AttentionBackward::apply(grads[0], saved[0], saved[1], saved[2],
-                                                             saved[3], saved[4], pattern);
+    variable_list result(6);  // q, k, v, sinks, sequences, call
+    if (!grads[0].defined() && !grads[1].defined()) return result;
+    const variable_list t = context->get_saved_variables();
+    const auto call =
+        c10::static_intrusive_pointer_cast<CallArgument>(context->saved_data["call"].toCapsule());
+    const at::Tensor dout = grads[0].defined() ? grads[0] : at::zeros_like(t[5]);
+    const variable_list gradients = AttentionBackward::apply(
+        dout, or_none(grads[1]), t[0], t[1], t[2], or_none(t[3]), or_none(t[4]), t[5], t[6], call);
     std::copy(gradients.begin(), gradients.end(), result.begin());
+    if (!t[3].defined()) result[3] = at::Tensor();
     return result;
   }
 };
 
-std::tuple<at::Tensor, at::Tensor> attention_autograd(const at::Tensor& q, const at::Tensor& k,
-                                                      const at::Tensor& v,
-                                                      const std::string& pattern,
-                                                      std::optional<double> scale,
-                                                      bool deterministic) {
-  const auto argument =
-      c10::make_intrusive<PatternArgument>(pattern, AttentionOptions{scale, deterministic});
-  const variable_list results = Attention::apply(q, k, v, argument);
+ForwardResults attention_autograd(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const std::string& pattern, std::optional<double> scale,
+                                  bool deterministic, const OptionalTensor& sinks,
+                                  const OptionalTensor& sequences, std::optional<int64_t> max_len) {
+  const auto call = c10::make_intrusive<CallArgument>(
+      pattern, AttentionOptions{scale, deterministic, {}, {}, max_len});
+  const variable_list results = Attention::apply(q, k, v, sinks, sequences, call);
   return {results[0], results[1]};
 }
 
-Gradients attention_backward_autograd(const at::Tensor& dout, const at::Tensor& q,
-                                      const at::Tensor& k, const at::Tensor& v,
-                                      const at::Tensor& out, const at::Tensor& lse,
-                                      const std::string& pattern, std::optional<double> scale,
-                                      bool deterministic) {
-  const auto argument =
-      c10::make_intrusive<PatternArgument>(pattern, AttentionOptions{scale, deterministic});
-  const variable_list results = AttentionBackward::apply(dout, q, k, v, out, lse, argument);
-  return {results[0], results[1], results[2]};
+BackwardResults attention_backward_autograd(
+    const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const at::Tensor& out, const at::Tensor& lse, const std::string& pattern,
+    std::optional<double> scale, bool deterministic, const OptionalTensor& sinks,
+    const OptionalTensor& sequences, std::optional<int64_t> max_len, const OptionalTensor& dlse) {
+  const auto call = c10::make_intrusive<CallArgument>(
+      pattern, AttentionOptions{scale, deterministic, {}, {}, max_len});
+  const variable_list results =
+      AttentionBackward::apply(dout, dlse, q, k, v, sinks, sequences, out, lse, call);
+  return {results[0], results[1], results[2], results[3]};
 }
 
-// ---- autocast
-// ------------------------------------------------------------------------------------
+// ---- autocast -----------------------------------------------------------------------------------
 
 // As autocast treats scaled_dot_product_attention: float16, bfloat16 and float32 become the
 // autocast dtype; float64 stays.
@@ -203,16 +260,16 @@ at::Tensor autocast(const at::Tensor& tensor) {
 }
 
 template <c10::DispatchKey kKey>
-std::tuple<at::Tensor, at::Tensor> attention_autocast(const at::Tensor& q, const at::Tensor& k,
-                                                      const at::Tensor& v,
-                                                      const std::string& pattern,
-                                                      std::optional<double> scale,
-                                                      bool deterministic) {
+ForwardResults attention_autocast(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const std::string& pattern, std::optional<double> scale,
+                                  bool deterministic, const OptionalTensor& sinks,
+                                  const OptionalTensor& sequences, std::optional<int64_t> max_len) {
   c10::impl::ExcludeDispatchKeyGuard no_autocast(kKey);
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("lace::attention", "")
                              .typed<decltype(attention_op)>();
-  return op.call(autocast(q), autocast(k), autocast(v), pattern, scale, deterministic);
+  return op.call(autocast(q), autocast(k), autocast(v), pattern, scale, deterministic, sinks,
+                 sequences, max_len);
 }
 
 }  // namespace
@@ -225,11 +282,14 @@ std::pair<at::Tensor, at::Tensor> attention_with_lse(const at::Tensor& q, const 
   for (const auto& [name, tensor] : {std::pair("q", &q), std::pair("k", &k), std::pair("v", &v)}) {
     LACE_CHECK(tensor->defined(), "[attention] ", name, " is an undefined tensor");
   }
-  const auto argument = c10::make_intrusive<ops::PatternArgument>(pattern, options);
+  const auto call = c10::make_intrusive<ops::CallArgument>(pattern, options);
   const bool cast = at::autocast::is_autocast_enabled(q.device().type());
+  const auto apply = [&](const at::Tensor& x, const at::Tensor& y, const at::Tensor& z) {
+    return ops::Attention::apply(x, y, z, ops::or_none(options.sinks),
+                                 ops::or_none(options.sequences), call);
+  };
   const auto results =
-      cast ? ops::Attention::apply(ops::autocast(q), ops::autocast(k), ops::autocast(v), argument)
-           : ops::Attention::apply(q, k, v, argument);
+      cast ? apply(ops::autocast(q), ops::autocast(k), ops::autocast(v)) : apply(q, k, v);
   return {results[0], results[1]};
 }
 
@@ -246,14 +306,30 @@ std::string attention_kernel(const at::Tensor& q, const at::Tensor& k, const at:
 
 TORCH_LIBRARY(lace, library) {
   library.def(
+      "padded_sequences(SymInt batch, SymInt q_rows, SymInt k_rows, *, Tensor? k_lens=None, "
+      "Tensor? q_start=None, Tensor? k_start=None) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+  library.def(
+      "packed_sequences(Tensor cu_seqlens_q, Tensor cu_seqlens_k, *, Tensor? q_start=None) -> "
+      "Tensor",
+      {at::Tag::pt2_compliant_tag});
+  library.def(
       "attention(Tensor q, Tensor k, Tensor v, str pattern, *, float? scale=None, "
-      "bool deterministic=False) -> (Tensor out, Tensor lse)",
+      "bool deterministic=False, Tensor? sinks=None, Tensor? sequences=None, int? max_len=None) "
+      "-> (Tensor out, Tensor lse)",
       {at::Tag::pt2_compliant_tag, at::Tag::needs_exact_strides});
   library.def(
       "attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
-      "str pattern, *, float? scale=None, bool deterministic=False) -> (Tensor dq, Tensor dk, "
-      "Tensor dv)",
+      "str pattern, *, float? scale=None, bool deterministic=False, Tensor? sinks=None, "
+      "Tensor? sequences=None, int? max_len=None, Tensor? dlse=None) -> (Tensor dq, Tensor dk, "
+      "Tensor dv, Tensor dsinks)",
       {at::Tag::pt2_compliant_tag, at::Tag::needs_exact_strides});
+}
+
+// Made of operations that differentiate, compile and run anywhere as they are.
+TORCH_LIBRARY_IMPL(lace, CompositeImplicitAutograd, library) {
+  library.impl("padded_sequences", ops::padded_sequences_op);
+  library.impl("packed_sequences", packed_sequences);
 }
 
 // On CUDA tensors in every build: without CUDA the kernel table says that none of its kernels can

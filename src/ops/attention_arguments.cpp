@@ -7,6 +7,8 @@
 
 #include "lace/error.h"
 
+#include "ops/sequences.h"
+
 namespace lace::ops {
 
 namespace {
@@ -74,6 +76,16 @@ void check_equal(const char* op, const char* what, const char* name, int64_t val
              " has ", expected);
 }
 
+void check_sinks(const char* op, const AttentionShape& shape, const at::Tensor& sinks,
+                 const at::Tensor& q) {
+  if (!sinks.defined()) return;
+  to_dtype(op, sinks.scalar_type());
+  LACE_CHECK(sinks.sizes() == at::IntArrayRef({shape.heads}), "[", op,
+             "] sinks must have the shape [heads] = [", shape.heads, "], got ", sinks.sizes());
+  LACE_CHECK(sinks.device() == q.device(), "[", op, "] sinks are on ", sinks.device(), ", q is on ",
+             q.device());
+}
+
 }  // namespace
 
 bool is_aligned(const at::Tensor& tensor) {
@@ -83,7 +95,8 @@ bool is_aligned(const at::Tensor& tensor) {
 }
 
 AttentionArguments check_attention(const char* op, const at::Tensor& q, const at::Tensor& k,
-                                   const at::Tensor& v, std::optional<double> scale) {
+                                   const at::Tensor& v, const AttentionOptions& options,
+                                   bool packed) {
   LACE_CHECK(q.defined(), "[", op, "] q is an undefined tensor");
   check_one(op, "q", q, q);
   check_one(op, "k", k, q);
@@ -108,34 +121,53 @@ AttentionArguments check_attention(const char* op, const at::Tensor& q, const at
   LACE_CHECK(shape.heads >= 1 && shape.kv_heads >= 1 && shape.heads % shape.kv_heads == 0, "[", op,
              "] heads of q must be a multiple of the heads of k, got ", shape.heads, " and ",
              shape.kv_heads);
-  LACE_CHECK(shape.q_len >= 1 && shape.q_len <= shape.k_len, "[", op,
+  shape.sequences = options.sequences.defined();
+  shape.packed = packed;
+  LACE_CHECK(shape.q_len >= 1 && (shape.q_len <= shape.k_len || shape.sequences), "[", op,
              "] seq_len of q must be from 1 to that of k, got ", shape.q_len, " and ", shape.k_len);
   LACE_CHECK(shape.qk_dim >= 1 && shape.v_dim >= 1, "[", op, "] head_dim must be positive, got ",
              shape.qk_dim, " for q and ", shape.v_dim, " for v");
+  check_sinks(op, shape, options.sinks, q);
+  arguments.plan_q_len = shape.q_len;
+  arguments.plan_k_len = shape.k_len;
+  if (shape.sequences) {
+    const at::Tensor& sequences = options.sequences;
+    LACE_CHECK(sequences.device() == q.device(), "[", op, "] sequences are on ", sequences.device(),
+               ", q is on ", q.device());
+    if (packed && sequences.dim() > 0) shape.batch = sequences.size(0);
+    check_sequences(op, shape, sequences);
+    arguments.plan_k_len = plan_length(op, shape, sequences, options.max_len);
+    arguments.plan_q_len = arguments.plan_k_len;
+  }
   arguments.scale = check_scale(
-      op, scale.value_or(1 / std::sqrt(static_cast<double>(shape.qk_dim))), shape.dtype);
+      op, options.scale.value_or(1 / std::sqrt(static_cast<double>(shape.qk_dim))), shape.dtype);
   shape.aligned = is_aligned(q) && is_aligned(k) && is_aligned(v);
   shape.positive_scale = is_positive(arguments.scale);
   return arguments;
 }
 
+at::ScalarType lse_type(at::ScalarType q) { return q == at::kDouble ? at::kDouble : at::kFloat; }
+
 void check_attention_backward(const AttentionArguments& arguments, const at::Tensor& dout,
-                              const at::Tensor& out, const at::Tensor& lse) {
+                              const at::Tensor& out, const at::Tensor& lse,
+                              const at::Tensor& dlse) {
   const AttentionShape& shape = arguments.shape;
   const at::IntArrayRef sizes = out.sizes();
   const bool out_fits =
-      sizes == at::IntArrayRef({shape.batch, shape.heads, shape.q_len, shape.v_dim});
+      sizes == at::IntArrayRef({shape.batch_in_memory(), shape.heads, shape.q_len, shape.v_dim});
   LACE_CHECK(out_fits, "[attention_backward] out must be what attention returned, got the shape ",
              sizes);
   LACE_CHECK(dout.sizes() == sizes, "[attention_backward] shape of dout is ", dout.sizes(),
              ", out has ", sizes);
   LACE_CHECK(dout.scalar_type() == out.scalar_type(), "[attention_backward] dtype of dout is ",
              dtype_name(dout.scalar_type()), ", out has ", dtype_name(out.scalar_type()));
-  const at::ScalarType lse_type = shape.dtype == DType::kFloat64 ? at::kDouble : at::kFloat;
-  LACE_CHECK(
-      lse.is_contiguous() && lse.sizes() == sizes.slice(0, 3) && lse.scalar_type() == lse_type,
-      "[attention_backward] lse must be what attention returned, got ",
-      dtype_name(lse.scalar_type()), " of the shape ", lse.sizes());
+  const at::ScalarType type = lse_type(out.scalar_type());
+  LACE_CHECK(lse.is_contiguous() && lse.sizes() == sizes.slice(0, 3) && lse.scalar_type() == type,
+             "[attention_backward] lse must be what attention returned, got ",
+             dtype_name(lse.scalar_type()), " of the shape ", lse.sizes());
+  LACE_CHECK(!dlse.defined() || (dlse.sizes() == lse.sizes() && dlse.scalar_type() == type),
+             "[attention_backward] dlse must have the shape and dtype of lse, got ",
+             dtype_name(dlse.scalar_type()), " of the shape ", dlse.sizes());
 }
 
 at::Tensor with_contiguous_rows(const at::Tensor& tensor) {
@@ -155,8 +187,8 @@ at::Tensor with_aligned_rows(const at::Tensor& tensor) {
   return tensor.clone(at::MemoryFormat::Contiguous);  // contiguous() may keep where it begins
 }
 
-Tensor4 to_tensor4(const at::Tensor& tensor) {
-  return {tensor.data_ptr(), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
+Tensor4 to_tensor4(const at::Tensor& tensor, bool packed) {
+  return {tensor.data_ptr(), packed ? 0 : tensor.stride(0), tensor.stride(1), tensor.stride(2)};
 }
 
 }  // namespace lace::ops

@@ -4,6 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "lace/attention.h"
+
 #include "kernels/kernel.h"
 
 namespace lace::ops {
@@ -15,16 +17,21 @@ DType to_dtype(const char* op, at::ScalarType type);
 struct AttentionArguments {
   AttentionShape shape;
   double scale = 1;
+  int64_t plan_q_len = 0, plan_k_len = 0;  // that the plan is for
 };
 
-// Throws lace::Error naming `op` and the first rule of lace/attention.h that q, k, v or scale
-// break.
+// Throws lace::Error naming `op` and the first rule of lace/attention.h that q, k, v or options
+// break. packed: q, k and v are [1, heads, rows, head_dim], of all sequences.
 AttentionArguments check_attention(const char* op, const at::Tensor& q, const at::Tensor& k,
-                                   const at::Tensor& v, std::optional<double> scale);
+                                   const at::Tensor& v, const AttentionOptions& options,
+                                   bool packed = false);
 
-// Throws lace::Error unless dout, out and lse fit what check_attention accepted.
+// Throws lace::Error unless dout, out, lse and, if defined, dlse fit what check_attention accepted.
 void check_attention_backward(const AttentionArguments& arguments, const at::Tensor& dout,
-                              const at::Tensor& out, const at::Tensor& lse);
+                              const at::Tensor& out, const at::Tensor& lse, const at::Tensor& dlse);
+
+// The dtype of lse for q of that dtype.
+at::ScalarType lse_type(at::ScalarType q);
 
 // `tensor` if its rows are contiguous, else a contiguous copy.
 at::Tensor with_contiguous_rows(const at::Tensor& tensor);
@@ -35,7 +42,8 @@ at::Tensor with_contiguous_rows(const at::Tensor& tensor);
 at::Tensor empty_result(const at::Tensor& like, c10::SymInt batch, c10::SymInt heads,
                         c10::SymInt rows, c10::SymInt head_dim);
 
-Tensor4 to_tensor4(const at::Tensor& tensor);
+// packed: of a batch of 1 that all sequences share.
+Tensor4 to_tensor4(const at::Tensor& tensor, bool packed = false);
 
 // Whether a tensor of 16-bit elements is as AttentionShape::aligned asks for, once its rows are
 // contiguous.

@@ -189,6 +189,26 @@ std::string Pattern::to_string() const {
   return causal_ ? text : "bidirectional(" + text + ")";
 }
 
+namespace {
+
+bool depends_on_length(const Expr& expr, bool causal) {
+  if (expr.op == Expr::Op::kAtom) {
+    const auto from_end = [](const TokenRange& range) { return range.first < 0 || range.last < 0; };
+    return (expr.atom.kind == AtomKind::kRandom && !causal) ||
+           std::any_of(expr.atom.tokens.begin(), expr.atom.tokens.end(), from_end);
+  }
+  return std::any_of(expr.operands.begin(), expr.operands.end(),
+                     [&](const Expr& operand) { return depends_on_length(operand, causal); });
+}
+
+}  // namespace
+
+bool Pattern::depends_on_length() const {
+  return std::any_of(entries_.begin(), entries_.end(), [&](const HeadEntry& entry) {
+    return lace::depends_on_length(entry.expr, causal_);
+  });
+}
+
 BoundPattern Pattern::bind(int64_t heads, int64_t q_len, int64_t k_len) const {
   LACE_CHECK(1 <= heads && heads <= kMaxHeads, "[bind] heads must be from 1 to ", kMaxHeads,
              ", got ", heads);

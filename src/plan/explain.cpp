@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 #include <utility>
 
 #include "lace/error.h"
@@ -290,11 +291,44 @@ int64_t popcount(const std::vector<uint64_t>& words, int64_t begin, int64_t end)
   return count;
 }
 
+// The least common multiple, or kMostExplainedHeads + 1 where it is larger than that.
+int64_t joined(int64_t a, int64_t b) {
+  if (a > kMostExplainedHeads || b > kMostExplainedHeads) return kMostExplainedHeads + 1;
+  return std::min(std::lcm(a, b), kMostExplainedHeads + 1);
+}
+
+int64_t heads_told_apart(const Expr& expr) {
+  int64_t heads =
+      expr.op == Expr::Op::kAtom && expr.atom.kind == AtomKind::kFixed ? expr.atom.args[2] : 1;
+  if (expr.atom.mask != nullptr) heads = expr.atom.mask->heads;
+  for (const Expr& operand : expr.operands) heads = joined(heads, heads_told_apart(operand));
+  return heads;
+}
+
 }  // namespace
 
 double waste(int64_t computed_pairs, int64_t live_pairs) {
   if (live_pairs == 0) return 1;
   return static_cast<double>(computed_pairs) / static_cast<double>(live_pairs);
+}
+
+double saved(const Explanation& all, int64_t pairs) {
+  return 1 - static_cast<double>(pairs) / static_cast<double>(all.dense_pairs);
+}
+
+int64_t heads_told_apart(const std::vector<Pattern>& cycle) {
+  int64_t heads = 1;
+  for (const Pattern& pattern : cycle) {
+    int64_t counts = 0;
+    for (const auto& [count, expr] : pattern.entries()) {
+      counts += count;
+      heads = joined(heads, heads_told_apart(expr));
+    }
+    heads = joined(heads, std::max<int64_t>(counts, 1));
+  }
+  LACE_CHECK(heads <= kMostExplainedHeads, "[explain] the patterns tell more than ",
+             kMostExplainedHeads, " heads apart: choose how many there are");
+  return heads;
 }
 
 std::string_view name(RowOrder order) {

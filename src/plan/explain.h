@@ -57,6 +57,14 @@ struct Explanation {
 // computed_pairs / live_pairs; 1 where nothing is live.
 double waste(int64_t computed_pairs, int64_t live_pairs);
 
+// The part of dense attention's pairs that `pairs`, summed over the cycle, leave out.
+double saved(const Explanation& all, int64_t pairs);
+
+// The fewest heads with which every pattern shows all that it has: counts, stripes, masks.
+// Throws lace::Error if that is more than kMostExplainedHeads.
+constexpr int64_t kMostExplainedHeads = 65536;
+int64_t heads_told_apart(const std::vector<Pattern>& cycle);
+
 // "natural", "residue", "columns", "global rows"
 std::string_view name(RowOrder order);
 

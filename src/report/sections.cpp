@@ -125,20 +125,26 @@ std::string samples_of_step(const Run& run, const std::vector<const Sample*>& sa
 // --- Attention -----------------------------------------------------------------------------------
 
 // Weights as a picture, rows of `columns`: from dark to light by the root of the share of the
-// largest; grey where no pair is allowed.
-std::string heat_map(const Json& weights, int64_t columns) {
+// largest of all, or, `by_rows`, of the row's; grey where no pair is allowed.
+std::string heat_map(const Json& weights, int64_t columns, bool by_rows) {
   constexpr std::array<std::array<double, 3>, 5> kColors{
       {{13, 8, 60}, {84, 20, 125}, {190, 55, 100}, {248, 140, 60}, {252, 250, 200}}};
-  double most = 0;
-  for (const Json& weight : weights)
-    if (weight.is_number()) most = std::max(most, weight.get<double>());
   const int64_t rows = (static_cast<int64_t>(weights.size()) + columns - 1) / columns;
+  const auto row_of = [&](size_t i) {
+    return by_rows ? i / static_cast<size_t>(columns) : size_t{0};
+  };
+  std::vector<double> largest(by_rows ? static_cast<size_t>(rows) : 1);
+  for (size_t i = 0; i < weights.size(); ++i)
+    if (weights[i].is_number())
+      largest[row_of(i)] = std::max(largest[row_of(i)], weights[i].get<double>());
   std::string pixels;
-  for (const Json& weight : weights) {
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const Json& weight = weights[i];
     if (!weight.is_number()) {
       pixels.append(3, '\x80');
       continue;
     }
+    const double most = largest[row_of(i)];
     const double share = most > 0 ? std::clamp(weight.get<double>() / most, 0.0, 1.0) : 0;
     const double place = std::sqrt(share) * (kColors.size() - 1);
     const auto below = std::min(static_cast<size_t>(place), kColors.size() - 2);
@@ -172,7 +178,7 @@ std::string attention_map(const Json& map) {
   const std::string where = concat("layer ", size("layer"), ", head ", size("head"));
   const int64_t height = of_query ? (count + columns - 1) / columns : rows;
   return concat("<figure><img class=pixels width=", columns, " height=", height,
-                " alt=\"attention of ", where, "\" src=\"", heat_map(weights, columns),
+                " alt=\"attention of ", where, "\" src=\"", heat_map(weights, columns, !of_query),
                 "\"><figcaption><b>", where, "</b><br><code>",
                 escaped(printable(text_at(map, {"pattern"}))), "</code><br><span>", shown,
                 "</span></figcaption></figure>");
@@ -216,7 +222,9 @@ std::string attention_section(const Run& run) {
   } catch (const Error& error) {
     figures += concat("<p>", escaped(error.what()), "</p>");
   }
-  std::string of = "Weights that heads give, the lighter the larger; grey: no key there.";
+  std::string of =
+      "Weights that heads give, the lighter the larger, in matrices each row by itself; grey: no "
+      "key there.";
   if (const auto windows = number_at(run.attention, {"windows"}))
     of += concat(" Mean over ", format_count(std::llround(std::clamp(*windows, 0.0, 1e15))),
                  " windows.");

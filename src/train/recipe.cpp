@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -264,7 +265,13 @@ struct Print {
   void operator()(bool v) const { out << (v ? "true" : "false"); }
   void operator()(int64_t v) const { out << v; }
   void operator()(uint64_t v) const { out << v; }
-  void operator()(double v) const { out << toml::value<double>(v); }
+  // The shortest that reads back as it is.
+  void operator()(double v) const {
+    char text[32];
+    const char* end = std::to_chars(text, text + sizeof text, v).ptr;
+    const std::string_view digits(text, static_cast<size_t>(end - text));
+    out << digits << (digits.find_first_of(".einf") == std::string_view::npos ? ".0" : "");
+  }
   void operator()(const std::string& v) const { out << quoted(v); }
   void operator()(const std::vector<std::string>& v) const {
     out << "[";

@@ -16,11 +16,15 @@ namespace {
 namespace fs = std::filesystem;
 
 // The part of a recipe that decides whether a run is the same: all but where it ends, what is
-// measured and kept on the way, and which rank keeps what.
+// measured and kept on the way, which rank keeps what, and where the data are, of which a
+// fingerprint is compared.
 std::string identity(Recipe recipe) {
   const TrainConfig defaults;
   recipe.name.clear();
   recipe.data.cache.clear();
+  recipe.data.paths.clear();
+  recipe.data.validation_paths.clear();
+  recipe.data.test_paths.clear();
   recipe.train.steps = defaults.steps;
   recipe.train.max_minutes = 0;
   recipe.train.validate_every = recipe.train.checkpoint_every = 0;
@@ -32,6 +36,17 @@ std::string identity(Recipe recipe) {
   recipe.train.shard_optimizer = defaults.shard_optimizer;
   recipe.eval = {};
   return to_toml(recipe);
+}
+
+// The first line in which two recipes as runs write them differ.
+std::string difference(const std::string& ours, const std::string& asked) {
+  std::istringstream run(ours), other(asked);
+  std::string section;
+  for (std::string a, b; std::getline(run, a) && std::getline(other, b);) {
+    if (a != b) return concat(section, "`", a, "` in the run, `", b, "` asked for");
+    if (!a.empty() && a.front() == '[') section = a + " ";
+  }
+  return "one has more keys";
 }
 
 // Makes a folder and those above it; the ones that were not there, the outermost first.
@@ -148,8 +163,10 @@ void TrainingFolder::check(const Recipe& recipe, bool resume) const {
              " already holds a run: resume it (--resume) or choose another folder");
   LACE_CHECK(fs::exists(files_.recipe()), "[train] ", files_.folder,
              " holds a run, but not its recipe: ", files_.recipe(), " is missing");
-  LACE_CHECK(identity(load_recipe(files_.recipe())) == identity(recipe), "[train] ", files_.folder,
-             " holds a run of another recipe: compare ", files_.recipe());
+  const std::string ours = identity(load_recipe(files_.recipe())), asked = identity(recipe);
+  LACE_CHECK(ours == asked, "[train] ", files_.folder,
+             " holds a run of another recipe: ", difference(ours, asked), "; compare ",
+             files_.recipe());
 }
 
 }  // namespace lace::train

@@ -42,8 +42,6 @@ nlohmann::ordered_json description(const Recipe& recipe, const Dataset& data,
         {"validation", data.validation.size()},
         {"test", data.test.size()}}}};
   if (options.step_operations > 0) json["step_operations"] = options.step_operations;
-  if (options.peak_operations_per_s > 0)
-    json["peak_operations_per_s"] = options.peak_operations_per_s;
   return json;
 }
 
@@ -74,7 +72,7 @@ Sitting::Sitting(const Recipe& recipe, const RunOptions& options)
   if (resumed) folder_->keep();
   Dataset data = load_data(recipe_, cache_beside(options_.folder));
   if (folder_ && options_.on_data) options_.on_data(data);
-  const std::string about = description(recipe_, data, options_).dump(2) + "\n";
+  about_ = description(recipe_, data, options_).dump(2) + "\n";
   trainer_ = std::make_unique<Trainer>(recipe_, std::move(data), options_.device, options_.group);
   if (resumed) {
     const auto tell = [this](const std::string& text) { note(text); };
@@ -83,7 +81,8 @@ Sitting::Sitting(const Recipe& recipe, const RunOptions& options)
   }
   trainer_->share_start();
   if (!folder_) return;
-  write_file_atomically(files_.description(), about);
+  write_file_atomically(files_.description(), about_);
+  measure_peak();
   write_file_atomically(files_.recipe(), to_toml(recipe_));
   metrics_ = std::make_unique<Metrics>(files_.folder, trainer_->step());
   if (recipe_.train.sample_every > 0 || std::filesystem::exists(files_.samples()))
@@ -152,9 +151,22 @@ bool Sitting::measure(TrainProgress& progress) {
     add_metrics(progress);
     return false;
   }
+  bool finished = false;
+  try {
+    finished = look_at(progress);
+  } catch (const std::exception&) {
+    add_metrics(progress);  // the step has been taken, and may still be saved
+    throw;
+  }
+  add_metrics(progress);
+  return finished;
+}
+
+bool Sitting::look_at(TrainProgress& progress) {
   const auto timed_validate = [&] {
     const Stopwatch watch(progress.validation_s);
     validate();
+    measure_peak();
   };
   const bool due = is_due(recipe_.train.validate_every, progress.step);
   if (due) timed_validate();
@@ -165,7 +177,6 @@ bool Sitting::measure(TrainProgress& progress) {
     const Stopwatch watch(progress.sample_s);
     draw_samples();
   }
-  add_metrics(progress);
   return finished;
 }
 
@@ -173,10 +184,8 @@ void Sitting::add_metrics(TrainProgress& progress) {
   if (!folder_) return;
   progress.checkpoint_s = std::exchange(checkpoint_s_, 0);
   progress.memory_bytes = memory_in_use(options_.device);
-  if (options_.peak_operations_per_s > 0 && progress.step_s > 0) {
-    progress.share_of_peak =
-        options_.step_operations / progress.step_s / options_.peak_operations_per_s;
-  }
+  if (peak_operations_per_s_ > 0 && progress.step_s > 0)
+    progress.share_of_peak = options_.step_operations / progress.step_s / peak_operations_per_s_;
   metrics_->add(progress);
 }
 
@@ -189,6 +198,17 @@ void Sitting::tell_of_spike(const TrainProgress& progress) const {
   if (progress.windows.size() > kShown) begins += ", …";
   note(concat("step ", progress.step, ": the loss is ", progress.loss, ", the mean before it ",
               progress.mean_loss, ": windows of the training data from byte ", begins));
+}
+
+void Sitting::measure_peak() {
+  if (!folder_ || !options_.measure_peak) return;
+  constexpr double kWorthTelling = 1.01;
+  const double peak = options_.measure_peak();
+  if (!(peak > kWorthTelling * peak_operations_per_s_)) return;
+  peak_operations_per_s_ = peak;
+  auto json = nlohmann::ordered_json::parse(about_);
+  json["peak_operations_per_s"] = peak;
+  write_file_atomically(files_.description(), json.dump(2) + "\n");
 }
 
 void Sitting::validate() {

@@ -33,8 +33,11 @@ class Sitting {
   // Validates and draws samples if it is time to, and writes the step's metrics. True if the run
   // has ended.
   bool measure(TrainProgress& progress);
+  // The same, without writing.
+  bool look_at(TrainProgress& progress);
   void add_metrics(TrainProgress& progress);
   void tell_of_spike(const TrainProgress& progress) const;
+  void measure_peak();
   void validate();
   void draw_samples();
   // Begins to write what is due after the last step: everything if `whole`, and the best weights if
@@ -53,6 +56,8 @@ class Sitting {
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<Samples> samples_;
+  std::string about_;                 // run.json, where there is a folder
+  double peak_operations_per_s_ = 0;  // of the device, the highest that was measured
   double checkpoint_s_ = 0;  // for which it held up training, until a step's metrics say so
   std::optional<double> validation_;  // the latest
   bool validated_ = false;            // after the last step

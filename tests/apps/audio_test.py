@@ -69,6 +69,10 @@ def main(folder):
     assert times == {name: os.stat("runs/.lace-cache/" + name).st_mtime_ns for name in times}, resumed
     scored = cli.parse_json(cli.lace("eval", "runs/a", "--json", code=0).stdout)
     assert scored["bytes"] == 1200 and 0 < scored["bits_per_byte"] < 8, scored
+    (track,) = scored["tracks"]
+    assert track["name"] in ("3.wav", "4.wav"), track
+    table = cli.lace("eval", "runs/a", code=0).stdout.decode()
+    assert f"lowest {track['bits_per_byte']:.3f} ({track['name']})" in table, table
     shown = cli.parse_json(cli.lace("data", "show", "tiny.toml", "--out", ".", "--json", code=0).stdout)
     assert shown["kind"] == "audio" and shown["splits"]["train"]["pieces"] == 3, shown
     with open(shown["picture"], "rb") as file:
@@ -81,6 +85,17 @@ def main(folder):
         with wave.open(name) as sound:
             assert sound.getnframes() == 30 and sound.getnchannels() == 1, name
             assert sound.getframerate() == 12000, sound.getframerate()
+    # A prompt is heard as the data are: 0.1 s of 24 kHz are 1,200 codes, another file's bytes are
+    # codes already.
+    for prompt, codes in (("music/3.wav", 1200), ("tiny.toml", len(RECIPE))):
+        drawn = cli.parse_json(cli.lace("sample", "runs/a", "--prompt-file", prompt, "--length", "9",
+                                        "--out", "y.wav", "--json", code=0).stdout)
+        assert len(drawn["bytes"]) == 9, drawn
+        with wave.open("y.wav") as sound:
+            assert sound.getnframes() == codes + 9, (prompt, sound.getnframes())
+            heard = array.array("h", sound.readframes(codes))
+        # The mean of the channels, 8000 and −4000 high.
+        assert prompt != "music/3.wav" or 3500 < max(heard) < 4500, max(heard)
     one = cli.lace("train", "tiny.toml", "--run", "runs/b", "--set", "data.paths=music/2.wav", code=0)
     assert b"data: 1 track is too few for 3 splits and cut by time" in one.stderr, one.stderr
     # What is wrong with a file names it.

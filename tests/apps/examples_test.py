@@ -23,7 +23,7 @@ PROJECT = pathlib.Path(sys.argv.pop(1)).resolve()
 SECONDS = 10  # for an example that does not train
 NO_GPU = re.compile(r"^lace: \[\w+\] \S+ ?\S* needs a (GPU|build with CUDA)", re.MULTILINE)
 HELP = [[], ["explain"], ["model"], ["train"], ["watch"], ["report"], ["compare"], ["eval"],
-        ["probe"], ["sample"], ["bench"], ["bench", "attention"], ["bench", "step"],
+        ["probe"], ["attention"], ["sample"], ["bench"], ["bench", "attention"], ["bench", "step"],
         ["bench", "products"], ["bench", "decode"], ["info"]]
 
 
@@ -105,7 +105,7 @@ class Examples(unittest.TestCase):
         if "cuda" in example and NO_GPU.search(errors):
             self.assertEqual(process.returncode, 1, errors)
         elif training:  # has saved what it did
-            self.assertIn("go on with --resume", errors)
+            self.assertIn("go on with: lace train --run", errors)
             self.assertEqual(process.returncode, 1, errors)
         elif cut:
             self.assertNotIn("lace:", errors)
@@ -119,7 +119,8 @@ class Examples(unittest.TestCase):
         using = [e for e in examples if e not in training]
         for example in training:
             with self.subTest(example=example):
-                if "--run runs/mine" in example:  # two examples give a new run this name
+                # Two examples give a new run this name.
+                if "--run runs/mine" in example and "--resume" not in example:
                     shutil.rmtree(self.folders["train"] / "runs" / "mine", ignore_errors=True)
                 self.check(example, True, *self.train(example))
         for example, result in zip(using, in_parallel(self.use, using)):

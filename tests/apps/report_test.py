@@ -58,6 +58,32 @@ class Trained(unittest.TestCase):
             self.assertIn("gzip -9", [row["name"] for row in kept["rows"]])
             self.assertGreater(kept["model"]["bits_per_byte"], 0)
             self.assertTrue("gzip -9" in (run / "report.html").read_text())
+            lace("attention", "run", "--windows", "4", "--query", "20,63", cwd=scratch, code=0)
+            self.check_attention(json.loads((run / "attention.json").read_text()))
+            page = (run / "report.html").read_text()
+            self.assertEqual(page.count("<figure><img class=pixels"), 6)
+            self.assertTrue("query 63, rows of 8" in page and "Mean over 4 windows." in page)
+            many = lace("attention", "run", "--query", ",".join(map(str, range(32))), cwd=scratch,
+                        code=1)
+            self.assertIn(b"a report shows at most 32 maps, these are 66", many.stderr)
+
+    def check_attention(self, attention):
+        """The maps of both heads of one layer: rows of matrices and queries sum to 1, each key that
+        the pattern does not allow is null."""
+        self.assertEqual([(m["head"], m["kind"], m.get("query")) for m in attention["maps"]],
+                         [(head, *map) for head in (0, 1)
+                          for map in (("matrix", None), ("query", 20), ("query", 63))])
+        for m in attention["maps"]:
+            columns = m.get("columns", len(m["weights"]))
+            for begin in range(0, len(m["weights"]), columns):
+                row = m["weights"][begin:begin + columns]
+                self.assertAlmostEqual(sum(w or 0 for w in row), 1, delta=0.02)
+                if m["kind"] == "matrix":
+                    query, head = begin // columns, m["head"]
+                    live = [key <= query and (key // 8 == query // 8
+                                              or 6 - 2 * head <= key % 8 < 8 - 2 * head)
+                            for key in range(64)]
+                    self.assertEqual([w is not None for w in row], live)
 
     def test_a_report_that_cannot_be_written_ends_no_run(self):
         with tempfile.TemporaryDirectory() as scratch:

@@ -15,6 +15,7 @@ COMMANDS = [
     ["train", "tiny.toml", "--dry-run"],
     ["eval", "run"],
     ["probe", "run", "--trials", "1"],
+    ["attention", "run", "--windows", "1"],
     ["sample", "run", "--length", "3"],
     ["bench", "attention", "--pattern", "dense", "--seq-len", "16", "--rounds", "1"],
     ["bench", "step", "tiny.toml", "--steps", "1"],

@@ -15,7 +15,7 @@ TEST(WorkPool, RunsEveryTaskOnce) {
   for (const int threads : {1, 2, 3, 8}) {
     const WorkPool pool(threads);
     EXPECT_EQ(pool.num_threads(), threads);
-    for (int round = 0; round < 2000; ++round) {
+    for (int round = 0; round < 300; ++round) {
       const int64_t count = round % 17;
       std::vector<std::atomic<int>> runs(static_cast<size_t>(count));
       std::atomic<int> highest{0};
@@ -34,7 +34,7 @@ TEST(WorkPool, RunsEveryTaskOnce) {
 // What a body of each thread wrote is there when run returns, and their numbers have no gaps.
 TEST(WorkPool, NumbersItsThreadsInTheOrderInWhichTheyJoin) {
   const WorkPool pool(4);
-  for (int round = 0; round < 2000; ++round) {
+  for (int round = 0; round < 300; ++round) {
     std::vector<int> calls(4);
     std::atomic<int64_t> drawn{0};
     pool.run([&](int thread) {

@@ -55,6 +55,8 @@ TEST_F(AudioTest, TracksArePiecesOfTheirSplits) {
   EXPECT_TRUE(data.notes.empty() && data.remarks.empty());
   EXPECT_EQ(data.train.piece_ends, (std::vector<int64_t>{900, 1600, 2400}));
   EXPECT_EQ(text(data.train), repeated(900, 0.1) + repeated(700, 0.3) + repeated(800, 0.5));
+  EXPECT_EQ(data.train.piece_name(1), "2.wav");
+  EXPECT_EQ(data.train.piece_names, (std::vector<std::string>{"0.wav", "2.wav", "4.wav"}));
   EXPECT_EQ(data.validation.pieces(), 1);
   EXPECT_EQ(data.test.pieces(), 1);
   EXPECT_EQ(data.validation.size() + data.test.size(), 110);

@@ -13,7 +13,7 @@ import time
 import unittest
 
 from get_test_archives import GOOD, TEXT, tarred, zipped
-from https_server import Server
+from https_server import PATIENCE_S, Server
 
 DRIVER = sys.argv.pop(1)
 FAILED = 1
@@ -47,7 +47,7 @@ class DataGet(unittest.TestCase):
     def get(self, path, digest=sha256(GOOD), code=0, **options):
         """The JSON of a call that works; what stderr says of another."""
         result = subprocess.run(self.arguments(path, digest, **options), capture_output=True,
-                                text=True, timeout=60)  # fmt: skip
+                                text=True, timeout=200)  # fmt: skip
         self.assertEqual(result.returncode, code, result.stderr)
         self.errors = result.stderr
         return json.loads(result.stdout) if code == 0 else result.stderr
@@ -108,7 +108,7 @@ class DataGet(unittest.TestCase):
         process = subprocess.Popen(self.arguments("/stall/slow", sha256(GOOD)),
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         part = os.path.join(self.to, "enwik8.zip.part")
-        until = time.monotonic() + 20
+        until = time.monotonic() + 100
         while not (os.path.exists(part) and os.path.getsize(part) == len(GOOD) // 2):
             self.assertLess(time.monotonic(), until)
             time.sleep(0.01)
@@ -182,7 +182,8 @@ class DataGet(unittest.TestCase):
         os.unlink(os.path.join(self.to, "enwik8"))
         error = self.get("/silent/zip", stall=1, retries=0, code=FAILED)
         self.assertIn("nothing came for 1 s", error)
-        self.assertLess(time.monotonic() - started, 15)
+        # Not the server has ended these connections.
+        self.assertLess(time.monotonic() - started, PATIENCE_S)
 
     def test_redirects(self):
         self.get("/redirect/zip")

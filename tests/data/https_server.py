@@ -12,6 +12,8 @@ import subprocess
 import threading
 import time
 
+PATIENCE_S = 100  # of a server that says nothing, and of a test that waits for something
+
 
 def make_certificate(folder, name, alternative):
     """A key and a certificate that signs itself, in one file."""
@@ -112,12 +114,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def stall(self, body):
         if self.times() == 0:
             self.ranged(body, most=len(body) // 2)
-            self.server.owner.stop.wait(20)
+            self.server.owner.stop.wait(PATIENCE_S)
         else:
             self.ranged(body)
 
     def silent(self, _):
-        self.server.owner.stop.wait(20)
+        self.server.owner.stop.wait(PATIENCE_S)
 
     def redirect(self, _):
         self.answer(302, b"moved", Location=self.path.replace("/redirect/", "/good/"))
@@ -163,7 +165,7 @@ class Server:
 
     def wait_for(self, path):
         """Until the path has been asked for."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE_S
         while not any(asked == path for asked, _ in self.requests):
             assert time.monotonic() < until, self.requests
             time.sleep(0.01)

@@ -85,7 +85,7 @@ def an_error_is_told(size):
 
 def lost(victim, sign, what="loop", size=3):
     """A rank is killed or stopped in the middle of collectives: the others name it."""
-    processes = launch(what, size, heartbeat_ms=400)
+    processes = launch(what, size, heartbeat_ms=600)
     for process in processes:
         line = process.stdout.readline()
         assert line == "ready\n", (line, end(process))
@@ -99,8 +99,8 @@ def lost(victim, sign, what="loop", size=3):
         busy = what == "compute"  # does not look at the group: its last word is on_stuck's
         assert output.startswith("stuck: " + name if busy else name), (code, output, errors)
         assert code == (3 if busy else 1), (code, output, errors)
-        # 30 s of heartbeats of 1 s; here a heartbeat is less than half of that.
-        assert time.monotonic() - begin < 30, output
+        # 30 s with heartbeats of 1 s, and here they are shorter; the machine may be busy.
+        assert time.monotonic() - begin < 60, output
     processes[victim].kill()
     processes[victim].communicate()
 

@@ -181,12 +181,12 @@ def lost(folder, recipe, divide="false"):
     begin = time.monotonic()
     processes[1].kill()
     _, errors = end(processes[0], 1)
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 60  # 30 where the machine has a core for each rank
     processes[1].communicate()
     assert "[distributed] rank 1 of 2 has not been heard of" in errors, errors
     assert "frame #" not in errors, errors
     done = json.loads((run / "last.json").read_text())["step"]
-    assert 0 < done <= len(steps(run))
+    assert 0 < done <= len(steps(run)), (done, len(steps(run)))
     saves_nothing = DEVICE == "cuda" or divide == "true"
     assert done % 4 == 0 if saves_nothing else done == len(steps(run))
     train(2, recipe, "--run", run, "--set", f"train.steps={done + 3}", "--resume")

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 
 from pattern_draw import EDGES, PatternDraw, log_uniform
+from sequences import Sequences, draw_sequences
 
 LONGEST = 1700
 MOST_HEADS = 12
@@ -184,6 +185,9 @@ class Case:
     views: dict = field(default_factory=dict)
     values: dict = field(default_factory=dict)
     values_seed: int = 0
+    sequences: Sequences | None = None
+    sinks: list | None = None  # of each head
+    of_lse: bool = False  # the loss depends on lse too
 
     def text(self):
         gradients = f"gradients of {' '.join(self.wanted)}" if self.backward else "forward only"
@@ -201,6 +205,12 @@ class Case:
             lines.append(
                 f"{name:<9} {self.values[name].text()} {view.text() if view else ''}".rstrip()
             )
+        if self.sequences:
+            lines.append(f"sequences {self.sequences.text()}")
+        if self.sinks:
+            lines.append(f"sinks     {self.sinks}")
+        if self.of_lse:
+            lines.append("loss      of lse too")
         for mask in self.pattern.masks:
             lines.append(
                 f"mask      {list(mask.live.shape)} in blocks of {mask.block_size}, "
@@ -390,4 +400,8 @@ def draw_case(kernel, seed, number, folder, small=False):
         values_seed=rng.getrandbits(63),
     )
     draw_storage(rng, case, profile.aligned and rng.random() >= FEW)
+    case.sequences = draw_sequences(rng, case)
+    if rng.random() < 0.25:
+        case.sinks = [rng.choice([-100.0, -3.0, 0.0, rng.gauss(0, 2), 8.0]) for _ in range(heads)]
+    case.of_lse = case.backward and rng.random() < 0.3
     return case

@@ -160,43 +160,92 @@ class Worker:
         torch = self.torch
         q, k, v = (tensors[name].detach() for name in "qkv")
         options = {"scale": case.scale, "deterministic": case.deterministic == "argument"}
+        packed = case.sequences is not None and case.sequences.packed
+        if case.sequences:
+            table = case.sequences.table(torch.ops.lace, case.q_len, case.k_len, self.device)
+            options |= {"sequences": table, "max_len": case.sequences.max_len}
+        sinks = None
+        if case.sinks:
+            sinks = options["sinks"] = self.sinks(case)
+
+        def attend(q, k, v):
+            if packed:
+                q, k, v = (tensor[0].transpose(0, 1) for tensor in (q, k, v))
+            out, lse = self.call(q, k, v, case.pattern.text(), **options)
+            return (out.transpose(0, 1)[None], lse[None]) if packed else (out, lse)
+
         if self.device.type == "cpu":
             torch.set_num_threads(threads)
         # As torch.use_deterministic_algorithms(…), which imports a compiler first.
         torch._C._set_deterministic_algorithms(case.deterministic == "global")
         try:
             if not case.backward:
-                out, lse = self.call(q, k, v, case.pattern.text(), **options)
+                out, lse = attend(q, k, v)
                 return {"out": out, "lse": lse}
             inputs = {"q": q, "k": k, "v": v}
             for name in case.wanted:
                 inputs[name].requires_grad_()
-            out, lse = self.call(q, k, v, case.pattern.text(), **options)
-            wanted = [inputs[name] for name in case.wanted]
-            gradients = torch.autograd.grad(out, wanted, tensors["dout"])
-            named = {f"d{name}": gradient for name, gradient in zip(case.wanted, gradients)}
-            return {"out": out.detach(), "lse": lse, **named}
+            names = list(case.wanted)
+            if case.sinks:
+                inputs["sinks"] = sinks.requires_grad_()
+                names.append("sinks")
+            out, lse = attend(q, k, v)
+            results, given = [out], [tensors["dout"]]
+            if case.of_lse:
+                results.append(lse)
+                given.append(self.gradient_of_lse(case, lse))
+            gradients = torch.autograd.grad(results, [inputs[name] for name in names], given)
+            named = {f"d{name}": gradient for name, gradient in zip(names, gradients)}
+            return {"out": out.detach(), "lse": lse.detach(), **named}
         finally:
             torch._C._set_deterministic_algorithms(False)
             torch.set_num_threads(1)
 
+    def sinks(self, case):
+        dtypes = self.torch.float64, self.torch.float32
+        dtype = dtypes[case.dtype != self.torch.float64]
+        return self.torch.tensor(case.sinks, dtype=dtype, device=self.device)
+
+    def gradient_of_lse(self, case, lse):
+        gen = self.torch.Generator(self.device).manual_seed(case.values_seed + 1)
+        given = self.torch.randn(lse.shape, generator=gen, device=self.device)
+        return given.to(lse.dtype)
+
     def expect(self, case, tensors):
         from reference import attention64
 
-        live = case.pattern.mask(case.heads, case.q_len, case.k_len, self.device)
         q, k, v = (tensors[name].double() for name in "qkv")
         dout = tensors["dout"].double() if case.backward else None
+        if case.sequences:
+            live, of_q, of_k = case.sequences.live(case, self.device)
+            q, k, v = q.masked_fill(~of_q, 0), k.masked_fill(~of_k, 0), v.masked_fill(~of_k, 0)
+            dout = dout.masked_fill(~of_q, 0) if case.backward else None
+        else:
+            live = case.pattern.mask(case.heads, case.q_len, case.k_len, self.device)
+            of_q = self.torch.ones((1, 1, case.q_len, 1), dtype=bool, device=self.device)
+        sinks = dlse = None
+        if case.sinks:
+            sinks = self.sinks(case).double().view(1, -1, 1, 1)
+            sinks = sinks.masked_fill(~of_q, -self.torch.inf)
+        if case.of_lse:
+            dlse = self.gradient_of_lse(case, q[..., 0]).double()
+            if case.dtype != self.torch.float64:
+                dlse = dlse.float().double()
         inputs = (q, k, v, live, case.actual_scale(), dout)
-        return attention64(*inputs, case.dtype, case.independent(), self.options.kernel)
+        kernel = self.options.kernel
+        return attention64(*inputs, case.dtype, case.independent(), kernel, sinks, dlse)
 
     def run(self, case):
         """Measures by name of result; throws Fault or Refused."""
         from reference import measure, sizes, worst_element
+        from sequences import poison
 
         torch = self.torch
         for mask in case.pattern.masks:
             mask.write()
         tensors, storages = case.build(self.device)
+        if case.sequences:
+            poison(tensors, case, *case.sequences.live(case, self.device)[1:])
         copies = [storage.clone() for storage in storages]
         before = self.canary @ self.canary
         guards = self.fill_free_memory(case)

@@ -4,7 +4,9 @@ The reference is dense and written from its formulas:
     s = scale · q kᵀ    p = softmax of s over the live pairs    out = p v    lse = log Σ exp s
     dP = dout vᵀ    δ = Σ dout · out    dS = p (dP − δ)
     dq = scale · dS k    dk = scale · dSᵀ q    dv = pᵀ dout
-A row without live pairs has p = 0, out = 0, lse = −∞.
+A row without live pairs has p = 0, out = 0, lse = −∞. A sink is one more logit without a value:
+    Σ exp s is larger by exp sink    dsink = −Σ exp(sink − lse) δ
+and where the loss depends on lse too, δ is smaller by dlse.
 
 The error model follows each rounding through these formulas to every element. A kernel computes in
 float32 (unit roundoff u; float64 for float64 inputs) and rounds to the inputs' 16 bits (unit
@@ -96,9 +98,12 @@ def flushed(a, b, denormal, a_off=0):
     return a.clamp(max=denormal) @ b + a @ b.clamp(max=denormal) + sums
 
 
-def attention64(q, k, v, live, scale, dout, dtype, independent, kernel=""):
-    """Of tensors [batch, heads or kv_heads, rows, head_dim] in float64 and live [heads, q, k]:
-    a dict of Expected by name; out and lse, and unless dout is None dq, dk and dv."""
+def attention64(
+    q, k, v, live, scale, dout, dtype, independent, kernel="", sinks=None, dlse=None
+):
+    """Of tensors [batch, heads or kv_heads, rows, head_dim] in float64 and live [heads, q, k] or
+    [batch, heads, q, k]: a dict of Expected by name; out and lse, and unless dout is None dq, dk
+    and dv, and dsinks. sinks: a logit [batch or 1, heads, q, 1], −∞ in rows that have none."""
     eps = precision(dtype, q.device.type, kernel)
     u = eps.unit
     batch, heads, q_len, qk_dim = q.shape
@@ -112,10 +117,15 @@ def attention64(q, k, v, live, scale, dout, dtype, independent, kernel=""):
     s = (scale * dots).masked_fill(~live, -math.inf)
     highest = s.amax(-1, keepdim=True)
     has_keys = live.any(-1, keepdim=True)
+    if sinks is not None:
+        highest = torch.maximum(highest, sinks)
+        has_keys = has_keys | sinks.isfinite()
     shift = highest.masked_fill(~has_keys, 0)
     p = (s - shift).exp()
-    total = p.sum(-1, keepdim=True).masked_fill(~has_keys, 1)
-    p = p / total
+    total = p.sum(-1, keepdim=True)
+    sunk = (sinks - shift).exp() if sinks is not None else torch.zeros_like(total)
+    total = (total + sunk).masked_fill(~has_keys, 1)
+    p, sunk = p / total, sunk / total
     out = p @ v
     lse = (total.log() + shift).masked_fill(~has_keys, -math.inf)
 
@@ -132,12 +142,16 @@ def attention64(q, k, v, live, scale, dout, dtype, independent, kernel=""):
         lse.masked_fill(~has_keys, 0).abs() + shift.abs() + 8
     )
     lse_off = lse_off + eps.exponential
+    if sinks is not None:  # joined in the precision of lse, and out rounded once more
+        lse_off = lse_off + 8 * u * (1 + sinks.masked_fill(sinks.isinf(), 0).abs())
     result = {"lse": Expected(lse.squeeze(-1), lse_off.squeeze(-1), None)}
     # Nothing is known of a weight that may be wrong by more than all there is.
     weight_off = (p_off + p * (row_off + k_len * u)).clamp(max=2) + floor
     absolute_v = v.abs()
     mixed_off = weight_off @ absolute_v
     mixed_off = mixed_off + flushed(p, v, eps.denormal, weight_off)
+    if sinks is not None:
+        mixed_off = mixed_off + out.abs() * (eps.result + lse_off) + eps.floor
     out_linear = mixed_off + eps.result * out.abs() + eps.floor
     rounded = eps.rounding * p
     out_squares = rounded.square() @ v.square()
@@ -150,6 +164,8 @@ def attention64(q, k, v, live, scale, dout, dtype, independent, kernel=""):
     # Backward.
     dp = dout @ vt
     delta = (dout * out).sum(-1, keepdim=True)
+    if dlse is not None:
+        delta = delta - dlse.unsqueeze(-1)
     ds = p * (dp - delta)
 
     def to_keys(tensor):  # the sum over the query heads of a key head
@@ -159,6 +175,7 @@ def attention64(q, k, v, live, scale, dout, dtype, independent, kernel=""):
     dp_size = dp.abs() + delta.abs()
     # δ is made of out as it was rounded: wrong by as much for a whole row.
     delta_linear = (absolute_dout * (mixed_off + v_dim * u * out.abs())).sum(-1, keepdim=True)
+    delta_linear = delta_linear + 2 * u * delta.abs()
     delta_total = eps.result * (absolute_dout * out.abs()).sum(-1, keepdim=True)
     delta_total = delta_total + (rounded * dp_size).sum(-1, keepdim=True)
     delta_squares = (eps.result * dout * out).square().sum(-1, keepdim=True)
@@ -195,6 +212,12 @@ def attention64(q, k, v, live, scale, dout, dtype, independent, kernel=""):
     dk_squares = size**2 * to_keys(each.transpose(2, 3) @ q.square())
     dk_total = size * to_keys((ds_rounded + p * delta_total).transpose(2, 3) @ absolute_q)
     result["dk"] = combine(dk, dk_linear, dk_squares, dk_total, eps.result, independent)
+
+    if sinks is not None:
+        of_rows = -sunk * delta
+        off = of_rows.abs() * (torch.expm1(lse_off.clamp(max=30)) + batch * q_len * u)
+        off = off + sunk * (delta_linear + delta_total) + eps.tiny * (1 + delta.abs())
+        result["dsinks"] = Expected(of_rows.sum((0, 2, 3)), off.sum((0, 2, 3)), None)
 
     dv = to_keys(p.transpose(2, 3) @ dout)
     dv_linear = (p_linear + keys * p).transpose(2, 3) @ absolute_dout

@@ -216,6 +216,17 @@ void add_special(std::vector<Case>& cases) {
                        .k_len = 100,
                        .scale = scale});
     }
+    // Losses of lse, over one pass and several, with rows without keys.
+    for (const char* pattern : {"dense", "local(20) | summary(30, 3)", "strided(20)",
+                                "summary(30, 3)", "heads(1*local(24), 1*block(25))"}) {
+      cases.push_back({.pattern = pattern,
+                       .dtype = dtype,
+                       .batch = 2,
+                       .kv_heads = 1,
+                       .q_len = 130,
+                       .k_len = 150,
+                       .dlse = true});
+    }
     // Long enough for runs of many tiles.
     for (const char* pattern : {"local(128) | strided(128)", "block(128) | summary(128, 32)"}) {
       cases.push_back({.pattern = pattern,
@@ -226,6 +237,86 @@ void add_special(std::vector<Case>& cases) {
                        .k_len = 1100,
                        .qk_dim = 64,
                        .v_dim = 64});
+    }
+  }
+}
+
+struct Lengths {
+  int32_t q, k;
+};
+
+// Sequences one behind another, with a few rows before, between and after them that are of none.
+Case packed_case(const std::string& pattern, const std::vector<Lengths>& lengths) {
+  Case made{.pattern = pattern, .batch = static_cast<int64_t>(lengths.size()), .packed = true};
+  int32_t q_row = 3, k_row = 5;
+  for (const auto& [q, k] : lengths) {
+    made.sequences.push_back({{k - q, k, q_row - (k - q)}, {0, k, k_row}});
+    made.plan_len = std::max<int64_t>(made.plan_len, k);
+    q_row += q + 2;
+    k_row += k + 1;
+  }
+  made.q_len = q_row;
+  made.k_len = k_row;
+  return made;
+}
+
+// Of each sequence: its length in positions, and the positions of the first rows of q and k, which
+// have `rows` rows. Positions before 0 are padding, as those from the length on.
+struct Placed {
+  int32_t length, q_first, k_first;
+};
+Case padded_case(const std::string& pattern, int32_t q_rows, int32_t k_rows,
+                 const std::vector<Placed>& placed) {
+  Case made{.pattern = pattern,
+            .batch = static_cast<int64_t>(placed.size()),
+            .q_len = q_rows,
+            .k_len = k_rows};
+  const auto extent = [](int32_t first, int32_t rows, int32_t length) -> Extent {
+    const int32_t begin = std::min(std::max(first, 0), length);
+    return {begin, std::max(begin, std::min(first + rows, length)), -first};
+  };
+  for (const auto& [length, q_first, k_first] : placed) {
+    made.sequences.push_back({extent(q_first, q_rows, length), extent(k_first, k_rows, length)});
+    made.plan_len = std::max<int64_t>(made.plan_len, length);
+  }
+  return made;
+}
+
+void add_sequences(std::vector<Case>& cases) {
+  const std::vector<std::string> patterns = {
+      "dense",
+      "local(40) | strided(16)",
+      "fixed(32, 4, 2)",
+      "summary(32, 4)",
+      "local(10) | global(3)",
+      "random(2, 16, 7) | local(16)",
+      "heads(1*local(30), 3*block(25) | summary(25, 4))",
+      "bidirectional(dense)",
+      "bidirectional(local(40) | global(3))",
+      "bidirectional(strided(9) | block(20))",
+  };
+  for (size_t p = 0; p < patterns.size(); ++p) {
+    std::vector<Case> made = {
+        // One long document beside short ones, of fewer queries than keys, of none, of one row.
+        packed_case(patterns[p],
+                    {{300, 300}, {1, 1}, {20, 70}, {0, 0}, {64, 64}, {0, 9}, {65, 65}}),
+        // Padding on the right, on the left, none, all, and on both sides.
+        padded_case(patterns[p], 150, 150,
+                    {{100, 0, 0}, {90, -60, -60}, {150, 0, 0}, {0, 0, 0}, {37, -3, -3}}),
+        // Queries inside the keys, keys that have lost their first ones, and both.
+        padded_case(patterns[p], 20, 150, {{150, 64, 0}, {140, 100, -10}, {260, 200, 130}}),
+    };
+    made[0].plan_len += 45;
+    made[2].dlse = true;
+    for (Case& problem : made) {
+      problem.heads = 4;
+      problem.kv_heads = 4;
+      if (p % 2 != 0) {
+        problem.dtype = DType::kBFloat16;
+        problem.kv_heads = 2;
+        problem.layout = Layout::kRowsFirst;
+      }
+      cases.push_back(problem);
     }
   }
 }
@@ -241,6 +332,11 @@ std::string Case::name() const {
   if (tile != TileShape{64, 64}) text += concat("_t", tile.owners, "x", tile.others);
   if (magnitude != 1) text += concat("_m", magnitude);
   if (scale) text += concat("_s", *scale);
+  if (dlse) text += concat("_dlse");
+  if (!sequences.empty()) text += concat(packed ? "_packed" : "_padded", plan_len);
+  for (const auto& [q, k] : sequences) {
+    text += concat("_", q.begin, "to", q.end, "at", q.row, "x", k.begin, "to", k.end, "at", k.row);
+  }
   std::string safe;
   for (const char c : text) {
     const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_';
@@ -263,6 +359,7 @@ std::vector<Case> all_cases() {
   add_lengths(cases);
   add_layouts(cases);
   add_special(cases);
+  add_sequences(cases);
   std::set<std::string> names;
   for (const Case& problem : cases) {
     LACE_CHECK(names.insert(problem.name()).second, "[cases] twice in the list: ", problem.name());

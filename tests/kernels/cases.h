@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "kernels/kernel.h"
 #include "plan/plan.h"
 
 namespace lace::test {
@@ -31,6 +32,12 @@ struct Case {
   TileShape tile{64, 64};            // asked of the plan, instead of what the kernel asks
   double magnitude = 1;              // of the elements of q and k
   std::optional<double> scale = {};  // default: 1 / √qk_dim
+  bool dlse = false;                 // the loss depends on lse too
+  // One a batch element, with a plan of `plan_len` positions; none: all of q and k. q_len and k_len
+  // are the rows in memory, of all sequences together where `packed`.
+  std::vector<Sequence> sequences = {};
+  bool packed = false;
+  int64_t plan_len = 0;
 
   // Unique in the list, and fit for the name of a test.
   std::string name() const;

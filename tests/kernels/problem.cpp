@@ -44,6 +44,16 @@ Tensor contiguous(DType dtype, int64_t batch, int64_t heads, int64_t rows, int64
                 {nullptr, heads * rows * dim, rows * dim, dim});
 }
 
+void set_all(Tensor& tensor, double value) {
+  for (int64_t b = 0; b < tensor.size(0); ++b) {
+    for (int64_t h = 0; h < tensor.size(1); ++h) {
+      for (int64_t r = 0; r < tensor.size(2); ++r) {
+        for (int64_t d = 0; d < tensor.size(3); ++d) tensor.set(b, h, r, d, value);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 Machine& host_machine() {
@@ -96,8 +106,10 @@ Problem::Problem(const Case& shape, uint64_t seed)
     : Problem(shape, seed, {shape.tile, shape.tile}) {}
 
 Problem::Problem(const Case& shape, uint64_t seed, const KernelTiles& tiles) : case_(shape) {
-  const BoundPattern bound =
-      Pattern::parse(case_.pattern).bind(case_.heads, case_.q_len, case_.k_len);
+  const bool has_sequences = !case_.sequences.empty();
+  const BoundPattern bound = Pattern::parse(case_.pattern)
+                                 .bind(case_.heads, has_sequences ? case_.plan_len : case_.q_len,
+                                       has_sequences ? case_.plan_len : case_.k_len);
   plan_ = compile(bound, tiles.forward, false);
   transposed_ = compile(bound, tiles.transposed, true);
   Three inputs = make_qkv(true);
@@ -109,6 +121,15 @@ Problem::Problem(const Case& shape, uint64_t seed, const KernelTiles& tiles) : c
   fill(k_, seed + 1, case_.magnitude);
   fill(v_, seed + 2, 1);
   fill(dout_, seed + 3, 1);
+  dlse_ = contiguous(lse_dtype(case_.dtype), tensors(), case_.heads, case_.q_len, 1);
+  fill(dlse_, seed + 4, 1);
+  if (has_sequences) {
+    const size_t bytes = case_.sequences.size() * sizeof(Sequence);
+    sequences_ = contiguous(DType::kFloat32, 1, 1, 1, static_cast<int64_t>(bytes / sizeof(float)));
+    std::memcpy(sequences_.buffer().data(), case_.sequences.data(), bytes);
+    for (Tensor* tensor : {&q_, &dout_, &dlse_}) poison_padding(*tensor, false);
+    for (Tensor* tensor : {&k_, &v_}) poison_padding(*tensor, true);
+  }
   const double q_norm = std::sqrt(static_cast<double>(case_.qk_dim)) * case_.magnitude;
   max_logit_ = 3 * case_.magnitude * q_norm * std::fabs(scale());
 }
@@ -121,11 +142,32 @@ AttentionShape Problem::shape() const {
                                                 tensor->size(1), tensor->size(2));
   }
   shape.positive_scale = is_positive(scale());
+  shape.sequences = !case_.sequences.empty();
+  shape.packed = case_.packed;
   return shape;
 }
 
 double Problem::scale() const {
   return case_.scale.value_or(1 / std::sqrt(static_cast<double>(case_.qk_dim)));
+}
+
+void Problem::poison_padding(Tensor& tensor, bool of_keys) const {
+  const auto is_live = [&](int64_t batch, int64_t row) {
+    for (size_t s = 0; s < case_.sequences.size(); ++s) {
+      if (!case_.packed && static_cast<int64_t>(s) != batch) continue;
+      const Extent& extent = of_keys ? case_.sequences[s].k : case_.sequences[s].q;
+      if (extent.begin <= row - extent.row && row - extent.row < extent.end) return true;
+    }
+    return false;
+  };
+  for (int64_t b = 0; b < tensor.size(0); ++b) {
+    for (int64_t r = 0; r < tensor.size(2); ++r) {
+      if (is_live(b, r)) continue;
+      for (int64_t h = 0; h < tensor.size(1); ++h) {
+        for (int64_t d = 0; d < tensor.size(3); ++d) tensor.set(b, h, r, d, NAN);
+      }
+    }
+  }
 }
 
 // Uniform, of variance 1.
@@ -144,7 +186,7 @@ void Problem::fill(Tensor& tensor, uint64_t seed, double magnitude) const {
 }
 
 Tensor Problem::make(int64_t heads, int64_t rows, int64_t dim, bool input) const {
-  const int64_t batch = case_.batch;
+  const int64_t batch = tensors();
   const std::vector<int64_t> sizes = {batch, heads, rows, dim};
   const auto place = [&](int64_t elements, int64_t offset, Tensor4 strides) {
     return Tensor(case_.dtype, sizes, poisoned_buffer(elements, case_.dtype), offset, strides);
@@ -193,13 +235,35 @@ Problem::Three Problem::make_qkv(bool inputs) const {
           part(c.kv_heads, c.v_dim, q_width + k_width)};
 }
 
+Tensor4 Problem::enter(Machine& machine, const Tensor& tensor) const {
+  Tensor4 entered = machine.enter(tensor);
+  if (case_.packed) entered.batch_stride = 0;
+  return entered;
+}
+
+const Sequence* Problem::enter_sequences(Machine& machine) const {
+  if (case_.sequences.empty()) return nullptr;
+  return static_cast<const Sequence*>(machine.enter(sequences_).data);
+}
+
 Forward Problem::forward(const Kernel& kernel, const Executor& executor, Machine& machine) const {
   const Context context = machine.context(executor);
-  const Tensor out = make_out(false);
-  const Tensor lse = contiguous(lse_dtype(case_.dtype), case_.batch, case_.heads, case_.q_len, 1);
-  kernel.forward(context, plan_,
-                 {shape(), scale(), machine.enter(q_), machine.enter(k_), machine.enter(v_),
-                  machine.enter(out), machine.enter(lse).data});
+  Tensor out = make_out(false);
+  Tensor lse = contiguous(lse_dtype(case_.dtype), tensors(), case_.heads, case_.q_len, 1);
+  if (!case_.sequences.empty()) {
+    set_all(out, 0);
+    set_all(lse, -std::numeric_limits<double>::infinity());
+  }
+  ForwardArgs args;
+  args.shape = shape();
+  args.sequences = enter_sequences(machine);
+  args.scale = scale();
+  args.q = enter(machine, q_);
+  args.k = enter(machine, k_);
+  args.v = enter(machine, v_);
+  args.out = enter(machine, out);
+  args.lse = machine.enter(lse).data;
+  kernel.forward(context, plan_, args);
   machine.leave();
   return {out.values(), lse.values()};
 }
@@ -208,9 +272,9 @@ Backward Problem::backward(const Kernel& kernel, const Executor& executor, const
                            Machine& machine) const {
   const Context context = machine.context(executor);
   Tensor out = make_out(false);
-  Tensor lse = contiguous(lse_dtype(case_.dtype), case_.batch, case_.heads, case_.q_len, 1);
+  Tensor lse = contiguous(lse_dtype(case_.dtype), tensors(), case_.heads, case_.q_len, 1);
   size_t row = 0;
-  for (int64_t b = 0; b < case_.batch; ++b) {
+  for (int64_t b = 0; b < tensors(); ++b) {
     for (int64_t h = 0; h < case_.heads; ++h) {
       for (int64_t r = 0; r < case_.q_len; ++r, ++row) {
         lse.set(b, h, r, 0, saved.lse[row]);
@@ -221,19 +285,24 @@ Backward Problem::backward(const Kernel& kernel, const Executor& executor, const
       }
     }
   }
-  const Three gradients = make_qkv(false);
+  Three gradients = make_qkv(false);
+  if (!case_.sequences.empty()) {
+    for (Tensor* gradient : {&gradients.q, &gradients.k, &gradients.v}) set_all(*gradient, 0);
+  }
   BackwardArgs args;
   args.shape = shape();
   args.scale = scale();
-  args.q = machine.enter(q_);
-  args.k = machine.enter(k_);
-  args.v = machine.enter(v_);
-  args.out = machine.enter(out);
-  args.dout = machine.enter(dout_);
-  args.dq = machine.enter(gradients.q);
-  args.dk = machine.enter(gradients.k);
-  args.dv = machine.enter(gradients.v);
+  args.sequences = enter_sequences(machine);
+  args.q = enter(machine, q_);
+  args.k = enter(machine, k_);
+  args.v = enter(machine, v_);
+  args.out = enter(machine, out);
+  args.dout = enter(machine, dout_);
+  args.dq = enter(machine, gradients.q);
+  args.dk = enter(machine, gradients.k);
+  args.dv = enter(machine, gradients.v);
   args.lse = machine.enter(lse).data;
+  if (case_.dlse) args.dlse = machine.enter(dlse_).data;
   kernel.backward(context, plan_, transposed_, args);
   machine.leave();
   return {gradients.q.values(), gradients.k.values(), gradients.v.values()};

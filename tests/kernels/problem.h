@@ -79,6 +79,7 @@ class Problem {
   Tensor& k() { return k_; }
   Tensor& v() { return v_; }
   Tensor& dout() { return dout_; }
+  Tensor& dlse() { return dlse_; }
 
  private:
   // Tensors like q, k and v, poisoned; `inputs` may overlap themselves.
@@ -89,10 +90,16 @@ class Problem {
   Tensor make_out(bool input) const;
   Tensor make(int64_t heads, int64_t rows, int64_t dim, bool input) const;
   void fill(Tensor& tensor, uint64_t seed, double magnitude) const;
+  int64_t tensors() const { return case_.packed ? 1 : case_.batch; }
+  Tensor4 enter(Machine& machine, const Tensor& tensor) const;
+  const Sequence* enter_sequences(Machine& machine) const;
+  // Poisons the rows of an input that are of no sequence.
+  void poison_padding(Tensor& tensor, bool of_keys) const;
 
   Case case_;
   Plan plan_, transposed_;
-  Tensor q_, k_, v_, dout_;
+  Tensor q_, k_, v_, dout_, dlse_;
+  Tensor sequences_;  // their bytes
   double max_logit_ = 0;
 };
 

@@ -6,10 +6,10 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <torch/library.h>
 
 #include "lace/attention.h"
 
+#include "ops/attention_call.h"
 #include "ops/torch_context.h"
 
 namespace lace {
@@ -92,17 +92,25 @@ TEST(AttentionArguments, PatternMustFitTheHeads) {
   EXPECT_NE(error_of(q, q, q, pattern), "no lace::Error");
 }
 
+TEST(AttentionArguments, SinksAreCheckedToo) {
+  const auto zeros = [](at::IntArrayRef sizes) { return at::zeros(sizes); };
+  const at::Tensor q = at::randn({1, 4, 8, 16});
+  const auto with = [&](const at::Tensor& sinks) {
+    return error_of(q, q, q, dense(), {.sinks = sinks});
+  };
+  EXPECT_EQ(with(zeros({3})), "[attention] sinks must have the shape [heads] = [4], got [3]");
+  EXPECT_EQ(with(zeros({4, 1})), "[attention] sinks must have the shape [heads] = [4], got [4, 1]");
+  EXPECT_EQ(with(zeros({4}).to(at::kMeta)), "[attention] sinks are on meta, q is on cpu");
+  EXPECT_EQ(with(zeros({4}).to(at::kLong)),
+            "[attention] dtype must be float32, bfloat16, float16 or float64, got Long");
+}
+
 TEST(AttentionArguments, BackwardChecksItsOwn) {
-  const auto op = c10::Dispatcher::singleton()
-                      .findSchemaOrThrow("lace::attention_backward", "")
-                      .typed<std::tuple<at::Tensor, at::Tensor, at::Tensor>(
-                          const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                          const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                          const std::string&, std::optional<double>, bool)>();
   const at::Tensor q = at::randn({1, 2, 8, 16});
   const auto [out, lse] = attention_with_lse(q, q, q, dense());
-  auto call = [&](const at::Tensor& dout, const at::Tensor& o, const at::Tensor& l) {
-    return error_of([&] { op.call(dout, q, q, q, o, l, "dense", {}, false); });
+  auto call = [&](const at::Tensor& dout, const at::Tensor& o, const at::Tensor& l,
+                  const at::Tensor& dlse = {}) {
+    return error_of([&] { ops::attention_backward({dout, dlse}, q, q, q, o, l, dense(), {}); });
   };
   EXPECT_EQ(call(at::zeros({1, 2, 8, 8}), out, lse),
             "[attention_backward] shape of dout is [1, 2, 8, 8], out has [1, 2, 8, 16]");
@@ -114,7 +122,10 @@ TEST(AttentionArguments, BackwardChecksItsOwn) {
   EXPECT_EQ(call(out, out, lse.to(at::kDouble)),
             "[attention_backward] lse must be what attention returned, got float64 of the shape "
             "[1, 2, 8]");
-  EXPECT_EQ(call(out, out, lse), "no lace::Error");
+  EXPECT_EQ(call(out, out, lse, at::zeros({1, 2, 7})),
+            "[attention_backward] dlse must have the shape and dtype of lse, got float32 of the "
+            "shape [1, 2, 7]");
+  EXPECT_EQ(call(out, out, lse, lse), "no lace::Error");
 }
 
 }  // namespace

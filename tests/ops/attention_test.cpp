@@ -9,6 +9,8 @@
 #include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
 
+#include "lace/sequences.h"
+
 #include "kernels/kernel.h"
 #include "ops/attention_arguments.h"
 #include "ops/dense_attention.h"
@@ -92,6 +94,40 @@ TEST(Attention, AnyStrides) {
       EXPECT_TRUE(at::equal(leaf_q.grad(), copy_q.grad()));
       EXPECT_TRUE(at::equal(leaf_k.grad(), copy_k.grad()));
     }
+  }
+}
+
+// Each document alone is its rows in the pack, and padding changes nothing.
+TEST(Attention, SequencesEqualEachAlone) {
+  at::manual_seed(9);
+  const Pattern pattern = Pattern::parse("local(9) | summary(16, 4)");
+  const at::Tensor q = at::randn({70, 2, 16}), k = at::randn({70, 2, 16}),
+                   v = at::randn({70, 2, 24});
+  const at::Tensor cu = at::tensor({0, 40, 41, 70}, at::kInt);
+  const auto [out, lse] =
+      attention_with_lse(q, k, v, pattern, {.sequences = packed_sequences(cu, cu)});
+  EXPECT_EQ(out.sizes(), at::IntArrayRef({70, 2, 24}));
+  EXPECT_EQ(lse.sizes(), at::IntArrayRef({2, 70}));
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 40}, {40, 41}, {41, 70}}) {
+    const auto part = [&, from = begin, to = end](const at::Tensor& t) {
+      return t.slice(0, from, to).transpose(0, 1).unsqueeze(0);
+    };
+    const auto [alone, alone_lse] = attention_with_lse(part(q), part(k), part(v), pattern);
+    EXPECT_LT(largest_difference(part(out), alone), 1e-5);
+    EXPECT_LT(largest_difference(lse.slice(1, begin, end), alone_lse[0]), 1e-5);
+    // The same as one of a padded batch, its padding on the left.
+    const auto padded = [&, from = begin, to = end](const at::Tensor& t) {
+      return at::constant_pad_nd(t.slice(0, from, to), {0, 0, 0, 0, 5, 0}, NAN)
+          .transpose(0, 1)
+          .unsqueeze(0);
+    };
+    const int64_t rows = end - begin + 5;
+    const at::Tensor places =
+        padded_sequences(1, rows, rows, {.k_start = at::tensor({-5}, at::kInt)});
+    const at::Tensor left =
+        attention(padded(q), padded(k), padded(v), pattern, {.sequences = places});
+    EXPECT_LT(largest_difference(left.slice(2, 5), alone), 1e-5);
+    EXPECT_EQ(left.slice(2, 0, 5).abs().max().item<float>(), 0);
   }
 }
 

@@ -9,6 +9,7 @@
 
 #include "lace/attention.h"
 #include "lace/error.h"
+#include "lace/sequences.h"
 
 #include "kernels/kernel.h"
 
@@ -301,6 +302,74 @@ TEST_F(CudaAttention, RunsOnTheCurrentStreamAndInGraphs) {
   }
   other.capture_end();
   EXPECT_NE(error.find("run the same call once before the capture"), std::string::npos) << error;
+}
+
+at::Tensor on_gpu(const std::vector<int>& numbers) {
+  return at::tensor(numbers, at::device(at::kCUDA).dtype(at::kInt));
+}
+
+// Packed documents with sinks and a loss of lse, against the same in float64 on the CPU.
+TEST_F(CudaAttention, SequencesAgreeWithFloat64OnTheCpu) {
+  const at::Tensor cu = on_gpu({0, 300, 301, 301, 500, 513});
+  for (const char* text : {"dense", "local(64) | strided(16)", "fixed(64, 16, 2)",
+                           "bidirectional(local(50) | global(2))"}) {
+    SCOPED_TRACE(text);
+    const Pattern pattern = Pattern::parse(text);
+    const auto values = [](int64_t heads) {
+      return at::randn({520, heads, 64}, at::device(at::kCUDA).dtype(at::kBFloat16));
+    };
+    const std::vector<at::Tensor> given{values(4), values(2), values(2),
+                                        at::randn({4}, at::device(at::kCUDA))};
+    BothSides both(given);
+    const auto results = [&](const std::vector<at::Tensor>& t, const at::Tensor& places) {
+      return attention_with_lse(t[0], t[1], t[2], pattern,
+                                {.sinks = t[3], .sequences = places, .max_len = 320});
+    };
+    const auto [out, lse] = results(both.inputs, packed_sequences(cu, cu));
+    const auto [want, want_lse] = results(both.wide, packed_sequences(cu.cpu(), cu.cpu()));
+    EXPECT_LT(relative_error(out, want), 0.01);
+    EXPECT_EQ(out.slice(0, 513).abs().max().item<float>(), 0);
+    EXPECT_TRUE(at::isneginf(lse.slice(1, 513)).all().item<bool>());
+    const at::Tensor dout = at::randn_like(out), dlse = at::randn_like(lse);
+    torch::autograd::backward({out, lse}, {dout, dlse});
+    torch::autograd::backward({want, want_lse},
+                              {dout.cpu().to(at::kDouble), dlse.cpu().to(at::kDouble)});
+    for (size_t i = 0; i < 4; ++i) {
+      EXPECT_LT(relative_error(both.inputs[i].grad(), both.wide[i].grad()), 0.02) << i;
+    }
+  }
+}
+
+// What stands outside the sequences may be NaN, and a recorded call takes new lengths.
+TEST_F(CudaAttention, ACapturedGraphTakesNewLengths) {
+  const Pattern pattern = Pattern::parse("local(32) | strided(32)");
+  const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool();
+  const c10::cuda::CUDAStreamGuard guard(stream);
+  const at::Tensor q = random(2, 300, 64), k = random(2, 300, 64), v = random(2, 300, 64);
+  const at::Tensor lens = on_gpu({300, 10});
+  const auto call = [&](const at::Tensor& x, const at::Tensor& lengths) {
+    const at::Tensor places = padded_sequences(2, 300, 300, {.k_lens = lengths});
+    return attention(x, k, v, pattern, {.sequences = places, .max_len = 300});
+  };
+  call(q, lens);
+  at::cuda::CUDAGraph graph;
+  graph.capture_begin();
+  const at::Tensor out = call(q, lens);
+  graph.capture_end();
+  for (const auto& lengths : {std::vector<int>{5, 300}, {64, 129}, {0, 299}}) {
+    lens.copy_(on_gpu(lengths));
+    graph.replay();
+    stream.synchronize();
+    EXPECT_TRUE(at::equal(out, call(q, on_gpu(lengths))));
+    for (int64_t b = 0; b < 2; ++b) {
+      const int64_t length = lengths[static_cast<size_t>(b)];
+      const at::Tensor padding = out[b].slice(1, length);
+      EXPECT_TRUE(padding.numel() == 0 || padding.abs().max().item<float>() == 0);
+      const at::Tensor poisoned = q.clone();
+      poisoned[b].slice(1, length).fill_(NAN);
+      EXPECT_TRUE(at::equal(out, call(poisoned, on_gpu(lengths))));
+    }
+  }
 }
 
 TEST_F(CudaAttention, AutocastRunsFloat32AsBFloat16) {

@@ -174,6 +174,17 @@ TEST(Atoms, ConstructorsNameTheArgumentThatIsWrong) {
             "[bidirectional] pattern must not be bidirectional already, got bidirectional(dense)");
 }
 
+TEST(Patterns, SayWhetherTheyDependOnTheLength) {
+  for (const char* text : {"global{0..2, -3..-1}", "local(3) | global{-1}",
+                           "bidirectional(random(2, 16, 7))", "heads(1*dense, 1*global{-1})"}) {
+    EXPECT_TRUE(Pattern::parse(text).depends_on_length()) << text;
+  }
+  for (const char* text : {"random(2, 16, 7) | fixed(8, 2, 4)", "global{0..2}",
+                           "bidirectional(local(3) | global(2))"}) {
+    EXPECT_FALSE(Pattern::parse(text).depends_on_length()) << text;
+  }
+}
+
 TEST(Bind, ChecksLengthsAndHeads) {
   EXPECT_EQ(message([] { dense().bind(0, 4, 4); }), "[bind] heads must be from 1 to 65536, got 0");
   EXPECT_EQ(message([] { dense().bind(1, 0, 4); }), "[bind] q_len must be at least 1, got 0");

@@ -107,11 +107,30 @@ class AttentionTest(unittest.TestCase):
         expected = logits.amax(-1) - logits.log_softmax(-1).amax(-1)
         self.assert_close([lse], [expected], 1e-5)
 
-    def test_lse_is_not_differentiable(self):
-        _, lse = torch.ops.lace.attention(*inputs(), PATTERN)
-        self.assertFalse(lse.requires_grad)
-        with self.assertRaises(RuntimeError):
-            lse.sum().backward()
+    def test_gradients_of_lse_and_sinks(self):
+        def attend_all(q, k, v, sinks):
+            return torch.cat(
+                [t.flatten() for t in torch.ops.lace.attention(q, k, v, PATTERN, sinks=sinks)]
+            )
+
+        def peer_all(q, k, v, sinks):
+            logits = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])
+            logits = logits.masked_fill(~live_pairs(q.shape[2], k.shape[2]), -math.inf)
+            column = sinks.view(1, -1, 1, 1).expand(*logits.shape[:3], 1)
+            weights = torch.cat([logits, column], 3).log_softmax(3)
+            lse = sinks.view(1, -1, 1) - weights[..., -1]
+            return torch.cat([(weights[..., :-1].exp() @ v).flatten(), lse.flatten()])
+
+        sinks = torch.tensor([-1.0, 0.0, 1.0, 4.0], requires_grad=True)
+        tensors = [*inputs(), sinks]
+        expected = gradients(peer_all, tensors)
+        self.assert_close(gradients(attend_all, tensors), expected, 1e-5)
+        torch._dynamo.reset()
+        compiled = torch.compile(attend_all, backend="aot_eager", fullgraph=True)
+        self.assert_close(gradients(compiled, tensors), expected, 1e-5)
+        small = [t[:1, :2, :12, :8].double().detach().requires_grad_() for t in inputs()]
+        few = sinks[:2].double().detach().requires_grad_()
+        self.assertTrue(torch.autograd.gradcheck(attend_all, [*small, few]))
 
     def test_second_backward_is_an_error(self):
         q, k, v = inputs()
@@ -144,6 +163,15 @@ class AttentionTest(unittest.TestCase):
         torch.library.opcheck(
             torch.ops.lace.attention_backward.default,
             (torch.ones_like(out), q, k, v, out, lse, PATTERN),
+        )
+        sinks = torch.zeros(4, requires_grad=True)
+        torch.library.opcheck(
+            torch.ops.lace.attention.default, (*inputs(), PATTERN), {"sinks": sinks}
+        )
+        torch.library.opcheck(
+            torch.ops.lace.attention_backward.default,
+            (torch.ones_like(out), q, k, v, out, lse, PATTERN),
+            {"sinks": sinks.detach(), "dlse": torch.ones_like(lse)},
         )
 
     def test_compile_traces_forward_and_backward(self):

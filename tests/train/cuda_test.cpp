@@ -1,5 +1,6 @@
 // The model, its training and its sampling on a GPU, beside the same on the CPU.
 
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -7,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include "lace/attention_maps.h"
 #include "lace/generate.h"
 
 #include "model/small_model.h"
@@ -60,6 +62,30 @@ TEST_F(CudaTraining, LossAndGradientsAgreeWithTheCpu) {
                 4e-2 * want[i].norm().item<double>() + 1e-4)
           << cpu.parameters()[i].name;
     }
+  }
+}
+
+TEST_F(CudaTraining, AttentionMapsAgreeWithTheCpu) {
+  ModelConfig config = small_config();
+  config.precision = Precision::kBFloat16;
+  config.linear_gain = 2;
+  const SparseTransformer cpu(config), gpu(config, at::kCUDA);
+  const DataSplit split = small_data().train;
+  const AttentionMapOptions how = {.size = 16, .queries = {37}, .windows = 3, .batch = 2};
+  const AttentionMaps want = attention_maps(cpu, split, how), got = attention_maps(gpu, split, how);
+  ASSERT_EQ(got.maps.size(), want.maps.size());
+  for (size_t m = 0; m < got.maps.size(); ++m) {
+    const AttentionMap& map = got.maps[m];
+    double sum = 0;
+    for (size_t i = 0; i < map.weights.size(); ++i) {
+      const double weight = map.weights[i], other = want.maps[m].weights[i];
+      ASSERT_EQ(std::isnan(weight), std::isnan(other)) << "map " << m << ", weight " << i;
+      if (std::isnan(weight)) continue;
+      EXPECT_NEAR(weight, other, 2e-2) << "map " << m << ", weight " << i;
+      sum += weight;
+    }
+    // By the GPU's own log-sum-exp, rows sum to 1 nearer than bfloat16 numbers agree.
+    EXPECT_NEAR(sum, map.query < 0 ? 16 : 1, map.query < 0 ? 3e-2 : 2e-3);
   }
 }
 

@@ -83,9 +83,10 @@ class Soak:
 def targets(steps, kills, rng):
     """Where to kill: a few times as it starts, else at ascending steps."""
     early = kills // 6
-    at = sorted(rng.sample(range(2, steps * 9 // 10), kills - early))
+    # The last kills must find a run, however late they come: a quarter of its steps is left then.
+    at = sorted(rng.sample(range(2, steps * 3 // 4), kills - early))
     for _ in range(early):
-        at.insert(rng.randrange(len(at) + 1), None)
+        at.insert(rng.randrange(len(at)), None)
     return at
 
 

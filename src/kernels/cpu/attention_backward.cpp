@@ -42,7 +42,8 @@ struct Partial {
   Partial(const Context& context, int64_t batch, int64_t heads, int64_t len, int64_t dim) {
     const int64_t row = dim * static_cast<int64_t>(sizeof(float));
     memory = context.allocate(static_cast<size_t>(batch * heads * len * row));
-    rows = {memory.get(), heads * len * row, len * row, row};
+    // One that all sequences share has a stride of 0, as the tensors have.
+    rows = {memory.get(), batch == 1 ? 0 : heads * len * row, len * row, row};
   }
 };
 
@@ -85,7 +86,7 @@ class Backward {
         args_(args),
         shape_(args.shape),
         scale_(logit_scale(args.scale)),
-        order_(backward_tasks(plan, args.shape, context.executor->num_threads())),
+        order_(backward_tasks(plan, args.shape, context.executor->num_threads(), args.sequences)),
         remaining_(new std::atomic<int32_t>[order_.of_stage.size()]) {
     for (size_t i = 0; i < order_.of_stage.size(); i++) remaining_[i] = order_.of_stage[i];
   }
@@ -95,6 +96,7 @@ class Backward {
     run_plan();
     clear_untouched();
     round_partials();
+    write_deltas();
   }
 
  private:
@@ -110,16 +112,20 @@ class Backward {
     dk_ = rows_of(args_.dk, s.dtype);
     dv_ = rows_of(args_.dv, s.dtype);
     if (narrow) {
-      dq_sums_.emplace(context_, s.batch, s.heads, s.q_len, s.qk_dim);
+      dq_sums_.emplace(context_, batch_, s.heads, s.q_len, s.qk_dim);
       dq_ = dq_sums_->rows;
     }
     if (narrow && order_.max_stages > 1) {
-      dk_sums_.emplace(context_, s.batch, s.kv_heads, s.k_len, s.qk_dim);
+      dk_sums_.emplace(context_, batch_, s.kv_heads, s.k_len, s.qk_dim);
       dk_ = dk_sums_->rows;
-      dv_sums_.emplace(context_, s.batch, s.kv_heads, s.k_len, s.v_dim);
+      dv_sums_.emplace(context_, batch_, s.kv_heads, s.k_len, s.v_dim);
       dv_ = dv_sums_->rows;
+      if (args_.sequences != nullptr) {  // no tile sets the rows of no sequence
+        clear(dk_, s.qk_dim);
+        clear(dv_, s.v_dim);
+      }
     }
-    const size_t rows = static_cast<size_t>(s.batch * s.heads * s.q_len);
+    const size_t rows = static_cast<size_t>(batch_ * s.heads * s.q_len);
     neg_delta_ = context_.allocate(rows * sizeof(float));
     touched_ = std::make_unique<std::atomic<uint8_t>[]>(rows);
     BackwardScratch scratch;
@@ -133,11 +139,18 @@ class Backward {
                               static_cast<int>(shape_.v_dim), base, scratch);
   }
 
+  // Sets sums of keys to 0.
+  void clear(const RowMemory& sums, int64_t dim) const {
+    for_each_row(shape_.kv_heads, shape_.k_len, [&](int64_t batch, int64_t head, int64_t row) {
+      std::memset(sums.at(batch, head, row), 0, static_cast<size_t>(dim) * sizeof(float));
+    });
+  }
+
   // Calls body(batch, head, row) for every row of a [batch, heads, len, ·] tensor, in parallel.
   template <typename Body>
   void for_each_row(int64_t heads, int64_t len, const Body& body) const {
     const int64_t blocks = (len + kRowsPerTask - 1) / kRowsPerTask;
-    run_tasks(*context_.executor, shape_.batch * heads * blocks, [&](int64_t task, int) {
+    run_tasks(*context_.executor, batch_ * heads * blocks, [&](int64_t task, int) {
       const int64_t begin = task % blocks * kRowsPerTask;
       const int64_t head = task / blocks % heads, batch = task / blocks / heads;
       for (int64_t row = begin; row < std::min(begin + kRowsPerTask, len); row++) {
@@ -169,10 +182,12 @@ class Backward {
     const auto slot = static_cast<size_t>(task.batch * shape_.kv_heads + task.kv_head);
     std::atomic<int32_t>* remaining =
         &remaining_[slot * order_.max_stages + static_cast<size_t>(task.stage)];
-    if (task.stage > 0) {
-      while (remaining[-1].load(std::memory_order_acquire) != 0) std::this_thread::yield();
+    // All earlier stages: with sequences, the last of them may have no task.
+    for (int32_t earlier = 1; earlier <= task.stage; earlier++) {
+      while (remaining[-earlier].load(std::memory_order_acquire) != 0) std::this_thread::yield();
     }
-    const OwnerLanes owners = owners_of(plan_, owner_tile);
+    const PlanExtents extents = extents_of(plan_, args_.sequences, task.batch);
+    const OwnerLanes owners = owners_of(plan_, owner_tile, extents.owners);
     KeyTile tile;
     set_key_tile(task, owners, thread, tile);
     GradientRows gradients;
@@ -238,26 +253,28 @@ class Backward {
     if (!ascending) progress.wait(index, (turn + 1) * kTurn);
     QueryRows rows;
     Prefetch prefetch;
-    for_each_batch(plan_, owner_tile, owners, [&](const OtherBatch& batch, const OtherBatch* next) {
-      prefetch.count = 0;
-      if (next) {
-        for (int r = 0; r < next->count; r++) {
-          prefetch_query(task, head, next->positions[r], prefetch);
-        }
-      } else if (upcoming >= 0) {
-        prefetch_start(upcoming, upcoming == index ? head + 1 : -1, prefetch);
-      }
-      const int64_t passed = turn * kTurn + batch.positions[batch.count - 1] + 1;
-      if (ascending) progress.wait(index, passed);
-      set_query_rows(task, head, batch, rows);
-      ops_.batch(tile, batch, rows, prefetch);
-      if (ascending) progress.publish(index, passed);
-    });
+    const Extent queries = extents_of(plan_, args_.sequences, task.batch).others;
+    for_each_batch(plan_, owner_tile, owners, queries,
+                   [&](const OtherBatch& batch, const OtherBatch* next) {
+                     prefetch.count = 0;
+                     if (next) {
+                       for (int r = 0; r < next->count; r++) {
+                         prefetch_query(task, head, next->positions[r], prefetch);
+                       }
+                     } else if (upcoming >= 0) {
+                       prefetch_start(upcoming, upcoming == index ? head + 1 : -1, prefetch);
+                     }
+                     const int64_t passed = turn * kTurn + batch.positions[batch.count - 1] + 1;
+                     if (ascending) progress.wait(index, passed);
+                     set_query_rows(task, head, batch, rows);
+                     ops_.batch(tile, batch, rows, prefetch);
+                     if (ascending) progress.publish(index, passed);
+                   });
     progress.publish(index, (turn + 1) * kTurn);
   }
 
   int64_t row_index(const BackwardTask& task, int64_t head, int64_t row) const {
-    return (task.batch * shape_.heads + head) * shape_.q_len + row;
+    return shape_.lse_index(task.batch, head, row);
   }
 
   // What comes to a row of dq first sets it, and computes its delta.
@@ -277,11 +294,26 @@ class Backward {
       if (touched.load(std::memory_order_relaxed) == 0) {
         touched.store(1, std::memory_order_relaxed);
         rows.fresh |= uint64_t{1} << r;
-        neg_delta[row] = -scale_ * ops_.dot(rows.dout[r], out_.at(task.batch, head, row),
-                                            static_cast<int>(shape_.v_dim));
+        neg_delta[row] = -scale_ * delta(task.batch, head, row);
       }
       rows.neg_delta[r] = neg_delta[row];
     }
+  }
+
+  // dout·out − dlse of a row.
+  float delta(int64_t batch, int64_t head, int64_t row) const {
+    const float sum = ops_.dot(dout_.at(batch, head, row), out_.at(batch, head, row),
+                               static_cast<int>(shape_.v_dim));
+    const auto* dlse = static_cast<const float*>(args_.dlse);
+    return dlse == nullptr ? sum : sum - dlse[shape_.lse_index(batch, head, row)];
+  }
+
+  void write_deltas() const {
+    if (args_.delta == nullptr) return;
+    auto* deltas = static_cast<float*>(args_.delta);
+    for_each_row(shape_.heads, shape_.q_len, [&](int64_t batch, int64_t head, int64_t row) {
+      deltas[shape_.lse_index(batch, head, row)] = delta(batch, head, row);
+    });
   }
 
   void prefetch_query(const BackwardTask& task, int64_t head, int64_t row,
@@ -302,37 +334,39 @@ class Backward {
     const BackwardTask& task = order_.tasks[static_cast<size_t>(index)];
     const OwnerTile& tile = plan_.tiles[static_cast<size_t>(task.tile)];
     const int size = static_cast<int>(size_bytes(shape_.dtype));
+    const PlanExtents extents = extents_of(plan_, args_.sequences, task.batch);
     if (head < 0) {
       head = order_.stage_of(task).head_begin;
-      for (const int64_t key : first_positions(tile.owners, plan_.owner_len)) {
+      for (const int64_t key : first_rows(tile.owners, extents.owners)) {
         prefetch.add(k_.at(task.batch, task.kv_head, key), static_cast<int>(shape_.qk_dim) * size);
         prefetch.add(v_.at(task.batch, task.kv_head, key), static_cast<int>(shape_.v_dim) * size);
       }
     }
     if (tile.run_begin == tile.run_end) return;
     const IndexSet& others = plan_.runs[static_cast<size_t>(tile.run_begin)].others;
-    for (const int64_t row : first_positions(others, plan_.other_len)) {
+    for (const int64_t row : first_rows(others, extents.others)) {
       prefetch_query(task, head, row, prefetch);
     }
   }
 
-  // The positions of a set before `len`; kBatchOthers of them at most.
-  std::vector<int64_t> first_positions(const IndexSet& set, int64_t len) const {
-    std::vector<int64_t> positions;
+  // The rows of a set's positions in `extent`; kBatchOthers of them at most.
+  std::vector<int64_t> first_rows(const IndexSet& set, const Extent& extent) const {
+    std::vector<int64_t> rows;
     for (int32_t o = 0; o < set.outer; o++) {
       for (int32_t i = 0; i < set.inner; i++) {
         const int64_t position = plan_.position(set, o, i);
-        if (position < len) positions.push_back(position);
-        if (positions.size() == kBatchOthers) return positions;
+        if (position >= extent.end) return rows;
+        if (position >= extent.begin) rows.push_back(position + extent.row);
+        if (rows.size() == kBatchOthers) return rows;
       }
     }
-    return positions;
+    return rows;
   }
 
   // A row of dq that no tile has come to is 0.
   void clear_untouched() const {
     for_each_row(shape_.heads, shape_.q_len, [&](int64_t batch, int64_t head, int64_t row) {
-      const int64_t index = (batch * shape_.heads + head) * shape_.q_len + row;
+      const int64_t index = shape_.lse_index(batch, head, row);
       if (touched_[static_cast<size_t>(index)].load(std::memory_order_relaxed) == 0) {
         std::memset(dq_.at(batch, head, row), 0,
                     static_cast<size_t>(shape_.qk_dim) * sizeof(float));
@@ -361,6 +395,7 @@ class Backward {
   const BackwardArgs& args_;
   const AttentionShape& shape_;
   const float scale_;
+  const int64_t batch_ = shape_.batch_in_memory();
   const BackwardTasks order_;
   std::unique_ptr<std::atomic<int32_t>[]> remaining_;  // tasks of [batch, kv_heads, stage]
   RowMemory q_, k_, v_, out_, dout_;

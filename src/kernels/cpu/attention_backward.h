@@ -11,7 +11,7 @@ namespace lace::cpu {
 // What a batch of query rows brings to a tile of keys. Entries [0, batch.count) are set.
 //   q [·][qk_dim], dout [·][v_dim] in the tensors' dtype;  dq [·][qk_dim] fp32, added to
 //   neg_lse    −lse, or −inf for a row without keys
-//   neg_delta  −scale · Σ_d dout[d] · out[d]
+//   neg_delta  −scale · (Σ_d dout[d] · out[d] − dlse)
 //   fresh      bit r: row r of dq is not set yet, and gets its first sum instead of adding to it
 struct QueryRows {
   const void* q[kBatchOthers];

@@ -81,7 +81,7 @@ class ForwardRun {
     const auto threads = static_cast<size_t>(context.executor->num_threads());
     scratch_ = context.allocate(scratch_bytes_ * threads);
     if (passes_ > 1) {
-      const auto rows = static_cast<size_t>(shape.batch * shape.heads * shape.q_len);
+      const auto rows = static_cast<size_t>(shape.batch_in_memory() * shape.heads * shape.q_len);
       const bool keeps_out = shape.dtype != DType::kFloat32;
       const size_t out_floats = keeps_out ? rows * static_cast<size_t>(shape.v_dim) : 0;
       partial_.memory = context.allocate((2 * rows + out_floats) * sizeof(float));
@@ -93,8 +93,8 @@ class ForwardRun {
 
   void run() {
     for (int pass = 0; pass < passes_; pass++) {
-      const TileTasks tasks =
-          tile_tasks(plan_, args_.shape.batch, pass, context_.executor->num_threads());
+      const TileTasks tasks = tile_tasks(plan_, args_.shape.batch, pass,
+                                         context_.executor->num_threads(), args_.sequences);
       run_tasks(*context_.executor, tasks.chunk_count(),
                 [&](int64_t chunk, int thread) { run_chunk(tasks, chunk, pass, thread); });
     }
@@ -191,8 +191,9 @@ class ForwardRun {
   void open_unit(const TileTask& task, Unit& unit) const {
     const OwnerTile& tile = plan_.tiles[static_cast<size_t>(task.tile)];
     unit.task = task;
-    unit.owners = owners_of(plan_, tile);
-    unit.keys = BatchReader(plan_, tile, unit.owners);
+    const PlanExtents extents = extents_of(plan_, args_.sequences, task.batch);
+    unit.owners = owners_of(plan_, tile, extents.owners);
+    unit.keys = BatchReader(plan_, tile, unit.owners, extents.others);
     const std::byte* q = head_of(args_.q, task.batch, task.head);
     const std::byte* out = head_of(args_.out, task.batch, task.head);
     for (int e = 0; e < unit.owners.count; e++) {
@@ -287,7 +288,7 @@ class ForwardRun {
   }
 
   int64_t row_index(const TileTask& task, int64_t position) const {
-    return (task.batch * args_.shape.heads + task.head) * args_.shape.q_len + position;
+    return args_.shape.lse_index(task.batch, task.head, position);
   }
 
   // Where the fp32 result of the row of lane e stands between passes.

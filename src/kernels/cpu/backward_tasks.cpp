@@ -4,6 +4,8 @@
 #include <unordered_map>
 #include <utility>
 
+#include "kernels/cpu/tile_walk.h"
+
 namespace lace::cpu {
 namespace {
 
@@ -23,6 +25,7 @@ std::vector<int32_t> chain_links(const Plan& plan, const Pass& pass) {
 struct Builder {
   const Plan& plan;
   const AttentionShape& shape;
+  const Sequence* sequences;
   BackwardTasks made{};
   std::vector<std::vector<int32_t>> links{};  // chain_links of every pass
 
@@ -75,12 +78,19 @@ struct Builder {
         found = true;
         std::vector<int64_t>& earlier = task_of[static_cast<size_t>(slot - begin)];
         const int32_t link = links[pass_index][static_cast<size_t>(t)];
+        const int64_t previous = link < 0 ? -1 : earlier[static_cast<size_t>(link)];
+        const int32_t tile = pass.tile_begin + t;
+        const Extent keys = extents_of(plan, sequences, slot / shape.kv_heads).owners;
+        if (!may_touch(plan, plan.tiles[static_cast<size_t>(tile)], keys)) {
+          earlier.push_back(previous);  // its chain goes on with the one before
+          continue;
+        }
         BackwardTask task;
         task.batch = static_cast<int32_t>(slot / shape.kv_heads);
         task.kv_head = static_cast<int32_t>(kv_head);
         task.stage = static_cast<int32_t>(stage);
-        task.tile = pass.tile_begin + t;
-        task.previous = link < 0 ? -1 : earlier[static_cast<size_t>(link)];
+        task.tile = tile;
+        task.previous = previous;
         earlier.push_back(static_cast<int64_t>(made.tasks.size()));
         made.tasks.push_back(task);
         made.of_stage[static_cast<size_t>(slot) * made.max_stages + stage]++;
@@ -91,8 +101,9 @@ struct Builder {
 
 }  // namespace
 
-BackwardTasks backward_tasks(const Plan& plan, const AttentionShape& shape, int64_t threads) {
-  Builder builder{plan, shape};
+BackwardTasks backward_tasks(const Plan& plan, const AttentionShape& shape, int64_t threads,
+                             const Sequence* sequences) {
+  Builder builder{plan, shape, sequences};
   builder.make_stages();
   builder.make_tasks(threads);
   return std::move(builder.made);

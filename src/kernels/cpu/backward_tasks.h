@@ -43,7 +43,9 @@ struct BackwardTasks {
 // threads: stage by stage, and within one tile by tile with the heads in turn. So neighbouring
 // tasks belong to different heads and seldom wait for each other, and what the threads read at one
 // time is small.
-BackwardTasks backward_tasks(const Plan& plan, const AttentionShape& shape, int64_t threads);
+// sequences: as in BackwardArgs; tiles outside one are no task of it.
+BackwardTasks backward_tasks(const Plan& plan, const AttentionShape& shape, int64_t threads,
+                             const Sequence* sequences = nullptr);
 
 // Whether the live others of `tile` come in ascending order, so that rows passed are rows done.
 bool is_ascending(const Plan& plan, const OwnerTile& tile);

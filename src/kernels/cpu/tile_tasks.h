@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "kernels/kernel.h"
 #include "plan/plan.h"
 
 namespace lace::cpu {
@@ -27,6 +28,8 @@ struct TileTasks {
   std::vector<int32_t> chunks;  // chunk c is tasks [chunks[c], chunks[c + 1])
   int64_t chunk_count() const { return static_cast<int64_t>(chunks.size()) - 1; }
 };
-TileTasks tile_tasks(const Plan& plan, int64_t batch, int pass, int threads);
+// sequences: as in ForwardArgs; tiles outside one are no task of it.
+TileTasks tile_tasks(const Plan& plan, int64_t batch, int pass, int threads,
+                     const Sequence* sequences = nullptr);
 
 }  // namespace lace::cpu

@@ -48,14 +48,27 @@ const Mask* mask_of(const Plan& plan, const Run& run, int32_t t) {
 
 }  // namespace
 
-OwnerLanes owners_of(const Plan& plan, const OwnerTile& tile) {
+PlanExtents extents_of(const Plan& plan, const Sequence* sequences, int64_t element) {
+  if (sequences == nullptr) return {all_rows(plan.owner_len), all_rows(plan.other_len)};
+  const Sequence& sequence = sequences[element];
+  return plan.transposed ? PlanExtents{sequence.k, sequence.q}
+                         : PlanExtents{sequence.q, sequence.k};
+}
+
+bool may_touch(const Plan& plan, const OwnerTile& tile, const Extent& extent) {
+  const IndexSet& owners = tile.owners;
+  return owners.first < extent.end &&
+         plan.position(owners, owners.outer - 1, owners.inner - 1) >= extent.begin;
+}
+
+OwnerLanes owners_of(const Plan& plan, const OwnerTile& tile, const Extent& extent) {
   OwnerLanes owners;
   int e = 0;
   for (int32_t o = 0; o < tile.owners.outer; o++) {
     const int64_t first = plan.position(tile.owners, o, 0);
     for (int32_t i = 0; i < tile.owners.inner; i++, e++) {
-      const bool inside = first + i < plan.owner_len;
-      owners.positions[e] = inside ? first + i : -1;
+      const bool inside = first + i >= extent.begin && first + i < extent.end;
+      owners.positions[e] = inside ? first + i + extent.row : -1;
       if (inside) {
         owners.rows |= uint64_t{1} << e;
         owners.count = e + 1;
@@ -65,8 +78,10 @@ OwnerLanes owners_of(const Plan& plan, const OwnerTile& tile) {
   return owners;
 }
 
-BatchReader::BatchReader(const Plan& plan, const OwnerTile& tile, const OwnerLanes& owners)
+BatchReader::BatchReader(const Plan& plan, const OwnerTile& tile, const OwnerLanes& owners,
+                         const Extent& extent)
     : plan_(&plan),
+      extent_(extent),
       owner_rows_(owners.rows),
       run_(tile.run_begin),
       run_end_(owners.rows == 0 ? tile.run_begin : tile.run_end) {}
@@ -77,6 +92,7 @@ bool BatchReader::next(OtherBatch& batch) {
   for (; run_ < run_end_; run_++, tile_ = 0) {
     const Run& run = plan_->runs[static_cast<size_t>(run_)];
     for (; tile_ < run.tiles; tile_++, outer_ = 0) {
+      if (run.others.first + tile_ * run.step >= extent_.end) break;  // as do all behind it
       const Mask* mask = mask_of(*plan_, run, tile_);
       for (; outer_ < run.others.outer; outer_++, inner_ = 0) {
         if (batch.count == kBatchOthers) {
@@ -84,11 +100,12 @@ bool BatchReader::next(OtherBatch& batch) {
           return true;
         }
         const int64_t first = plan_->position(run.others, outer_, 0) + tile_ * run.step;
-        const int64_t end = std::min<int64_t>(run.others.inner, plan_->other_len - first);
+        const int64_t end = std::min<int64_t>(run.others.inner, extent_.end - first);
+        inner_ = std::max(inner_, extent_.begin - first);
         const int64_t stride = mask ? mask->words_per_other : 0;
         const uint64_t* words =
             mask ? mask->words.data() + outer_ * int64_t{run.others.inner} * stride : nullptr;
-        read(batch, first, end, words, stride);
+        read(batch, first + extent_.row, end, words, stride);
         if (inner_ < end) {
           cut(batch);
           return true;
@@ -135,8 +152,9 @@ void BatchReader::cut(OtherBatch& batch) const {
 }
 
 void for_each_batch(const Plan& plan, const OwnerTile& tile, const OwnerLanes& owners,
+                    const Extent& extent,
                     FunctionRef<void(const OtherBatch& batch, const OtherBatch* next)> body) {
-  BatchReader reader(plan, tile, owners);
+  BatchReader reader(plan, tile, owners, extent);
   OtherBatch batches[2];
   int current = 0;
   bool more = reader.next(batches[0]);
@@ -147,11 +165,15 @@ void for_each_batch(const Plan& plan, const OwnerTile& tile, const OwnerLanes& o
   }
 }
 
-int64_t tile_work(const Plan& plan, const OwnerTile& tile) {
+int64_t tile_work(const Plan& plan, const OwnerTile& tile, int64_t others_end) {
   int64_t others = 0;
   for (int32_t index = tile.run_begin; index < tile.run_end; index++) {
     const Run& run = plan.runs[static_cast<size_t>(index)];
-    others += run.others.size() * run.tiles;
+    const int64_t first = run.others.first, last = first + (run.tiles - 1) * run.step;
+    int64_t tiles = run.tiles;
+    if (last >= others_end)
+      tiles = first < others_end ? (others_end - 1 - first) / run.step + 1 : 0;
+    others += run.others.size() * tiles;
   }
   return others * tile.owners.size();
 }

@@ -46,7 +46,7 @@ constexpr int kStatisticsRows = kRowThreads / 8 / kRowHeads * kRowsAtOnce;
 template <typename Element>
 __global__ void __launch_bounds__(kRowThreads)
     statistics_kernel(const RowsShape shape, const StridedRows out, const StridedRows dout,
-                      const float* lse, RowStatistics* statistics, float* sums, int32_t sums_dim) {
+                      const LseRows lse, RowStatistics* statistics, float* sums, int32_t sums_dim) {
   const RowBlock block(shape, kStatisticsRows);
   const int lane = static_cast<int>(threadIdx.x) % 8, own = static_cast<int>(threadIdx.x) / 8;
   const int32_t head = block.head + own % kRowHeads;
@@ -56,7 +56,8 @@ __global__ void __launch_bounds__(kRowThreads)
   const int64_t of_all = (block.batch * shape.heads + head) * shape.rows + first;
 
   const bool has_row = lane < kRowsAtOnce && first + lane < rows;  // whose results it writes
-  const float row_lse = has_row ? __ldg(lse + of_all + lane) : 0;
+  const float row_lse = has_row ? __ldg(lse.lse + of_all + lane) : 0;
+  const float row_dlse = has_row && lse.dlse != nullptr ? __ldg(lse.dlse + of_all + lane) : 0;
   const Element* a_rows = out.head<Element>(block.batch, head);
   const Element* b_rows = dout.head<Element>(block.batch, head);
   float delta[kRowsAtOnce] = {};
@@ -95,14 +96,17 @@ __global__ void __launch_bounds__(kRowThreads)
     if (lane == u) of_lane = delta[u];
   }
   if (has_row) {
-    statistics[of_all + lane] = {
-        row_lse == -INFINITY ? INFINITY : row_lse * std::numbers::log2e_v<float>, of_lane};
+    of_lane -= row_dlse;
+    if (lse.deltas != nullptr) lse.deltas[of_all + lane] = of_lane;
+    statistics[of_all + lane] =
+        row_lse == -INFINITY ? RowStatistics{INFINITY, 0}
+                             : RowStatistics{row_lse * std::numbers::log2e_v<float>, of_lane};
   }
 }
 
 template <typename Element>
 void launch_statistics(const RowsShape& shape, const StridedRows& out, const StridedRows& dout,
-                       const float* lse, RowStatistics* statistics, float* sums, int32_t sums_dim,
+                       const LseRows& lse, RowStatistics* statistics, float* sums, int32_t sums_dim,
                        cudaStream_t stream) {
   statistics_kernel<Element><<<block_count(shape, kStatisticsRows), kRowThreads, 0, stream>>>(
       shape, out, dout, lse, statistics, sums, sums_dim);

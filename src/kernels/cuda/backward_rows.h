@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include "kernels/cuda/strided_rows.h"
+#include "kernels/kernel.h"
 
 namespace lace::cuda {
 
@@ -18,7 +19,7 @@ enum class BackwardMode {
 // What backward does row by row, before and after its products, for both GPU kernels.
 
 // Of a query: its log-sum-exp in base 2 (+∞ for a row without keys, whose weights then are 0), and
-// rowsum(dout · out).
+// rowsum(dout · out) − dlse (0 for such a row).
 struct alignas(8) RowStatistics {
   float lse, delta;
 };
@@ -38,12 +39,22 @@ struct SumRows {
   int32_t dim = 0;
 };
 
+// What statistics read and write beside them, [batch, heads, rows] contiguous: lse, natural log,
+// its gradient dlse (null: 0), and deltas (null: not asked for).
+struct LseRows {
+  const float *lse = nullptr, *dlse = nullptr;
+  float* deltas = nullptr;
+};
+inline LseRows lse_rows(const BackwardArgs& args) {
+  return {static_cast<const float*>(args.lse), static_cast<const float*>(args.dlse),
+          static_cast<float*>(args.delta)};
+}
+
 // Enqueues on `stream`: statistics [batch, heads, rows] of out and dout, a multiple of 8 columns,
-// and of lse [batch, heads, rows], contiguous, natural log; and sums [batch, heads, rows, sums_dim]
-// = 0, if not null.
+// and of `lse`; and sums [batch, heads, rows, sums_dim] = 0, if not null.
 template <typename Element>
 void launch_statistics(const RowsShape& shape, const StridedRows& out, const StridedRows& dout,
-                       const float* lse, RowStatistics* statistics, float* sums, int32_t sums_dim,
+                       const LseRows& lse, RowStatistics* statistics, float* sums, int32_t sums_dim,
                        cudaStream_t stream);
 
 // Enqueues on `stream`: result, a multiple of 8 columns, = scale · the sums of every `members`

@@ -4,7 +4,7 @@
 
 namespace lace::cuda {
 template void launch_statistics<__nv_bfloat16>(const RowsShape&, const StridedRows&,
-                                               const StridedRows&, const float*, RowStatistics*,
+                                               const StridedRows&, const LseRows&, RowStatistics*,
                                                float*, int32_t, cudaStream_t);
 template void launch_round<__nv_bfloat16>(const RowsShape&, const SumRows&, int32_t, float,
                                           const StridedRows&, cudaStream_t);

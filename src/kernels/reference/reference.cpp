@@ -36,15 +36,38 @@ void store_lse(void* lse, DType dtype, int64_t index, double value) {
   }
 }
 
-// The keys that the query of `row` attends to, ascending.
-std::vector<int64_t> live_keys(const Plan& plan, const AttentionShape& shape, int64_t head,
-                               int64_t row) {
+// Where the queries and the keys of a batch element are.
+Sequence sequence_of(const Plan& plan, const Sequence* sequences, int64_t batch) {
+  if (sequences != nullptr) return sequences[batch];
+  const BoundPattern& pattern = *plan.pattern;
+  const auto q_len = static_cast<int32_t>(pattern.q_len());
+  const auto k_len = static_cast<int32_t>(pattern.k_len());
+  return {{k_len - q_len, k_len, q_len - k_len}, {0, k_len, 0}};
+}
+
+// The positions of the keys that the query at one attends to, ascending.
+std::vector<int64_t> live_keys(const Plan& plan, int64_t head, int64_t query) {
   std::vector<int64_t> keys;
-  const int64_t query = shape.k_len - shape.q_len + row;
-  for (int64_t key = 0; key < shape.k_len; ++key) {
+  for (int64_t key = 0; key < plan.pattern->k_len(); ++key) {
     if (plan.pattern->attends(head, query, key)) keys.push_back(key);
   }
   return keys;
+}
+
+// Calls body(batch, row, rows of its keys) for the queries at one position of all batch elements.
+template <typename Args, typename Body>
+void for_each_query(const Plan& plan, const Args& args, int64_t head, int64_t query,
+                    const Body& body) {
+  const std::vector<int64_t> keys = live_keys(plan, head, query);
+  for (int64_t batch = 0; batch < args.shape.batch; ++batch) {
+    const auto [q, k] = sequence_of(plan, args.sequences, batch);
+    if (query < q.begin || query >= q.end) continue;
+    std::vector<int64_t> rows;
+    for (const int64_t key : keys) {
+      if (key >= k.begin && key < k.end) rows.push_back(key + k.row);
+    }
+    body(batch, query + q.row, rows);
+  }
 }
 
 // One row of out and lse.
@@ -73,29 +96,33 @@ void forward_row(const ForwardArgs& args, const std::vector<int64_t>& keys, int6
   for (size_t d = 0; d < out.size(); ++d) {
     stored[d] = Element::store(keys.empty() ? 0.0 : out[d] / sum);
   }
-  store_lse(args.lse, shape.dtype, (batch * shape.heads + head) * shape.q_len + row,
+  store_lse(args.lse, shape.dtype, shape.lse_index(batch, head, row),
             keys.empty() ? maximum : maximum + std::log(sum));
 }
 
 template <typename Element>
 void forward_typed(const Context& context, const Plan& plan, const ForwardArgs& args) {
   const AttentionShape& shape = args.shape;
-  run_tasks(*context.executor, shape.heads * shape.q_len, [&](int64_t task, int) {
-    const int64_t head = task / shape.q_len, row = task % shape.q_len;
-    const std::vector<int64_t> keys = live_keys(plan, shape, head, row);
-    for (int64_t batch = 0; batch < shape.batch; ++batch) {
-      forward_row<Element>(args, keys, batch, head, row);
-    }
+  const int64_t first = plan.pattern->k_len() - plan.pattern->q_len(),
+                count = plan.pattern->q_len();
+  run_tasks(*context.executor, shape.heads * count, [&](int64_t task, int) {
+    const int64_t head = task / count;
+    for_each_query(plan, args, head, first + task % count,
+                   [&](int64_t batch, int64_t row, const std::vector<int64_t>& keys) {
+                     forward_row<Element>(args, keys, batch, head, row);
+                   });
   });
 }
 
-// dk and dv of one key head, [batch, k_len, dim], before rounding.
+// dk and dv of one key head, [batch in memory, k_len, dim], before rounding.
 struct KeyGradients {
   std::vector<double> dk, dv;
 };
 
-// One row of dq, and what it adds to dk and dv. With p = exp(scale · q·k − lse):
-//   dv += p · dout,  ds = p · (dout·v − dout·out),  dq += scale · ds · k,  dk += scale · ds · q
+// One row of dq, and what it adds to dk and dv. With p = exp(scale · q·k − lse), which is also what
+// lse gains by a logit:
+//   delta = dout·out − dlse,  dv += p · dout,  ds = p · (dout·v − delta),
+//   dq += scale · ds · k,  dk += scale · ds · q
 template <typename Element>
 void backward_row(const BackwardArgs& args, const std::vector<int64_t>& keys, int64_t batch,
                   int64_t head, int64_t row, KeyGradients& sums) {
@@ -103,15 +130,19 @@ void backward_row(const BackwardArgs& args, const std::vector<int64_t>& keys, in
   const int64_t kv_head = head / (shape.heads / shape.kv_heads);
   const auto* q = row_of<Element>(args.q, batch, head, row);
   const auto* dout = row_of<Element>(args.dout, batch, head, row);
-  const double lse =
-      load_lse(args.lse, shape.dtype, (batch * shape.heads + head) * shape.q_len + row);
-  const double delta = dot<Element>(dout, row_of<Element>(args.out, batch, head, row), shape.v_dim);
+  const int64_t index = shape.lse_index(batch, head, row);
+  const double lse = load_lse(args.lse, shape.dtype, index);
+  const double dlse = args.dlse != nullptr ? load_lse(args.dlse, shape.dtype, index) : 0;
+  const double delta =
+      dot<Element>(dout, row_of<Element>(args.out, batch, head, row), shape.v_dim) - dlse;
+  if (args.delta != nullptr) store_lse(args.delta, shape.dtype, index, delta);
   std::vector<double> dq(static_cast<size_t>(shape.qk_dim), 0.0);
   for (const int64_t key : keys) {
     const auto* k = row_of<Element>(args.k, batch, kv_head, key);
     const auto* v = row_of<Element>(args.v, batch, kv_head, key);
-    double* dk = sums.dk.data() + (batch * shape.k_len + key) * shape.qk_dim;
-    double* dv = sums.dv.data() + (batch * shape.k_len + key) * shape.v_dim;
+    const int64_t sum = shape.in_memory(batch) * shape.k_len + key;
+    double* dk = sums.dk.data() + sum * shape.qk_dim;
+    double* dv = sums.dv.data() + sum * shape.v_dim;
     const double weight = std::exp(args.scale * dot<Element>(q, k, shape.qk_dim) - lse);
     const double ds = args.scale * weight * (dot<Element>(dout, v, shape.v_dim) - delta);
     for (int64_t d = 0; d < shape.v_dim; ++d) dv[d] += weight * Element::load(dout[d]);
@@ -132,24 +163,27 @@ void backward_typed(const Context& context, const Plan& plan, const BackwardArgs
   const int64_t heads_per_key = shape.heads / shape.kv_heads;
   run_tasks(*context.executor, shape.kv_heads, [&](int64_t kv_head, int) {
     KeyGradients sums;
-    sums.dk.assign(static_cast<size_t>(shape.batch * shape.k_len * shape.qk_dim), 0.0);
-    sums.dv.assign(static_cast<size_t>(shape.batch * shape.k_len * shape.v_dim), 0.0);
+    const int64_t rows = shape.batch_in_memory() * shape.k_len;
+    sums.dk.assign(static_cast<size_t>(rows * shape.qk_dim), 0.0);
+    sums.dv.assign(static_cast<size_t>(rows * shape.v_dim), 0.0);
     for (int64_t head = kv_head * heads_per_key; head < (kv_head + 1) * heads_per_key; ++head) {
-      for (int64_t row = 0; row < shape.q_len; ++row) {
-        const std::vector<int64_t> keys = live_keys(plan, shape, head, row);
-        for (int64_t batch = 0; batch < shape.batch; ++batch) {
-          backward_row<Element>(args, keys, batch, head, row, sums);
-        }
+      for (int64_t query = plan.pattern->k_len() - plan.pattern->q_len();
+           query < plan.pattern->k_len(); ++query) {
+        for_each_query(plan, args, head, query,
+                       [&](int64_t batch, int64_t row, const std::vector<int64_t>& keys) {
+                         backward_row<Element>(args, keys, batch, head, row, sums);
+                       });
       }
     }
-    for (int64_t batch = 0; batch < shape.batch; ++batch) {
-      for (int64_t key = 0; key < shape.k_len; ++key) {
-        const double* dk = sums.dk.data() + (batch * shape.k_len + key) * shape.qk_dim;
-        const double* dv = sums.dv.data() + (batch * shape.k_len + key) * shape.v_dim;
-        auto* stored_dk = row_of<Element>(args.dk, batch, kv_head, key);
-        auto* stored_dv = row_of<Element>(args.dv, batch, kv_head, key);
-        for (int64_t d = 0; d < shape.qk_dim; ++d) stored_dk[d] = Element::store(dk[d]);
-        for (int64_t d = 0; d < shape.v_dim; ++d) stored_dv[d] = Element::store(dv[d]);
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t batch = row / shape.k_len, key = row % shape.k_len;
+      auto* dk = row_of<Element>(args.dk, batch, kv_head, key);
+      auto* dv = row_of<Element>(args.dv, batch, kv_head, key);
+      for (int64_t d = 0; d < shape.qk_dim; ++d) {
+        dk[d] = Element::store(sums.dk[static_cast<size_t>(row * shape.qk_dim + d)]);
+      }
+      for (int64_t d = 0; d < shape.v_dim; ++d) {
+        dv[d] = Element::store(sums.dv[static_cast<size_t>(row * shape.v_dim + d)]);
       }
     }
   });

@@ -57,6 +57,34 @@ void for_each_order(const Body& body) {
   }
 }
 
+// Tiles outside a sequence are left out, and chains go on over them.
+TEST(BackwardTasks, FollowTheSequences) {
+  const std::vector<Sequence> sequences = {{{0, kLen, 0}, {0, kLen, 0}}, {{0, 70, 0}, {5, 70, 0}}};
+  const Plan plan =
+      compile(Pattern::parse("local(30) | strided(16)").bind(1, kLen, kLen), {64, 64}, true);
+  AttentionShape shape;
+  shape.batch = 2;
+  shape.heads = shape.kv_heads = 1;
+  shape.q_len = shape.k_len = kLen;
+  const BackwardTasks whole = cpu::backward_tasks(plan, shape, 2);
+  const BackwardTasks cut = cpu::backward_tasks(plan, shape, 2, sequences.data());
+  std::map<std::pair<int32_t, int32_t>, int64_t> last;  // (batch, chain of a pass) → its last task
+  std::vector<int64_t> count(2);
+  for (size_t t = 0; t < cut.tasks.size(); ++t) {
+    const BackwardTask& task = cut.tasks[t];
+    const OwnerTile& tile = plan.tiles[static_cast<size_t>(task.tile)];
+    ++count[static_cast<size_t>(task.batch)];
+    EXPECT_TRUE(task.batch == 0 || tile.owners.first < 70);
+    const std::pair<int32_t, int32_t> chain{task.batch, task.stage * 1'000'000 + tile.chain};
+    const auto [entry, is_first] = last.try_emplace(chain, -1);
+    EXPECT_EQ(task.previous, entry->second);
+    entry->second = static_cast<int64_t>(t);
+  }
+  EXPECT_EQ(count[0], static_cast<int64_t>(whole.tasks.size()) / 2);
+  EXPECT_GT(count[1], 0);
+  EXPECT_LT(count[1], count[0]);
+}
+
 size_t slot_of(const AttentionShape& shape, const BackwardTask& task) {
   return static_cast<size_t>(task.batch * shape.kv_heads + task.kv_head);
 }
@@ -155,18 +183,19 @@ TEST(BackwardTasks, WhoSharesARowIsInOneChain) {
         chain.insert(t);
       }
       const OwnerTile& tile = plan.tiles[static_cast<size_t>(task.tile)];
-      cpu::for_each_batch(plan, tile, cpu::owners_of(plan, tile),
-                          [&](const cpu::OtherBatch& batch, const cpu::OtherBatch*) {
-                            for (int r = 0; r < batch.count; ++r) {
-                              const auto [entry, is_first] = last.try_emplace(
-                                  {slot_of(shape, task), task.stage, batch.positions[r]},
-                                  static_cast<int64_t>(index));
-                              if (is_first) continue;
-                              EXPECT_TRUE(entry->second == static_cast<int64_t>(index) ||
-                                          chain.count(entry->second) == 1);
-                              entry->second = static_cast<int64_t>(index);
-                            }
-                          });
+      cpu::for_each_batch(
+          plan, tile, cpu::owners_of(plan, tile, cpu::all_rows(plan.owner_len)),
+          cpu::all_rows(plan.other_len), [&](const cpu::OtherBatch& batch, const cpu::OtherBatch*) {
+            for (int r = 0; r < batch.count; ++r) {
+              const auto [entry, is_first] =
+                  last.try_emplace({slot_of(shape, task), task.stage, batch.positions[r]},
+                                   static_cast<int64_t>(index));
+              if (is_first) continue;
+              EXPECT_TRUE(entry->second == static_cast<int64_t>(index) ||
+                          chain.count(entry->second) == 1);
+              entry->second = static_cast<int64_t>(index);
+            }
+          });
     }
   });
 }
@@ -177,7 +206,8 @@ TEST(BackwardTasks, AscendingTilesHaveAscendingRows) {
     for (const OwnerTile& tile : plan.tiles) {
       int64_t last = -1;
       bool ascends = true;
-      cpu::for_each_batch(plan, tile, cpu::owners_of(plan, tile),
+      cpu::for_each_batch(plan, tile, cpu::owners_of(plan, tile, cpu::all_rows(plan.owner_len)),
+                          cpu::all_rows(plan.other_len),
                           [&](const cpu::OtherBatch& batch, const cpu::OtherBatch*) {
                             for (int r = 0; r < batch.count; ++r) {
                               ascends = ascends && batch.positions[r] > last;

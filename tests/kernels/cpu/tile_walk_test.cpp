@@ -51,10 +51,14 @@ void for_each_plan(const Body& body) {
   }
 }
 
+OwnerLanes owners_of(const Plan& plan, const OwnerTile& tile) {
+  return cpu::owners_of(plan, tile, cpu::all_rows(plan.owner_len));
+}
+
 std::vector<OtherBatch> batches_of(const Plan& plan, const OwnerTile& tile) {
-  const OwnerLanes owners = cpu::owners_of(plan, tile);
+  const OwnerLanes owners = owners_of(plan, tile);
   std::vector<OtherBatch> batches;
-  cpu::BatchReader reader(plan, tile, owners);
+  cpu::BatchReader reader(plan, tile, owners, cpu::all_rows(plan.other_len));
   OtherBatch batch;
   while (reader.next(batch)) batches.push_back(batch);
   EXPECT_EQ(batch.count, 0);
@@ -71,7 +75,7 @@ TEST(TileWalk, BatchesHaveEveryPairOnce) {
         const Pass& pass = plan.passes[static_cast<size_t>(p)];
         for (int32_t t = pass.tile_begin; t < pass.tile_end; ++t) {
           const OwnerTile& tile = plan.tiles[static_cast<size_t>(t)];
-          const OwnerLanes owners = cpu::owners_of(plan, tile);
+          const OwnerLanes owners = owners_of(plan, tile);
           for (const OtherBatch& batch : batches_of(plan, tile)) {
             for (int r = 0; r < batch.count; ++r) {
               for (int e = 0; e < kTileOwners; ++e) {
@@ -100,7 +104,7 @@ TEST(TileWalk, BatchesHaveEveryPairOnce) {
 TEST(TileWalk, OwnersAreTheLanesWithRows) {
   for_each_plan([](const BoundPattern&, const Plan& plan, bool) {
     for (const OwnerTile& tile : plan.tiles) {
-      const OwnerLanes owners = cpu::owners_of(plan, tile);
+      const OwnerLanes owners = owners_of(plan, tile);
       int lane = 0;
       for (int32_t o = 0; o < tile.owners.outer; ++o) {
         for (int32_t i = 0; i < tile.owners.inner; ++i, ++lane) {
@@ -141,7 +145,7 @@ TEST(TileWalk, SegmentsTellOfTheLivePairs) {
   int masked = 0, narrow = 0;
   for_each_plan([&](const BoundPattern&, const Plan& plan, bool) {
     for (const OwnerTile& tile : plan.tiles) {
-      const OwnerLanes owners = cpu::owners_of(plan, tile);
+      const OwnerLanes owners = owners_of(plan, tile);
       for (const OtherBatch& batch : batches_of(plan, tile)) {
         int end = 0;
         for (int s = 0; s < batch.segment_count; ++s) {
@@ -178,7 +182,7 @@ TEST(TileWalk, EachBatchComesWithTheNext) {
     for (const OwnerTile& tile : plan.tiles) {
       const std::vector<OtherBatch> batches = batches_of(plan, tile);
       size_t at = 0;
-      cpu::for_each_batch(plan, tile, cpu::owners_of(plan, tile),
+      cpu::for_each_batch(plan, tile, owners_of(plan, tile), cpu::all_rows(plan.other_len),
                           [&](const OtherBatch& batch, const OtherBatch* next) {
                             ASSERT_LT(at, batches.size());
                             EXPECT_EQ(batch.positions[0], batches[at].positions[0]);
@@ -237,13 +241,63 @@ TEST(TileTasks, ChunksFollowEachOther) {
   });
 }
 
+// Queries and keys of sequences that a plan for 1,000 positions serves.
+const std::vector<Sequence> kSequences = {
+    {{0, 1000, 7}, {0, 1000, 9}},  {{0, 50, 1007}, {0, 50, 1009}}, {{0, 0, 0}, {0, 0, 0}},
+    {{100, 170, 0}, {40, 170, 0}}, {{0, 64, 1057}, {0, 64, 1059}},
+};
+
+// A sequence costs what it costs alone: its queries once, and as many pairs as a plan of its own
+// would compute.
+TEST(TileTasks, FollowTheSequences) {
+  const auto batch = static_cast<int64_t>(kSequences.size());
+  for (const char* text : {"dense", "local(100)", "block(64) | summary(64, 8)"}) {
+    SCOPED_TRACE(text);
+    const Plan plan = compile(Pattern::parse(text).bind(1, 1000, 1000), {64, 64}, false);
+    const cpu::TileTasks tasks = cpu::tile_tasks(plan, batch, 0, 2, kSequences.data());
+    std::vector<std::map<int64_t, int>> rows(kSequences.size());
+    std::vector<int64_t> pairs(kSequences.size());
+    for (const cpu::TileTask& task : tasks.tasks) {
+      const auto s = static_cast<size_t>(task.batch);
+      const OwnerTile& tile = plan.tiles[static_cast<size_t>(task.tile)];
+      const cpu::PlanExtents extents = cpu::extents_of(plan, kSequences.data(), task.batch);
+      const OwnerLanes owners = cpu::owners_of(plan, tile, extents.owners);
+      for (int e = 0; e < owners.count; ++e) {
+        if (owners.positions[e] >= 0) ++rows[s][owners.positions[e]];
+      }
+      cpu::BatchReader reader(plan, tile, owners, extents.others);
+      OtherBatch others;
+      while (reader.next(others)) {
+        pairs[s] += int64_t{others.count} * owners.count;
+        for (int r = 0; r < others.count; ++r) {
+          EXPECT_GE(others.positions[r], extents.others.begin + extents.others.row);
+          EXPECT_LT(others.positions[r], extents.others.end + extents.others.row);
+        }
+      }
+    }
+    for (size_t s = 0; s < kSequences.size(); ++s) {
+      const Extent& queries = kSequences[s].q;
+      EXPECT_EQ(static_cast<int64_t>(rows[s].size()), queries.end - queries.begin);
+      for (const auto& [row, count] : rows[s]) {
+        EXPECT_EQ(count, 1);
+        EXPECT_GE(row, queries.begin + queries.row);
+        EXPECT_LT(row, queries.end + queries.row);
+      }
+      EXPECT_LE(pairs[s], int64_t{queries.end} * (queries.end + 64)) << "of sequence " << s;
+    }
+    EXPECT_EQ(pairs[2], 0);
+    EXPECT_LE(pairs[1], 50 * 50);
+  }
+}
+
 // Where one tile is most of a thread's work, the largest come first.
 TEST(TileTasks, LargestFirstWhereTheyAreFew) {
   const Plan plan = compile(Pattern::parse("dense").bind(1, 1000, 1000), {64, 64}, false);
   const cpu::TileTasks tasks = cpu::tile_tasks(plan, 1, 0, 4);
   int64_t last = INT64_MAX;
   for (const cpu::TileTask& task : tasks.tasks) {
-    const int64_t work = cpu::tile_work(plan, plan.tiles[static_cast<size_t>(task.tile)]);
+    const int64_t work =
+        cpu::tile_work(plan, plan.tiles[static_cast<size_t>(task.tile)], plan.other_len);
     EXPECT_LE(work, last);
     last = work;
   }

@@ -142,7 +142,8 @@ struct Backward {
   const AttentionShape& shape = args.shape;
   const Launchers& run = launchers(args.shape);
   cudaStream_t stream = static_cast<cudaStream_t>(context.stream);
-  int64_t rows = shape.batch * shape.heads * shape.q_len;
+  int64_t batch = shape.batch_in_memory();
+  int64_t rows = batch * shape.heads * shape.q_len;
   int64_t ratio = shape.heads / shape.kv_heads;
   int64_t row_bytes = 2 * (shape.qk_dim + shape.v_dim);
   BackwardLaunch launch{};
@@ -151,6 +152,7 @@ struct Backward {
     const Workspace statistics =
         context.allocate(static_cast<size_t>(rows) * sizeof(RowStatistics));
     launch.shape = shape;
+    launch.sequences = args.sequences;
     launch.scale = static_cast<float>(args.scale);
     launch.scale_log2 = static_cast<float>(args.scale * std::numbers::log2e);
     launch.statistics = pointer<RowStatistics>(statistics);
@@ -163,14 +165,14 @@ struct Backward {
       sums = context.allocate_floats(rows * dq_width);
       launch.dq_sums = pointer<float>(sums);
     }
-    run.statistics({shape.batch, shape.heads, shape.q_len, static_cast<int32_t>(shape.v_dim)},
-                   rows_of(args.out), rows_of(args.dout), static_cast<const float*>(args.lse),
+    run.statistics({batch, shape.heads, shape.q_len, static_cast<int32_t>(shape.v_dim)},
+                   rows_of(args.out), rows_of(args.dout), lse_rows(args),
                    pointer<RowStatistics>(statistics), launch.dq_sums, dq_width, stream);
     compute_keys(keys, alone ? run.backward_keys_alone : run.backward_keys);
     if (alone) {
       compute_queries();
     } else {
-      run.round({shape.batch, shape.heads, shape.q_len, static_cast<int32_t>(shape.qk_dim)},
+      run.round({batch, shape.heads, shape.q_len, static_cast<int32_t>(shape.qk_dim)},
                 {.whole = launch.dq_sums, .dim = dq_width}, 1, launch.scale, rows_of(args.dq),
                 stream);
     }
@@ -183,8 +185,8 @@ struct Backward {
     launch.y1 = rows_of(args.dout);
     launch.d0 = rows_of(args.dk);
     launch.d1 = rows_of(args.dv);
-    const int64_t kv_rows = shape.batch * shape.kv_heads * shape.k_len;
-    const int64_t bytes = shape.q_len * ratio * (row_bytes + 4 * shape.qk_dim);
+    const int64_t kv_rows = batch * shape.kv_heads * shape.k_len;
+    const int64_t bytes = on_device.plan.other_len * ratio * (row_bytes + 4 * shape.qk_dim);
     GradientRun{context, transposed, on_device, launch, start, shape.kv_heads, bytes}.run(
         static_cast<int>(ratio), kv_rows * shape.qk_dim, kv_rows * shape.v_dim);
   }
@@ -196,7 +198,7 @@ struct Backward {
     launch.y0 = rows_of(args.k);
     launch.y1 = rows_of(args.v);
     launch.d0 = rows_of(args.dq);
-    const int64_t bytes = shape.k_len * row_bytes / ratio;
+    const int64_t bytes = plan.other_len * row_bytes / ratio;
     GradientRun{context, plan, on_device, launch, run.backward_queries, shape.heads, bytes}.run(
         1, rows * shape.qk_dim, 0);
   }
@@ -226,6 +228,7 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   ForwardLaunch launch;
   launch.plan = on_device.uploaded->view();
   launch.shape = shape;
+  launch.sequences = args.sequences;
   launch.negative = args.scale < 0;
   // Of 0 a normal number that no logit shows: dead pairs would give 0 · ∞.
   constexpr double kLeast = std::numeric_limits<float>::min();
@@ -237,11 +240,12 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   launch.lse = static_cast<float*>(args.lse);
   Workspace partial, counters;
   if (on_device.several_passes()) {
-    partial = context.allocate_floats(shape.batch * shape.heads * shape.q_len * shape.v_dim);
+    partial =
+        context.allocate_floats(shape.batch_in_memory() * shape.heads * shape.q_len * shape.v_dim);
     launch.partial = pointer<float>(partial);
   }
   const int64_t bytes =
-      shape.k_len * 2 * (shape.qk_dim + shape.v_dim) * shape.kv_heads / shape.heads;
+      plan.other_len * 2 * (shape.qk_dim + shape.v_dim) * shape.kv_heads / shape.heads;
   launch.queue = on_device.items(context, shape.batch, shape.heads, bytes, counters);
   launchers(shape).forward(launch, stream);
 }

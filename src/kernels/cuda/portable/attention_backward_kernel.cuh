@@ -117,7 +117,7 @@ struct BackwardBlock {
       : launch(of),
         task(tile),
         memory(*reinterpret_cast<Memory*>(smem + Config::smem_bytes(of.buffers) - sizeof(Memory))),
-        walk(memory.walk, of.plan, kKeys ? of.shape.q_len : of.shape.k_len),
+        walk(memory.walk, of.plan),
         x0_tile{smem_address(smem)},
         x1_tile{x0_tile.base + 2 * kOwners * kDim0},
         changes_base(x0_tile.base + Config::kOwnerBytes),
@@ -132,7 +132,6 @@ struct BackwardBlock {
     const int ratio = static_cast<int>(launch.shape.heads / launch.shape.kv_heads);
     return kKeys ? head * ratio + launch.member : head;
   }
-  __device__ int64_t owner_len() const { return kKeys ? launch.shape.k_len : launch.shape.q_len; }
   __device__ bool delays_dq() const { return Config::kAddsDq && launch.buffers.changes == 2; }
   __device__ SmemTile<64> changes_at(int step) const {
     const int buffer = delays_dq() ? step & 1 : 0;
@@ -149,7 +148,7 @@ struct BackwardBlock {
     const AttentionShape& shape = launch.shape;
     const int head = query_head(launch, task.head) + index;
     const int other_head = kKeys ? head : head / static_cast<int>(shape.heads / shape.kv_heads);
-    const int64_t query_rows = (task.batch * shape.heads + head) * shape.q_len;
+    const int64_t query_rows = head_row(shape, task.batch, shape.heads, head, shape.q_len);
     member = {launch.y0.template head<T>(task.batch, other_head),
               launch.y1.template head<T>(task.batch, other_head), launch.statistics + query_rows,
               Config::kAddsDq ? launch.dq_sums + query_rows * kDim0 : nullptr};
@@ -183,7 +182,7 @@ struct BackwardBlock {
   // Asks for the owners, if this is the first query head, and for the first chunk.
   __device__ void start(int index) {
     if (index > 0) __syncthreads();
-    walk.begin(task.tile->source, owner_len(), Config::kSlots - 1);
+    walk.restart(task.tile->source, Config::kSlots - 1);
     __syncthreads();
     if (index == 0) load_owners();
     walk.advance(Config::kSlots - 1, 0);
@@ -299,8 +298,10 @@ struct BackwardBlock {
   __device__ void write(const float (&sum)[kRowTiles][kSumDim / 8][4], SmemTile<kSumDim> tile,
                         int dim, float scale, const StridedRows& to, float* partial) {
     const int begin = task.part * kSumDim;
-    const int64_t owner_heads = kKeys ? launch.shape.kv_heads : launch.shape.heads;
-    const int64_t head_rows = (task.batch * owner_heads + task.head) * owner_len();
+    const AttentionShape& shape = launch.shape;
+    const int64_t owner_heads = kKeys ? shape.kv_heads : shape.heads;
+    const int64_t head_rows =
+        head_row(shape, task.batch, owner_heads, task.head, kKeys ? shape.k_len : shape.q_len);
 #pragma unroll
     for (int r = 0; r < kRowTiles; r++) {
 #pragma unroll
@@ -353,8 +354,14 @@ __global__ void __launch_bounds__(BackwardConfig<kMode, kDim0, kDim1>::kThreads,
   const BlockTask task = task_of_block(launch.queue, launch.plan, Block::kParts,
                                        [&](int head) { return Block::query_head(launch, head); });
   if (task.tile == nullptr) return;
+  const Sequence sequence = sequence_of(launch, task.batch);
+  const Extent& owners = Block::kKeys ? sequence.k : sequence.q;
+  if (launch.sequences != nullptr && !may_touch(launch.plan, task.tile->source, owners)) {
+    return skip_tile(launch.queue, task, Block::kParts);
+  }
   extern __shared__ __align__(128) unsigned char smem[];
   Block block(launch, task, smem);
+  block.walk.begin(task.tile->source, owners, Block::kKeys ? sequence.q : sequence.k);
   for (int index = 0; index < launch.members; index++) {
     block.choose_member(index);
     block.start(index);

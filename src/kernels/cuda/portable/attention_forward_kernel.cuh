@@ -103,7 +103,7 @@ struct ForwardBlock {
       : launch(of),
         task(tile),
         memory(*reinterpret_cast<Memory*>(smem + Config::kTileBytes)),
-        walk(memory, of.plan, of.shape.k_len),
+        walk(memory, of.plan),
         q_tile{smem_address(smem)},
         k_tile{q_tile.base + 2 * kOwners * kQkDim},
         v_tile{k_tile.base + 2 * kChunk * kQkDim},
@@ -121,8 +121,9 @@ struct ForwardBlock {
   }
 
   // Asks for the queries and the first keys.
-  __device__ void start() {
-    walk.begin(task.tile->source, launch.shape.q_len, 2);
+  __device__ void start(const Sequence& sequence) {
+    walk.begin(task.tile->source, sequence.q, sequence.k);
+    walk.restart(task.tile->source, 2);
     __syncthreads();
     load_rows<kQkDim, kOwners, kThreads>(q_tile, memory.owners,
                                          launch.q.head<T>(task.batch, task.head), launch.q, qk_dim);
@@ -196,7 +197,8 @@ struct ForwardBlock {
   // Joins passes, and leaves each row's result in the tile of the queries, which are read by then.
   __device__ void finish_rows() {
     const SmemTile<kVDim> out_tile{q_tile.base};
-    const int64_t head_rows = (task.batch * launch.shape.heads + task.head) * launch.shape.q_len;
+    const AttentionShape& shape = launch.shape;
+    const int64_t head_rows = head_row(shape, task.batch, shape.heads, task.head, shape.q_len);
 #pragma unroll
     for (int r = 0; r < kRowTiles; r++) {
 #pragma unroll
@@ -249,9 +251,13 @@ __global__ void __launch_bounds__(ForwardConfig<kQkDim, kVDim>::kThreads,
     forward_kernel(const __grid_constant__ ForwardLaunch launch) {
   const BlockTask task = task_of_block(launch.queue, launch.plan, 1, [](int head) { return head; });
   if (task.tile == nullptr) return;
+  const Sequence sequence = sequence_of(launch, task.batch);
+  if (launch.sequences != nullptr && !may_touch(launch.plan, task.tile->source, sequence.q)) {
+    return skip_tile(launch.queue, task, 1);
+  }
   extern __shared__ __align__(128) unsigned char smem[];
   ForwardBlock<T, kQkDim, kVDim> block(launch, task, smem);
-  block.start();
+  block.start(sequence);
   block.run();
   block.finish();
 }

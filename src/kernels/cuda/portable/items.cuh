@@ -46,6 +46,30 @@ __device__ BlockTask task_of_block(const BlockQueue& queue, const DevicePlan& pl
   return task;
 }
 
+// Which queries and keys of a batch element there are.
+template <typename Launch>
+__device__ Sequence sequence_of(const Launch& launch, int batch) {
+  if (launch.sequences != nullptr) return launch.sequences[batch];
+  return {{0, static_cast<int32_t>(launch.shape.q_len), 0},
+          {0, static_cast<int32_t>(launch.shape.k_len), 0}};
+}
+
+// The first row of a head in what is [batch in memory, heads, rows].
+__device__ inline int64_t head_row(const AttentionShape& shape, int batch, int64_t heads, int head,
+                                   int64_t rows) {
+  return ((shape.packed ? 0 : batch) * heads + head) * rows;
+}
+
+// Whether some owner of `tile` may lie in `extent`.
+__device__ inline bool may_touch(const DevicePlan& plan, const OwnerTile& tile,
+                                 const Extent& extent) {
+  const IndexSet& set = tile.owners;
+  const int32_t last = set.outer - 1;
+  const int64_t offset =
+      set.offsets >= 0 ? plan.offsets[set.offsets + last] : last * set.outer_stride;
+  return set.first < extent.end && set.first + offset + set.inner - 1 >= extent.begin;
+}
+
 __device__ inline int32_t* done_of(const BlockQueue& queue, const BlockTask& task) {
   return queue.done + task.batch * queue.heads + task.head;
 }
@@ -63,6 +87,12 @@ __device__ inline void tell_done(const BlockQueue& queue, const BlockTask& task)
   if (!queue.joins() || task.tile->count == 0) return;
   __syncthreads();
   if (threadIdx.x == 0) count_tile(done_of(queue, task));
+}
+
+// In place of a tile outside a sequence: nothing but what other blocks wait for.
+__device__ inline void skip_tile(const BlockQueue& queue, const BlockTask& task, int parts) {
+  wait_for_passes(queue, task, parts);
+  tell_done(queue, task);
 }
 
 // Whether passes before, or after, have row `row` of the tile.

@@ -36,10 +36,12 @@ struct BlockQueue {
 struct ForwardLaunch {
   DevicePlan plan;
   AttentionShape shape;
+  const Sequence* sequences = nullptr;  // as in ForwardArgs
   BlockQueue queue;
   bool negative = false;  // logits are negated first
   float scale = 0;        // |scale| · log2(e), > 0
   StridedRows q, k, v, out;
+  // Batches in memory, as of all that follows.
   float* lse = nullptr;      // [batch, heads, q_len]
   float* partial = nullptr;  // [batch, heads, q_len, v_dim]: out so far; null with one pass only
 };
@@ -56,6 +58,7 @@ struct BackwardBuffers {
 struct BackwardLaunch {
   DevicePlan plan;
   AttentionShape shape;
+  const Sequence* sequences = nullptr;  // as in BackwardArgs
   BlockQueue queue;
   int member = 0, members = 1;
   bool first = false, last = false;  // of the launches that add to the same gradients
@@ -79,7 +82,8 @@ struct Launchers {
   void (*forward)(const ForwardLaunch&, cudaStream_t);
   // Of backward_rows.h.
   void (*statistics)(const RowsShape&, const StridedRows& out, const StridedRows& dout,
-                     const float* lse, RowStatistics*, float* sums, int32_t sums_dim, cudaStream_t);
+                     const LseRows& lse, RowStatistics*, float* sums, int32_t sums_dim,
+                     cudaStream_t);
   void (*round)(const RowsShape&, const SumRows&, int32_t members, float scale,
                 const StridedRows& result, cudaStream_t);
   void (*backward_keys)(BackwardLaunch, cudaStream_t);

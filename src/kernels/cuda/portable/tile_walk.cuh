@@ -9,8 +9,9 @@
 
 namespace lace::cuda::portable {
 
-// Walks a tile of owners' runs in chunks of at most kChunk others, whose positions and masks it
-// puts into shared memory.
+// Walks a tile of owners' runs in chunks of at most kChunk others, whose rows and masks it puts
+// into shared memory. Rows are those of positions inside an extent; positions ascend in a tile, so
+// that those without a row come first or last.
 
 // kKeepsMasks: the bits of a chunk's mask are loaded ahead into shared memory, 8 bytes an owner;
 // else they are read when they are needed.
@@ -25,15 +26,16 @@ struct WalkMemory {
     int32_t tiles = 0, move = 0, count = 0, mask_begin = 0, mask_cycle = 0;
   };
   uint64_t words[kMasks ? kWalkSlots : 1][kMasks ? kOwners : 1];  // from bit 64 ⌊begin / 64⌋ on
-  int32_t owners[kOwners];                                        // positions, −1 for none
-  int32_t others[kWalkSlots][kChunk];        // positions of a chunk, −1 for none, which come last
-  uint32_t inside[kWalkSlots][kChunk / 32];  // bits: there is a position
+  int32_t owners[kOwners];                                        // rows, −1 for none
+  int32_t others[kWalkSlots][kChunk];                             // rows of a chunk, −1 for none
+  uint32_t inside[kWalkSlots][kChunk / 32];                       // bits: there is a row
   Step steps[kWalkSlots];
+  Extent extent;  // of the others
 };
 
-// Position of element e of the set moved to `first`, or −1 if there is none.
-inline __device__ int32_t position_of(const DevicePlan& plan, const IndexSet& set, int64_t first,
-                                      int32_t e, int64_t length) {
+// Row of element e of the set moved to `first`, or −1 if there is none.
+inline __device__ int32_t row_of(const DevicePlan& plan, const IndexSet& set, int64_t first,
+                                 int32_t e, const Extent& extent) {
   if (e >= set.inner * set.outer) return -1;
   int32_t o = 0, i = e;
   if (set.outer != 1) {
@@ -42,7 +44,8 @@ inline __device__ int32_t position_of(const DevicePlan& plan, const IndexSet& se
   }
   const int64_t offset = set.offsets >= 0 ? plan.offsets[set.offsets + o] : o * set.outer_stride;
   const int64_t position = first + offset + i;
-  return position < length ? static_cast<int32_t>(position) : -1;
+  const bool inside = position >= extent.begin && position < extent.end;
+  return inside ? static_cast<int32_t>(position) + extent.row : -1;
 }
 
 // Which pairs of some owners and others are live.
@@ -52,14 +55,18 @@ template <typename Memory>
 class TileWalk {
  public:
   static constexpr int kOwners = Memory::kOwners, kChunk = Memory::kChunk;
-  __device__ TileWalk(Memory& memory, const DevicePlan& plan, int64_t other_len)
-      : memory_(memory), plan_(plan), other_len_(static_cast<int32_t>(other_len)) {}
+  __device__ TileWalk(Memory& memory, const DevicePlan& plan) : memory_(memory), plan_(plan) {}
 
-  // Writes the owners' positions and a step before the first into the slot `before`.
-  __device__ void begin(const OwnerTile& tile, int64_t owner_len, int before) {
+  // Writes the owners' rows, and where others are. A barrier stands between this and what follows.
+  __device__ void begin(const OwnerTile& tile, const Extent& owners, const Extent& others) {
     for (int e = static_cast<int>(threadIdx.x); e < kOwners; e += static_cast<int>(blockDim.x)) {
-      memory_.owners[e] = position_of(plan_, tile.owners, tile.owners.first, e, owner_len);
+      memory_.owners[e] = row_of(plan_, tile.owners, tile.owners.first, e, owners);
     }
+    if (threadIdx.x == 0) memory_.extent = others;
+  }
+
+  // Writes a step before the first into the slot `before`; a barrier likewise.
+  __device__ void restart(const OwnerTile& tile, int before) {
     if (threadIdx.x == 0) memory_.steps[before] = {tile.run_begin, tile.run_end, 0, -kChunk};
   }
 
@@ -67,13 +74,16 @@ class TileWalk {
   __device__ void advance(int from, int to) {
     const int e = static_cast<int>(threadIdx.x);
     auto step = memory_.steps[from];
-    int32_t position = -1;
-    if (step.tile + 1 < step.tiles && step.count <= kChunk) {
+    int32_t row = -1;
+    const Extent others = memory_.extent;
+    const int32_t end = others.end + others.row;
+    if (step.tile + 1 < step.tiles && step.count <= kChunk && others.begin == 0 &&
+        memory_.others[from][0] + step.move < end) {
       // The next tile of the run in one chunk: the same elements, moved.
       ++step.tile;
       if (e < kChunk) {
         const int32_t before = memory_.others[from][e];
-        if (before >= 0 && before + step.move < other_len_) position = before + step.move;
+        if (before >= 0 && before + step.move < end) row = before + step.move;
       }
       if (step.mask_cycle > 1) {
         step.mask = __ldg(plan_.mask_ids + step.mask_begin + step.tile % step.mask_cycle);
@@ -89,11 +99,15 @@ class TileWalk {
           run++;
         }
       }
+      // From a tile behind the extent on, all of the run are.
+      while (step.run < step.run_end && run->others.first + step.tile * run->step >= others.end) {
+        step.tile = step.begin = 0;
+        step.run++;
+        run++;
+      }
       if (step.run < step.run_end) {
         const int64_t first = run->others.first + step.tile * run->step;
-        if (e < kChunk) {
-          position = position_of(plan_, run->others, first, step.begin + e, other_len_);
-        }
+        if (e < kChunk) row = row_of(plan_, run->others, first, step.begin + e, others);
         step.tiles = run->tiles;
         step.move = static_cast<int32_t>(run->step);
         step.count = run->others.inner * run->others.outer;
@@ -105,8 +119,8 @@ class TileWalk {
       }
     }
     if (e < kChunk) {
-      memory_.others[to][e] = position;
-      const uint32_t inside = __ballot_sync(~0u, position >= 0);
+      memory_.others[to][e] = row;
+      const uint32_t inside = __ballot_sync(~0u, row >= 0);
       if (e % 32 == 0) memory_.inside[to][e / 32] = inside;
     }
     if (e == 0) memory_.steps[to] = step;
@@ -142,7 +156,8 @@ class TileWalk {
   // by all lanes of a warp at once.
   template <int kRows, int kColumns>
   __device__ Live live_pairs(int slot, int row, int first, int lane) const {
-    const bool all = memory_.steps[slot].mask < 0 && memory_.inside[slot][kChunk / 32 - 1] == ~0u &&
+    const bool all = memory_.steps[slot].mask < 0 && memory_.inside[slot][0] == ~0u &&
+                     memory_.inside[slot][kChunk / 32 - 1] == ~0u && memory_.owners[0] >= 0 &&
                      memory_.owners[kOwners - 1] >= 0;
     if (all) return Live::kAll;
     constexpr uint64_t kOnes = ~uint64_t{0} >> (64 - kColumns);
@@ -183,7 +198,6 @@ class TileWalk {
 
   Memory& memory_;
   const DevicePlan& plan_;
-  int32_t other_len_;
 };
 
 // One instruction, where nvcc would multiply 64 bits.
@@ -201,8 +215,8 @@ struct GranulesOfThread {
   int first = static_cast<int>(threadIdx.x) / (kDim / 8);
 };
 
-// Rows [0, kRows) of a head, at `positions`, into a tile; elements at or past `dim`, a multiple of
-// 8, and rows without a position become zeros. Asynchronous where rows.aligned.
+// The rows of a head that `positions` names into a tile; elements at or past `dim`, a multiple of
+// 8, and rows of −1 become zeros. Asynchronous where rows.aligned.
 template <int kDim, int kRows, int kThreads, typename T>
 __device__ void load_rows(SmemTile<kDim> tile, const int32_t* positions, const T* head,
                           const StridedRows& rows, int dim) {

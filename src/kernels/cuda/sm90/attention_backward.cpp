@@ -191,7 +191,7 @@ struct Backward {
   void run_statistics(float* sums) const {
     cuda::launch_statistics<Element>(
         {shape.batch, shape.heads, shape.q_len, static_cast<int32_t>(shape.v_dim)},
-        cuda::rows_of(args.out), cuda::rows_of(args.dout), static_cast<const float*>(args.lse),
+        cuda::rows_of(args.out), cuda::rows_of(args.dout), cuda::lse_rows(args),
         reinterpret_cast<RowStatistics*>(statistics.get()), sums, static_cast<int32_t>(dim),
         stream);
   }

@@ -97,10 +97,10 @@ struct BackwardConsumer {
   __device__ bool load_masks(const OtherSlot<Config>& slot, int32_t owner_count,
                              RowMask<kOthers> (&masks)[2]) const {
     const int32_t limit = Config::kByKeys ? kOthers : slot.limit;
+    for (RowMask<kOthers>& mask : masks) mask.fill(~0u);  // else they would be alive all the time
     if (slot.mask < 0 && owner_count >= Config::kOwners && limit >= kOthers) return false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      masks[r].fill(~0u);
       if (slot.mask >= 0) {
         masks[r].load(params.queue.work.mask_rows,
                       mask_row(slot.mask, Config::kOwners) + row() + 8 * r);
@@ -111,37 +111,37 @@ struct BackwardConsumer {
     return true;
   }
 
-  // Of the four scores 4 j … of this thread: {lse, delta} of both columns, or of both rows.
-  struct FourStatistics {
-    float lse[4], delta[4];
-  };
-  __device__ FourStatistics statistics(const OtherSlot<Config>& slot, int j) const {
-    if constexpr (Config::kByKeys) {
-      const auto x = *reinterpret_cast<const float4*>(&slot.statistics[8 * j + lane() % 4 * 2]);
-      return {{x.x, x.z, x.x, x.z}, {x.y, x.w, x.y, x.w}};
-    } else {
-      return {{own[0].lse, own[0].lse, own[1].lse, own[1].lse},
-              {own[0].delta, own[0].delta, own[1].delta, own[1].delta}};
-    }
+  // {lse or delta} of the columns 16 m + {0, 1, 8, 9} + 2 · (lane % 4), those of this thread.
+  __device__ float4 of_columns(const float* values, int m) const {
+    return *reinterpret_cast<const float4*>(&values[16 * m + lane() % 4 * 4]);
   }
   // s: scores, then weights.
   __device__ void weigh(const OtherSlot<Config>& slot) {
+    if (!pin(params.scale_log2)) return;
 #pragma unroll
-    for (int j = 0; j < kOthers / 8; ++j) {
-      const FourStatistics four = statistics(slot, j);
+    for (int m = 0; m < kOthers / 16; ++m) {
+      float4 x{};
+      if constexpr (Config::kByKeys) x = of_columns(slot.lse, m);
+      const float lse[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        s[4 * j + i] = exp2_approx(s[4 * j + i] * params.scale_log2 - four.lse[i]);
+      for (int i = 0; i < 8; ++i) {
+        const float l = Config::kByKeys ? lse[i / 4 * 2 + i % 2] : own[i / 2 % 2].lse;
+        s[8 * m + i] = exp2_approx(s[8 * m + i] * params.scale_log2 - l);
       }
     }
   }
   // dw: gradients of weights, then of scores.
   __device__ void differentiate(const OtherSlot<Config>& slot) {
 #pragma unroll
-    for (int j = 0; j < kOthers / 8; ++j) {
-      const FourStatistics four = statistics(slot, j);
+    for (int m = 0; m < kOthers / 16; ++m) {
+      float4 x{};
+      if constexpr (Config::kByKeys) x = of_columns(slot.delta, m);
+      const float delta[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
-      for (int i = 0; i < 4; ++i) dw[4 * j + i] = s[4 * j + i] * (dw[4 * j + i] - four.delta[i]);
+      for (int i = 0; i < 8; ++i) {
+        const float d = Config::kByKeys ? delta[i / 4 * 2 + i % 2] : own[i / 2 % 2].delta;
+        dw[8 * m + i] = s[8 * m + i] * (dw[8 * m + i] - d);
+      }
     }
   }
   static __device__ void pack_all(uint32_t (&packed)[kOthers / 4],

@@ -63,6 +63,7 @@ const ForwardKernel* find_kernel(const AttentionShape& s, TileShape tile) {
 }  // namespace
 
 std::string unsupported(const AttentionShape& s) {
+  if (s.sequences) return "it does not compute sequences of their own lengths";
   if (s.dtype != DType::kBFloat16 && s.dtype != DType::kFloat16) {
     return concat("it computes bfloat16 and float16, got ", name(s.dtype));
   }

@@ -192,7 +192,7 @@ struct Consumer {
   }
   // The same while the weights of the tile before meet their values.
   __device__ void weigh_next(Softmax& softmax) {
-    float rescale[2];
+    float rescale[2] = {1, 1};
     const KeySlot slot = shared.keys[key.stage()];
     RowMask<kKeys> masks[2];
     load_masks(slot, masks);
@@ -206,7 +206,7 @@ struct Consumer {
     shared.k_empty[key.stage()].arrive();
     key.next();
     mask_scores(slot, masks);
-    softmax.step(scores, params.scale_log2, rescale);
+    if (pin(params.scale_log2)) softmax.step(scores, params.scale_log2, rescale);
     cute::warpgroup_wait<0>();
     fence_registers(out);
     arrive(shared.v_empty[value.stage()]);

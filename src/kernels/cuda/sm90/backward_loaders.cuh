@@ -40,14 +40,22 @@ struct BackwardConfig {
   static_assert(!kAddsDq || 64 * kSumRowBytes == kOtherBytes);
 };
 
+// Where something of a column of scores lies, so that a thread's four of each 16 columns are side
+// by side.
+__device__ constexpr int score_order(int column) {
+  return column / 16 * 16 + column % 8 / 2 * 4 + column / 8 % 2 * 2 + column % 2;
+}
+
 // What consumers know of a tile of others.
 template <typename Config>
 struct alignas(16) OtherSlot {
   int32_t mask;
   int32_t limit;  // others that count
   int32_t head;   // of the queries
-  // Where owners are keys, of the queries; their positions, −1: none.
-  alignas(16) RowStatistics statistics[Config::kByKeys ? Config::kOthers : 1];
+  // Where owners are keys, of the queries (RowStatistics), in the order of score_order; their
+  // positions, −1: none.
+  alignas(16) float lse[Config::kByKeys ? Config::kOthers : 4];
+  alignas(16) float delta[Config::kByKeys ? Config::kOthers : 4];
   int32_t rows[Config::kAddsDq ? Config::kOthers : 1];
   int32_t in_a_row;  // all of them, one after the other
 };
@@ -222,8 +230,10 @@ struct BackwardReader {
       if (lane == 0) slot.in_a_row = in_a_row;
 #pragma unroll
       for (int i = 0; i < kOwn; ++i) {
-        slot.statistics[lane + 32 * i] = statistics[i];
-        if constexpr (Config::kAddsDq) slot.rows[lane + 32 * i] = rows[i];
+        const int e = lane + 32 * i;
+        slot.lse[score_order(e)] = statistics[i].lse;
+        slot.delta[score_order(e)] = statistics[i].delta;
+        if constexpr (Config::kAddsDq) slot.rows[e] = rows[i];
       }
       shared.full[other.stage()].arrive();
       other.next();

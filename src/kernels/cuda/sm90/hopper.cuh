@@ -223,6 +223,11 @@ __device__ inline void quad_transpose(uint32_t (&v)[4], int lane) {
   }
 }
 
+// Holds always, as scales are positive. ptxas moves what no later branch depends on behind the next
+// wait for a product, exponentials above all, so that nothing is left to run beside the product;
+// what stands in a branch it leaves there.
+__device__ inline bool pin(float scale) { return scale >= 0; }
+
 __device__ inline float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

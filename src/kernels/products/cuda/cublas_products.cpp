@@ -15,7 +15,7 @@
 #include <cublasLt.h>
 
 #include "kernels/cuda/cuda_check.h"
-#include "kernels/products/cuda/timer.h"
+#include "kernels/products/cuda/fastest.h"
 
 namespace lace::cuda::products {
 

@@ -15,8 +15,8 @@
 #include "kernels/elementwise/cuda/functions.h"
 #include "kernels/elementwise/cuda/launch.h"
 #include "kernels/products/cuda/cublas_products.h"
+#include "kernels/products/cuda/fastest.h"
 #include "kernels/products/cuda/gelu_kernels.h"
-#include "kernels/products/cuda/timer.h"
 
 namespace lace::cuda::products {
 

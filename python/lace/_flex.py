@@ -1,0 +1,101 @@
+"""lace.flex_attention: FlexAttention's signature, with a BlockMask."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.attention.flex_attention import flex_attention as torch_flex_attention
+
+from ._block_masks import read_block_mask
+from ._library import Error, warn_once
+from ._masks import Reading, can_run, run_readings
+from ._pattern import Pattern
+
+Tensor = torch.Tensor
+
+
+def flex_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    score_mod: Callable[..., Tensor] | None = None,
+    block_mask: BlockMask | None = None,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """``torch.nn.attention.flex_attention.flex_attention`` on lace where a pattern says the mask.
+
+    ::
+
+        query  [batch, heads,    q_len, head_dim]
+        key    [batch, kv_heads, k_len, head_dim]   kv_heads = heads unless enable_gqa
+        value  [batch, kv_heads, k_len, v_head_dim]
+        out    [batch, heads,    q_len, v_head_dim]; with return_lse also lse [batch, heads, q_len]
+
+    block_mask: its index tensors say which blocks are whole; of the others mask_mod is evaluated,
+    and of those only. What they say together is run by lace if it is a band along the diagonal
+    (causal, a window) or made of square blocks of 16 positions or more (two-sided, or cut at the
+    diagonal), for all batch elements alike and with as many queries as keys. Anything else is
+    computed by torch's flex_attention, with one warning. A BlockMask is read once, when it is first
+    used, on the host: reuse the object, and keep the tensors that its mask_mod reads as they are.
+
+    Raises lace.Error for score_mod: use scale for a factor, a pattern for a mask, and
+    torch's flex_attention for anything else.
+    """
+    if score_mod is not None:
+        raise Error(
+            "[flex_attention] score_mod is not computed: a factor goes into scale, a mask into "
+            "block_mask or a pattern; for anything else call torch's flex_attention"
+        )
+    if not enable_gqa and key.shape[-3] != query.shape[-3]:
+        raise Error(
+            f"[flex_attention] key has {key.shape[-3]} heads, query {query.shape[-3]}: "
+            "give enable_gqa=True"
+        )
+    readings = [Reading(Pattern("bidirectional(dense)"))]
+    reason = "there are more queries than keys" if query.shape[-2] > key.shape[-2] else ""
+    if block_mask is not None and not reason:
+        readings, reason = _read_once(block_mask, query, key)
+    if reason:
+        warn_once(f"lace.flex_attention: {reason}; torch's flex_attention computes this")
+        result: Any = torch_flex_attention(
+            query,
+            key,
+            value,
+            block_mask=block_mask,
+            scale=scale,
+            enable_gqa=enable_gqa,
+            return_lse=return_lse,
+        )
+        return result
+    out, lse = run_readings(query, key, value, readings, scale)
+    return (out, lse) if return_lse else out
+
+
+_Read = tuple[tuple[int, int], list[Reading], str]
+_read: weakref.WeakKeyDictionary[BlockMask, _Read] = weakref.WeakKeyDictionary()
+
+
+@torch.compiler.disable
+def _read_once(block_mask: BlockMask, query: Tensor, key: Tensor) -> tuple[list[Reading], str]:
+    """As read_block_mask; a BlockMask is read when it is first used."""
+    lengths = (query.shape[-2], key.shape[-2])
+    known = _read.get(block_mask)
+    if known is None or known[0] != lengths:
+        readings, reason = read_block_mask(block_mask, *lengths)
+        if not all(can_run(reading, query.device) for reading in readings):
+            readings, reason = [], "documents are not computed on a GPU by this version of lace"
+        known = (lengths, readings, reason)
+        _read[block_mask] = known
+    batch, heads = block_mask.kv_num_blocks.shape[:2]
+    if batch not in (1, query.shape[0]) or heads not in (1, query.shape[1]):
+        raise Error(
+            f"[flex_attention] block_mask is of {batch} batch elements and {heads} heads, query "
+            f"has {query.shape[0]} and {query.shape[1]}"
+        )
+    return known[1], known[2]

@@ -1,0 +1,79 @@
+"""The compiled library, the errors, and what the loaded operation can do."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from pathlib import Path
+
+import torch
+
+
+class Error(RuntimeError):
+    """A wrong argument, named before any work is done: ``[operation] rule, got value``.
+
+    Errors of the compiled library come as ``RuntimeError`` with the same kind of text, so that
+    ``except RuntimeError`` takes both.
+    """
+
+
+class NotSupportedError(Error, NotImplementedError):
+    """Something that this version does not compute; it never computes something else instead."""
+
+
+def _load() -> Path | None:
+    """Loads the library of this package, unless the operation is there already.
+
+    ``LACE_LIBRARY=path`` names another one. Else it is ``_C_cuda.so`` where torch has CUDA and the
+    package has that file, and ``_C.so`` otherwise.
+    """
+    if hasattr(torch.ops.lace, "attention"):
+        return None
+    if not re.match(r"2\.11(\.|$)", torch.__version__):
+        raise ImportError(
+            f"lace needs torch 2.11, whose ABI it was built for, got {torch.__version__}"
+        )
+    given = os.environ.get("LACE_LIBRARY")
+    here = Path(__file__).parent
+    names = ["_C_cuda.so", "_C.so"] if torch.version.cuda else ["_C.so"]
+    paths = [Path(given)] if given else [here / name for name in names]
+    for path in paths:
+        if path.exists():
+            torch.ops.load_library(str(path))
+            return path
+    raise ImportError(f"lace: there is no compiled library at {' or '.join(map(str, paths))}")
+
+
+library_path = _load()
+
+# The arguments that the loaded operation has.
+_ARGUMENTS = frozenset(
+    argument.name for argument in torch.ops.lace.attention.default._schema.arguments
+)
+
+
+def has_argument(name: str) -> bool:
+    """Whether ``torch.ops.lace.attention`` has an argument of this name."""
+    return name in _ARGUMENTS
+
+
+def computes_sequences(device: torch.device | str) -> bool:
+    """Whether kernels there take ``sequences``: those of GPUs do not yet."""
+    return torch.device(device).type == "cpu"
+
+
+def require_argument(operation: str, name: str) -> None:
+    """Throws unless ``torch.ops.lace.attention`` has an argument of this name."""
+    if name not in _ARGUMENTS:
+        raise NotSupportedError(f"[{operation}] {name} is not computed by this version of lace")
+
+
+_warned: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """A warning that a process sees once, whoever calls."""
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, UserWarning, stacklevel=3)

@@ -1,0 +1,135 @@
+"""lace.scaled_dot_product_attention: torch's signature."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ._library import Error, warn_once
+from ._masks import MOST_GROUPS, Reading, can_run, joined, read_mask, run_readings
+from ._pattern import Pattern
+
+Tensor = torch.Tensor
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """``torch.nn.functional.scaled_dot_product_attention`` on lace where a pattern says the mask.
+
+    ::
+
+        query      [..., heads,    q_len, head_dim]
+        key        [..., kv_heads, k_len, head_dim]   kv_heads = heads unless enable_gqa
+        value      [..., kv_heads, k_len, v_head_dim]
+        attn_mask  bool, broadcastable to [..., heads, q_len, k_len]; True: takes part
+        out        [..., heads,    q_len, v_head_dim]
+
+    Run by lace: no mask; is_causal; and bool masks that are causal, a window or everything, also
+    with key padding (on the right; causal ones on the left too) or in each of several documents one
+    behind another; or a mask of square blocks of 16 to 256 positions (two-sided, or cut at the
+    diagonal). Batch elements with masks of their own are
+    calls of their own, up to 16 different ones. The mask is read once a tensor, on the host: reuse
+    the tensor. Any other mask, float masks, and more queries than keys are computed by torch's own
+    function, with one warning. A mask that depends on the inputs of a compiled function breaks its
+    graph.
+
+    Raises lace.Error if dropout_p > 0 or if both attn_mask and is_causal are given.
+    """
+    if dropout_p > 0:
+        raise Error(f"[scaled_dot_product_attention] dropout_p must be 0, got {dropout_p}")
+    if attn_mask is not None and is_causal:
+        raise Error("[scaled_dot_product_attention] attn_mask and is_causal exclude each other")
+    if query.dim() < 3 or key.dim() != query.dim() or value.dim() != query.dim():
+        raise Error(
+            "[scaled_dot_product_attention] query, key and value must have the same 3 or more "
+            f"dimensions, got {query.dim()}, {key.dim()} and {value.dim()}"
+        )
+    if not enable_gqa and key.shape[-3] != query.shape[-3]:
+        raise Error(
+            f"[scaled_dot_product_attention] key has {key.shape[-3]} heads, query "
+            f"{query.shape[-3]}: give enable_gqa=True"
+        )
+    q_len, k_len = query.shape[-2], key.shape[-2]
+    reason = "there are more queries than keys" if q_len > k_len else ""
+    groups: list[Reading] = []
+    if reason:
+        pass
+    elif attn_mask is not None:
+        groups, reason = _read_once(attn_mask, query, k_len)
+    elif is_causal:
+        # Torch counts the queries from the first position: keys after the last query are not seen.
+        key, value = key[..., :q_len, :], value[..., :q_len, :]
+        groups = [Reading(Pattern("dense"))]
+    else:
+        groups = [Reading(Pattern("bidirectional(dense)"))]
+    if reason:
+        warn_once(
+            f"lace.scaled_dot_product_attention: {reason}; torch's own function computes this"
+        )
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    q, k, v = (tensor.reshape(-1, *tensor.shape[-3:]) for tensor in (query, key, value))
+    out, _ = run_readings(q, k, v, groups, scale)
+    return out.reshape(*query.shape[:-3], *out.shape[-3:])
+
+
+# By tensor: the shape that it was read for, its version, and what it is.
+_Read = tuple[tuple[int, ...], int, list[Reading], str]
+_read: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+@torch.compiler.disable
+def _read_once(mask: Tensor, query: Tensor, k_len: int) -> tuple[list[Reading], str]:
+    """What a mask is, or the reason why no pattern says it. Read once a tensor."""
+    if mask.dtype != torch.bool:
+        return [], "float masks are added to the logits, which lace does not do"
+    shape = (*query.shape[:-1], k_len)
+    known: _Read | None = _read.get(mask)
+    if known is None or known[:2] != (shape, mask._version):
+        known = (shape, mask._version, *_look(mask, shape))
+        _read[mask] = known
+    return known[2], known[3]
+
+
+def _look(mask: Tensor, shape: tuple[int, ...]) -> tuple[list[Reading], str]:
+    """As _read_once, for a bool mask that is broadcast to [..., heads, q_len, k_len]."""
+    try:
+        torch.broadcast_shapes(mask.shape, shape)
+    except RuntimeError:
+        raise Error(
+            f"[scaled_dot_product_attention] attn_mask must be broadcastable to {list(shape)}, got "
+            f"the shape {list(mask.shape)}"
+        ) from None
+    mask = mask.detach()
+    mask = mask.reshape(*[1] * (len(shape) - mask.dim()), *mask.shape)
+    heads = mask.shape[-3]
+    lead = [1] * (len(shape) - 3) if mask.shape[:-3].numel() == 1 else shape[:-3]
+    mask = mask.expand(*lead, heads, *shape[-2:]).reshape(-1, heads, *shape[-2:])
+    if heads > 1 and bool((mask == mask[:, :1]).all()):
+        mask = mask[:, :1]
+    # Masks are compared before they are read: most batches have few.
+    readings: list[Reading] = [Reading(Pattern("dense"))] * len(mask)
+    left = torch.arange(len(mask), device=mask.device)
+    different = 0
+    while len(left) > 0:
+        different += 1
+        same = (mask[left] == mask[left[:1]]).flatten(1).all(dim=1)
+        reading = read_mask(mask[left[0]])
+        if reading is None or not can_run(reading, mask.device):
+            return [], "no pattern of lace says what the mask says"
+        if different > MOST_GROUPS:
+            return [], f"there are more than {MOST_GROUPS} different masks in a batch"
+        for element in left[same].tolist():
+            readings[element] = reading
+        left = left[~same]
+    return joined(readings)

@@ -1,0 +1,147 @@
+#include "ops/sequences.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+#include <vector>
+
+#include <ATen/ATen.h>
+
+#include "lace/error.h"
+
+namespace lace {
+
+namespace {
+
+static_assert(sizeof(Sequence) == 6 * sizeof(int32_t));
+
+void check_places(const char* op, const char* name, const at::Tensor& tensor,
+                  const c10::SymInt& size) {
+  LACE_CHECK(tensor.dim() == 1 && tensor.sym_size(0) == size, "[", op, "] ", name,
+             " must have the shape [", size, "], got ", tensor.sym_sizes());
+  LACE_CHECK(tensor.scalar_type() == at::kInt || tensor.scalar_type() == at::kLong, "[", op, "] ",
+             name, " must be int32 or int64, got ", tensor.scalar_type());
+}
+
+// The table of queries and keys whose first rows are at positions q_start and k_start, in rows
+// q_first and k_first of the tensors; [sequences] each.
+at::Tensor table_of(const at::Tensor& length, const at::Tensor& q_start, const at::Tensor& q_rows,
+                    const at::Tensor& q_first, const at::Tensor& k_start, const at::Tensor& k_rows,
+                    const at::Tensor& k_first) {
+  std::vector<at::Tensor> columns;
+  for (const auto& [start, rows, first] :
+       {std::tie(q_start, q_rows, q_first), std::tie(k_start, k_rows, k_first)}) {
+    const at::Tensor begin = at::minimum(start.clamp_min(0), length);
+    columns.push_back(begin);
+    columns.push_back(at::maximum(begin, at::minimum(start + rows, length)));
+    columns.push_back(first - start);
+  }
+  return at::stack(columns, 1).to(at::kInt);
+}
+
+}  // namespace
+
+at::Tensor padded_sequences(c10::SymInt batch, c10::SymInt q_rows, c10::SymInt k_rows,
+                            const SequencePlaces& places) {
+  const char* const op = "padded_sequences";
+  const at::Tensor* any = nullptr;
+  for (const auto& [name, tensor] :
+       {std::pair("k_lens", &places.k_lens), std::pair("q_start", &places.q_start),
+        std::pair("k_start", &places.k_start)}) {
+    if (!tensor->has_value()) continue;
+    any = &**tensor;
+    const bool alike = (*tensor)->dim() == 1 && (*tensor)->sym_size(0) == 1;
+    check_places(op, name, **tensor, alike ? c10::SymInt(1) : batch);
+  }
+  LACE_CHECK(any != nullptr, "[", op, "] needs k_lens, q_start or k_start, got none");
+  const at::Tensor zero = at::zeros_symint({batch}, any->options().dtype(at::kLong));
+  const at::Tensor q_count = zero.add(at::Scalar(q_rows)), k_count = zero.add(at::Scalar(k_rows));
+  const at::Tensor k_start = places.k_start ? zero + *places.k_start : zero;
+  const at::Tensor k_end = k_start + k_count;
+  const at::Tensor q_start = places.q_start ? zero + *places.q_start : k_end - q_count;
+  const at::Tensor length = (places.k_lens ? at::minimum(zero + *places.k_lens, k_end) : k_end);
+  return table_of(length.clamp_min(0), q_start, q_count, zero, k_start, k_count, zero);
+}
+
+at::Tensor packed_sequences(const at::Tensor& cu_seqlens_q, const at::Tensor& cu_seqlens_k,
+                            const std::optional<at::Tensor>& q_start) {
+  const char* const op = "packed_sequences";
+  LACE_CHECK(cu_seqlens_q.dim() == 1 && cu_seqlens_q.sym_size(0) >= 1, "[", op,
+             "] cu_seqlens_q must have the shape [sequences + 1], got ", cu_seqlens_q.sym_sizes());
+  const c10::SymInt size = cu_seqlens_q.sym_size(0);
+  check_places(op, "cu_seqlens_q", cu_seqlens_q, size);
+  check_places(op, "cu_seqlens_k", cu_seqlens_k, size);
+  if (q_start) check_places(op, "q_start", *q_start, size - 1);
+  const auto firsts = [&](const at::Tensor& cu) {
+    return cu.slice_symint(0, 0, size - 1).to(at::kLong);
+  };
+  const auto counts = [&](const at::Tensor& cu) {
+    return cu.slice(0, 1).to(at::kLong) - firsts(cu);
+  };
+  const at::Tensor q_rows = counts(cu_seqlens_q), k_rows = counts(cu_seqlens_k);
+  const at::Tensor start = q_start ? q_start->to(at::kLong) : k_rows - q_rows;
+  return table_of(k_rows, start, q_rows, firsts(cu_seqlens_q), at::zeros_like(k_rows), k_rows,
+                  firsts(cu_seqlens_k));
+}
+
+namespace ops {
+
+namespace {
+
+// The longest sequence of a table on a CPU.
+int64_t longest(const AttentionShape& shape, const Sequence* sequences) {
+  int64_t length = 1;
+  for (int64_t s = 0; s < shape.batch; ++s) {
+    length = std::max<int64_t>({length, sequences[s].q.end, sequences[s].k.end});
+  }
+  return length;
+}
+
+}  // namespace
+
+const Sequence* sequences_of(const at::Tensor& table) {
+  return table.defined() ? static_cast<const Sequence*>(table.data_ptr()) : nullptr;
+}
+
+void check_sequences(const char* op, const AttentionShape& shape, const at::Tensor& table) {
+  LACE_CHECK(table.scalar_type() == at::kInt && table.is_contiguous() &&
+                 table.sizes() == at::IntArrayRef({shape.batch, 6}),
+             "[", op, "] sequences must be what padded_sequences or packed_sequences returned for ",
+             shape.batch, " of them, got ", table.scalar_type(), " of the shape ", table.sizes());
+  if (!table.is_cpu()) return;
+  const Sequence* sequences = sequences_of(table);
+  const auto check = [&](const char* name, int64_t s, const Extent& extent, int64_t rows,
+                         int64_t& last) {
+    if (!shape.packed) last = 0;
+    if (extent.begin == extent.end) return;
+    const int64_t first = int64_t{extent.begin} + extent.row,
+                  end = int64_t{extent.end} + extent.row;
+    LACE_CHECK(0 <= extent.begin && extent.begin < extent.end && last <= first && end <= rows, "[",
+               op, "] sequence ", s, " must lie in the ", rows, " rows of ", name,
+               shape.packed ? ", behind the one before" : "", ", got rows ", first, " to ",
+               end - 1);
+    last = end;
+  };
+  int64_t last_q = 0, last_k = 0;
+  for (int64_t s = 0; s < shape.batch; ++s) {
+    check("q", s, sequences[s].q, shape.q_len, last_q);
+    check("k", s, sequences[s].k, shape.k_len, last_k);
+  }
+}
+
+int64_t plan_length(const char* op, const AttentionShape& shape, const at::Tensor& table,
+                    std::optional<int64_t> max_len) {
+  LACE_CHECK(!max_len || *max_len >= 1, "[", op, "] max_len must be positive, got ",
+             max_len.value_or(0));
+  const int64_t length = max_len          ? *max_len
+                         : table.is_cpu() ? longest(shape, sequences_of(table))
+                                          : std::max<int64_t>(shape.k_len, 1);
+  // Eighths of powers of two.
+  const int width = std::bit_width(static_cast<uint64_t>(length - 1));
+  const int64_t step = std::max<int64_t>(16, int64_t{1} << std::max(width - 4, 0));
+  return (length + step - 1) / step * step;
+}
+
+}  // namespace ops
+
+}  // namespace lace
