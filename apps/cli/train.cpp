@@ -55,18 +55,18 @@ class SignalHandler {
   SignalHandler() {
     struct sigaction action {};
     action.sa_handler = [](int signal) {
-      static std::atomic<int> first{0};
-      static timespec then{};
-      timespec now{};
-      clock_gettime(CLOCK_MONOTONIC, &now);
-      if (!interrupted.exchange(true)) {
-        then = now;
-        first = signal;
+      // Signal and time in one number: two threads may be in here at once.
+      static std::atomic<int64_t> first{0};
+      constexpr int64_t kSignals = 128, kOneMs = 500;
+      timespec time{};
+      clock_gettime(CLOCK_MONOTONIC, &time);
+      const int64_t now_ms = int64_t{time.tv_sec} * 1000 + time.tv_nsec / 1'000'000;
+      int64_t before = 0;
+      if (first.compare_exchange_strong(before, now_ms * kSignals + signal)) {
+        interrupted = true;
         return;
       }
-      const double apart = static_cast<double>(now.tv_sec - then.tv_sec) +
-                           1e-9 * static_cast<double>(now.tv_nsec - then.tv_nsec);
-      if (signal == first && apart < 0.5) return;
+      if (before % kSignals == signal && now_ms - before / kSignals < kOneMs) return;
       std::signal(signal, SIG_DFL);
       std::raise(signal);  // comes when this handler returns
     };

@@ -21,12 +21,10 @@ double activation_bytes(const Recipe& recipe) {
   const double residual = m.residual == ResidualType::kWide ? wide : element;
   const auto d = static_cast<double>(m.d_model);
   const double attention = element * static_cast<double>(m.v_dim_or_default());
-  const double block =
-      residual * 2 * d + attention +
-      element * (2 * d + static_cast<double>(m.qkv_width() + 2 * m.ff_width()));
+  const double block = residual * 2 * d + attention +
+                       element * (2 * d + static_cast<double>(m.qkv_width() + 2 * m.ff_width()));
   const auto layers = static_cast<double>(m.layers);
-  const double blocks =
-      m.recompute ? layers * (residual * d + attention) + block : layers * block;
+  const double blocks = m.recompute ? layers * (residual * d + attention) + block : layers * block;
   return tokens * (blocks + 2 * wide * static_cast<double>(m.vocab));
 }
 

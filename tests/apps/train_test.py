@@ -86,7 +86,8 @@ def stopped_by_term_then_at_once(folder, recipe):
     endless = ["train", recipe, "--run", run, "--set", "train.steps=1000000",
                "--set", "train.validate_every=0"]
     process = start(*endless)
-    process.send_signal(signal.SIGTERM)
+    for _ in range(2):  # at once: one signal, as from who signals a process and then its group
+        process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 1 and "a checkpoint is saved" in errors, (process.returncode, errors)
     assert json.loads((run / "last.json").read_text())["step"] == len(last_losses(run))
@@ -131,6 +132,12 @@ def changed_data(folder, recipe, text):
     assert "train has as many bytes, but others" in error, error
     assert "but others" in lace(*again, "--accept-changed-data").stderr
     text.write_bytes(before)
+    # The same bytes elsewhere are the same data; another model is another run, and named.
+    (folder / "moved").write_bytes(b"L" + before[1:])
+    lace("train", "--run", run, "--resume", "--set", f"data.paths=['{folder}/moved']",
+         "--set", "train.steps=50")
+    error = lace("train", "--run", run, "--resume", "--set", "model.layers=2", code=1).stderr
+    assert "[model] `layers = 1` in the run, `layers = 2` asked for" in error, error
 
 
 def full_disk(folder, recipe):

@@ -42,8 +42,8 @@ int64_t peak_of_a_step(bool recompute) {
 
 TEST(Memory, RecomputingBlocksNeedsLess) {
   const int64_t kept = peak_of_a_step(false), recomputed = peak_of_a_step(true);
-  // A block keeps its input and attention's out (2 d) instead of input, qkv, attention's out, r, two
-  // norms and twice the feed-forward's width (16 d).
+  // A block keeps its input and attention's out (2 d) instead of input, qkv, attention's out, r,
+  // two norms and twice the feed-forward's width (16 d).
   std::cout << "peak of a step, 8 layers of 1024 rows: " << kept / 1024 << " KiB kept, "
             << recomputed / 1024 << " KiB recomputed\n";
   EXPECT_GT(recomputed, 0);

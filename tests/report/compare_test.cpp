@@ -70,7 +70,7 @@ TEST(Compare, SaysWhatIsNotComparable) {
   fill(c, "dense", 256, 0.1, 5);
   std::filesystem::remove(c.path() + "/last.json");
   const std::vector<report::Run> runs{RunReader(a.path()).update(), RunReader(b.path()).update(),
-                              RunReader(c.path()).update()};
+                                      RunReader(c.path()).update()};
   const Comparison comparison = compare(runs);
   std::string notes;
   for (const std::string& note : comparison.notes) notes += note + "\n";
