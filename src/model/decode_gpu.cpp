@@ -169,18 +169,7 @@ class GpuDecodeState final : public CachedDecodeState {
 
   void store(int64_t b, int64_t layer, PrefillRows& rows, const Qkv& qkv, int64_t) override {
     const c10::DeviceGuard guard(device());
-    if (!rows.on_device.defined()) {
-      std::vector<StoredRow> stored;
-      for (size_t head = 0; head < rows.by_head.size(); ++head) {
-        for (size_t position = 0; position < rows.by_head[head].size(); ++position) {
-          for (const int64_t slot : rows.by_head[head][position]) {
-            stored.push_back({static_cast<int32_t>(head), static_cast<int32_t>(position),
-                              static_cast<int32_t>(slot)});
-          }
-        }
-      }
-      rows.on_device = upload(stored);
-    }
+    if (!rows.on_device.defined()) rows.on_device = upload(stored_rows(rows.by_head));
     GpuDecodeStore args;
     args.sequence = b;
     args.k = strided(qkv.k);

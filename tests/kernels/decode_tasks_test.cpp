@@ -12,6 +12,9 @@
 #include "kernels/decode/cuda/step_params.h"
 #include "kernels/decode/cuda/step_words.h"
 #include "kernels/decode/cuda/tasks.h"
+#include "kernels/decode/gpu_decode.h"
+#include "pattern/cache_slots.h"
+#include "pattern/retained.h"
 
 namespace lace::cuda::decode {
 namespace {
@@ -265,6 +268,35 @@ TEST(DecodeWords, KnowWhatALaunchCarries) {
   EXPECT_FALSE(StepWords({}, 4, patterns).fit_a_launch());
   slots.writes[0][0] = int64_t{1} << 31;
   EXPECT_THROW(StepWords({}, 1, patterns), Error);
+}
+
+// ---- rows of a prompt ---------------------------------------------------------------------------
+
+// A slot that several rows go to has the last one's, whatever order they are stored in.
+TEST(StoredRows, LeaveTheLastRowOfEachSlot) {
+  for (const char* pattern :
+       {"local(8) | sinks(2)", "fixed(8, 2, 2)", "strided(8)", "local(4) | sinks(9)"}) {
+    const BoundPattern bound = Pattern::parse(pattern).bind(2, 64, 64);
+    for (const int64_t rollback : {0, 3}) {
+      for (int64_t count = 1; count <= 40; ++count) {
+        std::vector<std::vector<std::vector<int64_t>>> writes(2);
+        std::map<std::pair<int32_t, int64_t>, int64_t> want, got;
+        for (int32_t head = 0; head < 2; ++head) {
+          const pattern::CacheSlots slots(pattern::retained(bound, head), 64, rollback);
+          for (int64_t i = 0; i < count; ++i) {
+            slots.append_writes(i, writes[static_cast<size_t>(head)].emplace_back());
+            for (const int64_t slot : writes[static_cast<size_t>(head)].back()) {
+              want[{head, slot}] = i;
+            }
+          }
+        }
+        const std::vector<StoredRow> rows = stored_rows(writes);
+        for (const StoredRow& row : rows) got[{row.kv_head, row.slot}] = row.position;
+        EXPECT_EQ(rows.size(), got.size()) << pattern << ", " << count << ": a slot named twice";
+        EXPECT_EQ(got, want) << pattern << ", " << count;
+      }
+    }
+  }
 }
 
 }  // namespace

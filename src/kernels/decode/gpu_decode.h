@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "core/context.h"
 #include "kernels/decode/cuda/step_words.h"
@@ -55,13 +56,16 @@ void gpu_decode_step(const Context& context, const GpuDecodePlan& plan, const Gp
 struct StoredRow {
   int32_t kv_head = 0, position = 0, slot = 0;
 };
+// Those that `writes` [kv_heads][positions] leave when they are done in ascending order: of the
+// rows that go to one slot the last. A slot is named once, so the GPU may store them in any order.
+std::vector<StoredRow> stored_rows(const std::vector<std::vector<std::vector<int64_t>>>& writes);
 
 // Rows of a prefill: keys and values of one sequence in one layer.
 struct GpuDecodeStore {
   int64_t sequence = 0;
   Tensor4 k, v;                       // compute [1, kv_heads, positions, …], begin anywhere
   const HeadCache* caches = nullptr;  // [kv_heads], in the GPU's memory
-  const StoredRow* rows = nullptr;    // [count], in the GPU's memory
+  const StoredRow* rows = nullptr;    // [count], in the GPU's memory, of stored_rows()
   int64_t count = 0;
 };
 void gpu_decode_store(const Context& context, const DecodeShape& shape,

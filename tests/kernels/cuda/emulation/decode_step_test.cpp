@@ -3,14 +3,13 @@
 
 #include <array>
 #include <cmath>
-#include <cstdlib>
-#include <memory>
 #include <random>
 
 #include <gtest/gtest.h>
 
-#include "kernels/decode/cuda/machine.cuh"  // the emulated one, before all else
+#include "kernels/cuda/emulation/decode_reference.h"  // emulation first
 #include "kernels/decode/cuda/step.cuh"
+#include "kernels/decode/cuda/store_kernel.cuh"
 #include "pattern/cache_slots.h"
 #include "pattern/live_keys.h"
 #include "pattern/random_patterns.h"
@@ -24,221 +23,6 @@ using testing::pick;
 // Relative, of logits: where a float32 sum and a float64 one round to different neighbours in 8
 // bits, later sums differ by a few of these.
 constexpr double kTolerance = 1e-2;
-
-// An array in an allocation of its own, NaN or −1 at first.
-template <typename E>
-class Array {
- public:
-  explicit Array(int64_t count)
-      : data_(static_cast<E*>(std::aligned_alloc(256, (bytes(count) + 255) / 256 * 256)),
-              std::free) {
-    std::memset(static_cast<void*>(data_.get()), 0xff, bytes(count));
-  }
-  E* data() const { return data_.get(); }
-  E& operator[](int64_t i) const { return data_.get()[i]; }
-
- private:
-  static size_t bytes(int64_t count) { return static_cast<size_t>(count) * sizeof(E); }
-  std::unique_ptr<E, void (*)(void*)> data_;
-};
-
-using Numbers64 = std::vector<double>;
-
-template <typename T>
-double rounded(double x) {
-  return elementwise::to_float(elementwise::from_float<T>(static_cast<float>(x)));
-}
-
-// Weights of a model, drawn at random.
-template <typename T>
-struct RandomModel {
-  RandomModel(const DecodeShape& of_model, std::mt19937_64& generator)
-      : shape(of_model), rng(generator) {
-    const int64_t d = shape.d_model, heads = shape.heads * shape.v_dim;
-    const int64_t width =
-        (shape.heads + shape.kv_heads) * shape.qk_dim + shape.kv_heads * shape.v_dim;
-    for (int64_t layer = 0; layer < shape.layers; ++layer) {
-      blocks.push_back({wide(d, 1), wide(d, 0), half(width, d), half(width, 9), half(d, heads),
-                        half(d, 9), wide(d, 1), wide(d, 0), half(shape.ff_width, d),
-                        half(shape.ff_width, 9), half(d, shape.ff_width), half(d, 9)});
-    }
-    tables = {.blocks = blocks.data(),
-              .caches = nullptr,
-              .norm_weight = wide(d, 1),
-              .norm_bias = wide(d, 0),
-              .output_weight = wide(shape.vocab * d, 0),
-              .tokens = wide(shape.vocab * d, 0),
-              .start = wide(d, 0)};
-    for (const float*& position : positions) position = wide(d, 0);
-  }
-
-  double normal() { return std::normal_distribution<double>()(rng); }
-  // [rows, in], or with in = 9 a bias.
-  const T* half(int64_t rows, int64_t in) {
-    const int64_t count = in == 9 ? rows : rows * in;
-    halves.emplace_back(count);
-    for (int64_t i = 0; i < count; ++i) {
-      halves.back()[i] = elementwise::from_float<T>(
-          static_cast<float>(normal() / std::sqrt(static_cast<double>(in))));
-    }
-    return halves.back().data();
-  }
-  const float* wide(int64_t count, double mean) {
-    wides.emplace_back(count);
-    for (int64_t i = 0; i < count; ++i) {
-      wides.back()[i] = static_cast<float>(mean + 0.5 * normal());
-    }
-    return wides.back().data();
-  }
-
-  DecodeShape shape;
-  std::mt19937_64& rng;
-  std::vector<Array<T>> halves;
-  std::vector<Array<float>> wides;
-  std::vector<DecodeBlock> blocks;
-  GpuDecodeTables tables;
-  std::array<const float*, kMaxDecodePositions> positions;
-};
-
-// What differs from position to position, the same for the kernel and for the reference.
-struct Position {
-  int64_t index = 0;
-  std::vector<int64_t> tokens;  // empty at the start
-  std::array<const float*, kMaxDecodePositions> rows = {};
-  const float *cos = nullptr, *sin = nullptr;
-};
-
-// One sequence, symbol by symbol.
-template <typename T>
-class Reference {
- public:
-  Reference(const RandomModel<T>& model, const std::vector<BoundPattern>& patterns)
-      : model_(model),
-        s_(model.shape),
-        patterns_(patterns),
-        keys_(static_cast<size_t>(s_.layers * s_.kv_heads)),
-        values_(keys_.size()) {}
-
-  Numbers64 logits(const Position& position, int64_t token) {
-    Numbers64 x = embedded(position, token);
-    for (int64_t layer = 0; layer < s_.layers; ++layer) {
-      const DecodeBlock& w = model_.blocks[static_cast<size_t>(layer)];
-      Numbers64 qkv = linear(rounded_all(normed(x, w.norm1_weight, w.norm1_bias, s_.block_eps)),
-                             w.qkv_weight, w.qkv_bias);
-      turn(position, qkv);
-      add(x, linear(attention(layer, position.index, qkv), w.proj_weight, w.proj_bias));
-      Numbers64 ff = linear(rounded_all(normed(x, w.norm2_weight, w.norm2_bias, s_.block_eps)),
-                            w.ff1_weight, w.ff1_bias);
-      for (double& e : ff) e = e / (1 + std::exp(-1.702 * e));
-      add(x, linear(rounded_all(ff), w.ff2_weight, w.ff2_bias));
-    }
-    const Numbers64 y = normed(x, model_.tables.norm_weight, model_.tables.norm_bias, s_.final_eps);
-    Numbers64 result(static_cast<size_t>(s_.vocab));
-    for (size_t i = 0; i < result.size(); ++i) {
-      for (size_t c = 0; c < y.size(); ++c) {
-        result[i] += model_.tables.output_weight[i * y.size() + c] * y[c];
-      }
-    }
-    return result;
-  }
-
- private:
-  Numbers64 embedded(const Position& position, int64_t token) const {
-    Numbers64 x(static_cast<size_t>(s_.d_model));
-    for (size_t c = 0; c < x.size(); ++c) {
-      x[c] = token < 0 ? model_.tables.start[c]
-                       : model_.tables.tokens[static_cast<size_t>(token) * x.size() + c];
-      for (const float* row : position.rows) x[c] += row != nullptr ? row[c] : 0;
-    }
-    return x;
-  }
-  static Numbers64 rounded_all(Numbers64 x) {
-    for (double& e : x) e = rounded<T>(e);
-    return x;
-  }
-  static void add(Numbers64& x, const Numbers64& y) {
-    for (size_t i = 0; i < x.size(); ++i) x[i] += y[i];
-  }
-  static Numbers64 normed(const Numbers64& x, const void* weight, const void* bias, double eps) {
-    const auto n = static_cast<double>(x.size());
-    double mean = 0, variance = 0;
-    for (const double e : x) mean += e / n;
-    for (const double e : x) variance += (e - mean) * (e - mean) / n;
-    Numbers64 y(x.size());
-    for (size_t i = 0; i < x.size(); ++i) {
-      y[i] = (x[i] - mean) / std::sqrt(variance + eps) * static_cast<const float*>(weight)[i] +
-             static_cast<const float*>(bias)[i];
-    }
-    return y;
-  }
-  // Rows as many as the array of `bias` has.
-  Numbers64 linear(const Numbers64& x, const void* weight, const void* bias) const {
-    Numbers64 y(rows_of(bias));
-    for (size_t row = 0; row < y.size(); ++row) {
-      y[row] = elementwise::to_float(static_cast<const T*>(bias)[row]);
-      for (size_t c = 0; c < x.size(); ++c) {
-        y[row] += elementwise::to_float(static_cast<const T*>(weight)[row * x.size() + c]) * x[c];
-      }
-    }
-    return y;
-  }
-  size_t rows_of(const void* bias) const {
-    for (const DecodeBlock& w : model_.blocks) {
-      if (bias == w.ff1_bias) return static_cast<size_t>(s_.ff_width);
-      if (bias == w.qkv_bias) {
-        return static_cast<size_t>((s_.heads + s_.kv_heads) * s_.qk_dim + s_.kv_heads * s_.v_dim);
-      }
-    }
-    return static_cast<size_t>(s_.d_model);
-  }
-  void turn(const Position& position, Numbers64& qkv) const {
-    if (position.cos == nullptr) return;
-    const auto dim = static_cast<size_t>(s_.qk_dim), half = dim / 2;
-    for (size_t head = 0; head < static_cast<size_t>(s_.heads + s_.kv_heads); ++head) {
-      for (size_t i = 0; i < half; ++i) {
-        double &a = qkv[head * dim + i], &b = qkv[head * dim + half + i];
-        const double from = a;
-        a = from * position.cos[i] - b * position.sin[i];
-        b = b * position.cos[i] + from * position.sin[i];
-      }
-    }
-  }
-  Numbers64 attention(int64_t layer, int64_t position, const Numbers64& qkv) {
-    const auto qk = static_cast<size_t>(s_.qk_dim), dim = static_cast<size_t>(s_.v_dim);
-    const auto heads = static_cast<size_t>(s_.heads), kv_heads = static_cast<size_t>(s_.kv_heads);
-    const size_t first = static_cast<size_t>(layer) * kv_heads;
-    for (size_t head = 0; head < kv_heads; ++head) {
-      const auto key = qkv.begin() + static_cast<int64_t>((heads + head) * qk);
-      const auto value = qkv.begin() + static_cast<int64_t>((heads + kv_heads) * qk + head * dim);
-      keys_[first + head].resize(static_cast<size_t>(position));
-      values_[first + head].resize(static_cast<size_t>(position));
-      keys_[first + head].emplace_back(key, key + s_.qk_dim);
-      values_[first + head].push_back(rounded_all(Numbers64(value, value + s_.v_dim)));
-    }
-    Numbers64 out(heads * dim);
-    const BoundPattern& pattern = patterns_[static_cast<size_t>(layer) % patterns_.size()];
-    for (size_t head = 0; head < heads; ++head) {
-      const size_t cache = first + head / (heads / kv_heads);
-      double total = 0;
-      for (int64_t j = 0; j <= position; ++j) {
-        if (!pattern.attends(static_cast<int64_t>(head), position, j)) continue;
-        const auto at = static_cast<size_t>(j);
-        double dot = 0;
-        for (size_t c = 0; c < qk; ++c) dot += qkv[head * qk + c] * keys_[cache][at][c];
-        const double weight = std::exp(dot / std::sqrt(static_cast<double>(qk)));
-        total += weight;
-        for (size_t c = 0; c < dim; ++c) out[head * dim + c] += weight * values_[cache][at][c];
-      }
-      for (size_t c = 0; c < dim && total > 0; ++c) out[head * dim + c] /= total;
-    }
-    return rounded_all(out);
-  }
-
-  const RandomModel<T>& model_;
-  const DecodeShape& s_;
-  const std::vector<BoundPattern>& patterns_;
-  std::vector<std::vector<Numbers64>> keys_, values_;  // [layers · kv_heads][position]
-};
 
 template <typename T>
 bool run(const StepParams& params, uint32_t seed) {
@@ -268,10 +52,16 @@ struct Case {
   bool rotary = false, far_words = false;
   int positions = 0;  // tables
   int steps = 4;
+  int64_t prompt = 0;    // slots that are stored at once before
+  int64_t copies = 1;    // that a fork behind the prompt makes of each sequence
+  int64_t rollback = 0;  // symbols that are taken back after the steps; as many steps follow
 };
 
+constexpr int64_t kSeqLen = 64;
+
 // The caches of a pattern's key heads.
-std::vector<pattern::CacheSlots> cache_slots(const BoundPattern& bound, const DecodeShape& shape) {
+std::vector<pattern::CacheSlots> cache_slots(const BoundPattern& bound, const DecodeShape& shape,
+                                             int64_t rollback) {
   std::vector<pattern::CacheSlots> slots;
   const int64_t shared = shape.heads / shape.kv_heads;
   for (int64_t head = 0; head < shape.heads; head += shared) {
@@ -279,99 +69,224 @@ std::vector<pattern::CacheSlots> cache_slots(const BoundPattern& bound, const De
     for (int64_t h = 1; h < shared; ++h) {
       kept = pattern::join(kept, pattern::retained(bound, head + h));
     }
-    slots.emplace_back(kept, bound.k_len(), 0);
+    slots.emplace_back(kept, bound.k_len(), rollback);
   }
   return slots;
 }
 
+// Sequences that the kernels decode, beside a reference of each.
 template <typename T>
-void expect_equal(const Case& c, const std::vector<Pattern>& patterns, std::mt19937_64& rng) {
-  const DecodeShape& s = c.shape;
-  const RandomModel<T> model(s, rng);
-  std::vector<BoundPattern> bound;
-  std::vector<std::vector<pattern::CacheSlots>> slots;
-  for (const Pattern& pattern : patterns) {
-    bound.push_back(pattern.bind(s.heads, 40, 40));
-    slots.push_back(cache_slots(bound.back(), s));
-  }
-  StepParams params;
-  params.shape = step_shape(s);
-  params.layout = step_layout(s, c.batch, c.gpu);
-  const Array<std::byte> workspace(params.layout.workspace_bytes);
-  std::memset(workspace.data() + params.layout.barrier, 0, 8);
-  std::vector<Array<std::byte>> rows;
-  std::vector<HeadCache> caches;
-  for (int64_t layer = 0; layer < s.layers; ++layer) {
-    for (const pattern::CacheSlots& of_head : slots[static_cast<size_t>(layer) % slots.size()]) {
-      rows.emplace_back(c.batch * of_head.size() * row_bytes(s));
-      caches.push_back({rows.back().data(), of_head.size()});
+class Decoding {
+ public:
+  Decoding(const Case& c, const std::vector<Pattern>& patterns, std::mt19937_64& rng)
+      : c_(c),
+        s_(c.shape),
+        rng_(rng),
+        model_(c.shape, rng),
+        cos_(s_.qk_dim / 2),
+        sin_(s_.qk_dim / 2) {
+    for (const Pattern& pattern : patterns) {
+      bound_.push_back(pattern.bind(s_.heads, kSeqLen, kSeqLen));
+      slots_.push_back(cache_slots(bound_.back(), s_, c.rollback));
     }
+    for (int64_t b = 0; b < c.batch; ++b) references_.emplace_back(model_, bound_);
+    allocate();
   }
-  params.tables = model.tables;
-  params.tables.caches = caches.data();
-  params.block_eps = static_cast<float>(s.block_eps);
-  params.final_eps = static_cast<float>(s.final_eps);
-  params.batch = static_cast<int>(c.batch);
-  params.row_bytes = row_bytes(s);
-  params.workspace = workspace.data();
 
-  std::vector<Reference<T>> references(static_cast<size_t>(c.batch), Reference<T>(model, bound));
-  const Array<float> cos(s.qk_dim / 2), sin(s.qk_dim / 2), logits(c.batch * s.vocab);
-  for (int64_t i = 0; i < c.steps; ++i) {
-    Position position;
-    position.index = i;
-    for (int64_t pair = 0; pair < s.qk_dim / 2; ++pair) {
-      const double angle = 0.3 * static_cast<double>(i) / static_cast<double>(pair + 1);
-      cos[pair] = static_cast<float>(std::cos(angle));
-      sin[pair] = static_cast<float>(std::sin(angle));
+  // Slots 0 to `count` − 1 as a pass of the model leaves them: rows in the model's dtype, all at
+  // once.
+  void prefill(int64_t count) {
+    for (; next_ < count; ++next_) {
+      const Position position = draw(next_);
+      for (size_t b = 0; b < references_.size(); ++b) {
+        references_[b].logits(position, next_ == 0 ? -1 : position.tokens[b]);
+      }
     }
-    if (c.rotary) position.cos = cos.data(), position.sin = sin.data();
-    for (int64_t b = 0; i > 0 && b < c.batch; ++b) {
-      position.tokens.push_back(pick(rng, 0, s.vocab - 1));
+    for (size_t b = 0; b < references_.size(); ++b) {
+      references_[b].round_keys();
+      for (int64_t layer = 0; layer < s_.layers; ++layer) store(b, layer, count);
     }
-    for (int p = 0; i > 0 && p < c.positions; ++p) {
-      position.rows[static_cast<size_t>(p)] = model.positions[static_cast<size_t>(p)];
+  }
+
+  // Each sequence as often as that, side by side.
+  void fork(int64_t copies) {
+    const std::vector<Array<std::byte>> from = std::move(rows_);
+    const std::vector<Reference<T>> were = std::move(references_);
+    references_.clear();
+    for (const Reference<T>& reference : were) {
+      for (int64_t i = 0; i < copies; ++i) references_.push_back(reference);
     }
-    std::vector<LayerSlots> now(patterns.size());
+    allocate();
+    for (size_t i = 0; i < rows_.size(); ++i) {
+      const pattern::CacheSlots& slots = slots_of(i);
+      for (size_t b = 0; b < references_.size(); ++b) {
+        const auto size = static_cast<size_t>(slots.size() * row_bytes(s_));
+        std::memcpy(rows_[i].data() + b * size,
+                    from[i].data() + b / static_cast<size_t>(copies) * size,
+                    static_cast<size_t>(slots.extent(next_) * row_bytes(s_)));
+      }
+    }
+  }
+
+  void rollback(int64_t n) { next_ -= n; }
+
+  void expect_step() {
+    const auto batch = static_cast<int64_t>(references_.size());
+    const Position position = draw(next_);
+    const std::vector<LayerSlots> now = slots_at(next_);
     std::vector<const LayerSlots*> pointers;
-    for (size_t p = 0; p < patterns.size(); ++p) {
-      for (const pattern::CacheSlots& of_head : slots[p]) {
-        now[p].writes.emplace_back();
-        of_head.append_writes(i, now[p].writes.back());
-      }
-      for (int64_t head = 0; head < s.heads; ++head) {
-        const auto kv_head = static_cast<size_t>(head / (s.heads / s.kv_heads));
-        now[p].reads.push_back(
-            slots[p][kv_head].slots_of(pattern::live_keys(bound[p], head, i), i));
-      }
-      pointers.push_back(&now[p]);
-    }
-    const StepWords words(position.tokens, c.batch, pointers);
-    params.patterns = words.patterns;
-    params.reads = static_cast<int>(words.reads);
-    params.writes = static_cast<int>(words.writes);
-    params.word_count = static_cast<int>(words.words.size());
-    params.far_words = c.far_words ? words.words.data() : nullptr;
-    ASSERT_TRUE(words.fit_a_launch());
-    std::copy(words.words.begin(), words.words.end(), params.words);
-    std::copy(position.rows.begin(), position.rows.end(), params.positions);
-    params.cos = position.cos;
-    params.sin = position.sin;
-    params.logits = logits.data();
-    ASSERT_TRUE(run<T>(params, static_cast<uint32_t>(rng()))) << "threads wait for one another";
-    EXPECT_EQ(reinterpret_cast<const uint64_t&>(workspace[params.layout.barrier]), 0u);
-    for (int64_t b = 0; b < c.batch; ++b) {
-      const auto at = static_cast<size_t>(b);
-      const Numbers64 want = references[at].logits(position, i == 0 ? -1 : position.tokens[at]);
+    for (const LayerSlots& slots : now) pointers.push_back(&slots);
+    const StepWords words(position.tokens, batch, pointers);
+    params_.patterns = words.patterns;
+    params_.reads = static_cast<int>(words.reads);
+    params_.writes = static_cast<int>(words.writes);
+    params_.word_count = static_cast<int>(words.words.size());
+    const bool far = c_.far_words || !words.fit_a_launch();
+    params_.far_words = far ? words.words.data() : nullptr;
+    if (!far) std::copy(words.words.begin(), words.words.end(), params_.words);
+    std::copy(position.rows.begin(), position.rows.end(), params_.positions);
+    params_.cos = position.cos;
+    params_.sin = position.sin;
+    const Array<float> logits(batch * s_.vocab);
+    params_.logits = logits.data();
+    ASSERT_TRUE(run<T>(params_, static_cast<uint32_t>(rng_()))) << "threads wait for one another";
+    EXPECT_EQ(reinterpret_cast<const uint64_t&>(workspace_[params_.layout.barrier]), 0u);
+    for (size_t b = 0; b < references_.size(); ++b) {
+      const Numbers64 want = references_[b].logits(position, next_ == 0 ? -1 : position.tokens[b]);
       double off = 0, all = 0;
       for (size_t v = 0; v < want.size(); ++v) {
-        const double got = logits[b * s.vocab + static_cast<int64_t>(v)];
+        const double got = logits[static_cast<int64_t>(b * want.size() + v)];
         off += (got - want[v]) * (got - want[v]);
         all += want[v] * want[v];
       }
-      ASSERT_LT(std::sqrt(off / all), kTolerance) << "sequence " << b << ", position " << i;
+      ASSERT_LT(std::sqrt(off / all), kTolerance) << "sequence " << b << ", position " << next_;
     }
+    ++next_;
   }
+
+ private:
+  size_t kv_heads() const { return static_cast<size_t>(s_.kv_heads); }
+  const pattern::CacheSlots& slots_of(size_t cache) const {
+    return slots_[cache / kv_heads() % slots_.size()][cache % kv_heads()];
+  }
+
+  // Caches and what the kernel is told, of as many sequences as there are references.
+  void allocate() {
+    const auto batch = static_cast<int64_t>(references_.size());
+    rows_.clear();
+    caches_.clear();
+    for (size_t i = 0; i < static_cast<size_t>(s_.layers) * kv_heads(); ++i) {
+      rows_.emplace_back(batch * slots_of(i).size() * row_bytes(s_));
+      caches_.push_back({rows_.back().data(), slots_of(i).size()});
+    }
+    params_.shape = step_shape(s_);
+    params_.layout = step_layout(s_, batch, c_.gpu);
+    workspace_ = Array<std::byte>(params_.layout.workspace_bytes);
+    std::memset(workspace_.data() + params_.layout.barrier, 0, 8);
+    params_.tables = model_.tables;
+    params_.tables.caches = caches_.data();
+    params_.block_eps = static_cast<float>(s_.block_eps);
+    params_.final_eps = static_cast<float>(s_.final_eps);
+    params_.batch = static_cast<int>(batch);
+    params_.row_bytes = row_bytes(s_);
+    params_.workspace = workspace_.data();
+  }
+
+  Position draw(int64_t i) {
+    Position position;
+    position.index = i;
+    for (int64_t pair = 0; pair < s_.qk_dim / 2; ++pair) {
+      const double angle = 0.3 * static_cast<double>(i) / static_cast<double>(pair + 1);
+      cos_[pair] = static_cast<float>(std::cos(angle));
+      sin_[pair] = static_cast<float>(std::sin(angle));
+    }
+    if (c_.rotary) position.cos = cos_.data(), position.sin = sin_.data();
+    for (size_t b = 0; i > 0 && b < references_.size(); ++b) {
+      position.tokens.push_back(pick(rng_, 0, s_.vocab - 1));
+    }
+    for (int p = 0; i > 0 && p < c_.positions; ++p) {
+      position.rows[static_cast<size_t>(p)] = model_.positions[static_cast<size_t>(p)];
+    }
+    return position;
+  }
+
+  std::vector<LayerSlots> slots_at(int64_t position) const {
+    std::vector<LayerSlots> now(bound_.size());
+    for (size_t p = 0; p < now.size(); ++p) {
+      for (const pattern::CacheSlots& of_head : slots_[p]) {
+        now[p].writes.emplace_back();
+        of_head.append_writes(position, now[p].writes.back());
+      }
+      for (int64_t head = 0; head < s_.heads; ++head) {
+        const auto kv_head = static_cast<size_t>(head / (s_.heads / s_.kv_heads));
+        now[p].reads.push_back(
+            slots_[p][kv_head].slots_of(pattern::live_keys(bound_[p], head, position), position));
+      }
+    }
+    return now;
+  }
+
+  // The rows of sequence b in a layer, by the kernel.
+  void store(size_t b, int64_t layer, int64_t count) {
+    const size_t first = static_cast<size_t>(layer) * kv_heads();
+    std::vector<std::vector<std::vector<int64_t>>> writes(kv_heads());
+    const Array<T> k(s_.kv_heads * count * s_.qk_dim), v(s_.kv_heads * count * s_.v_dim);
+    for (size_t head = 0; head < kv_heads(); ++head) {
+      for (int64_t i = 0; i < count; ++i) {
+        slots_of(first + head).append_writes(i, writes[head].emplace_back());
+        const auto at = static_cast<int64_t>(head) * count + i;
+        const auto copy = [&](const Numbers64& from, T* to) {
+          for (size_t c = 0; c < from.size(); ++c) {
+            to[c] = elementwise::from_float<T>(static_cast<float>(from[c]));
+          }
+        };
+        copy(references_[b].key(first + head, i), k.data() + at * s_.qk_dim);
+        copy(references_[b].value(first + head, i), v.data() + at * s_.v_dim);
+      }
+    }
+    const std::vector<StoredRow> rows = stored_rows(writes);
+    GpuDecodeStore args;
+    args.sequence = static_cast<int64_t>(b);
+    args.k = {k.data(), 0, count * s_.qk_dim, s_.qk_dim};
+    args.v = {v.data(), 0, count * s_.v_dim, s_.v_dim};
+    args.caches = caches_.data() + first;
+    args.rows = rows.data();
+    args.count = static_cast<int64_t>(rows.size());
+    const auto kernel = [&] {
+      store_kernel<T>(args, static_cast<int>(s_.qk_dim), static_cast<int>(s_.v_dim), row_bytes(s_));
+    };
+    ASSERT_TRUE(emulation::launch(cover(static_cast<int>(rows.size()), kWarps), kThreads, 16,
+                                  static_cast<uint32_t>(rng_()), kernel));
+  }
+
+  const Case& c_;
+  const DecodeShape& s_;
+  std::mt19937_64& rng_;
+  const RandomModel<T> model_;
+  std::vector<BoundPattern> bound_;
+  std::vector<std::vector<pattern::CacheSlots>> slots_;  // by pattern and key head
+  std::vector<Reference<T>> references_;
+  std::vector<Array<std::byte>> rows_;  // of the caches
+  std::vector<HeadCache> caches_;
+  Array<std::byte> workspace_{0};
+  StepParams params_;
+  Array<float> cos_, sin_;
+  int64_t next_ = 0;
+};
+
+template <typename T>
+void expect_equal(const Case& c, const std::vector<Pattern>& patterns, std::mt19937_64& rng) {
+  Decoding<T> decoding(c, patterns, rng);
+  const auto expect_steps = [&](int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      ASSERT_NO_FATAL_FAILURE(decoding.expect_step());
+    }
+  };
+  if (c.prompt > 0) decoding.prefill(c.prompt);
+  if (c.copies > 1) decoding.fork(c.copies);
+  ASSERT_NO_FATAL_FAILURE(expect_steps(c.steps));
+  decoding.rollback(c.rollback);
+  ASSERT_NO_FATAL_FAILURE(expect_steps(c.rollback));
 }
 
 // Small models on small GPUs, which have many items a block; some with rows of odd widths.
@@ -451,6 +366,43 @@ TEST(EmulatedDecode, ManySequences) {
   EXPECT_EQ(layout_of(c).sequences, 64);
   EXPECT_FALSE(layout_of(c).own_norms);
   expect_equal(c, rng);
+}
+
+// Prompts longer than the rings of their patterns, then forks, then symbols that are taken back.
+template <typename T>
+void expect_prompts(DType compute, std::vector<Pattern> patterns) {
+  std::mt19937_64 rng(23);
+  Case c;
+  c.shape = {.compute = compute,
+             .layers = 3,
+             .d_model = 64,
+             .heads = 2,
+             .kv_heads = 2,
+             .qk_dim = 32,
+             .v_dim = 32,
+             .ff_width = 64,
+             .vocab = 20,
+             .block_eps = 1e-5,
+             .final_eps = 1e-6};
+  c.gpu = {.multiprocessors = 4, .shared_bytes = 232448};
+  c.positions = 1;
+  c.steps = 2;
+  for (const auto& [prompt, copies, rollback] : {std::array{20, 1, 2}, {37, 3, 0}}) {
+    SCOPED_TRACE(::testing::Message() << "prompt " << prompt);
+    c.batch = copies == 1 ? 1 : 2;
+    c.prompt = prompt;
+    c.copies = copies;
+    c.rollback = rollback;
+    expect_equal<T>(c, patterns, rng);
+  }
+}
+
+TEST(EmulatedDecode, PromptsForksAndRollback) {
+  expect_prompts<__half>(DType::kFloat16,
+                         {Pattern::parse("local(8) | sinks(2)"), Pattern::parse("fixed(8, 2, 2)"),
+                          Pattern::parse("strided(8)")});
+  expect_prompts<__nv_bfloat16>(DType::kBFloat16, {Pattern::parse("fixed(8, 2, 2)"),
+                                                   Pattern::parse("local(8) | strided(8)")});
 }
 
 }  // namespace
