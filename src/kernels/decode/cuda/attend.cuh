@@ -17,6 +17,7 @@ class SlotWalk {
       before_ += run_[1] * run_[2];
       run_ += 4;
     }
+    if (run_[2] == 1) return run_[0] + key - before_;
     const auto within = static_cast<unsigned>(key - before_),
                width = static_cast<unsigned>(run_[1]);
     const unsigned stretch = within / width;
@@ -56,20 +57,37 @@ struct KeyShare {
 
 __device__ inline float finite_shift(float most) { return most == -INFINITY ? 0.0f : most; }
 
+// The rows that a group of lanes reads at once, found one round before they are read.
+template <int kLanes>
+class RowsAhead {
+ public:
+  // Those of the round that begins with key `first`; null behind the end.
+  __device__ void find(const AttendTask& task, SlotWalk& walk, int first) {
+#pragma unroll
+    for (int u = 0; u < kKeysAhead; u++) {
+      const int key = first + u * KeyShare<kLanes>::kBlockKeys;
+      row[u] = key < task.end ? task.rows + walk.slot(key) * task.row_bytes : nullptr;
+    }
+  }
+  // Asks memory for them. A row is of no more lines than lanes.
+  __device__ void fetch(const AttendTask& task) const {
+    const int at = static_cast<int>(threadIdx.x) % kLanes * 128;
+#pragma unroll
+    for (int u = 0; u < kKeysAhead; u++) {
+      if (row[u] != nullptr && at < task.row_bytes) fetch_into_l2(row[u] + at);
+    }
+  }
+
+  const std::byte* row[kKeysAhead];
+};
+
 // Asks for the rows that attend() reads first.
 template <int kLanes>
 __device__ void fetch_first_rows(const AttendTask& task) {
-  using Share = KeyShare<kLanes>;
-  const int lane = static_cast<int>(threadIdx.x) % kLanes;
   SlotWalk walk(task.runs);
-#pragma unroll
-  for (int u = 0; u < kKeysAhead; u++) {
-    const int key = task.begin + u * Share::kBlockKeys + static_cast<int>(threadIdx.x) / kLanes;
-    if (key >= task.end) break;
-    const std::byte* row = task.rows + walk.slot(key) * task.row_bytes;
-#pragma unroll 1
-    for (int64_t at = lane * 128; at < task.row_bytes; at += kLanes * 128) fetch_into_l2(row + at);
-  }
+  RowsAhead<kLanes> rows;
+  rows.find(task, walk, task.begin + static_cast<int>(threadIdx.x) / kLanes);
+  rows.fetch(task);
 }
 
 // By all threads of a block. scratch: [kWarps, kMergeWords + v_dim].
@@ -94,6 +112,8 @@ __device__ void attend(const AttendTask& task, float* scratch) {
   float out[2][8] = {};
   float most = -INFINITY, total = 0;
   SlotWalk walk(task.runs);
+  RowsAhead<kLanes> ahead;
+  ahead.find(task, walk, task.begin + warp * Share::kGroups + group);
 #pragma unroll 1
   for (int first = task.begin + warp * Share::kGroups; first < task.end;
        first += kKeysAhead * Share::kBlockKeys) {
@@ -102,10 +122,8 @@ __device__ void attend(const AttendTask& task, float* scratch) {
     bool live[kKeysAhead];
 #pragma unroll
     for (int u = 0; u < kKeysAhead; u++) {
-      const int key = first + u * Share::kBlockKeys + group;
-      live[u] = key < task.end;
-      const std::byte* row = task.rows;
-      if (live[u]) row += walk.slot(key) * task.row_bytes;
+      const std::byte* row = ahead.row[u];
+      live[u] = row != nullptr;
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const int column = (i * kLanes + lane) * 4;
@@ -123,6 +141,8 @@ __device__ void attend(const AttendTask& task, float* scratch) {
         }
       }
     }
+    ahead.find(task, walk, first + kKeysAhead * Share::kBlockKeys + group);
+    ahead.fetch(task);
     float logits[kKeysAhead];
     float now = most;
 #pragma unroll

@@ -11,6 +11,29 @@ struct OperandRows {
   int first = 0, count = 0, begin = 0, end = 0, stride = 0;
 };
 
+// The places of a table [rows, width] that a thread takes: number threadIdx.x, then every
+// kThreads-th. Divides once, as whole numbers take long to divide.
+class TableWalk {
+ public:
+  __device__ explicit TableWalk(int width)
+      : width_(width),
+        row_(static_cast<int>(threadIdx.x / static_cast<unsigned>(width))),
+        column_(static_cast<int>(threadIdx.x) - row_ * width),
+        rows_on_(kThreads / static_cast<unsigned>(width)),
+        columns_on_(kThreads - rows_on_ * width) {}
+
+  __device__ int row() const { return row_; }
+  __device__ int column() const { return column_; }
+  __device__ void next() {
+    row_ += rows_on_;
+    column_ += columns_on_;
+    if (column_ >= width_) column_ -= width_, row_++;
+  }
+
+ private:
+  int width_, row_, column_, rows_on_, columns_on_;
+};
+
 // `count` elements that this launch may have written, the first eight; the others are 0.
 template <typename T>
 __device__ uint4 load_some(const T* from, int count) {
@@ -29,29 +52,26 @@ __device__ uint4 load_some(const T* from, int count) {
 template <bool kAligned, typename T>
 __device__ void load_rows(const T* matrix, int width, const OperandRows& rows, T* operands) {
   constexpr int kAtOnce = 8;
-  const int vectors = cover(rows.end - rows.begin, kChunk) * (kChunk / 8);
-  const int all = vectors * rows.count;
+  TableWalk from(cover(rows.end - rows.begin, kChunk) * (kChunk / 8)), to = from;
 #pragma unroll 1
-  for (int from = static_cast<int>(threadIdx.x); from < all; from += kThreads * kAtOnce) {
+  while (from.row() < rows.count) {
     uint4 values[kAtOnce];
 #pragma unroll
-    for (int u = 0; u < kAtOnce; u++) {
-      const int i = from + u * kThreads;
+    for (int u = 0; u < kAtOnce; u++, from.next()) {
       values[u] = make_uint4(0, 0, 0, 0);
-      if (i >= all) break;
-      const int column = rows.begin + i % vectors * 8;
-      const T* row = matrix + static_cast<int64_t>(rows.first + i / vectors) * width + column;
+      const int column = rows.begin + from.column() * 8;
+      if (from.row() >= rows.count || column >= rows.end) continue;
+      const T* row = matrix + static_cast<int64_t>(rows.first + from.row()) * width + column;
       if constexpr (kAligned) {
-        if (column < rows.end) values[u] = __ldcg(reinterpret_cast<const uint4*>(row));
+        values[u] = __ldcg(reinterpret_cast<const uint4*>(row));
       } else {
         values[u] = load_some(row, rows.end - column);
       }
     }
 #pragma unroll
-    for (int u = 0; u < kAtOnce; u++) {
-      const int i = from + u * kThreads;
-      if (i >= all) break;
-      *reinterpret_cast<uint4*>(operands + i / vectors * rows.stride + i % vectors * 8) = values[u];
+    for (int u = 0; u < kAtOnce; u++, to.next()) {
+      if (to.row() >= rows.count) continue;
+      *reinterpret_cast<uint4*>(operands + to.row() * rows.stride + to.column() * 8) = values[u];
     }
   }
 }
@@ -62,60 +82,82 @@ struct AttendedRows {
   const float2* stats = nullptr;  // [batch, heads, splits]
   int heads = 0, splits = 0, v_dim = 0;
 
-  // Two numbers of what attention gives for sequence b, from `column` of all heads' on.
-  __device__ float2 result(int b, int column) const {
-    const int64_t row = (static_cast<int64_t>(b) * heads + column / v_dim) * splits;
-    const float2* stat = stats + row;
-    const float* sum = sums + row * v_dim + column % v_dim;
+  // Four numbers of what attention gives for sequence b, from `column` of all heads' on.
+  template <bool kOneRange>
+  __device__ float4 result(int b, int column) const {
+    const int head = static_cast<int>(static_cast<unsigned>(column) / static_cast<unsigned>(v_dim));
+    const int64_t row = (static_cast<int64_t>(b) * heads + head) * splits;
+    const float* sum = sums + row * v_dim + (column - head * v_dim);
+    if constexpr (kOneRange) {
+      return divided(load(sum), __ldcg(stats + row).y);
+    } else {
+      return joined(sum, stats + row);
+    }
+  }
+
+ private:
+  __device__ static float4 load(const float* from) {
+    return __ldcg(reinterpret_cast<const float4*>(from));
+  }
+  __device__ static float4 divided(const float4& sum, float total) {
+    const float inverse = total == 0 ? 0 : 1 / total;  // a query without keys
+    return make_float4(sum.x * inverse, sum.y * inverse, sum.z * inverse, sum.w * inverse);
+  }
+  // Over the ranges, some at once: each load takes as long as many.
+  __device__ float4 joined(const float* sum, const float2* stat) const {
+    constexpr int kAtOnce = 8;
     float most = -INFINITY, total = 0;
-    float2 out = make_float2(0, 0);
-#pragma unroll 8
-    for (int split = 0; split < splits; split++) {
-      const float2 of_split = __ldcg(stat + split);
-      const float2 part = __ldcg(reinterpret_cast<const float2*>(sum + split * v_dim));
-      const float now = fmaxf(most, of_split.x), shift = finite_shift(now);
-      const float kept = power_of_two(most - shift), weight = power_of_two(of_split.x - shift);
+    float4 out = make_float4(0, 0, 0, 0);
+#pragma unroll 1
+    for (int first = 0; first < splits; first += kAtOnce) {
+      float2 of_split[kAtOnce];
+      float4 part[kAtOnce];
+      float now = most;
+#pragma unroll
+      for (int u = 0; u < kAtOnce; u++) {
+        of_split[u] = make_float2(-INFINITY, 0);
+        part[u] = make_float4(0, 0, 0, 0);
+        if (first + u >= splits) continue;
+        of_split[u] = __ldcg(stat + first + u);
+        part[u] = load(sum + (first + u) * v_dim);
+      }
+#pragma unroll
+      for (int u = 0; u < kAtOnce; u++) now = fmaxf(now, of_split[u].x);
+      const float shift = finite_shift(now), kept = power_of_two(most - shift);
       most = now;
-      total = total * kept + of_split.y * weight;
-      out.x = out.x * kept + part.x * weight;
-      out.y = out.y * kept + part.y * weight;
+      total *= kept;
+      out.x *= kept, out.y *= kept, out.z *= kept, out.w *= kept;
+#pragma unroll
+      for (int u = 0; u < kAtOnce; u++) {
+        const float weight = power_of_two(of_split[u].x - shift);
+        total += of_split[u].y * weight;
+        out.x += part[u].x * weight, out.y += part[u].y * weight;
+        out.z += part[u].z * weight, out.w += part[u].w * weight;
+      }
     }
     return divided(out, total);
   }
-
-  // The same where there is one range.
-  __device__ float2 only_result(int b, int column) const {
-    const int64_t row = static_cast<int64_t>(b) * heads + column / v_dim;
-    const float total = __ldcg(stats + row).y;
-    return divided(__ldcg(reinterpret_cast<const float2*>(sums + row * v_dim + column % v_dim)),
-                   total);
-  }
-
-  __device__ static float2 divided(float2 sum, float total) {
-    const float inverse = total == 0 ? 0 : 1 / total;  // a query without keys
-    return make_float2(sum.x * inverse, sum.y * inverse);
-  }
 };
 
-// result(sequence, column) of all pairs of columns, kAtOnce a thread at once.
-template <int kAtOnce, typename T, typename Result>
-__device__ void load_pairs(const OperandRows& rows, T* operands, const Result& result) {
-  const int pairs = cover(rows.end - rows.begin, kChunk) * (kChunk / 2), all = pairs * rows.count;
+template <bool kOneRange, typename T>
+__device__ void load_ranges(const AttendedRows& attended, const OperandRows& rows, T* operands) {
+  constexpr int kAtOnce = kOneRange ? 8 : 1;
+  TableWalk from(cover(rows.end - rows.begin, kChunk) * (kChunk / 4)), to = from;
 #pragma unroll 1
-  for (int from = static_cast<int>(threadIdx.x); from < all; from += kThreads * kAtOnce) {
-    float2 values[kAtOnce];
+  while (from.row() < rows.count) {
+    float4 values[kAtOnce];
 #pragma unroll
-    for (int u = 0; u < kAtOnce; u++) {
-      const int i = from + u * kThreads, column = rows.begin + i % pairs * 2;
-      values[u] = make_float2(0, 0);
-      if (i < all && column < rows.end) values[u] = result(rows.first + i / pairs, column);
+    for (int u = 0; u < kAtOnce; u++, from.next()) {
+      values[u] = make_float4(0, 0, 0, 0);
+      const int column = rows.begin + from.column() * 4;
+      if (from.row() >= rows.count || column >= rows.end) continue;
+      values[u] = attended.result<kOneRange>(rows.first + from.row(), column);
     }
 #pragma unroll
-    for (int u = 0; u < kAtOnce; u++) {
-      const int i = from + u * kThreads;
-      if (i >= all) break;
-      *reinterpret_cast<uint32_t*>(operands + i / pairs * rows.stride + i % pairs * 2) =
-          pack<T>(values[u].x, values[u].y);
+    for (int u = 0; u < kAtOnce; u++, to.next()) {
+      if (to.row() >= rows.count) continue;
+      *reinterpret_cast<uint2*>(operands + to.row() * rows.stride + to.column() * 4) =
+          make_uint2(pack<T>(values[u].x, values[u].y), pack<T>(values[u].z, values[u].w));
     }
   }
 }
@@ -123,10 +165,9 @@ __device__ void load_pairs(const OperandRows& rows, T* operands, const Result& r
 template <typename T>
 __device__ void load_attended(const AttendedRows& attended, const OperandRows& rows, T* operands) {
   if (attended.splits == 1) {
-    load_pairs<8>(rows, operands,
-                  [&](int b, int column) { return attended.only_result(b, column); });
+    load_ranges<true>(attended, rows, operands);
   } else {
-    load_pairs<1>(rows, operands, [&](int b, int column) { return attended.result(b, column); });
+    load_ranges<false>(attended, rows, operands);
   }
 }
 

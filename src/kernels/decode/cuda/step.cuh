@@ -46,34 +46,29 @@ class Step {
   __device__ __forceinline__ void run() {
     GridBarrier barrier(part<uint32_t>(p_.layout.barrier));
     Ahead ahead;
-    fetch_small(0);
-    fetch<kQkv>(0, ahead);
-    fetch_first_rows_of(0);
-    wait_for_copies();
-    __syncthreads();
+    // One piece of code for all products: what runs once a layer anew would be fetched anew.
 #pragma unroll 1
-    for (int layer = 0; layer < s_.layers; layer++) {
-      fetch_small(layer + 1);
-      norm_apart(barrier, 2 * layer);
-      multiply_items<kQkv>(layer, ahead);
-      barrier.arrive();
-      const AttendTask first = first_task(layer);
+    for (int phase = 0; phase < kKinds * s_.layers; phase++) {
+      const int layer = phase / kKinds;
+      const Kind kind = static_cast<Kind>(phase % kKinds);
+      fetch(kind, layer, ahead);
+      if (kind == kQkv) {
+        fetch_first_rows_of(layer);
+        fetch_small(layer + 1);
+      }
+      if (phase + 1 < kKinds * s_.layers) fetch_later(phase + 1);
       barrier.wait();
-      attention(layer, first);
-      next<kProj>(barrier, layer, ahead);
-      multiply_items<kProj>(layer, ahead);
-      next<kFf1>(barrier, layer, ahead);
-      norm_apart(barrier, 2 * layer + 1);
-      multiply_items<kFf1>(layer, ahead);
-      next<kFf2>(barrier, layer, ahead);
-      multiply_items<kFf2>(layer, ahead);
-      if (layer + 1 < s_.layers) {
-        next<kQkv>(barrier, layer + 1, ahead);
-      } else {
-        barrier.arrive();
+      if (begins_branch(kind)) norm_apart(barrier, norm_of(kind, layer));
+      multiply_items(kind, layer, ahead);
+      barrier.arrive();
+      if (kind == kQkv) {
+        const AttendTask first = first_task(layer);
         barrier.wait();
+        attention(layer, first);
+        barrier.arrive();
       }
     }
+    barrier.wait();
     if (p_.logits != nullptr) {
       norm_last();
       barrier.arrive();
@@ -98,29 +93,27 @@ class Step {
 
   // Those of a block, in their order.
   enum Kind { kQkv, kProj, kFf1, kFf2 };
-  static constexpr bool begins_branch(Kind kind) { return kind == kQkv || kind == kFf1; }
+  static constexpr int kKinds = 4;
+  __device__ static bool begins_branch(Kind kind) { return kind == kQkv || kind == kFf1; }
+  __device__ static int norm_of(Kind kind, int layer) { return 2 * layer + (kind == kFf1 ? 1 : 0); }
 
-  template <Kind kKind>
-  __device__ Product<T> product(int layer) const {
+  __device__ Product<T> product(Kind kind, int layer) const {
     const DecodeBlock& w = p_.tables.blocks[layer];
-    if constexpr (kKind == kQkv) {
-      return {static_cast<const T*>(w.qkv_weight), s_.d_model, p_.layout.qkv};
-    } else if constexpr (kKind == kProj) {
-      return {static_cast<const T*>(w.proj_weight), s_.heads * s_.v_dim, p_.layout.proj};
-    } else if constexpr (kKind == kFf1) {
-      return {static_cast<const T*>(w.ff1_weight), s_.d_model, p_.layout.ff1};
-    } else {
-      return {static_cast<const T*>(w.ff2_weight), s_.ff_width, p_.layout.ff2};
+    switch (kind) {
+      case kQkv:
+        return {static_cast<const T*>(w.qkv_weight), s_.d_model, p_.layout.qkv};
+      case kProj:
+        return {static_cast<const T*>(w.proj_weight), s_.heads * s_.v_dim, p_.layout.proj};
+      case kFf1:
+        return {static_cast<const T*>(w.ff1_weight), s_.d_model, p_.layout.ff1};
+      default:
+        return {static_cast<const T*>(w.ff2_weight), s_.ff_width, p_.layout.ff2};
     }
   }
 
-  template <Kind kKind>
-  __device__ Tile tile_rows(int tile) const {
-    if constexpr (kKind == kQkv) {
-      return projection_tile(s_, tile).rows;
-    } else {
-      return plain_tile(kKind == kFf1 ? s_.ff_width : s_.d_model, tile);
-    }
+  __device__ Tile tile_rows(Kind kind, int tile) const {
+    if (kind == kQkv) return projection_tile(s_, tile).rows;
+    return plain_tile(kind == kFf1 ? s_.ff_width : s_.d_model, tile);
   }
 
   // What a thread needs beside weights to finish its rows of an item: those of a plain tile that
@@ -137,11 +130,10 @@ class Step {
     Extras extras;
   };
 
-  template <Kind kKind>
-  __device__ Extras find_extras(int layer, int tile, int split) const {
+  __device__ Extras find_extras(Kind kind, int layer, int tile, int split) const {
     const DecodeBlock& w = p_.tables.blocks[layer];
     Extras extras;
-    if constexpr (kKind == kQkv) {
+    if (kind == kQkv) {
       const ProjectionTile rows = projection_tile(s_, tile);
       const T* bias = static_cast<const T*>(w.qkv_bias);
       const int pair = thread() % 8, column = rows.first + pair;
@@ -159,8 +151,8 @@ class Step {
         extras.cache = p_.tables.caches[layer * s_.kv_heads + rows.head];
       }
     } else {
-      const void* bias = kKind == kProj ? w.proj_bias : kKind == kFf1 ? w.ff1_bias : w.ff2_bias;
-      const Tile rows = tile_rows<kKind>(tile);
+      const void* bias = kind == kProj ? w.proj_bias : kind == kFf1 ? w.ff1_bias : w.ff2_bias;
+      const Tile rows = tile_rows(kind, tile);
       const int row = thread() % kTileRows;
       if (split == 0 && has_row(rows, row)) {
         extras.bias = elementwise::to_float(static_cast<const T*>(bias)[rows.low + row]);
@@ -170,17 +162,34 @@ class Step {
   }
 
   // Asks for what this block's first item of a phase needs of the model.
-  template <Kind kKind>
-  __device__ void fetch(int layer, Ahead& ahead) {
-    const Product<T> own = product<kKind>(layer);
+  __device__ void fetch(Kind kind, int layer, Ahead& ahead) {
+    const Product<T> own = product(kind, layer);
     if (block() >= own.items()) return;
     const int tile = block() % own.tasks.tiles, split = block() / own.tasks.tiles;
-    load_fragments<kAligned>(own, tile_rows<kKind>(tile), split, 0, ahead.fragments);
-    ahead.extras = find_extras<kKind>(layer, tile, split);
-    if (begins_branch(kKind) && p_.layout.own_norms) {
+    load_fragments<kAligned>(own, tile_rows(kind, tile), split, 0, ahead.fragments);
+    ahead.extras = find_extras(kind, layer, tile, split);
+    if (begins_branch(kind) && p_.layout.own_norms) {
       const DecodeBlock& w = p_.tables.blocks[layer];
-      copy_norm(norm_, kKind == kQkv ? w.norm1_weight : w.norm2_weight);
-      copy_norm(norm_ + s_.d_model, kKind == kQkv ? w.norm1_bias : w.norm2_bias);
+      copy_norm(norm_, kind == kQkv ? w.norm1_weight : w.norm2_weight);
+      copy_norm(norm_ + s_.d_model, kind == kQkv ? w.norm1_bias : w.norm2_bias);
+    }
+  }
+
+  // Asks memory for the weights of this block's first item of a phase that begins a barrier later
+  // than the one that is waited for: what fetch() asks for is then in L2.
+  __device__ void fetch_later(int phase) const {
+    const Kind kind = static_cast<Kind>(phase % kKinds);
+    const Product<T> own = product(kind, phase / kKinds);
+    if (block() >= own.items()) return;
+    const Tile rows = tile_rows(kind, block() % own.tasks.tiles);
+    const int split = block() / own.tasks.tiles, row = thread() % kTileRows;
+    if (!has_row(rows, row)) return;
+    const T* weights = own.weight + static_cast<int64_t>(rows.row(row)) * own.in;
+    constexpr int kLine = 128 / static_cast<int>(sizeof(T));
+#pragma unroll 1
+    for (int column = own.first_column(split) + thread() / kTileRows * kLine;
+         column < own.end_column(split); column += kThreads / kTileRows * kLine) {
+      fetch_into_l2(weights + column);
     }
   }
 
@@ -197,19 +206,9 @@ class Step {
     }
   }
 
-  // From a phase to one that multiplies.
-  template <Kind kKind>
-  __device__ void next(GridBarrier& barrier, int layer, Ahead& ahead) {
-    barrier.arrive();
-    fetch<kKind>(layer, ahead);
-    if (kKind == kQkv) fetch_first_rows_of(layer);
-    barrier.wait();
-  }
-
   // This block's items. ahead: as fetch() left it.
-  template <Kind kKind>
-  __device__ void multiply_items(int layer, Ahead& ahead) {
-    const Product<T> own = product<kKind>(layer);
+  __device__ void multiply_items(Kind kind, int layer, Ahead& ahead) {
+    const Product<T> own = product(kind, layer);
     bool fetched = true;
 #pragma unroll 1
     for (int first = 0; first < p_.batch; first += kSequences) {
@@ -218,10 +217,10 @@ class Step {
 #pragma unroll 1
       for (int item = block(); item < own.items(); item += blocks()) {
         const int split = item / own.tasks.tiles, tile = item % own.tasks.tiles;
-        const Tile rows = tile_rows<kKind>(tile);
-        if (!fetched) ahead.extras = find_extras<kKind>(layer, tile, split);
+        const Tile rows = tile_rows(kind, tile);
+        if (!fetched) ahead.extras = find_extras(kind, layer, tile, split);
         if (split != loaded) {
-          load_operands<kKind>(layer, first, count, own.first_column(split), own.end_column(split));
+          load_operands(kind, layer, first, count, own.first_column(split), own.end_column(split));
           loaded = split;
           __syncthreads();
         }
@@ -231,13 +230,13 @@ class Step {
         fetched = false;
         store_sums(sums, scratch_);
         __syncthreads();
-        if constexpr (kKind == kQkv) {
+        if (kind == kQkv) {
           finish_projection(layer, projection_tile(s_, tile), first, count, ahead.extras);
-        } else if constexpr (kKind == kFf1) {
+        } else if (kind == kFf1) {
           finish_feed_forward(rows, first, count, ahead.extras);
         } else {
-          finish_branch(kKind == kProj ? p_.layout.proj_sums : p_.layout.ff_sums, rows, split,
-                        first, count, ahead.extras);
+          finish_branch(kind == kProj ? p_.layout.proj_sums : p_.layout.ff_sums, rows, split, first,
+                        count, ahead.extras);
         }
         __syncthreads();  // before operands and scratch are the next item's
       }
@@ -245,20 +244,19 @@ class Step {
   }
 
   // Columns [begin, end) of the operands of `count` sequences.
-  template <Kind kKind>
-  __device__ void load_operands(int layer, int first, int count, int begin, int end) const {
+  __device__ void load_operands(Kind kind, int layer, int first, int count, int begin,
+                                int end) const {
     const OperandRows rows = {first, count, begin, end, p_.layout.operand_stride};
-    if constexpr (kKind == kProj) {
+    if (kind == kProj) {
       load_attended(
           AttendedRows{part<float>(p_.layout.head_sums), part<float2>(p_.layout.head_stats),
                        s_.heads, p_.layout.key_splits, s_.v_dim},
           rows, operands_);
-    } else if constexpr (kKind == kFf2) {
-      load_rows<kAligned>(part<T>(p_.layout.ff), s_.ff_width, rows, operands_);
-    } else if (p_.layout.own_norms) {
-      norm_own(kKind == kQkv ? 2 * layer : 2 * layer + 1, first, count);
+    } else if (kind != kFf2 && p_.layout.own_norms) {
+      norm_own(norm_of(kind, layer), first, count);
     } else {
-      load_rows<kAligned>(part<T>(p_.layout.normed), s_.d_model, rows, operands_);
+      load_rows<kAligned>(part<T>(kind == kFf2 ? p_.layout.ff : p_.layout.normed),
+                          kind == kFf2 ? s_.ff_width : s_.d_model, rows, operands_);
     }
   }
 
@@ -461,29 +459,35 @@ class Step {
     return block() < attend_tasks() ? attend_task(layer, block()) : AttendTask();
   }
 
-  __device__ void fetch_first_rows_of(int layer) const {
-    if (block() >= attend_tasks()) return;
-    const AttendTask task = attend_task(layer, block());
+  // Calls function(lanes), as many of which share a key.
+  template <typename Function>
+  __device__ void with_lanes(const Function& function) const {
     if (widest_head() <= KeyShare<4>::kMostDim) {
-      fetch_first_rows<4>(task);
+      function(std::integral_constant<int, 4>());
     } else if (widest_head() <= KeyShare<8>::kMostDim) {
-      fetch_first_rows<8>(task);
+      function(std::integral_constant<int, 8>());
     } else {
-      fetch_first_rows<16>(task);
+      function(std::integral_constant<int, 16>());
     }
   }
 
+  __device__ void fetch_first_rows_of(int layer) const {
+    if (block() >= attend_tasks()) return;
+    const AttendTask task = attend_task(layer, block());
+    with_lanes([&](auto lanes) { fetch_first_rows<lanes()>(task); });
+  }
+
   __device__ void attention(int layer, const AttendTask& first) const {
+    AttendTask task = first;
 #pragma unroll 1
     for (int i = block(); i < attend_tasks(); i += blocks()) {
-      const AttendTask task = i == block() ? first : attend_task(layer, i);
-      if (widest_head() <= KeyShare<4>::kMostDim) {
-        attend<T, 4>(task, scratch_);
-      } else if (widest_head() <= KeyShare<8>::kMostDim) {
-        attend<T, 8>(task, scratch_);
-      } else {
-        attend<T, 16>(task, scratch_);
-      }
+      AttendTask next;
+      if (i + blocks() < attend_tasks()) next = attend_task(layer, i + blocks());
+      with_lanes([&](auto lanes) {
+        fetch_first_rows<lanes()>(next);
+        attend<T, lanes()>(task, scratch_);
+      });
+      task = next;
     }
   }
 

@@ -29,6 +29,11 @@ struct StepShape {
 struct Tile {
   int low = 0, high = 0;
   int low_count = 0, high_count = 0;
+
+  // That of number 0 to 15.
+  LACE_HOST_DEVICE int row(int number) const {
+    return number < 8 ? low + number : high + number - 8;
+  }
 };
 
 LACE_HOST_DEVICE constexpr int least(int a, int b) { return a < b ? a : b; }
