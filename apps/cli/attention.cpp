@@ -14,6 +14,7 @@
 
 #include "arguments.h"
 #include "commands.h"
+#include "data_paths.h"
 #include "load_checked.h"
 #include "notes.h"
 #include "output.h"
@@ -105,6 +106,7 @@ void choose_query(AttentionMapOptions& options, const ModelConfig& model, int64_
 
 void map_attention(const Options& options) {
   const LoadedRun run = load_checked(options.run, options.checkpoint, find_device(options.device));
+  check_data_paths(run.recipe.data, "");
   const Dataset data = load_data(run.recipe, cache_beside(options.run));
   print_notes(data);
   AttentionMapOptions own = options.maps;

@@ -269,8 +269,8 @@ void add_sweep(const Sweep& sweep, const Options& options, const Bandwidth& band
 // ---- reports ------------------------------------------------------------------------------------
 
 void print(const Json& report) {
-  Table table({"row", "position", "ms a step", "±", "weights MB", "rows read MB", "cache MB",
-               "GB/s", "bound ms", "of it", "fastest ms", "of bound"});
+  Table table({"model", "position", "ms/step", "± ms", "weights, MB", "rows read, MB", "cache, MB",
+               "memory, GB/s", "bound, ms", "of bound", "fastest, ms", "of its bound"});
   const auto number = [](const Json& row, const char* key, double factor = 1) {
     return format_number(row[key].get<double>() * factor);
   };
@@ -291,6 +291,10 @@ void print(const Json& report) {
       << ". The bound reads weights and live rows of the caches once at GB/s, a median as "
          "ms; on a machine that others use too, the fastest step beside the fastest read says "
          "more\n";
+  std::cout << "position: bytes before it; ms/step: median, ± the distance of the quartiles; rows "
+               "read: live ones, of all that caches hold; of bound: bound over ms/step, above 100% "
+               "where caches of the processor keep some of it; of its bound: the same of the "
+               "fastest\n";
 }
 
 void bench_decode(const Options& options) {

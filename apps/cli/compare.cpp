@@ -39,6 +39,11 @@ std::string over(const std::optional<double>& value, const std::optional<double>
   return buffer;
 }
 
+// " (as far as NAME got)"; "" where all runs got as far.
+std::string as_far_as(const std::string& name) {
+  return name.empty() ? "" : concat(" (as far as ", name, " got)");
+}
+
 void print_table(const report::Comparison& comparison) {
   const report::ComparedRun& first = comparison.rows.front();
   Table runs({"run", "parameters", "steps", "bytes", "time", "tokens/s", "pattern"});
@@ -57,8 +62,10 @@ void print_table(const report::Comparison& comparison) {
   }
   std::cout << runs.to_string() << "\n" << scores.to_string();
   if (comparison.step > 0)
-    std::cout << "\nall at step " << format_count(std::llround(comparison.step)) << ", and after "
-              << format_duration(comparison.elapsed_s) << " of training\n"
+    std::cout << "\nall at step " << format_count(std::llround(comparison.step))
+              << as_far_as(comparison.step_of) << ", and after "
+              << format_duration(comparison.elapsed_s) << " of training"
+              << as_far_as(comparison.elapsed_of) << "\n"
               << equal.to_string();
   if (!comparison.settings.empty()) {
     std::vector<std::string> header{"setting"};

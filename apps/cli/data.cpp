@@ -19,6 +19,7 @@
 #include "core/home.h"
 #include "core/safe_text.h"
 #include "data/yardsticks.h"
+#include "data_paths.h"
 #include "notes.h"
 #include "output.h"
 #include "terminal.h"
@@ -228,6 +229,7 @@ void show(const Options& options) {
   Recipe recipe = load_recipe(options.recipe, options.overrides);
   recipe.data.change_places(expand_home);
   if (recipe.name.empty()) recipe.name = std::filesystem::path(options.recipe).stem().native();
+  check_data_paths(recipe.data, "--set data.paths=FILE names others");
   const Dataset data = load_data(recipe, cache_beside("runs/" + recipe.name));
   const bool images = data.kind == DataKind::kImages;
   const int64_t count = options.windows >= 0 ? options.windows : images ? 25 : 3;

@@ -93,8 +93,8 @@ void run(const Options& options) {
   };
   get.retrying = [&](const std::string& reason, double wait_s) {
     bars.clear();
-    std::cerr << "lace: " << safe_lines(reason) << "; trying again in " << format_number(wait_s)
-              << " s" << std::endl;
+    std::cerr << "lace: " << safe_lines(reason) << "; trying again in " << format_duration(wait_s)
+              << std::endl;
   };
   const GetResult result = get_data(get);
   bars.clear();

@@ -23,6 +23,7 @@
 #include "baselines_file.h"
 #include "commands.h"
 #include "core/bounded_json.h"
+#include "data_paths.h"
 #include "eval_output.h"
 #include "load_checked.h"
 #include "notes.h"
@@ -141,7 +142,10 @@ struct Scored {
 Scored load_scored(const Recipe& recipe, const Options& options) {
   Scored scored;
   Dataset run;
-  if (options.data.empty() || options.baselines) run = load_data(recipe, cache_beside(options.run));
+  if (options.data.empty() || options.baselines) {
+    check_data_paths(recipe.data, options.data.empty() ? "--data FILE scores others" : "");
+    run = load_data(recipe, cache_beside(options.run));
+  }
   print_notes(run);
   scored.train = run.train;
   if (options.data.empty()) {

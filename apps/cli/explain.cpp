@@ -83,7 +83,7 @@ std::vector<std::string> figures_row(std::string plan, std::string heads, std::s
           std::move(pass),
           format_count(figures.live_pairs),
           format_count(figures.computed_pairs),
-          format_number(waste(figures.computed_pairs, figures.live_pairs)),
+          format_number(waste(figures.computed_pairs, figures.live_pairs)) + "×",
           format_count(figures.owner_tiles),
           format_count(figures.key_tiles)};
 }
@@ -138,7 +138,8 @@ void print_figures(const Explanation& all, int64_t layers) {
   const auto line = [](const std::string& key, const std::string& value) {
     std::cout << colored(key, Color::kBold) << std::string(18 - key.size(), ' ') << value << "\n";
   };
-  line("keys of a query", concat("mean ", all.mean_keys, ", at most ", format_count(all.max_keys)));
+  line("keys of a query",
+       concat("mean ", format_number(all.mean_keys), ", at most ", format_count(all.max_keys)));
   line("saved of dense",
        concat(percent(saved(all, all.forward.live_pairs)), " of ", format_count(all.dense_pairs),
               " pairs; ", percent(saved(all, all.forward.computed_pairs)), " in whole tiles"));
@@ -246,7 +247,7 @@ void print_pictures(const Explanation& all) {
       std::cout << trimmed(line) << "\n";
     }
   }
-  if (heads > kMost) std::cout << "\n" << heads - kMost << " more distinct heads\n";
+  if (heads > kMost) std::cout << "\n" << format_count(heads - kMost) << " more distinct heads\n";
 }
 
 void print(const Explanation& all, int64_t layers) {
@@ -254,8 +255,8 @@ void print(const Explanation& all, int64_t layers) {
     if (all.layers.size() > 1) std::cout << "layer " << layer << "  ";
     std::cout << colored(all.layers[layer].pattern.to_string(), Color::kBold) << "\n";
   }
-  std::cout << "seq_len " << format_count(all.seq_len) << ", heads " << all.heads << ", tiles of "
-            << all.tile.owners << " queries x " << all.tile.others << " keys\n\n";
+  std::cout << "seq_len " << format_count(all.seq_len) << ", heads " << format_count(all.heads)
+            << ", tiles of " << all.tile.owners << " queries x " << all.tile.others << " keys\n\n";
   print_passes(all);
   std::cout << "\n";
   print_figures(all, layers);

@@ -53,6 +53,12 @@ Json describe() {
   json["features"] = processor.features;
   json["threads"] = ops::torch_executor().num_threads();
   Json& list = json["kernels"] = Json::array();
+  for (const std::string_view name : kernels_without_cuda()) {
+    list.push_back({{"name", name},
+                    {"device", "cuda"},
+                    {"available", false},
+                    {"reason", "built without CUDA"}});
+  }
   for (const Kernel& kernel : kernels()) {
     const std::string reason = kernel.unavailable();
     list.push_back({{"name", kernel.name},
@@ -109,6 +115,8 @@ void print(const Json& json) {
                        gpu["capability"].get<std::string>(), ", ",
                        gpu["memory_bytes"].get<int64_t>() >> 30, " GiB"));
   }
+  if (json["gpus"].empty())
+    line("GPU", kernels_without_cuda().empty() ? "none found" : "none: built without CUDA");
   line("threads", concat(json["threads"].get<int>(), " of ", json["cores"].get<int>(), " cores"));
   std::cout << "\n";
   Table table({"kernel", "device", "can run"});

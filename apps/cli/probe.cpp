@@ -13,6 +13,7 @@
 
 #include "arguments.h"
 #include "commands.h"
+#include "data_paths.h"
 #include "eval_output.h"
 #include "load_checked.h"
 #include "notes.h"
@@ -45,6 +46,7 @@ ProbedRun probe_run(const std::string& folder, const Options& options) {
   const LoadedRun run = load_checked(folder, options.checkpoint, find_device(options.device));
   Dataset data;
   if (!options.random && !run.recipe.data.paths.empty()) {
+    check_data_paths(run.recipe.data, "--random needs none");
     data = load_data(run.recipe, cache_beside(folder));
     print_notes(data);
   }

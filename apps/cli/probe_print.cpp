@@ -25,12 +25,6 @@ std::string fixed(double value) {
   return std::string_view(text.data()) == "-0.00" ? "0.00" : text.data();
 }
 
-std::string short_number(double value) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.3g", value);
-  return text.data();
-}
-
 // From nothing saved to all: a block that fills up, on a colour that does.
 std::string heat_cell(const CopyCell& cell) {
   constexpr std::array<std::string_view, 5> kBlocks{"·", "░", "▒", "▓", "█"};
@@ -47,7 +41,8 @@ std::string heat_cell(const CopyCell& cell) {
 
 std::string copy_map(const ProbeResult& result) {
   std::string text = padded("", 12);
-  for (const double depth : result.depths) text += padded(short_number(depth), kCell);
+  for (const double depth : result.depths)
+    text += padded(without_zeros(format_number(depth)), kCell);
   text += "    fresh   ±95%\n";
   const size_t columns = result.depths.size();
   for (size_t row = 0; row < result.lengths.size(); ++row) {

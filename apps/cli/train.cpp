@@ -30,6 +30,7 @@
 #include "bench_step_run.h"
 #include "commands.h"
 #include "core/home.h"
+#include "data_paths.h"
 #include "notes.h"
 #include "output.h"
 #include "report.h"
@@ -100,10 +101,15 @@ class ProgressView {
     loss_ =
         p.step == 1 || loss_ == 0 || !std::isfinite(loss_) ? p.loss : 0.95 * loss_ + 0.05 * p.loss;
     speed_ = speed_ == 0 ? p.tokens_per_s : 0.9 * speed_ + 0.1 * p.tokens_per_s;
-    if (p.validation_bits_per_byte) validation_ = p.validation_bits_per_byte;
+    if (p.validation_bits_per_byte) {
+      validation_ = p.validation_bits_per_byte;
+      validation_step_ = p.step;
+    }
     std::string text = "loss " + fixed(loss_, 3) + " · " + fixed(loss_ / std::numbers::ln2, 3) +
                        " bits/byte · " + format_count(std::llround(speed_)) + " tokens/s";
     if (validation_) text += " · validation " + fixed(*validation_, 3);
+    if (validation_ && validation_step_ < p.step)
+      text += " at step " + format_count(validation_step_);
     if (terminal_) {
       // The bar reckons the time left from its own start: a resumed run begins at 0 there too.
       if (first_fraction_ < 0) first_fraction_ = p.step == 1 ? 0 : p.fraction;
@@ -116,7 +122,7 @@ class ProgressView {
     if (p.step > 1 && now - shown_ < std::chrono::seconds(10) && !p.validation_bits_per_byte)
       return;
     shown_ = now;
-    std::cerr << "step " << p.step << " · " << fixed(100 * p.fraction, 1) << "% · "
+    std::cerr << "step " << format_count(p.step) << " · " << fixed(100 * p.fraction, 1) << "% · "
               << format_duration(p.remaining_s) << " left · " << text << std::endl;
   }
 
@@ -126,6 +132,7 @@ class ProgressView {
   bool terminal_;
   double loss_ = 0, speed_ = 0, first_fraction_ = -1;
   std::optional<double> validation_;
+  int64_t validation_step_ = 0;  // at which it was measured
   std::chrono::steady_clock::time_point shown_{};
 };
 
@@ -141,8 +148,9 @@ void dry_run(const Recipe& recipe, at::Device device, bool json) {
   }
   std::cout << "parameters   " << format_count(e.parameters) << "\n"
             << "a step       " << format_count(e.tokens_per_step) << " bytes, about "
-            << format_number(e.step_seconds) << " s here\n"
-            << "memory       about " << format_bytes(e.memory_bytes) << "\n"
+            << format_duration(e.step_seconds) << " here\n"
+            << "tensors      about " << format_bytes(e.memory_bytes)
+            << " of memory: weights, gradients, Adam's means, what forward keeps\n"
             << "the run      about " << format_count(e.steps) << " steps, "
             << format_duration(e.seconds) << "\n";
 }
@@ -178,8 +186,8 @@ void print_result(const RunResult& result, const std::string& folder, bool json)
             << format_count(result.steps) << " steps, " << format_count(result.tokens)
             << " bytes in " << format_duration(result.elapsed_s) << " ("
             << format_count(std::llround(result.tokens_per_s)) << " tokens/s)";
-  if (result.best_validation_bits_per_byte)
-    std::cout << "; validation " << fixed(*result.best_validation_bits_per_byte, 3) << " bits/byte";
+  if (const auto& best = result.best_validation_bits_per_byte)
+    std::cout << "; best validation " << fixed(*best, 3) << " bits/byte";
   std::cout << "\nrun folder: " << path_text(folder)
             << "\nreport: " << path_text(folder + "/report.html") << "\n";
 }
@@ -232,6 +240,7 @@ void train(const Options& options) {
   if (first)
     std::cerr << format_count(parameter_count(recipe.model)) << " parameters, context "
               << format_count(recipe.model.seq_len) << ", run folder " << path_text(folder) << "\n";
+  check_data_paths(recipe.data, "--set data.paths=FILE names others");
   const auto note = [](const std::string& text) {
     std::cerr << safe_lines(concat("lace: ", text)) << std::endl;
   };

@@ -21,7 +21,6 @@
 #include "core/safe_text.h"
 #include "output.h"
 #include "plot.h"
-#include "report/html.h"
 #include "report/report.h"
 #include "terminal.h"
 
@@ -82,7 +81,7 @@ std::string progress(const Run& run) {
   if (const auto total = run.total_steps()) text += " of " + format_count(*total);
   if (const auto bytes = run.bytes_of_step())
     text += " · " + format_bytes(*bytes * static_cast<double>(run.history.step()));
-  text += " · " + format_duration(run.history.elapsed_s());
+  text += " · " + format_duration(run.elapsed_s());
   const auto left = run.state == report::State::kTraining ? run.remaining_s() : std::nullopt;
   if (left) text += " · " + format_duration(*left) + " left";
   return text;
@@ -95,13 +94,13 @@ std::string figures(const Run& run) {
     if (std::isfinite(value)) text += (text.empty() ? "" : " · ") + shown;
   };
   const double speed = history.recent(Figure::kTokensPerS),
-               share = history.last(Figure::kShareOfPeak),
+               share = history.recent(Figure::kShareOfPeak),
                rate = history.last(Figure::kLearningRate),
                norm = history.last(Figure::kGradientNorm),
                memory = history.last(Figure::kMemoryBytes);
   add(speed, format_count(std::llround(std::clamp(speed, -1e15, 1e15))) + " tokens/s");
   add(share, format_number(100 * share) + "% of peak");
-  add(rate, "learning rate " + report::short_number(rate, 3));
+  add(rate, "rate " + without_zeros(format_number(rate)));
   add(norm, "gradient " + format_number(norm));
   add(memory, format_bytes(memory));
   return text;
@@ -109,7 +108,8 @@ std::string figures(const Run& run) {
 
 std::string scores(const Run& run) {
   const report::History& history = run.history;
-  std::string text = "training " + colored(bits(history.recent(Figure::kBits)), Color::kBlue);
+  std::string text =
+      "bits/byte: training " + colored(bits(history.recent(Figure::kBits)), Color::kBlue);
   if (const auto last = history.last_validation()) {
     text += " · validation " + colored(bits(last->bits_per_byte), Color::kYellow) + " at step " +
             format_count(last->step);
@@ -120,7 +120,7 @@ std::string scores(const Run& run) {
     text += colored(
         concat(" · ", history.spike_count(), history.spike_count() == 1 ? " spike" : " spikes"),
         Color::kRed);
-  return text + " bits/byte";
+  return text;
 }
 
 std::vector<std::string> curve(const Run& run, int columns, int rows) {
@@ -203,7 +203,7 @@ nlohmann::ordered_json summary(const Run& run) {
           {"state", report::name(run.state)},
           {"step", history.step()},
           {"fraction", run.fraction()},
-          {"elapsed_s", history.elapsed_s()},
+          {"elapsed_s", run.elapsed_s()},
           {"remaining_s", left ? nlohmann::ordered_json(*left) : nlohmann::ordered_json()},
           {"bits_per_byte", number(history.recent(Figure::kBits))},
           {"validation_bits_per_byte", validation(history.last_validation())},

@@ -28,9 +28,19 @@ struct AttentionOptions {
   // nearer to the longest, the less work. Default: on a CPU the longest; on a GPU, which is not
   // asked, the rows of k. Of use with `sequences` only.
   std::optional<int64_t> max_len = {};
+  // A number c > 0: logits become c · tanh(logits / c), as Gemma 2 has it. Finite, and but for
+  // float64 from 2^−64 to 2^64. None by default.
+  std::optional<double> softcap = {};
+  // bool [heads or 1, blocks, blocks] or [blocks, blocks], queries by keys, on any device: of the
+  // pattern's pairs those in live blocks are computed, of block_size positions each; beyond the
+  // blocks nothing is live. Read at every call and copied to the CPU, which waits for a GPU; plans
+  // are found again by content.
+  at::Tensor block_mask = {};
+  int64_t block_size = 0;
 };
 
-// out = softmax(scale · q kᵀ, kept to the pattern's pairs) v
+// out = softmax(scale · q kᵀ, kept to the pattern's pairs) v; with a softcap c of
+// c · tanh(scale · q kᵀ / c)
 //   q    [batch, heads,    q_len, head_dim]     float32, bfloat16, float16 or float64; any strides
 //   k    [batch, kv_heads, k_len, head_dim]     heads is a multiple of kv_heads, q_len <= k_len
 //   v    [batch, kv_heads, k_len, v_head_dim]

@@ -74,7 +74,7 @@ struct ModelConfig {
   int64_t seq_len = 1024;
   int64_t layers = 6;
   int64_t d_model = 256;
-  int64_t heads = 4;        // of head_dims up to 512; on a GPU multiples of 8 up to 256
+  int64_t heads = 4;        // of head_dims up to 512; on a GPU up to 256
   int64_t kv_heads = 0;     // 0: heads; else a divisor of heads
   int64_t qk_dim = 0;       // width of q over all heads; 0: d_model ("half-size": d_model / 2)
   int64_t v_dim = 0;        // width of v over all query heads; 0: d_model

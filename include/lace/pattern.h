@@ -14,7 +14,8 @@ namespace lace {
 // Positions are 0-based and absolute: with q_len < k_len the queries are the last q_len of the
 // k_len positions. Unless bidirectional, every set also needs key <= query.
 
-// A block mask read from a safetensors file: bool [heads or 1, blocks, blocks].
+// Which blocks of queries see which blocks of keys: bool [heads or 1, blocks, blocks], read from a
+// safetensors file, or from memory (block_mask). Beyond the blocks nothing is live.
 struct BlockMask {
   int64_t heads = 1;
   int64_t blocks = 0;
@@ -161,6 +162,14 @@ Pattern global(std::vector<TokenRange> tokens);
 Pattern sinks(int64_t count);
 Pattern random(int64_t blocks, int64_t block, int64_t seed);
 Pattern mask(const std::string& file);
+
+// A block mask of `live`, [heads, blocks, blocks] of 0 and 1. Throws lace::Error if the numbers do
+// not fit.
+std::shared_ptr<const BlockMask> block_mask(int64_t heads, int64_t blocks, int64_t block_size,
+                                            std::vector<uint8_t> live);
+// Of the pairs of any pattern those in live blocks. Equal if the contents are; its text names the
+// mask by its hash, and cannot be parsed.
+Pattern within(const Pattern& pattern, std::shared_ptr<const BlockMask> mask);
 
 // Union and intersection of patterns that are neither bidirectional(…) nor heads(…).
 Pattern operator|(const Pattern& a, const Pattern& b);

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask
 
-from ._library import Error, require_argument
+from . import _functorch
+from ._library import Error
 from ._pattern import Pattern, pattern_text
 
 Tensor = torch.Tensor
@@ -59,23 +61,37 @@ def packed_sequences(
 
 
 def _run(
-    operation: str,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     pattern: str | Pattern,
-    scale: float | None,
-    deterministic: bool,
-    **more: Tensor | float | None,
+    sinks: Tensor | None,
+    sequences: Tensor | None,
+    block_mask: Tensor | None = None,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Calls the operation with those arguments that are given, each of which it must have."""
-    options = {name: value for name, value in more.items() if value is not None}
-    for name in options:
-        require_argument(operation, name)
-    out, lse = torch.ops.lace.attention(
-        q, k, v, pattern_text(pattern), scale=scale, deterministic=deterministic, **options
-    )
+    """The operation. options: those of _functorch.Call."""
+    text = pattern_text(pattern)
+    if _functorch.is_active():
+        call = _functorch.Call(text, **{"block_size": None, **options})
+        out, lse = _functorch.Attention.apply(q, k, v, sinks, sequences, block_mask, call)
+    else:
+        more = {"sinks": sinks, "sequences": sequences, "block_mask": block_mask}
+        out, lse = torch.ops.lace.attention(q, k, v, text, **more, **options)
     return out, lse
+
+
+def _run_block_mask(
+    q: Tensor, k: Tensor, v: Tensor, block_mask: BlockMask, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """As _run, of what a BlockMask of FlexAttention says: read once, on the host."""
+    from ._flex import read_once
+    from ._masks import run_readings
+
+    readings, reason = read_once(block_mask, q, k)
+    if reason:
+        raise Error(f"[attention] {reason}: lace.flex_attention hands it to torch's")
+    return run_readings(q, k, v, readings, **options)
 
 
 @overload
@@ -83,7 +99,7 @@ def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    pattern: str | Pattern,
+    pattern: str | Pattern | BlockMask,
     *,
     scale: float | None = None,
     sinks: Tensor | None = None,
@@ -93,6 +109,8 @@ def attention(
     sequences: Tensor | None = None,
     max_len: int | None = None,
     softcap: float | None = None,
+    block_mask: Tensor | None = None,
+    block_size: int | None = None,
     return_lse: Literal[False] = False,
     deterministic: bool = False,
 ) -> Tensor: ...
@@ -101,7 +119,7 @@ def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    pattern: str | Pattern,
+    pattern: str | Pattern | BlockMask,
     *,
     scale: float | None = None,
     sinks: Tensor | None = None,
@@ -111,6 +129,8 @@ def attention(
     sequences: Tensor | None = None,
     max_len: int | None = None,
     softcap: float | None = None,
+    block_mask: Tensor | None = None,
+    block_size: int | None = None,
     return_lse: Literal[True],
     deterministic: bool = False,
 ) -> tuple[Tensor, Tensor]: ...
@@ -120,7 +140,7 @@ def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    pattern: str | Pattern,
+    pattern: str | Pattern | BlockMask,
     *,
     scale: float | None = None,
     sinks: Tensor | None = None,
@@ -130,6 +150,8 @@ def attention(
     sequences: Tensor | None = None,
     max_len: int | None = None,
     softcap: float | None = None,
+    block_mask: Tensor | None = None,
+    block_size: int | None = None,
     return_lse: bool = False,
     deterministic: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -145,7 +167,7 @@ def attention(
                                                    -inf for a row without keys
 
     With q_len < k_len the queries are the last of the positions. A row without keys gives 0.
-    On a GPU dtypes are bfloat16 and float16, and head_dims multiples of 8 up to 256.
+    On a GPU dtypes are bfloat16 and float16, and head_dims up to 256.
 
     scale: default 1 / sqrt(head_dim). sinks: ``[heads]``, one more logit without a value in each
     row's softmax. k_lens, q_start, k_start: padding, and queries anywhere in the keys, as
@@ -154,10 +176,26 @@ def attention(
     GPU, which is not asked. softcap: logits become ``softcap · tanh(logits / softcap)``.
     deterministic: bitwise repeatable gradients on a GPU, slower.
 
-    Differentiable once; works under autocast and torch.compile. Raises RuntimeError (lace.Error
-    where Python finds it) that names the argument, before any work; lace.NotSupportedError for an
-    argument that the loaded library does not have.
+    block_mask: bool ``[heads or 1, blocks, blocks]`` or ``[blocks, blocks]``, queries by keys, in
+    blocks of block_size positions: of the pattern's pairs those in live blocks. It may be another
+    at every call: it is read each time (and copied from a GPU, which waits), and plans are found
+    again by its content; torch.compile takes it as an input. pattern may also be a BlockMask of
+    FlexAttention that a pattern of lace says (lace.flex_attention tells which), read once.
+
+    Differentiable once; works under autocast and torch.compile, and with torch.func's grad, vjp,
+    jacrev and vmap (over more batch; sinks that are mapped, too, and packed documents take a call
+    for each). Raises RuntimeError (lace.Error where Python finds it) that names the argument,
+    before any work.
     """
+    if isinstance(block_mask, BlockMask):
+        raise Error("[attention] block_mask is a bool tensor; a BlockMask stands for the pattern")
+    if isinstance(pattern, BlockMask):
+        others = (k_lens, q_start, k_start, sequences, max_len, block_mask, block_size)
+        if any(value is not None for value in others):
+            raise Error("[attention] a BlockMask says where keys are: no other mask, no lengths")
+        more = {"scale": scale, "sinks": sinks, "softcap": softcap, "deterministic": deterministic}
+        out, lse = _run_block_mask(q, k, v, pattern, **more)
+        return (out, lse) if return_lse else out
     if k_lens is not None or q_start is not None or k_start is not None:
         if sequences is not None:
             raise Error("[attention] sequences and k_lens, q_start or k_start exclude each other")
@@ -175,8 +213,9 @@ def attention(
             k_start=k_start,
             device=q.device,
         )
-    more = {"sinks": sinks, "sequences": sequences, "max_len": max_len, "softcap": softcap}
-    out, lse = _run("attention", q, k, v, pattern, scale, deterministic, **more)
+    options: dict[str, Any] = {"scale": scale, "deterministic": deterministic, "max_len": max_len}
+    options |= {"softcap": softcap, "block_size": block_size}
+    out, lse = _run(q, k, v, pattern, sinks, sequences, block_mask, **options)
     return (out, lse) if return_lse else out
 
 
@@ -218,8 +257,7 @@ def varlen_attention(
             "[varlen_attention] q, k and v must have the shape [rows, heads, head_dim], got "
             f"{list(q.shape)}, {list(k.shape)} and {list(v.shape)}"
         )
-    require_argument("varlen_attention", "sequences")
     sequences = packed_sequences(cu_seqlens_q, cu_seqlens_k, q_start=q_start)
-    more = {"sinks": sinks, "sequences": sequences, "max_len": max_seqlen, "softcap": softcap}
-    out, lse = _run("varlen_attention", q, k, v, pattern, scale, deterministic, **more)
+    options: dict[str, Any] = {"scale": scale, "deterministic": deterministic, "max_len": max_seqlen}
+    out, lse = _run(q, k, v, pattern, sinks, sequences, softcap=softcap, **options)
     return (out, lse) if return_lse else out

@@ -50,7 +50,8 @@ def flex_attention(
     if score_mod is not None:
         raise Error(
             "[flex_attention] score_mod is not computed: a factor goes into scale, a mask into "
-            "block_mask or a pattern; for anything else call torch's flex_attention"
+            "block_mask or a pattern, and lace.attention has softcap; for anything else call "
+            "torch's flex_attention"
         )
     if not enable_gqa and key.shape[-3] != query.shape[-3]:
         raise Error(
@@ -60,7 +61,7 @@ def flex_attention(
     readings = [Reading(Pattern("bidirectional(dense)"))]
     reason = "there are more queries than keys" if query.shape[-2] > key.shape[-2] else ""
     if block_mask is not None and not reason:
-        readings, reason = _read_once(block_mask, query, key)
+        readings, reason = read_once(block_mask, query, key)
     if reason:
         warn_once(f"lace.flex_attention: {reason}; torch's flex_attention computes this")
         result: Any = torch_flex_attention(
@@ -73,7 +74,7 @@ def flex_attention(
             return_lse=return_lse,
         )
         return result
-    out, lse = run_readings(query, key, value, readings, scale)
+    out, lse = run_readings(query, key, value, readings, scale=scale)
     return (out, lse) if return_lse else out
 
 
@@ -82,8 +83,8 @@ _read: weakref.WeakKeyDictionary[BlockMask, _Read] = weakref.WeakKeyDictionary()
 
 
 @torch.compiler.disable
-def _read_once(block_mask: BlockMask, query: Tensor, key: Tensor) -> tuple[list[Reading], str]:
-    """As read_block_mask; a BlockMask is read when it is first used."""
+def read_once(block_mask: BlockMask, query: Tensor, key: Tensor) -> tuple[list[Reading], str]:
+    """As read_block_mask, and why the device cannot run it; a BlockMask is read when it is first used."""
     lengths = (query.shape[-2], key.shape[-2])
     known = _read.get(block_mask)
     if known is None or known[0] != lengths:

@@ -1,4 +1,4 @@
-"""The compiled library, the errors, and what the loaded operation can do."""
+"""The compiled library, the errors, and what its kernels can do."""
 
 from __future__ import annotations
 
@@ -47,26 +47,10 @@ def _load() -> Path | None:
 
 library_path = _load()
 
-# The arguments that the loaded operation has.
-_ARGUMENTS = frozenset(
-    argument.name for argument in torch.ops.lace.attention.default._schema.arguments
-)
-
-
-def has_argument(name: str) -> bool:
-    """Whether ``torch.ops.lace.attention`` has an argument of this name."""
-    return name in _ARGUMENTS
-
 
 def computes_sequences(device: torch.device | str) -> bool:
     """Whether kernels there take ``sequences``: those of GPUs do not yet."""
     return torch.device(device).type == "cpu"
-
-
-def require_argument(operation: str, name: str) -> None:
-    """Throws unless ``torch.ops.lace.attention`` has an argument of this name."""
-    if name not in _ARGUMENTS:
-        raise NotSupportedError(f"[{operation}] {name} is not computed by this version of lace")
 
 
 _warned: set[str] = set()

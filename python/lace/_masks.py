@@ -8,6 +8,7 @@ diagonal.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -34,11 +35,12 @@ def can_run(reading: Reading, device: torch.device) -> bool:
 
 
 def run_reading(
-    q: Tensor, k: Tensor, v: Tensor, reading: Reading, scale: float | None
+    q: Tensor, k: Tensor, v: Tensor, reading: Reading, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """out and lse of attention(q, k, v) with a mask that was read: [batch, heads, seq_len, …]."""
+    """out and lse of attention(q, k, v) with a mask that was read: [batch, heads, seq_len, …].
+    options: others of attention."""
     if reading.bounds is None:
-        return attention(q, k, v, reading.pattern, scale=scale, return_lse=True)
+        return attention(q, k, v, reading.pattern, return_lse=True, **options)
     batch, _, length, _ = q.shape
     begins = torch.arange(batch)[:, None] * length + reading.bounds[:-1]
     bounds = torch.cat([begins.flatten(), torch.tensor([batch * length])])
@@ -48,10 +50,10 @@ def run_reading(
         k,
         v,
         reading.pattern,
-        scale=scale,
         sequences=packed_sequences(bounds.to(q.device, non_blocking=True)),
         max_len=int(reading.bounds.diff().max()),
         return_lse=True,
+        **options,
     )
     out = out.unflatten(0, (batch, length)).transpose(1, 2)
     return out, lse.unflatten(1, (batch, length)).transpose(0, 1)
@@ -75,17 +77,17 @@ def joined(readings: list[Reading]) -> tuple[list[Reading], str]:
 
 
 def run_readings(
-    q: Tensor, k: Tensor, v: Tensor, readings: list[Reading], scale: float | None
+    q: Tensor, k: Tensor, v: Tensor, readings: list[Reading], **options: Any
 ) -> tuple[Tensor, Tensor]:
     """As run_reading, of a batch whose elements have masks of their own."""
     if len(readings) == 1:
-        return run_reading(q, k, v, readings[0], scale)
+        return run_reading(q, k, v, readings[0], options)
     elements = [reading.elements for reading in readings if reading.elements is not None]
     order = torch.cat(elements).argsort().to(q.device)
     parts = []
     for reading, some in zip(readings, elements, strict=True):
         some = some.to(q.device)
-        parts.append(run_reading(q[some], k[some], v[some], reading, scale))
+        parts.append(run_reading(q[some], k[some], v[some], reading, options))
     return torch.cat([out for out, _ in parts])[order], torch.cat([lse for _, lse in parts])[order]
 
 

@@ -79,7 +79,7 @@ def scaled_dot_product_attention(
             query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     q, k, v = (tensor.reshape(-1, *tensor.shape[-3:]) for tensor in (query, key, value))
-    out, _ = run_readings(q, k, v, groups, scale)
+    out, _ = run_readings(q, k, v, groups, scale=scale)
     return out.reshape(*query.shape[:-3], *out.shape[-3:])
 
 

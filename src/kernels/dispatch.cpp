@@ -14,6 +14,8 @@ std::atomic<const char*> last_kernel_name{""};
 
 namespace {
 
+constexpr const char* kNoCuda = "this lace was built without CUDA";
+
 std::string_view device_name(Device device) { return device == Device::kCpu ? "cpu" : "cuda"; }
 
 std::string kernel_names() {
@@ -33,7 +35,7 @@ Refusal refuse(const Kernel& kernel, const AttentionShape& shape) {
                    device_name(shape.device))};
   }
   if (const std::string reason = kernel.unavailable(); !reason.empty()) return {reason};
-  return {kernel.unsupported(shape), true};
+  return {kernel.unsupported(filled(kernel, shape)), true};
 }
 
 // Lines "\n  name: reason" of kernels in the table's order; neighbours of one reason share a line.
@@ -58,10 +60,23 @@ class Reasons {
 
 }  // namespace
 
+AttentionShape filled(const Kernel& kernel, const AttentionShape& shape) {
+  if (kernel.dim_multiple == nullptr) return shape;
+  const int64_t multiple = kernel.dim_multiple(shape);
+  const auto up = [&](int64_t dim) { return (dim + multiple - 1) / multiple * multiple; };
+  AttentionShape result = shape;
+  result.qk_dim = up(shape.qk_dim);
+  result.v_dim = up(shape.v_dim);
+  if (result.qk_dim != shape.qk_dim || result.v_dim != shape.v_dim) result.aligned = true;
+  return result;
+}
+
 const Kernel& find_kernel(std::string_view name) {
   for (const Kernel& kernel : kernels()) {
     if (kernel.name == name) return kernel;
   }
+  for (const std::string_view absent : kernels_without_cuda())
+    LACE_CHECK(absent != name, "[kernel] ", name, " is not there: ", kNoCuda);
   throw Error(concat("[kernel] there is no kernel named '", name, "'; there are ", kernel_names()));
 }
 
@@ -85,6 +100,8 @@ const Kernel& select_kernel(const AttentionShape& shape, std::string* passed_ove
     all.add(kernel.name, refusal.reason);
     if (refusal.is_of_shape) of_shape.add(kernel.name, refusal.reason);
   }
+  if (shape.device == Device::kCuda)
+    for (const std::string_view absent : kernels_without_cuda()) all.add(absent, kNoCuda);
   throw Error("[attention] no kernel can compute this:" + all.text());
 }
 

@@ -40,6 +40,7 @@ struct AttentionShape {
   bool positive_scale = true;  // as is_positive() tells
   bool sequences = false;      // `sequences` of the arguments is there
   bool packed = false;         // they lie one behind another: tensors have a batch of 1, stride 0
+  bool softcap = false;        // `softcap` of the arguments is there
 
   // How many [heads, rows] there are in memory, and which of them a batch element has.
   int64_t batch_in_memory() const { return packed ? 1 : batch; }
@@ -67,7 +68,8 @@ struct Tensor4 {
 // multiples of 16 bytes wherever they count.
 bool is_aligned(const Tensor4& tensor, DType dtype, int64_t batch, int64_t heads, int64_t rows);
 
-// out = softmax(scale · q kᵀ, kept to the plan's pairs) v, and its log-sum-exp
+// out = softmax(logits, kept to the plan's pairs) v, and its log-sum-exp
+//   logits = scale · q kᵀ; where shape.softcap, softcap · tanh(scale · q kᵀ / softcap)
 //   q    [batch, heads,    q_len, qk_dim]
 //   k    [batch, kv_heads, k_len, qk_dim]
 //   v    [batch, kv_heads, k_len, v_dim]
@@ -81,6 +83,7 @@ struct ForwardArgs {
   AttentionShape shape;
   const Sequence* sequences = nullptr;
   double scale = 1;
+  double softcap = 0;
   Tensor4 q, k, v, out;
   void* lse = nullptr;
 };
@@ -96,6 +99,7 @@ struct BackwardArgs {
   AttentionShape shape;
   const Sequence* sequences = nullptr;
   double scale = 1;
+  double softcap = 0;
   Tensor4 q, k, v, out, dout, dq, dk, dv;
   const void* lse = nullptr;
   const void* dlse = nullptr;
@@ -113,7 +117,7 @@ struct Kernel {
   Device device;
   // Empty, or why this machine cannot run it ("the processor lacks avx512f").
   std::string (*unavailable)();
-  // Empty, or why it does not compute this ("head_dim 520 is more than 512").
+  // Empty, or why it does not compute this ("head_dim 520 is more than 512"), as filled() left it.
   std::string (*unsupported)(const AttentionShape&);
   KernelTiles (*tiles)(const AttentionShape&);
   // On a GPU enqueue on context.stream and return; on a CPU return when the results are there.
@@ -124,21 +128,31 @@ struct Kernel {
   // The tiles that forward alone runs `plan`'s pattern fastest with, for a plan of tiles().forward;
   // and for a plan of those tiles, whether they still seem so. Null: tiles().forward.
   TileShape (*best_forward_tile)(const AttentionShape&, const Plan& plan) = nullptr;
+  // The number that its head_dims must be multiples of. Null: 1.
+  int64_t (*dim_multiple)(const AttentionShape&) = nullptr;
 };
+
+// `shape` as `kernel` takes it. This is where it is decided which kernel gets which head_dims: one
+// that is not a multiple of the kernel's dim_multiple goes up to the next, and whoever calls fills
+// q, k and v, and in backward out and dout, with zeros that far, which changes no product, and cuts
+// the results. Tensors that are filled are aligned, too; whoever calls sees to it.
+AttentionShape filled(const Kernel& kernel, const AttentionShape& shape);
 
 // All kernels of this build, best first.
 std::span<const Kernel> kernels();
 
-// The first kernel of shape.device that is available and supports `shape`, or the one that the
-// environment variable LACE_KERNEL names. Throws lace::Error with the reason if that one cannot run
-// or if none can.
-// passed_over, if not null: why better kernels of the device that this machine could run do not
-// compute `shape`, a line "\n  names: reason" for each reason; empty if LACE_KERNEL names the
-// kernel.
+// The first kernel of shape.device that is available and supports `shape`, filled(), or the one
+// that the environment variable LACE_KERNEL names. Throws lace::Error with the reason if that one
+// cannot run or if none can. passed_over, if not null: why better kernels of the device that this
+// machine could run do not compute `shape`, a line "\n  names: reason" for each reason; empty if
+// LACE_KERNEL names the kernel.
 const Kernel& select_kernel(const AttentionShape& shape, std::string* passed_over = nullptr);
 
 // The kernel of that name. Throws lace::Error listing all names if there is none.
 const Kernel& find_kernel(std::string_view name);
+
+// The names of the kernels for GPUs where the build is without CUDA; else none.
+std::span<const std::string_view> kernels_without_cuda();
 
 // The name of the kernel whose forward or backward was called last in this process, through
 // kernels(), find_kernel() or select_kernel(); empty before the first. Thread-safe.

@@ -16,4 +16,9 @@ std::span<const Kernel> kernels() {
   return kTable;
 }
 
+std::span<const std::string_view> kernels_without_cuda() {
+  static constexpr std::array<std::string_view, 2> kNames{"cuda_sm90", "cuda_portable"};
+  return kNames;
+}
+
 }  // namespace lace

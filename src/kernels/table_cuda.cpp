@@ -18,4 +18,6 @@ std::span<const Kernel> kernels() {
   return kTable;
 }
 
+std::span<const std::string_view> kernels_without_cuda() { return {}; }
+
 }  // namespace lace

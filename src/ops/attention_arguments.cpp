@@ -70,6 +70,31 @@ double check_scale(const char* op, double scale, DType dtype) {
   return std::abs(scale) < 0x1p-126 ? 0 : scale;
 }
 
+void check_block_mask(const char* op, const AttentionShape& shape,
+                      const AttentionOptions& options) {
+  const at::Tensor& mask = options.block_mask;
+  if (!mask.defined()) return;
+  const int64_t dims = mask.dim();
+  LACE_CHECK(mask.scalar_type() == at::kBool && (dims == 2 || dims == 3) &&
+                 mask.size(dims - 1) == mask.size(dims - 2) && mask.size(dims - 1) >= 1,
+             "[", op, "] block_mask must be bool [heads or 1, blocks, blocks], got ",
+             dtype_name(mask.scalar_type()), " of the shape ", mask.sizes());
+  LACE_CHECK(dims == 2 || mask.size(0) == 1 || mask.size(0) == shape.heads, "[", op,
+             "] block_mask must be of 1 head or ", shape.heads, ", got ", mask.size(0));
+  LACE_CHECK(options.block_size >= 1, "[", op, "] block_size must be positive, got ",
+             options.block_size);
+}
+
+// 0 if there is none. Of what kernels compute in float32 it is far from what a float holds.
+double check_softcap(const char* op, std::optional<double> softcap, DType dtype) {
+  if (!softcap) return 0;
+  LACE_CHECK(std::isfinite(*softcap) && *softcap > 0, "[", op,
+             "] softcap must be positive and finite, got ", *softcap);
+  LACE_CHECK(dtype == DType::kFloat64 || (0x1p-64 <= *softcap && *softcap <= 0x1p64), "[", op,
+             "] softcap must be from 2^-64 to 2^64, got ", *softcap);
+  return *softcap;
+}
+
 void check_equal(const char* op, const char* what, const char* name, int64_t value,
                  const char* other, int64_t expected) {
   LACE_CHECK(value == expected, "[", op, "] ", what, " of ", name, " is ", value, ", ", other,
@@ -141,6 +166,9 @@ AttentionArguments check_attention(const char* op, const at::Tensor& q, const at
   }
   arguments.scale = check_scale(
       op, options.scale.value_or(1 / std::sqrt(static_cast<double>(shape.qk_dim))), shape.dtype);
+  check_block_mask(op, shape, options);
+  arguments.softcap = check_softcap(op, options.softcap, shape.dtype);
+  shape.softcap = options.softcap.has_value();
   shape.aligned = is_aligned(q) && is_aligned(k) && is_aligned(v);
   shape.positive_scale = is_positive(arguments.scale);
   return arguments;

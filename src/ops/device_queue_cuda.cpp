@@ -121,8 +121,10 @@ std::unique_ptr<DeviceQueue> DeviceQueue::make(c10::Device device) {
 int64_t take_peak_memory(c10::Device device) {
   if (device.is_cpu()) return 0;
   using c10::CachingAllocator::StatType;
-  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());
-  c10::cuda::CUDACachingAllocator::resetPeakStats(device.index());
+  at::globalContext().lazyInitDevice(at::kCUDA);
+  const c10::DeviceIndex index = device.has_index() ? device.index() : c10::cuda::current_device();
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(index);
+  c10::cuda::CUDACachingAllocator::resetPeakStats(index);
   return stats.allocated_bytes[static_cast<size_t>(StatType::AGGREGATE)].peak;
 }
 

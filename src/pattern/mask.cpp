@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
 #include <mutex>
 #include <unordered_map>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "lace/error.h"
 
 #include "core/home.h"
+#include "core/mix64.h"
 #include "core/regular_file.h"
 #include "core/safe_text.h"
 #include "core/safetensors.h"
@@ -48,17 +50,23 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-// FNV-1a over the numbers and the bits.
+// Of the numbers and the bits, eight bytes at a time.
 uint64_t hash(const BlockMask& mask) {
-  uint64_t value = 0xcbf29ce484222325;
-  const auto add = [&value](uint8_t byte) { value = (value ^ byte) * 0x100000001b3; };
+  uint64_t value = kMix64Step;
+  const auto add = [&value](uint64_t word) {
+    value = (value ^ word) * 0xff51afd7ed558ccdu;
+    value ^= value >> 32;
+  };
   for (const int64_t number : {mask.heads, mask.blocks, mask.block_size}) {
-    for (int shift = 0; shift < 64; shift += 8) {
-      add(static_cast<uint8_t>(static_cast<uint64_t>(number) >> shift));
-    }
+    add(static_cast<uint64_t>(number));
   }
-  for (const uint8_t byte : mask.live) add(byte);
-  return value;
+  constexpr size_t kWord = sizeof(uint64_t);
+  for (size_t at = 0; at < mask.live.size(); at += kWord) {
+    uint64_t word = 0;
+    std::memcpy(&word, mask.live.data() + at, std::min(kWord, mask.live.size() - at));
+    add(word);
+  }
+  return mix64(value);
 }
 
 std::shared_ptr<const BlockMask> load(const SafetensorsFile& opened, const std::string& file) {
@@ -70,16 +78,11 @@ std::shared_ptr<const BlockMask> load(const SafetensorsFile& opened, const std::
   LACE_CHECK(shape.size() == 3 && shape[0] >= 1 && shape[1] >= 1 && shape[1] == shape[2],
              "[mask] tensor of ", file, " must be [heads or 1, blocks, blocks], got ",
              shape_text(shape));
-  auto mask = std::make_shared<BlockMask>();
-  mask->heads = shape[0];
-  mask->blocks = shape[1];
-  mask->block_size = block_size(header, file);
-  mask->live = opened.read(tensor);
-  for (const uint8_t byte : mask->live) {
+  std::vector<uint8_t> live = opened.read(tensor);
+  for (const uint8_t byte : live) {
     LACE_CHECK(byte <= 1, "[mask] elements of ", file, " must be 0 or 1, got ", int{byte});
   }
-  mask->content_hash = hash(*mask);
-  return mask;
+  return block_mask(shape[0], shape[1], block_size(header, file), std::move(live));
 }
 
 // The masks of files that have not changed since. At most kMaxFiles of them, and kMaxBytes in all:
@@ -141,3 +144,24 @@ std::shared_ptr<const BlockMask> read_mask(const std::string& name) {
 }
 
 }  // namespace lace::pattern
+
+namespace lace {
+
+std::shared_ptr<const BlockMask> block_mask(int64_t heads, int64_t blocks, int64_t block_size,
+                                            std::vector<uint8_t> live) {
+  LACE_CHECK(heads >= 1 && blocks >= 1 && 1 <= block_size && block_size <= pattern::kMaxArgument,
+             "[mask] heads, blocks and block_size must be positive, got ", heads, ", ", blocks,
+             " and ", block_size);
+  LACE_CHECK(static_cast<int64_t>(live.size()) == heads * blocks * blocks, "[mask] a mask of ",
+             heads, " heads and ", blocks, " blocks must have ", heads * blocks * blocks,
+             " elements, got ", live.size());
+  auto mask = std::make_shared<BlockMask>();
+  mask->heads = heads;
+  mask->blocks = blocks;
+  mask->block_size = block_size;
+  mask->live = std::move(live);
+  mask->content_hash = pattern::hash(*mask);
+  return mask;
+}
+
+}  // namespace lace

@@ -301,6 +301,18 @@ Pattern mask(const std::string& file) {
   return pattern::one_atom(Atom{AtomKind::kMask, {}, {}, file, pattern::read_mask(file)});
 }
 
+Pattern within(const Pattern& of, std::shared_ptr<const BlockMask> mask) {
+  LACE_CHECK(mask != nullptr, "[within] mask must be there, got none");
+  const std::string name = concat("tensor ", mask->content_hash);
+  const Expr blocks = pattern::atom_expr({AtomKind::kMask, {}, {}, name, std::move(mask)});
+  std::vector<Pattern::HeadEntry> entries = of.entries();
+  for (Pattern::HeadEntry& entry : entries) {
+    const bool dense = entry.expr == pattern::atom_expr({AtomKind::kDense});
+    entry.expr = dense ? blocks : pattern::combine(Expr::Op::kIntersection, {entry.expr, blocks});
+  }
+  return Pattern(std::move(entries), of.causal());
+}
+
 Pattern operator|(const Pattern& a, const Pattern& b) {
   return pattern::join(Expr::Op::kUnion, a, b, "union");
 }

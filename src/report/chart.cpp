@@ -6,6 +6,7 @@
 #include "lace/error.h"
 
 #include "core/format.h"
+#include "core/ticks.h"
 #include "report/html.h"
 
 namespace lace::report {
@@ -30,8 +31,7 @@ double last_x(const Chart& chart, Across across) {
 std::string format_x(double x, Across across) {
   if (across == Across::kTime) return format_duration(x);
   if (across == Across::kBytes) return format_bytes(x);
-  if (x < 1e5) return format_count(std::llround(x));
-  return x < 1e6 ? short_number(x / 1e3) + "k" : short_number(x / 1e6) + "M";
+  return x < 1e5 ? format_count(std::llround(x)) : format_short(x);
 }
 
 // Of time the round numbers are those of a clock.
@@ -236,13 +236,8 @@ bool is_known(const Chart& chart, Across across) {
                      [](const Series& series) { return series.bytes_of_step > 0; });
 }
 
-// "0.800" → "0.8"; what is no plain number stays.
-std::string without_zeros(std::string text) {
-  const bool plain = text.find('.') != std::string::npos &&
-                     text.find_first_not_of("-0123456789.") == std::string::npos;
-  while (plain && text.back() == '0') text.pop_back();
-  if (plain && text.back() == '.') text.pop_back();
-  return text;
+std::string tick_text(const Chart& chart, double tick) {
+  return chart.format_tick ? chart.format_tick(tick) : without_zeros(chart.format_y(tick));
 }
 
 std::string style_percent(const char* side, double share) {
@@ -277,20 +272,6 @@ double Series::x(const Point& point, Across across) const {
   return across == Across::kSteps   ? point.step
          : across == Across::kBytes ? point.step * bytes_of_step
                                     : point.elapsed_s;
-}
-
-std::vector<double> round_ticks(double low, double high, int count) {
-  std::vector<double> ticks;
-  const double rough = (high - low) / count;
-  if (!(rough > 0) || !std::isfinite(rough)) return {low};
-  const double power = std::pow(10, std::floor(std::log10(rough)));
-  const double step = power * (rough / power <= 1   ? 1
-                               : rough / power <= 2 ? 2
-                               : rough / power <= 5 ? 5
-                                                    : 10);
-  for (double tick = std::ceil(low / step - 1e-9); tick * step <= high + 1e-9 * step; ++tick)
-    ticks.push_back(tick * step + 0.0);  // no −0
-  return ticks;
 }
 
 void fit_y(Chart& chart, bool from_zero) {
@@ -342,8 +323,7 @@ std::string chart_html(const Chart& chart) {
   std::string up;
   for (const double tick : round_ticks(chart.y_low, chart.y_high, kTicksUp)) {
     const double share = (tick - chart.y_low) / (chart.y_high - chart.y_low);
-    up += concat("<span ", style_percent("bottom", share), ">", without_zeros(chart.format_y(tick)),
-                 "</span>");
+    up += concat("<span ", style_percent("bottom", share), ">", tick_text(chart, tick), "</span>");
   }
   return concat("<figure class=chart><figcaption><b>", escaped(chart.title), "</b> <span>",
                 escaped(chart.what), "</span>", legend_html(chart),
@@ -365,7 +345,7 @@ std::string chart_svg(const Chart& chart, Across across, double y) {
     svg += concat("<path d=\"M", frame.left, " ", std::llround(frame.y(tick)), "h", frame.width,
                   "\" stroke=\"#ddd\"/><text x=\"", frame.left - 8, "\" y=\"",
                   std::llround(frame.y(tick)) + 4, "\" text-anchor=\"end\">",
-                  without_zeros(chart.format_y(tick)), "</text>\n");
+                  tick_text(chart, tick), "</text>\n");
   for (const double tick : ticks_across(frame.x_high, across))
     svg += concat("<text x=\"", std::llround(frame.x(tick)), "\" y=\"", bottom + 18,
                   "\" text-anchor=\"middle\">", format_x(tick, across), "</text>\n");

@@ -43,10 +43,9 @@ struct Chart {
   std::vector<Mark> marks;
   double y_low = 0, y_high = 1;
   std::function<std::string(double)> format_y;
+  // Of marks on the axis; without it format_y, zeros at the end left out.
+  std::function<std::string(double)> format_tick = {};
 };
-
-// Ticks at round numbers within [low, high], about `count` of them.
-std::vector<double> round_ticks(double low, double high, int count);
 
 // Sets y_low and y_high to hold what the curves show after the first twentieth of their steps,
 // where a loss falls from far above. from_zero: y_low is 0.

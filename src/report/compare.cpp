@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <map>
+#include <tuple>
 
 #include "lace/error.h"
 
@@ -57,7 +57,7 @@ ComparedRun summary(const Run& run, const std::string& name) {
   row.parameters = run.parameters();
   row.steps = run.history.step();
   if (const auto bytes = run.bytes_of_step()) row.bytes = *bytes * static_cast<double>(row.steps);
-  row.elapsed_s = run.history.elapsed_s();
+  row.elapsed_s = run.elapsed_s();
   if (row.bytes && row.elapsed_s > 0) row.tokens_per_s = *row.bytes / row.elapsed_s;
   if (const auto best = run.history.best_validation()) row.best = best->bits_per_byte;
   if (const auto last = run.history.last_validation()) row.last = last->bits_per_byte;
@@ -107,6 +107,43 @@ bool same_split(const Json& a, const Json& b) {
   for (const auto& [key, value] : a.items())
     if (b.contains(key) && b[key] != value) return false;
   return true;
+}
+
+// Where the validations of all runs end, and the name of the run that is the first to end; "" where
+// all end there.
+std::pair<double, std::string> common_end(const std::vector<std::vector<Point>>& curves,
+                                          const std::vector<ComparedRun>& rows, double Point::*x) {
+  size_t first = 0;
+  double last = 0;
+  for (size_t i = 0; i < curves.size(); ++i) {
+    if (curves[i].back().*x < curves[first].back().*x) first = i;
+    last = std::max(last, curves[i].back().*x);
+  }
+  const double end = curves[first].back().*x;
+  return {end, last > end ? rows[first].name : ""};
+}
+
+// Bits a byte of all runs at the last step, and moment, that all have validations up to.
+void find_equal(const std::vector<std::vector<Point>>& curves, Comparison& comparison) {
+  for (const std::vector<Point>& curve : curves)
+    if (curve.empty()) return;
+  std::tie(comparison.step, comparison.step_of) = common_end(curves, comparison.rows, &Point::step);
+  std::tie(comparison.elapsed_s, comparison.elapsed_of) =
+      common_end(curves, comparison.rows, &Point::elapsed_s);
+  for (size_t i = 0; i < curves.size(); ++i) {
+    ComparedRun& row = comparison.rows[i];
+    row.at_step = value_at_x(curves[i], &Point::step, comparison.step);
+    row.at_time = value_at_x(curves[i], &Point::elapsed_s, comparison.elapsed_s);
+    const Point& first = curves[i].front();
+    if (!row.at_step)
+      comparison.notes.push_back(
+          concat(row.name, " has no figure at step ", format_count(std::llround(comparison.step)),
+                 ": its first validation is of step ", format_count(std::llround(first.step))));
+    if (!row.at_time)
+      comparison.notes.push_back(
+          concat(row.name, " has no figure after ", format_duration(comparison.elapsed_s),
+                 ": its first validation came after ", format_duration(first.elapsed_s)));
+  }
 }
 
 void find_notes(const std::vector<Run>& runs, Comparison& comparison) {
@@ -225,6 +262,11 @@ std::string settings_html(const Comparison& comparison) {
   return html + "</tbody></table></div>\n";
 }
 
+// A sentence on the run that has no validation after that; "" where all end there.
+std::string no_further(const std::string& name, const std::string& end) {
+  return name.empty() ? "" : concat(" ", escaped(name), " got no further than ", end, ".");
+}
+
 template <typename Value>
 OrderedJson optional_json(const std::optional<Value>& value) {
   return value ? OrderedJson(*value) : OrderedJson();
@@ -237,21 +279,11 @@ Comparison compare(const std::vector<Run>& runs) {
   Comparison comparison;
   const std::vector<std::string> labels = names(runs);
   std::vector<std::vector<Point>> curves;
-  bool all = true;
-  comparison.step = comparison.elapsed_s = std::numeric_limits<double>::infinity();
   for (size_t i = 0; i < runs.size(); ++i) {
     comparison.rows.push_back(summary(runs[i], labels[i]));
     curves.push_back(validation_curve(runs[i].history));
-    all = all && !curves.back().empty();
-    if (!all) continue;
-    comparison.step = std::min(comparison.step, curves.back().back().step);
-    comparison.elapsed_s = std::min(comparison.elapsed_s, curves.back().back().elapsed_s);
   }
-  if (!all) comparison.step = comparison.elapsed_s = 0;
-  for (size_t i = 0; i < runs.size() && all; ++i) {
-    comparison.rows[i].at_step = value_at_x(curves[i], &Point::step, comparison.step);
-    comparison.rows[i].at_time = value_at_x(curves[i], &Point::elapsed_s, comparison.elapsed_s);
-  }
+  find_equal(curves, comparison);
   find_settings(runs, comparison);
   find_notes(runs, comparison);
   return comparison;
@@ -282,8 +314,13 @@ OrderedJson comparison_json(const Comparison& comparison) {
   }
   OrderedJson settings = OrderedJson::object();
   for (const auto& [key, values] : comparison.settings) settings[key] = values;
+  const auto name_or_null = [](const std::string& name) {
+    return name.empty() ? OrderedJson() : OrderedJson(name);
+  };
   return {{"equal_steps", comparison.step},
+          {"equal_steps_of", name_or_null(comparison.step_of)},
           {"equal_time_s", comparison.elapsed_s},
+          {"equal_time_of", name_or_null(comparison.elapsed_of)},
           {"runs", rows},
           {"settings", settings},
           {"notes", comparison.notes}};
@@ -292,8 +329,16 @@ OrderedJson comparison_json(const Comparison& comparison) {
 std::string comparison_html(const std::vector<Run>& runs, const Comparison& comparison) {
   std::string html = page_begin("lace: runs compared", "") + "<h1>Runs compared</h1>\n";
   html += "<p class=soft>Bits a byte, lower is better; below them the difference to the first run.";
-  if (comparison.step > 0)
+  if (comparison.step > 0) {
     html += " At equal steps and at equal time a curve is read between two validations.";
+    const std::string step = "step " + format_count(std::llround(comparison.step)),
+                      time = format_duration(comparison.elapsed_s);
+    if (comparison.step_of == comparison.elapsed_of) {
+      html += no_further(comparison.step_of, concat(step, " and ", time));
+    } else {
+      html += no_further(comparison.step_of, step) + no_further(comparison.elapsed_of, time);
+    }
+  }
   html += "</p>\n" + table_html(comparison);
   if (!comparison.notes.empty()) {
     html += "<div class=card><b>Not comparable</b><ul>";

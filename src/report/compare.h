@@ -29,7 +29,8 @@ struct Comparison {
   // The last step, and the last moment of training, that all runs have validations up to: there
   // each run's curve of validations is read, straight between two of them. 0 where one has none.
   double step = 0, elapsed_s = 0;
-  std::vector<std::string> notes;  // why figures are not comparable, a line each
+  std::string step_of, elapsed_of;  // the run that got no further; "" where all end there
+  std::vector<std::string> notes;   // why figures are not comparable, a line each
   // Keys of recipes, "section.key", that differ, and the value of each run ("" where it has none).
   std::vector<std::pair<std::string, std::vector<std::string>>> settings;
 };

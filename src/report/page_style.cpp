@@ -127,7 +127,8 @@ const radios=[...document.querySelectorAll('input[name=across]')],key='lace-acro
 try{const kept=radios[sessionStorage.getItem(key)??-1];if(kept)kept.checked=true;
 radios.forEach((r,i)=>r.addEventListener('change',()=>sessionStorage.setItem(key,i)))}catch{}
 const across=()=>Math.max(0,radios.findIndex(r=>r.checked));
-const clock=s=>{s=Math.round(s);const two=n=>String(n).padStart(2,'0');
+const clock=s=>{if(s<9.95)return Number(s<.9995?s.toPrecision(3):s.toFixed(1))+' s';
+s=Math.round(s);const two=n=>String(n).padStart(2,'0');
 return s<60?s+' s':s<3600?Math.floor(s/60)+':'+two(s%60):Math.floor(s/3600)+':'+two(Math.floor(s/60)%60)+':'+two(s%60)};
 const size=b=>{let u=0;for(;b>=1000&&u<4;++u)b/=1000;return Number(b.toPrecision(3))+' '+['B','kB','MB','GB','TB'][u]};
 for(const plot of document.querySelectorAll('.plot')){
@@ -168,7 +169,7 @@ if(!busy)location.reload()},60000);
 document.body.dataset.script='ready';
 })();)";
 
-const std::string_view kScriptHash = "sha256-ekw6HsUMTx1HauoIX9t2PFnMVndA2bA8hxnwg4Tiufk=";
+const std::string_view kScriptHash = "sha256-3UcQ0I67mt0ULkuD8vjD+pYVt3yMtBsyDQrdvsETaOQ=";
 
 const std::string_view kSwitch =
     "<div class=switch role=group aria-label=\"charts over\"><label for=across-steps>steps</label>"

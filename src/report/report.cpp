@@ -31,9 +31,7 @@ std::string bits(double value) {
   return buffer;
 }
 
-std::string exponent_free(double value) {
-  return value != 0 && std::abs(value) < 0.001 ? short_number(value, 3) : format_number(value);
-}
+std::string plain(double value) { return without_zeros(format_number(value)); }
 
 std::vector<Point> curve(const std::vector<Bucket>& buckets, Figure figure, bool band) {
   std::vector<Point> points;
@@ -74,7 +72,7 @@ std::string tiles(const Run& run) {
                  data > 0 ? format_number(bytes / data) + " times the training bytes" : "");
   }
   const auto left = run.state == State::kFinished ? std::nullopt : run.remaining_s();
-  html += tile("time", format_duration(history.elapsed_s()),
+  html += tile("time", format_duration(run.elapsed_s()),
                left ? format_duration(*left) + " left" : "");
   const double speed = history.recent(Figure::kTokensPerS);
   const double share = history.recent(Figure::kShareOfPeak);
@@ -139,12 +137,14 @@ std::string loss_chart(const Run& run) {
 
 // One figure over the steps, or "" where no line has it.
 std::string figure_chart(const Run& run, Figure figure, const std::string& title, bool band,
-                         std::string (*format)(double)) {
+                         std::string (*format)(double),
+                         std::string (*format_tick)(double) = nullptr) {
   Chart chart;
   chart.title = title;
   chart.series.push_back(series_of(run, title, 0, curve(run.history.steps(), figure, band)));
   if (chart.series[0].points.empty()) return "";
   chart.format_y = format;
+  chart.format_tick = format_tick;
   fit_y(chart, true);
   return chart_html(chart);
 }
@@ -161,11 +161,12 @@ std::string parts_card(const Run& run) {
   std::string bar, rows;
   for (size_t i = 0; i < parts.size(); ++i) {
     const auto& [seconds, name] = parts[i];
-    const std::string share = short_number(100 * seconds / all, 3), color = concat("c", i % 8);
-    bar += concat("<i class=", color, " style=\"width:", share, "%\"></i>");
-    rows +=
-        concat("<tr><td><span class=", color, ">■</span> ", escaped(name), "</td><td class=num>",
-               format_duration(seconds), "</td><td class=num>", share, "%</td></tr>");
+    const double percent = 100 * seconds / all;
+    const std::string color = concat("c", i % 8);
+    bar += concat("<i class=", color, " style=\"width:", short_number(percent, 3), "%\"></i>");
+    rows += concat("<tr><td><span class=", color, ">■</span> ", escaped(name),
+                   "</td><td class=num>", format_duration(seconds), "</td><td class=num>",
+                   format_number(percent), "%</td></tr>");
   }
   return concat("<div class=card><b>Where the time went</b><div class=parts>", bar,
                 "</div><table class=wide><tbody>", rows, "</tbody></table></div>");
@@ -266,18 +267,16 @@ std::string Report::html() {
   pictured_ = pictured;
 
   std::string html = page_begin(run.name, name(run.state)) + head(run);
-  html += concat("<div class=bar><h2>Learning</h2>", kSwitch, "</div>\n", loss_chart(run),
-                 "<div class=pair>",
-                 figure_chart(run, Figure::kLearningRate, "Learning rate", false, exponent_free),
-                 figure_chart(run, Figure::kGradientNorm, "Gradient norm, before clipping", true,
-                              exponent_free),
-                 "</div>\n");
+  html += concat(
+      "<div class=bar><h2>Learning</h2>", kSwitch, "</div>\n", loss_chart(run), "<div class=pair>",
+      figure_chart(run, Figure::kLearningRate, "Learning rate", false, plain),
+      figure_chart(run, Figure::kGradientNorm, "Gradient norm, before clipping", true, plain),
+      "</div>\n");
   if (run.history.lines() == 0) html += "<p class=card>No step has been taken yet.</p>\n";
   html += baselines_section(run) + samples_section(run) + attention_section(run);
   const auto percent = [](double share) { return format_number(100 * share) + "%"; };
-  const std::string speed = figure_chart(
-      run, Figure::kTokensPerS, "Tokens a second", true,
-      [](double v) { return v < 1e4 ? format_number(v) : short_number(v / 1e3) + "k"; });
+  const std::string speed =
+      figure_chart(run, Figure::kTokensPerS, "Tokens a second", true, format_number, format_short);
   if (!speed.empty())
     html +=
         concat("<h2>Speed and memory</h2><div class=pair>", speed, parts_card(run),

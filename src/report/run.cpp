@@ -256,6 +256,12 @@ std::optional<double> Run::total_s() const {
   return minutes && *minutes > 0 ? std::optional(60 * *minutes) : std::nullopt;
 }
 
+double Run::elapsed_s() const {
+  const double of_steps = history.elapsed_s();
+  if (number_at(last, {"step"}) != static_cast<double>(history.step())) return of_steps;
+  return std::max(of_steps, number_at(last, {"elapsed_s"}).value_or(0));
+}
+
 double Run::fraction() const {
   double done = 0;
   if (const auto steps = total_steps())

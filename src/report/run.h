@@ -45,7 +45,10 @@ struct Run {
   std::optional<double> bytes_of_step() const;
   std::optional<int64_t> total_steps() const;  // that the recipe asks for
   std::optional<double> total_s() const;       // that it allows
-  double fraction() const;                     // done, in [0, 1]; 0 where nothing tells
+  // Of training: up to its last step, and where a checkpoint of that step has been saved with what
+  // came between (a validation, samples), so that all commands tell the same time.
+  double elapsed_s() const;
+  double fraction() const;  // done, in [0, 1]; 0 where nothing tells
   std::optional<double> remaining_s() const;
   DataKind kind() const;
   double sample_rate() const;  // of audio, in Hz

@@ -158,7 +158,8 @@ std::string heat_map(const Json& weights, int64_t columns, bool by_rows) {
   return data_uri("image/png", png(columns, rows, 3, pixels));
 }
 
-std::string attention_map(const Json& map) {
+// window: positions of one, 0 where that is not known.
+std::string attention_map(const Json& map, int64_t window) {
   const Json& weights = value_at(map, {"weights"});
   const bool of_query = text_at(map, {"kind"}) == "query";
   const auto size = [&](const char* key) {
@@ -174,7 +175,8 @@ std::string attention_map(const Json& map) {
   LACE_CHECK(fits, "[report] attention.json: a map's sizes and weights do not fit");
   const std::string shown =
       of_query ? concat("query ", format_count(size("query")), ", rows of ", format_count(columns))
-               : "queries down, keys across";
+      : window > 0 ? concat("queries down, keys across, both 0 … ", format_count(window - 1))
+                   : "queries down, keys across";
   const std::string where = concat("layer ", size("layer"), ", head ", size("head"));
   const int64_t height = of_query ? (count + columns - 1) / columns : rows;
   return concat("<figure><img class=pixels width=", columns, " height=", height,
@@ -218,7 +220,10 @@ std::string attention_section(const Run& run) {
   if (!maps.is_array() || maps.empty()) return "";
   std::string figures;
   try {
-    for (size_t i = 0; i < std::min(maps.size(), kMostMaps); ++i) figures += attention_map(maps[i]);
+    const double window = number_at(run.attention, {"window"}).value_or(0);
+    const int64_t positions = window >= 1 && window <= 1e9 ? static_cast<int64_t>(window) : 0;
+    for (size_t i = 0; i < std::min(maps.size(), kMostMaps); ++i)
+      figures += attention_map(maps[i], positions);
   } catch (const Error& error) {
     figures += concat("<p>", escaped(error.what()), "</p>");
   }

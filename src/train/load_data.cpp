@@ -52,7 +52,8 @@ std::string cache_beside(const std::string& run_folder) {
 Dataset load_data(const Recipe& recipe, const std::string& cache) {
   const DataConfig& config = recipe.data;
   LACE_CHECK(!config.paths.empty(),
-             "[train] the recipe names no data: set data.paths to files or folders");
+             "[train] the recipe names no data: set data.paths to files or folders, as by "
+             "--set data.paths=FILE");
   const std::string& folder = config.cache.empty() ? cache : config.cache;
   Dataset data = load_kind(recipe, config.paths,
                            config.validation_paths.empty() ? config.validation_fraction : 0,

@@ -6,6 +6,9 @@
 #include <cstdio>
 #include <string_view>
 
+#include "core/format.h"
+#include "core/ticks.h"
+
 namespace lace {
 namespace {
 
@@ -93,13 +96,13 @@ std::string map_table(const ProbeResult& result) {
   html += "<th>fresh</th></tr>\n";
   const size_t columns = result.depths.size();
   for (size_t row = 0; row < result.lengths.size(); ++row) {
-    html += concat("<tr><th>", result.lengths[row], " bytes</th>");
+    html += concat("<tr><th>", format_count(result.lengths[row]), " bytes</th>");
     double fresh = 0;
     for (size_t i = 0; i < columns; ++i) {
       const CopyCell& cell = result.cells[row * columns + i];
       const double share = saved_share(cell);
       fresh += cell.fresh.mean / static_cast<double>(columns);
-      html += concat("<td style=\"", cell_colors(share), "\" title=\"", cell.distance,
+      html += concat("<td style=\"", cell_colors(share), "\" title=\"", format_count(cell.distance),
                      " bytes back: ", fixed(cell.copied.mean, 3), " bits/byte copied, ",
                      fixed(cell.fresh.mean, 3), " fresh, saved ", fixed(cell.gain.mean, 3),
                      plus_minus(cell.gain), "\">", fixed(cell.gain.mean, 2), "<small>",
@@ -111,7 +114,7 @@ std::string map_table(const ProbeResult& result) {
 }
 
 // Width and height of the chart's area, and where it begins.
-constexpr double kWide = 640, kHigh = 220, kLeft = 52, kTop = 12;
+constexpr double kWide = 640, kHigh = 220, kLeft = 52, kTop = 24;
 
 struct Scale {
   double most_position = 1, low = 0, high = 1;
@@ -124,17 +127,20 @@ struct Scale {
 double middle(const PositionBin& bin) { return static_cast<double>(bin.begin + bin.end - 1) / 2; }
 
 std::string axes(const Scale& scale) {
-  std::string svg;
-  for (int i = 0; i <= 4; ++i) {
-    const double bits = scale.low + (scale.high - scale.low) * i / 4;
+  constexpr double kBottom = kTop + kHigh;
+  std::string svg =
+      concat("<text x=\"4\" y=\"14\">bits/byte</text><text x=\"", kLeft + kWide / 2, "\" y=\"",
+             kBottom + 38, "\" text-anchor=\"middle\">bytes before it in the window</text>\n");
+  for (const double bits : round_ticks(scale.low, scale.high, 5)) {
     svg += concat("<path class=\"grid\" d=\"M", kLeft, " ", fixed(scale.y(bits), 1), "h", kWide,
                   "\"/><text x=\"", kLeft - 8, "\" y=\"", fixed(scale.y(bits) + 4, 1),
-                  "\" text-anchor=\"end\">", fixed(bits, 2), "</text>\n");
+                  "\" text-anchor=\"end\">", without_zeros(fixed(bits, 3)), "</text>\n");
   }
   for (double position = 0; position <= scale.most_position;
-       position = position == 0 ? 1 : position * 4)
-    svg += concat("<text x=\"", fixed(scale.x(position), 1), "\" y=\"", kTop + kHigh + 18,
-                  "\" text-anchor=\"middle\">", static_cast<int64_t>(position), "</text>\n");
+       position = position == 0 ? 1 : position * 10)
+    svg += concat("<path class=\"grid\" d=\"M", fixed(scale.x(position), 1), " ", kBottom,
+                  "v5\"/><text x=\"", fixed(scale.x(position), 1), "\" y=\"", kBottom + 18,
+                  "\" text-anchor=\"middle\">", format_count(std::llround(position)), "</text>\n");
   return svg;
 }
 
@@ -169,7 +175,7 @@ std::string position_chart(std::span<const ProbedRun> runs) {
   std::string html =
       "<section><h2>Loss by position in the window</h2><p>bits/byte of the bytes "
       "that have so many before them in the window, on validation data; bars: 95% "
-      "over windows</p><div><svg viewBox=\"0 0 710 264\">";
+      "over windows</p><div><svg viewBox=\"0 0 710 292\">";
   html += axes(scale);
   for (size_t i = 0; i < runs.size(); ++i) html += line(runs[i].result, scale, i);
   html += "</svg></div><ul>";

@@ -93,6 +93,7 @@ Sitting::Sitting(const Recipe& recipe, const RunOptions& options)
 
 RunResult Sitting::train() {
   bool finished = trainer_->done(), stopped = false;
+  double elapsed_s = 0;
   memory_in_use(options_.device);  // a peak from before the run is none of it
   try {
     while (!finished && !stopped) {
@@ -103,6 +104,7 @@ RunResult Sitting::train() {
       if (trainer_->unfinished_steps() > 0) continue;
       save(finished || stopped || is_due(recipe_.train.checkpoint_every, trainer_->step()));
     }
+    elapsed_s = trainer_->elapsed_s();  // as the last checkpoint has it
     if (checkpoints_) checkpoints_->finish();
   } catch (const std::exception& error) {
     if (options_.group) options_.group->fail(error.what());  // saving may take its time
@@ -114,7 +116,7 @@ RunResult Sitting::train() {
                 " validations were no better than the best: the run ends (train.early_stop)"));
   }
   if (options_.group) options_.group->barrier();
-  return result(finished);
+  return result(finished, elapsed_s);
 }
 
 void Sitting::note(const std::string& text) const {
@@ -282,10 +284,10 @@ void Sitting::save_before(const std::exception& error) {
   note(concat("a checkpoint of step ", trainer_->step(), " is saved"));
 }
 
-RunResult Sitting::result(bool finished) const {
+RunResult Sitting::result(bool finished, double elapsed_s) const {
   RunResult result;
   result.steps = trainer_->step();
-  result.elapsed_s = trainer_->elapsed_s();
+  result.elapsed_s = elapsed_s;
   result.finished = finished;
   result.stopped_early = trainer_->stopped_early();
   result.tokens = trainer_->bytes_trained();

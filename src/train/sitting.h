@@ -47,7 +47,7 @@ class Sitting {
   // the exchange that an error of several ranks breaks off has spoilt the weights; where ranks
   // divide the optimiser's state, the others' part of it is not to be had.
   void save_before(const std::exception& error);
-  RunResult result(bool finished) const;
+  RunResult result(bool finished, double elapsed_s) const;
 
   const Recipe recipe_;
   const RunOptions options_;

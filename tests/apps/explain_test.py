@@ -59,7 +59,7 @@ class Explain(unittest.TestCase):
         run = explain("heads(1*local(3), 1*strided(3))", "--seq-len", "9")
         self.assertEqual(run.returncode, 0, run.stderr)
         for line in (
-            "keys of a query   mean 2.33333, at most 3",
+            "keys of a query   mean 2.33, at most 3",
             "full reach        after 2 layers",
             "██····██····██",
             "head 1",

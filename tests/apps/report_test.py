@@ -63,6 +63,7 @@ class Trained(unittest.TestCase):
             page = (run / "report.html").read_text()
             self.assertEqual(page.count("<figure><img class=pixels"), 6)
             self.assertTrue("query 63, rows of 8" in page and "Mean over 4 windows." in page)
+            self.assertEqual(page.count("queries down, keys across, both 0 … 63"), 2)
             many = lace("attention", "run", "--query", ",".join(map(str, range(32))), cwd=scratch,
                         code=1)
             self.assertIn(b"a report shows at most 32 maps, these are 66", many.stderr)
@@ -195,13 +196,14 @@ class ByHand(unittest.TestCase):
         (self.folder / "two" / "recipe.toml").write_text(RECIPE.replace("fixed(8, 2, 1)", "dense"))
         text = lace("compare", "one", "two", "--svg", "c.svg", "--html", "c.html", code=0,
                     cwd=self.folder).stdout.decode()
-        for part in ("all at step 40, and after 20 s of training", "model.patterns", "dense",
+        for part in ("all at step 40 (as far as two got), and after 20 s of training (as far as two "
+                     "got)", "model.patterns", "dense",
                      "it is not known whether their data are the same"):
             self.assertIn(part, text)
         self.assertTrue((self.folder / "c.svg").read_text().startswith("<svg "))
         self.assertIn("Runs compared", (self.folder / "c.html").read_text())
         told = parse_json(lace("compare", "one", "two", "--json", code=0, cwd=self.folder).stdout)
-        self.assertEqual(told["equal_steps"], 40)
+        self.assertEqual((told["equal_steps"], told["equal_steps_of"]), (40, "two"))
         self.assertAlmostEqual(told["runs"][1]["at_equal_steps_over_first"], 0)
         self.assertEqual(told["runs"][0]["steps"], 60)
 

@@ -1,15 +1,19 @@
 """lace train, eval and sample as a user runs them: train_test.py LACE."""
 
+import fcntl
 import functools
 import json
 import os
 import pathlib
+import pty
+import re
 import resource
 import shutil
 import signal
 import struct
 import subprocess
 import tempfile
+import termios
 import time
 
 import cli
@@ -50,6 +54,42 @@ def stopped_by_interrupt(recipe, run, *settings):
         assert process.returncode == 0, (process.returncode, errors)
         shutil.rmtree(run)
     raise AssertionError("no run was stopped before its end")
+
+
+def progress_names_the_step_of_a_validation(folder, recipe):
+    """As soon as it is not of the step that is shown; on a terminal, where every step may be."""
+    lines = [line for line in lace("train", recipe, "--run", folder / "lines").stderr.splitlines()
+             if line.startswith("step ")]
+    assert [line.split(" · ")[0] for line in lines] == ["step 1", "step 20", "step 40"], lines
+    assert "validation" not in lines[0], lines
+    assert all(re.search(r"validation \d+\.\d{3}$", line) for line in lines[1:]), lines
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 200, 0, 0))
+    process = subprocess.Popen([cli.LACE, *map(str, [
+        "train", recipe, "--run", folder / "bar", "--set", "train.steps=1000000"])],
+        stdout=subprocess.DEVNULL, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+    os.close(theirs)
+    shown = ""
+    while not re.search(r"validation \d+\.\d{3} at step [1-9][0-9,]*\b", shown):
+        shown = (shown + os.read(ours, 1 << 16).decode(errors="replace"))[-2000:]
+    process.kill()
+    process.wait()
+    os.close(ours)
+
+
+def missing_data(folder, recipe):
+    """An error names what is missing, and what helps: the command that fetches it, if any."""
+    def error(paths, *command):
+        return lace(*command, "--set", f"data.paths={paths}", code=1, cwd=folder).stderr
+    train, show = ["train", recipe, "--run", "none"], ["data", "show", recipe]
+    for command in (train, show):
+        assert ("no such file or folder: data/enwik8; `lace data get enwik8 --to data` fetches it; "
+                "--set data.paths=FILE names others") in error("data/enwik8", *command)
+        assert "`lace data get cifar10 --to .` fetches it" in error("cifar10/", *command)
+        mine = error("data/mine", *command)
+        assert "folder: data/mine; --set data.paths=FILE names" in mine, mine
+    assert "as by --set data.paths=FILE" in error("[]", *train)
+    assert not (folder / "none").exists()
 
 
 def one_at_a_time(folder, recipe):
@@ -251,6 +291,8 @@ def main(folder):
     for command in ("train", "eval", "sample"):
         assert "Examples:" in lace(command, "--help").stdout
 
+    progress_names_the_step_of_a_validation(folder, recipe)
+    missing_data(folder, recipe)
     one_at_a_time(folder, recipe)
     changed_data(folder, recipe, text)
     full_disk(folder, recipe)

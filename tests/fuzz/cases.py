@@ -29,17 +29,18 @@ class Profile:
     device: str
     dtypes: list
     most_dim: int
-    multiple: int  # of which head dims are
+    multiple: int  # of which most head dims are
     pairs: int  # most of batch · heads · q_len · k_len, but four times that for a few cases
     work: int  # most of pairs · head dims
     aligned: bool = False  # rows must begin at multiples of 16 bytes
     positive_scale: bool = False
+    softcap: bool = True
 
 
 CPU = Profile("cpu", [torch.float32, torch.bfloat16, torch.float16], 512, 1, 200_000, 10_000_000)
 PROFILES = {
     "cuda_sm90": Profile(
-        "cuda", [torch.bfloat16, torch.float16], 128, 8, 8_000_000, 1_000_000_000, True, True
+        "cuda", [torch.bfloat16, torch.float16], 128, 8, 8_000_000, 1_000_000_000, True, True, False
     ),
     "cuda_portable": Profile(
         "cuda", [torch.bfloat16, torch.float16], 256, 8, 4_000_000, 500_000_000
@@ -51,6 +52,7 @@ PROFILES = {
     "reference": Profile("cpu", list(SHORT_NAMES), 512, 1, 20_000, 1_000_000),
 }
 FEW = 0.03  # share of the cases that break what a kernel asks for, to see it refuse
+ODD = 0.15  # share of head dims that are no multiples, for a kernel that gets them filled up
 
 
 # ---- views --------------------------------------------------------------------------------------
@@ -188,6 +190,8 @@ class Case:
     sequences: Sequences | None = None
     sinks: list | None = None  # of each head
     of_lse: bool = False  # the loss depends on lse too
+    softcap: float | None = None
+    block_mask: tuple | None = None  # of the pattern's pairs: bool [heads or 1, …], block size
 
     def text(self):
         gradients = f"gradients of {' '.join(self.wanted)}" if self.backward else "forward only"
@@ -209,6 +213,11 @@ class Case:
             lines.append(f"sequences {self.sequences.text()}")
         if self.sinks:
             lines.append(f"sinks     {self.sinks}")
+        if self.block_mask:
+            live, size = self.block_mask
+            lines.append(f"blocks    {list(live.shape)} of {size}, {int(live.sum())} live")
+        if self.softcap:
+            lines.append(f"softcap   {self.softcap}")
         if self.of_lse:
             lines.append("loss      of lse too")
         for mask in self.pattern.masks:
@@ -231,7 +240,7 @@ class Case:
                 return False
             if name in "qk":
                 spread *= values.size
-        return spread >= 0.1
+        return spread >= 0.1 and (self.softcap is None or spread <= self.softcap)
 
     def build(self, device):
         """q, k, v and dout by name, and the storages behind them."""
@@ -327,7 +336,7 @@ def draw_dim(rng, profile, multiple, most):
 
 def draw_dims(rng, profile, pairs):
     multiple, most = profile.multiple, profile.most_dim
-    if multiple > 1 and rng.random() < FEW:
+    if multiple > 1 and rng.random() < ODD:
         multiple = 1
     most = min(most, max(profile.multiple, profile.work // pairs // 2))
     qk_dim = draw_dim(rng, profile, multiple, most)
@@ -404,4 +413,13 @@ def draw_case(kernel, seed, number, folder, small=False):
     if rng.random() < 0.25:
         case.sinks = [rng.choice([-100.0, -3.0, 0.0, rng.gauss(0, 2), 8.0]) for _ in range(heads)]
     case.of_lse = case.backward and rng.random() < 0.3
+    if rng.random() < (0.2 if profile.softcap else FEW):
+        case.softcap = rng.choice([0.5, 2.0, 10.0, 30.0, 50.0, rng.uniform(0.3, 100)])
+    if case.sequences is None and rng.random() < 0.1:
+        size = rng.choice([1, 16, 24, 64, 128, rng.randint(1, 200)])
+        size = max(size, -(-k_len // 64))  # 64 blocks at most
+        blocks = max(1, -(-k_len // size) - rng.choice([0, 0, 0, 1]))
+        shape = rng.choice([(blocks, blocks), (1, blocks, blocks), (heads, blocks, blocks)])
+        share, gen = rng.choice([0.1, 0.5, 0.9]), torch.Generator().manual_seed(rng.getrandbits(63))
+        case.block_mask = (torch.rand(shape, generator=gen) < share, size)
     return case

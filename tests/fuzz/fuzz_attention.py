@@ -8,7 +8,8 @@ Case k of a seed is always the same call: a pattern (all atoms with small, large
 `|`, `&`, parentheses, heads(…), both directions; mostly ones that need several passes), lengths of
 1 to 1,700 around the edges of tiles, grouped heads, head dims of q and v drawn apart, dtypes,
 layouts (transposed, fused, padded, odd offsets and strides, stride 0, overlapping rows, shared
-storage), values (normal, rows of large ones, constants, tiny and large ones), scales, determinism,
+storage), values (normal, rows of large ones, constants, tiny and large ones), scales, softcaps, masks
+of blocks, determinism,
 forward alone or with gradients. cases.py and pattern_draw.py draw them; reference.py computes what is
 expected, by dense masked attention from docs/design.md's definitions alone, and how far roundings
 may lead.
@@ -160,6 +161,10 @@ class Worker:
         torch = self.torch
         q, k, v = (tensors[name].detach() for name in "qkv")
         options = {"scale": case.scale, "deterministic": case.deterministic == "argument"}
+        options["softcap"] = case.softcap
+        if case.block_mask:
+            live, size = case.block_mask
+            options |= {"block_mask": live.to(self.device), "block_size": size}
         packed = case.sequences is not None and case.sequences.packed
         if case.sequences:
             table = case.sequences.table(torch.ops.lace, case.q_len, case.k_len, self.device)
@@ -206,6 +211,16 @@ class Worker:
         dtype = dtypes[case.dtype != self.torch.float64]
         return self.torch.tensor(case.sinks, dtype=dtype, device=self.device)
 
+    def spread(self, case):
+        """The block mask of a case, pair by pair: [heads or 1, q_len, k_len]."""
+        live, size = case.block_mask
+        live = live.expand(1, *live.shape) if live.dim() == 2 else live
+        pairs = self.torch.zeros((len(live), case.k_len, case.k_len), dtype=bool)
+        inside = live.repeat_interleave(size, 1).repeat_interleave(size, 2)
+        inside = inside[:, : case.k_len, : case.k_len]
+        pairs[:, : inside.shape[1], : inside.shape[2]] = inside
+        return pairs[:, case.k_len - case.q_len :].to(self.device)
+
     def gradient_of_lse(self, case, lse):
         gen = self.torch.Generator(self.device).manual_seed(case.values_seed + 1)
         given = self.torch.randn(lse.shape, generator=gen, device=self.device)
@@ -222,6 +237,8 @@ class Worker:
             dout = dout.masked_fill(~of_q, 0) if case.backward else None
         else:
             live = case.pattern.mask(case.heads, case.q_len, case.k_len, self.device)
+            if case.block_mask:
+                live = live & self.spread(case)
             of_q = self.torch.ones((1, 1, case.q_len, 1), dtype=bool, device=self.device)
         sinks = dlse = None
         if case.sinks:
@@ -233,7 +250,8 @@ class Worker:
                 dlse = dlse.float().double()
         inputs = (q, k, v, live, case.actual_scale(), dout)
         kernel = self.options.kernel
-        return attention64(*inputs, case.dtype, case.independent(), kernel, sinks, dlse)
+        more = {"sinks": sinks, "dlse": dlse, "softcap": case.softcap}
+        return attention64(*inputs, case.dtype, case.independent(), kernel, **more)
 
     def run(self, case):
         """Measures by name of result; throws Fault or Refused."""

@@ -6,7 +6,8 @@ The reference is dense and written from its formulas:
     dq = scale · dS k    dk = scale · dSᵀ q    dv = pᵀ dout
 A row without live pairs has p = 0, out = 0, lse = −∞. A sink is one more logit without a value:
     Σ exp s is larger by exp sink    dsink = −Σ exp(sink − lse) δ
-and where the loss depends on lse too, δ is smaller by dlse.
+and where the loss depends on lse too, δ is smaller by dlse. With a softcap c
+    t = tanh(scale · q kᵀ / c)    s = c · t    dS = p (dP − δ) (1 − t²)
 
 The error model follows each rounding through these formulas to every element. A kernel computes in
 float32 (unit roundoff u; float64 for float64 inputs) and rounds to the inputs' 16 bits (unit
@@ -99,7 +100,7 @@ def flushed(a, b, denormal, a_off=0):
 
 
 def attention64(
-    q, k, v, live, scale, dout, dtype, independent, kernel="", sinks=None, dlse=None
+    q, k, v, live, scale, dout, dtype, independent, kernel="", sinks=None, dlse=None, softcap=None
 ):
     """Of tensors [batch, heads or kv_heads, rows, head_dim] in float64 and live [heads, q, k] or
     [batch, heads, q, k]: a dict of Expected by name; out and lse, and unless dout is None dq, dk
@@ -114,7 +115,11 @@ def attention64(
 
     # Forward.
     dots = q @ kt
-    s = (scale * dots).masked_fill(~live, -math.inf)
+    logits, slope = scale * dots, 1
+    if softcap is not None:
+        tangent = (logits / softcap).tanh()
+        logits, slope = softcap * tangent, 1 - tangent.square()
+    s = logits.masked_fill(~live, -math.inf)
     highest = s.amax(-1, keepdim=True)
     has_keys = live.any(-1, keepdim=True)
     if sinks is not None:
@@ -133,7 +138,12 @@ def attention64(
     products = q.abs() @ kt.abs()
     off = products * ((qk_dim + 2) * u * abs(scale) + eps.tiny)
     off += flushed(q, kt, eps.denormal) * abs(scale)
-    off += 6 * u * (dots.abs() * abs(scale) + shift.abs())
+    slope_off = 0
+    if softcap is not None:  # no slope is more than 1, and no logit further off than from −c to c
+        off = (off + 2 * u * dots.abs() * abs(scale)).clamp(max=2 * softcap)
+        off += eps.exponential * logits.abs()
+        slope_off = (off / softcap) * (2 * tangent.abs() + off / softcap) + 4 * u
+    off += 6 * u * (logits.abs() + shift.abs())
     off = torch.expm1((off + eps.exponential).clamp(max=30))
     floor = eps.floor * live
     p_off = p * off
@@ -166,7 +176,8 @@ def attention64(
     delta = (dout * out).sum(-1, keepdim=True)
     if dlse is not None:
         delta = delta - dlse.unsqueeze(-1)
-    ds = p * (dp - delta)
+    sloped = p * slope
+    ds = sloped * (dp - delta)
 
     def to_keys(tensor):  # the sum over the query heads of a key head
         return tensor.view(batch, kv_heads, group, k_len, -1).sum(2)
@@ -186,6 +197,7 @@ def attention64(
     p_linear = p * p_relative + floor
     ds_linear = p_linear * dp_size + p * (v_dim * u * (absolute_dout @ absolute_v.transpose(2, 3)))
     ds_linear = ds_linear + p * (delta_linear + flushed(dout, vt, eps.denormal))
+    ds_linear = ds_linear * (slope + slope_off) + p * dp_size * slope_off
     ds_linear = ds_linear + eps.floor * live
     ds_rounded = eps.rounding * ds.abs()
     size = abs(scale)
@@ -196,7 +208,7 @@ def attention64(
     dq_linear = size * ((ds_linear + queries * ds.abs()) @ absolute_k)
     dq_linear = dq_linear + eps.tiny * (ds.abs() @ absolute_k) + eps.result * dq.abs() + eps.floor
     dq_linear = dq_linear + flushed(operand, k, eps.denormal, operand_off)
-    towards = (p @ k).abs()
+    towards = (sloped @ k).abs()
     dq_squares = size**2 * (ds_rounded.square() @ k.square() + delta_squares * towards.square())
     dq_total = size * (ds_rounded @ absolute_k + delta_total * towards)
     result["dq"] = combine(dq, dq_linear, dq_squares, dq_total, eps.result, independent)
@@ -208,9 +220,9 @@ def attention64(
         operand.transpose(2, 3), q, eps.denormal, operand_off.transpose(2, 3)
     )
     dk_linear = to_keys(dk_linear) + eps.result * dk.abs() + eps.floor
-    each = ds_rounded.square() + p.square() * delta_squares
+    each = ds_rounded.square() + sloped.square() * delta_squares
     dk_squares = size**2 * to_keys(each.transpose(2, 3) @ q.square())
-    dk_total = size * to_keys((ds_rounded + p * delta_total).transpose(2, 3) @ absolute_q)
+    dk_total = size * to_keys((ds_rounded + sloped * delta_total).transpose(2, 3) @ absolute_q)
     result["dk"] = combine(dk, dk_linear, dk_squares, dk_total, eps.result, independent)
 
     if sinks is not None:

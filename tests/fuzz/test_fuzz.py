@@ -21,11 +21,14 @@ from reference import attention64, measure, root_mean_square, sizes
 LIBRARY = ""
 
 
-def masked_attention(q, k, v, live, scale):
+def masked_attention(q, k, v, live, scale, softcap=None):
     """As the definition says it, through autograd and one row at a time where there are no keys."""
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    logits = (scale * q @ k.transpose(2, 3)).masked_fill(~live, -math.inf)
+    logits = scale * q @ k.transpose(2, 3)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    logits = logits.masked_fill(~live, -math.inf)
     empty = ~live.any(-1, keepdim=True)
     weights = logits.masked_fill(empty, 0).softmax(-1).masked_fill(empty, 0)
     return weights @ v, logits.logsumexp(-1)
@@ -50,9 +53,11 @@ class ReferenceTest(unittest.TestCase):
                 dout = torch.ones(*q.shape[:3], v.shape[3], dtype=q.dtype) if dout is None else dout
                 live = case.pattern.mask(case.heads, case.q_len, case.k_len, "cpu")
                 scale = case.actual_scale()
-                expected = attention64(q, k, v, live, scale, dout, torch.float64, False)
+                expected = attention64(
+                    q, k, v, live, scale, dout, torch.float64, False, softcap=case.softcap
+                )
                 inputs = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
-                out, lse = masked_attention(*inputs, live, scale)
+                out, lse = masked_attention(*inputs, live, scale, case.softcap)
                 got = {"out": out, "lse": lse}
                 got.update(zip(("dq", "dk", "dv"), torch.autograd.grad(out, inputs, dout)))
                 for name, one in expected.items():
@@ -96,9 +101,11 @@ class BoundsTest(unittest.TestCase):
             2, 300, 300, "cpu"
         )
 
-    def expected(self, live, dtype=torch.bfloat16):
+    def expected(self, live, dtype=torch.bfloat16, softcap=None):
         tensors = [tensor.double() for tensor in (self.q, self.k, self.v)]
-        return attention64(*tensors, live, 0.125, self.dout.double(), dtype, True)
+        return attention64(
+            *tensors, live, 0.125, self.dout.double(), dtype, True, softcap=softcap
+        )
 
     def faults(self, got, expected, dtype=torch.bfloat16):
         size = sizes(expected)
@@ -122,6 +129,19 @@ class BoundsTest(unittest.TestCase):
         live[1, row, row - 50] = False
         faults = self.faults(self.rounded(self.expected(live)), self.expected(self.live))
         self.assertEqual(faults, {"out", "lse", "dq", "dk", "dv"})
+
+    def test_a_softcap_that_is_left_out_is_found(self):
+        capped, plain = self.expected(self.live, softcap=4.0), self.expected(self.live)
+        self.assertEqual(self.faults(self.rounded(capped), capped), set())
+        self.assertEqual(self.faults(self.rounded(plain), capped), {"out", "lse", "dq", "dk", "dv"})
+        # Its slope alone left out of backward.
+        q, k, v, dout = (tensor.double() for tensor in (self.q, self.k, self.v, self.dout))
+        logits = 4 * torch.tanh(0.125 * q @ k.transpose(2, 3) / 4)
+        p = logits.masked_fill(~self.live, -math.inf).softmax(-1)
+        ds = p * (dout @ v.transpose(2, 3) - (dout * (p @ v)).sum(-1, keepdim=True))
+        got = self.rounded(capped)
+        got["dq"] = (0.125 * ds @ k).bfloat16()
+        self.assertEqual(self.faults(got, capped), {"dq"})
 
     def test_one_element_of_garbage_is_found(self):
         expected = self.expected(self.live)

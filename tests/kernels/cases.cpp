@@ -241,6 +241,46 @@ void add_special(std::vector<Case>& cases) {
   }
 }
 
+// Caps that hardly show, that bend, and that all logits reach; over one pass and several, with rows
+// without keys, dead pairs in every tile, scales of both signs, and losses of lse.
+void add_softcaps(std::vector<Case>& cases) {
+  for (const DType dtype : kDTypes) {
+    for (const char* pattern : {"dense", "local(20) | strided(20)", "summary(30, 3)",
+                                "bidirectional(local(40) | global(3))"}) {
+      for (const double softcap : {0.5, 3.0, 50.0}) {
+        cases.push_back({.pattern = pattern,
+                         .dtype = dtype,
+                         .batch = 2,
+                         .kv_heads = 1,
+                         .q_len = 130,
+                         .k_len = 150,
+                         .magnitude = softcap == 3 ? 4.0 : 1.0,
+                         .softcap = softcap,
+                         .dlse = softcap == 3});
+      }
+    }
+    for (const double scale : {0.0, -0.2, 1e-46, 0x1p-100, -1e30}) {
+      cases.push_back({.pattern = "local(20) | summary(30, 3)",
+                       .dtype = dtype,
+                       .q_len = 100,
+                       .k_len = 100,
+                       .scale = scale,
+                       .softcap = scale == 0x1p-100 ? 0x1p-64 : 4.0});
+    }
+    for (const auto& [qk_dim, v_dim] :
+         {std::pair(64, 64), std::pair(64, 128), std::pair(128, 128), std::pair(256, 200)}) {
+      cases.push_back({.pattern = "local(64) | strided(32)",
+                       .dtype = dtype,
+                       .kv_heads = 1,
+                       .q_len = 301,
+                       .k_len = 301,
+                       .qk_dim = qk_dim,
+                       .v_dim = v_dim,
+                       .softcap = 2});
+    }
+  }
+}
+
 struct Lengths {
   int32_t q, k;
 };
@@ -307,6 +347,7 @@ void add_sequences(std::vector<Case>& cases) {
         padded_case(patterns[p], 20, 150, {{150, 64, 0}, {140, 100, -10}, {260, 200, 130}}),
     };
     made[0].plan_len += 45;
+    made[1].softcap = p % 3 == 0 ? 2 : 0;
     made[2].dlse = true;
     for (Case& problem : made) {
       problem.heads = 4;
@@ -332,6 +373,7 @@ std::string Case::name() const {
   if (tile != TileShape{64, 64}) text += concat("_t", tile.owners, "x", tile.others);
   if (magnitude != 1) text += concat("_m", magnitude);
   if (scale) text += concat("_s", *scale);
+  if (softcap != 0) text += concat("_c", softcap);
   if (dlse) text += concat("_dlse");
   if (!sequences.empty()) text += concat(packed ? "_packed" : "_padded", plan_len);
   for (const auto& [q, k] : sequences) {
@@ -359,6 +401,7 @@ std::vector<Case> all_cases() {
   add_lengths(cases);
   add_layouts(cases);
   add_special(cases);
+  add_softcaps(cases);
   add_sequences(cases);
   std::set<std::string> names;
   for (const Case& problem : cases) {

@@ -32,6 +32,7 @@ struct Case {
   TileShape tile{64, 64};            // asked of the plan, instead of what the kernel asks
   double magnitude = 1;              // of the elements of q and k
   std::optional<double> scale = {};  // default: 1 / √qk_dim
+  double softcap = 0;                // 0: none
   bool dlse = false;                 // the loss depends on lse too
   // One a batch element, with a plan of `plan_len` positions; none: all of q and k. q_len and k_len
   // are the rows in memory, of all sequences together where `packed`.

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 
@@ -71,6 +72,21 @@ TEST(Dispatch, TellsWhichBetterOnesWerePassedOver) {
   EXPECT_EQ(passed_over(shape_of(DType::kFloat64, 16)), "");
 }
 
+TEST(Dispatch, FillsHeadDimsUpToWhatAKernelTakes) {
+  AttentionShape shape = shape_of(DType::kBFloat16, 36);
+  shape.v_dim = 80;
+  shape.aligned = false;
+  Kernel kernel = find_kernel("reference");
+  EXPECT_EQ(filled(kernel, shape).qk_dim, 36);
+  EXPECT_FALSE(filled(kernel, shape).aligned);
+  kernel.dim_multiple = [](const AttentionShape&) -> int64_t { return 8; };
+  EXPECT_EQ(filled(kernel, shape).qk_dim, 40);
+  EXPECT_EQ(filled(kernel, shape).v_dim, 80);
+  EXPECT_TRUE(filled(kernel, shape).aligned) << "what is filled is a copy";
+  shape.qk_dim = 40;
+  EXPECT_FALSE(filled(kernel, shape).aligned);
+}
+
 TEST(Dispatch, ForcesByName) {
   for (const Kernel& kernel : kernels()) {
     if (kernel.device != Device::kCpu || !kernel.unavailable().empty()) continue;
@@ -86,6 +102,21 @@ TEST(Dispatch, UnknownNameListsAll) {
   for (const Kernel& kernel : kernels()) {
     EXPECT_NE(error.find(kernel.name), std::string::npos) << error;
   }
+}
+
+TEST(Dispatch, ABuildWithoutCudaSaysSo) {
+  const std::string reason = "this lace was built without CUDA";
+  for (const std::string_view name : kernels_without_cuda()) {
+    const ForcedKernel forced{std::string(name)};
+    EXPECT_EQ(error_of(shape_of(DType::kFloat32, 64)),
+              concat("[kernel] ", name, " is not there: ", reason));
+  }
+  AttentionShape shape = shape_of(DType::kFloat32, 520);
+  shape.device = Device::kCuda;
+  EXPECT_EQ(error_of(shape).find(reason) == std::string::npos, kernels_without_cuda().empty());
+  const bool any = std::any_of(kernels().begin(), kernels().end(),
+                               [](const Kernel& kernel) { return kernel.device == Device::kCuda; });
+  EXPECT_EQ(any, kernels_without_cuda().empty());
 }
 
 TEST(Dispatch, ForcedOneThatCannotRunSaysWhy) {

@@ -132,6 +132,8 @@ Problem::Problem(const Case& shape, uint64_t seed, const KernelTiles& tiles) : c
   }
   const double q_norm = std::sqrt(static_cast<double>(case_.qk_dim)) * case_.magnitude;
   max_logit_ = 3 * case_.magnitude * q_norm * std::fabs(scale());
+  // The tangent is exact to some roundings of its own size.
+  if (case_.softcap != 0) max_logit_ = 4 * std::min(max_logit_, case_.softcap);
 }
 
 AttentionShape Problem::shape() const {
@@ -144,6 +146,7 @@ AttentionShape Problem::shape() const {
   shape.positive_scale = is_positive(scale());
   shape.sequences = !case_.sequences.empty();
   shape.packed = case_.packed;
+  shape.softcap = case_.softcap != 0;
   return shape;
 }
 
@@ -258,6 +261,7 @@ Forward Problem::forward(const Kernel& kernel, const Executor& executor, Machine
   args.shape = shape();
   args.sequences = enter_sequences(machine);
   args.scale = scale();
+  args.softcap = case_.softcap;
   args.q = enter(machine, q_);
   args.k = enter(machine, k_);
   args.v = enter(machine, v_);
@@ -292,6 +296,7 @@ Backward Problem::backward(const Kernel& kernel, const Executor& executor, const
   BackwardArgs args;
   args.shape = shape();
   args.scale = scale();
+  args.softcap = case_.softcap;
   args.sequences = enter_sequences(machine);
   args.q = enter(machine, q_);
   args.k = enter(machine, k_);

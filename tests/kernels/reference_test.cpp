@@ -112,8 +112,14 @@ void expect_near(const std::vector<double>& got, const std::vector<double>& want
 }
 
 TEST(Reference, GradientsAgreeWithFiniteDifferences) {
-  for (const char* pattern : {"dense", "local(3) | strided(3)", "summary(4, 1) | strided(5)",
-                              "bidirectional(local(4))", "heads(1*dense, 3*block(4))"}) {
+  const std::pair<const char*, double> patterns[] = {{"dense", 0},
+                                                     {"local(3) | strided(3)", 0},
+                                                     {"summary(4, 1) | strided(5)", 0},
+                                                     {"bidirectional(local(4))", 0},
+                                                     {"heads(1*dense, 3*block(4))", 0},
+                                                     {"local(3) | strided(3)", 0.8},
+                                                     {"summary(4, 1) | strided(5)", 3}};
+  for (const auto& [pattern, softcap] : patterns) {
     SCOPED_TRACE(pattern);
     const Case shape{.pattern = pattern,
                      .dtype = DType::kFloat64,
@@ -123,7 +129,8 @@ TEST(Reference, GradientsAgreeWithFiniteDifferences) {
                      .q_len = 7,
                      .k_len = 9,
                      .qk_dim = 3,
-                     .v_dim = 2};
+                     .v_dim = 2,
+                     .softcap = softcap};
     Problem problem(shape, 11);
     const Forward forward = problem.forward(reference_kernel(), SerialExecutor(1));
     const Backward backward = problem.backward(reference_kernel(), SerialExecutor(1), forward);
@@ -131,6 +138,32 @@ TEST(Reference, GradientsAgreeWithFiniteDifferences) {
     expect_near(backward.dq, differences(problem, problem.q(), dout));
     expect_near(backward.dk, differences(problem, problem.k(), dout));
     expect_near(backward.dv, differences(problem, problem.v(), dout));
+  }
+}
+
+TEST(Reference, SoftcapBendsLogits) {
+  const Case shape{.pattern = "local(5)",
+                   .dtype = DType::kFloat64,
+                   .heads = 1,
+                   .kv_heads = 1,
+                   .q_len = 9,
+                   .k_len = 9,
+                   .qk_dim = 1,
+                   .v_dim = 1,
+                   .scale = 1.5,
+                   .softcap = 0.7};
+  Problem problem(shape, 12);
+  const Forward forward = problem.forward(reference_kernel(), SerialExecutor(1));
+  for (int64_t row = 0; row < 9; ++row) {
+    double sum = 0, out = 0;
+    for (int64_t key = std::max<int64_t>(0, row - 4); key <= row; ++key) {
+      const double dot = problem.q().get(0, 0, row, 0) * problem.k().get(0, 0, key, 0);
+      const double weight = std::exp(0.7 * std::tanh(1.5 * dot / 0.7));
+      sum += weight;
+      out += weight * problem.v().get(0, 0, key, 0);
+    }
+    EXPECT_NEAR(forward.lse[static_cast<size_t>(row)], std::log(sum), 1e-14);
+    EXPECT_NEAR(forward.out[static_cast<size_t>(row)], out / sum, 1e-14);
   }
 }
 

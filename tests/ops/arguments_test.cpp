@@ -54,6 +54,10 @@ TEST(AttentionArguments, EachRuleIsNamed) {
             "[attention] scale must be finite, got nan");
   EXPECT_EQ(error_of(q, q, q, dense(), {.scale = 1e39}),
             "[attention] scale must be less than 2^127 in size, got 1e+39");
+  EXPECT_EQ(error_of(q, q, q, dense(), {.softcap = 0.0}),
+            "[attention] softcap must be positive and finite, got 0");
+  EXPECT_EQ(error_of(q, q, q, dense(), {.softcap = 1e20}),
+            "[attention] softcap must be from 2^-64 to 2^64, got 1e+20");
   EXPECT_EQ(error_of(q, q, q, dense(), {.scale = -INFINITY}),
             "[attention] scale must be finite, got -inf");
   EXPECT_EQ(error_of(zeros({2, 4, 8, 0}), zeros({2, 4, 8, 0}), q),

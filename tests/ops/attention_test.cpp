@@ -14,6 +14,7 @@
 #include "kernels/kernel.h"
 #include "ops/attention_arguments.h"
 #include "ops/dense_attention.h"
+#include "ops/kernel_call.h"
 
 namespace lace {
 namespace {
@@ -128,6 +129,65 @@ TEST(Attention, SequencesEqualEachAlone) {
         attention(padded(q), padded(k), padded(v), pattern, {.sequences = places});
     EXPECT_LT(largest_difference(left.slice(2, 5), alone), 1e-5);
     EXPECT_EQ(left.slice(2, 0, 5).abs().max().item<float>(), 0);
+  }
+}
+
+// Head_dims that are no multiple of 8, of all kinds of memory, for a kernel that asks for such.
+TEST(Attention, HeadDimsThatAKernelLacksAreFilledUpWithZeros) {
+  static const Kernel* real = &select_kernel({Device::kCpu, DType::kFloat32, 1, 1, 1, 1, 1, 8, 8});
+  Kernel eights = *real;
+  eights.dim_multiple = [](const AttentionShape&) -> int64_t { return 8; };
+  eights.forward = [](const Context& context, const Plan& plan, const ForwardArgs& args) {
+    EXPECT_EQ(args.shape.qk_dim % 8 + args.shape.v_dim % 8, 0);
+    EXPECT_EQ(args.q.row_stride % 8 + args.v.row_stride % 8 + args.out.row_stride % 8, 0);
+    real->forward(context, plan, args);
+  };
+  eights.backward = [](const Context& context, const Plan& plan, const Plan& transposed,
+                       const BackwardArgs& args) {
+    EXPECT_EQ(args.shape.qk_dim % 8 + args.shape.v_dim % 8, 0);
+    EXPECT_EQ(args.dq.row_stride % 8 + args.dv.row_stride % 8 + args.dout.row_stride % 8, 0);
+    real->backward(context, plan, transposed, args);
+  };
+  at::manual_seed(11);
+  const Pattern pattern = Pattern::parse("local(9) | strided(7)");
+  const auto tensor = [](int64_t heads, int64_t dim, int layout) {
+    if (layout == 0) return at::randn({2, heads, 40, dim});
+    if (layout == 1) return at::randn({2, 40, heads, dim}).transpose(1, 2);
+    return at::randn({2, heads, 40, dim + 3}).slice(3, 1, dim + 1);
+  };
+  const std::pair<int64_t, int64_t> all_dims[] = {{1, 1}, {12, 20}, {16, 20}, {20, 16}, {33, 7}};
+  for (const auto& [qk_dim, v_dim] : all_dims) {
+    for (const int layout : {0, 1, 2}) {
+      for (const bool padded : {false, true}) {
+        SCOPED_TRACE(testing::Message() << qk_dim << ", " << v_dim << ", layout " << layout);
+        const at::Tensor q = tensor(4, qk_dim, layout), k = tensor(2, qk_dim, layout),
+                         v = tensor(2, v_dim, layout), dout = tensor(4, v_dim, layout);
+        AttentionOptions options{.sinks = at::randn({4})};
+        if (padded) {
+          options.sequences = padded_sequences(2, 40, 40, {.k_lens = at::tensor({31, 40})});
+          for (const at::Tensor& t : {q, k, v, dout}) t.select(0, 0).slice(1, 31).fill_(NAN);
+        }
+        const auto arguments = ops::check_attention("attention", q, k, v, options);
+        const auto [out, lse] = ops::run_forward(eights, arguments, q, k, v, pattern, options);
+        const auto [whole, whole_lse] =
+            ops::run_forward(*real, arguments, q, k, v, pattern, options);
+        EXPECT_EQ(out.strides(), whole.strides());
+        EXPECT_LT(largest_difference(out, whole), 1e-5);
+        EXPECT_TRUE(at::allclose(lse, whole_lse));
+        ops::Gradients got, want;
+        for (ops::Gradients* grads : {&got, &want}) {
+          grads->q = tensor(4, qk_dim, layout);
+          grads->k = tensor(2, qk_dim, layout);
+          grads->v = tensor(2, v_dim, layout);
+          ops::run_backward(grads == &got ? eights : *real, arguments, *grads, {dout}, q, k, v,
+                            whole, whole_lse, pattern, options);
+        }
+        EXPECT_LT(largest_difference(got.q, want.q), 1e-5);
+        EXPECT_LT(largest_difference(got.k, want.k), 1e-5);
+        EXPECT_LT(largest_difference(got.v, want.v), 1e-5);
+        EXPECT_TRUE(at::allclose(got.sinks, want.sinks, 1e-4, 1e-5));
+      }
+    }
   }
 }
 

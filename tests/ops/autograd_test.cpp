@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "lace/attention.h"
+#include "lace/sequences.h"
 
 #include "ops/dense_attention.h"
 
@@ -78,6 +79,35 @@ TEST(AttentionGradient, EqualsFiniteDifferences) {
         }
       }
     }
+  }
+}
+
+// A softcap with everything else: sinks, a loss of lse, padding whose rows hold NaN.
+TEST(AttentionGradient, OfASoftcapEqualsFiniteDifferences) {
+  at::manual_seed(12);
+  for (const char* text :
+       {"dense", "local(3) | strided(4)", "bidirectional(block(4) | sinks(1))"}) {
+    const Pattern pattern = Pattern::parse(text);
+    const at::Tensor q = random_leaf({2, 2, 9, 4}, at::kDouble);
+    const at::Tensor k = random_leaf({2, 1, 9, 4}, at::kDouble);
+    const at::Tensor v = random_leaf({2, 1, 9, 3}, at::kDouble);
+    const at::Tensor sinks = random_leaf({2}, at::kDouble);
+    const at::Tensor of_out = at::randn({2, 2, 9, 3}, at::kDouble);
+    const at::Tensor of_lse = at::randn({2, 2, 9}, at::kDouble);
+    AttentionOptions options{.scale = 1.3, .sinks = sinks, .softcap = 0.9};
+    options.sequences = padded_sequences(2, 9, 9, {.k_lens = at::tensor({6, 9})});
+    const auto loss = [&] {
+      const auto [out, lse] = attention_with_lse(q, k, v, pattern, options);
+      return weighted_sum(out, of_out) + finite_sum(lse, of_lse);
+    };
+    const std::vector<at::Tensor> leaves{q, k, v, sinks};
+    const auto gradients = grad({loss()}, leaves);
+    for (size_t i = 0; i < leaves.size(); ++i) {
+      const at::Tensor difference = gradients[i] - finite_differences(leaves[i], loss);
+      EXPECT_LT(difference.abs().max().item<double>(), 1e-8) << text << ", input " << i;
+    }
+    options.softcap = std::nullopt;
+    EXPECT_GT((grad({loss()}, {q})[0] - gradients[0]).abs().max().item<double>(), 1e-3);
   }
 }
 

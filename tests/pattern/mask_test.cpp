@@ -18,6 +18,48 @@
 namespace lace {
 namespace {
 
+// Of every pattern, heads(…) and bidirectional(…) too, the pairs in live blocks.
+TEST(MaskInMemory, KeepsPatternsWithinLiveBlocks) {
+  const std::vector<uint8_t> live = {1, 0, 1, 1, 1, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 0, 0, 1};
+  const auto both = block_mask(2, 3, 5, live);
+  for (const char* text : {"dense", "local(4) | sinks(1)", "bidirectional(strided(3))",
+                           "heads(1*local(6), 1*dense)", "bidirectional(dense)"}) {
+    const Pattern pattern = Pattern::parse(text);
+    const BoundPattern whole = pattern.bind(2, 17, 17),
+                       kept = within(pattern, both).bind(2, 17, 17);
+    for (int64_t head = 0; head < 2; ++head) {
+      for (int64_t query = 0; query < 17; ++query) {
+        for (int64_t key = 0; key < 17; ++key) {
+          const bool in_blocks = query < 15 && key < 15 && both->at(head, query / 5, key / 5);
+          EXPECT_EQ(kept.attends(head, query, key), whole.attends(head, query, key) && in_blocks)
+              << text << " " << head << " " << query << " " << key;
+        }
+      }
+    }
+  }
+}
+
+TEST(MaskInMemory, IsEqualIfItsContentIs) {
+  const std::vector<uint8_t> live = {1, 0, 0, 1, 1, 0, 1, 1, 1};
+  const Pattern one = within(dense(), block_mask(1, 3, 8, live));
+  EXPECT_EQ(one, within(dense(), block_mask(1, 3, 8, live)));
+  EXPECT_FALSE(one == within(dense(), block_mask(1, 3, 16, live)));
+  for (size_t i = 0; i < live.size(); ++i) {
+    std::vector<uint8_t> other = live;
+    other[i] ^= 1;
+    EXPECT_FALSE(one == within(dense(), block_mask(1, 3, 8, other))) << i;
+  }
+  EXPECT_FALSE(one == within(local(4), block_mask(1, 3, 8, live)));
+}
+
+TEST(MaskInMemory, WrongNumbersAreErrors) {
+  EXPECT_THROW(block_mask(1, 3, 8, {1, 0}), Error);
+  EXPECT_THROW(block_mask(1, 0, 8, {}), Error);
+  EXPECT_THROW(block_mask(1, 1, 0, {1}), Error);
+  EXPECT_THROW(within(dense(), nullptr), Error);
+  EXPECT_THROW(within(dense(), block_mask(2, 1, 8, {1, 1})).bind(3, 8, 8), Error);
+}
+
 class MaskFile : public ::testing::Test {
  protected:
   // One file a test, so that tests may run at once.

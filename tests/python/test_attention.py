@@ -132,6 +132,24 @@ class AttentionTest(unittest.TestCase):
         few = sinks[:2].double().detach().requires_grad_()
         self.assertTrue(torch.autograd.gradcheck(attend_all, [*small, few]))
 
+    def test_softcap(self):
+        def peer(q, k, v):
+            logits = 2 * torch.tanh(q @ k.transpose(2, 3) / math.sqrt(q.shape[3]) / 2)
+            live = live_pairs(q.shape[2], k.shape[2])
+            return logits.masked_fill(~live, -math.inf).softmax(-1) @ v
+
+        def capped(q, k, v):
+            return attend(q, k, v, softcap=2.0)
+
+        tensors = inputs()
+        expected = gradients(peer, tensors)
+        self.assert_close(gradients(capped, tensors), expected, 1e-5)
+        torch._dynamo.reset()
+        compiled = torch.compile(capped, backend="aot_eager", fullgraph=True)
+        self.assert_close(gradients(compiled, tensors), expected, 1e-5)
+        small = [t[:1, :2, :12, :8].double().detach().requires_grad_() for t in inputs()]
+        self.assertTrue(torch.autograd.gradcheck(capped, small))
+
     def test_second_backward_is_an_error(self):
         q, k, v = inputs()
         (first,) = torch.autograd.grad(attend(q, k, v).sum(), [q], create_graph=True)
@@ -152,6 +170,22 @@ class AttentionTest(unittest.TestCase):
         out.sum().backward()
         self.assertEqual(q.grad.dtype, torch.float32)
 
+    def test_meta_tensors(self):
+        """Shapes, dtypes and strides as those of real tensors, without a kernel."""
+        strided = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in inputs()]
+        odd = [t[..., :7] for t in inputs(torch.bfloat16)]
+        for tensors in (inputs(), inputs(torch.float64, kv_heads=2), strided, odd):
+            tensors = [t.detach() for t in tensors]
+            real = torch.ops.lace.attention(*tensors, PATTERN, softcap=3.0)
+            shapes = [
+                torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+                for t in tensors
+            ]
+            meta = torch.ops.lace.attention(*shapes, PATTERN, softcap=3.0)
+            for a, b in zip(real, meta, strict=True):
+                self.assertEqual((a.shape, a.stride(), a.dtype), (b.shape, b.stride(), b.dtype))
+                self.assertEqual(b.device.type, "meta")
+
     def test_opcheck(self):
         strided = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in inputs()]
         for tensors in [inputs(), inputs(requires_grad=False), inputs(kv_heads=2), strided]:
@@ -166,12 +200,22 @@ class AttentionTest(unittest.TestCase):
         )
         sinks = torch.zeros(4, requires_grad=True)
         torch.library.opcheck(
-            torch.ops.lace.attention.default, (*inputs(), PATTERN), {"sinks": sinks}
+            torch.ops.lace.attention.default,
+            (*inputs(), PATTERN),
+            {"sinks": sinks, "softcap": 5.0},
         )
+        live = torch.rand(4, 6, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+        torch.library.opcheck(
+            torch.ops.lace.attention.default,
+            (*inputs(), PATTERN),
+            {"block_mask": live, "block_size": 16},
+        )
+        odd = [t[..., :7] for t in inputs()]
+        torch.library.opcheck(torch.ops.lace.attention.default, (*odd, PATTERN))
         torch.library.opcheck(
             torch.ops.lace.attention_backward.default,
             (torch.ones_like(out), q, k, v, out, lse, PATTERN),
-            {"sinks": sinks.detach(), "dlse": torch.ones_like(lse)},
+            {"sinks": sinks.detach(), "dlse": torch.ones_like(lse), "softcap": 5.0},
         )
 
     def test_compile_traces_forward_and_backward(self):

@@ -314,13 +314,13 @@ class Gemma3Test(ModelTest):
         self.check_compiled_generation()
 
 
-class SoftcapTest(ModelTest):
+class Gemma2Test(ModelTest):
     def test_as_eager(self):
         config = transformers.Gemma2Config(
             **DECODER, num_hidden_layers=2, sliding_window=16, attn_logit_softcapping=2.0
         )
         self.start(transformers.Gemma2ForCausalLM, config)
-        self.compare("logits, gradients", False, input_ids=tokens(2, 50))
+        self.check_decoder()
 
 
 class Llama4Test(ModelTest):

@@ -199,6 +199,24 @@ class SequencesTest(unittest.TestCase):
             self.assert_close(got, expected, 1e-6)
             self.assert_close(gradients(got, tensors), gradients(expected, tensors), 1e-6)
 
+    def test_max_len_may_be_a_symbol(self):
+        """One graph for all lengths, also where max_len is one of them."""
+
+        def attend(q, cu):
+            places = LACE.packed_sequences(cu, cu)
+            return LACE.attention(q, q, q, PATTERNS[1], sequences=places, max_len=q.shape[0])
+
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        compiled = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=True)
+        for length in (20, 90, 51):
+            q = rows(length, 2, 16, 0).requires_grad_()
+            cu = torch.tensor([0, 8, length])
+            got, expected = compiled(q, cu), attend(q, cu)
+            self.assert_close(got, expected, 1e-6)
+            self.assert_close(gradients(got, [q]), gradients(expected, [q]), 1e-6)
+        self.assertEqual(torch._dynamo.utils.counters["stats"]["unique_graphs"], 1)
+
     def test_errors_name_the_argument(self):
         q = rows(20, 2, 16, 0)
         cu = torch.tensor([0, 8, 20])

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "core/format.h"
 #include "report/html.h"
 
 namespace lace::report {
@@ -21,20 +22,6 @@ size_t count(const std::string& text, const std::string& part) {
   size_t found = 0;
   for (size_t at = 0; (at = text.find(part, at)) != std::string::npos; at += part.size()) ++found;
   return found;
-}
-
-TEST(Ticks, AreRoundAndWithin) {
-  EXPECT_EQ(round_ticks(0, 10, 5), (std::vector<double>{0, 2, 4, 6, 8, 10}));
-  EXPECT_EQ(round_ticks(0, 1, 5).size(), 6u);
-  for (const double high : {1e-9, 0.37, 8.0, 5412.0, 1e15}) {
-    const std::vector<double> ticks = round_ticks(0, high, 5);
-    EXPECT_GE(ticks.size(), 3u);
-    EXPECT_LE(ticks.size(), 7u);
-    EXPECT_LE(ticks.back(), high * (1 + 1e-6));
-    EXPECT_FALSE(std::signbit(ticks.front()));
-  }
-  EXPECT_EQ(round_ticks(3, 3, 5), std::vector<double>{3});
-  EXPECT_EQ(round_ticks(0, INFINITY, 5).size(), 1u);
 }
 
 TEST(Chart, StepsAndBytesShareADrawingOfOneRun) {
@@ -70,6 +57,17 @@ TEST(Chart, TheBeginningOfACurveDoesNotSetItsRange) {
   EXPECT_NEAR(chart.y_low, 1, 0.1);
   fit_y(chart, true);
   EXPECT_EQ(chart.y_low, 0);
+}
+
+TEST(Chart, TicksMayBeShorterThanFigures) {
+  Chart chart = line({{1, 1, 20000}, {2, 2, 34171}});
+  chart.format_y = format_number;
+  fit_y(chart, true);
+  EXPECT_NE(chart_html(chart).find(">30,000</span>"), std::string::npos);
+  chart.format_tick = format_short;
+  const std::string html = chart_html(chart);
+  EXPECT_NE(html.find(">30k</span>"), std::string::npos);
+  EXPECT_NE(html.find("<td>34,171</td>"), std::string::npos);
 }
 
 TEST(Chart, NothingToDraw) {

@@ -60,6 +60,50 @@ TEST(Compare, BetweenTwoValidationsACurveIsStraight) {
   EXPECT_NEAR(*compare(runs).rows[0].at_step, 5.5, 1e-6);  // of 6 at 20 and 5 at 30
 }
 
+TEST(Compare, SaysWhichRunGotNoFurther) {
+  const RunFolder a("_a"), b("_<b>"), c("_c");
+  fill(a, "dense", 256, 0.1, 40);
+  fill(b, "dense", 256, 0.1, 20);
+  const std::vector<report::Run> runs{RunReader(a.path()).update(), RunReader(b.path()).update()};
+  const Comparison comparison = compare(runs);
+  EXPECT_EQ(comparison.step_of, comparison.rows[1].name);
+  EXPECT_EQ(comparison.elapsed_of, comparison.rows[1].name);
+  EXPECT_EQ(comparison_json(comparison)["equal_steps_of"], comparison.rows[1].name);
+  const std::string html = comparison_html(runs, comparison);
+  EXPECT_NE(html.find("&lt;b&gt; got no further than step 20 and 10 s."), std::string::npos);
+
+  // The same steps in another time: nobody is behind in steps.
+  fill(c, "dense", 256, 0.1, 39);
+  c.append("metrics.jsonl",
+           R"({"step":40,"bits_per_byte":5,"elapsed_s":30,"validation_bits_per_byte":5})"
+           "\n");
+  const Comparison timed = compare({RunReader(a.path()).update(), RunReader(c.path()).update()});
+  EXPECT_EQ(timed.step_of, "");
+  EXPECT_EQ(timed.elapsed_s, 20);
+  EXPECT_EQ(timed.elapsed_of, timed.rows[0].name);
+  EXPECT_TRUE(comparison_json(timed)["equal_steps_of"].is_null());
+}
+
+TEST(Compare, ARunThatHasNoValidationSoEarlyHasNoFigureAndANote) {
+  const RunFolder a("_a"), b("_b");
+  fill(a, "dense", 256, 0.1, 40);
+  fill(b, "dense", 256, 0.1, 2);
+  b.append("metrics.jsonl", metrics_line(3, 7, 7));
+  const Comparison comparison =
+      compare({RunReader(a.path()).update(), RunReader(b.path()).update()});
+  EXPECT_EQ(comparison.step, 3);
+  EXPECT_FALSE(comparison.rows[0].at_step);
+  EXPECT_FALSE(comparison.rows[0].at_time);
+  EXPECT_NEAR(*comparison.rows[1].at_step, 7, 1e-6);
+  ASSERT_EQ(comparison.notes.size(), 2u);
+  EXPECT_NE(comparison.notes[0].find("no figure at step 3: its first validation is of step 10"),
+            std::string::npos)
+      << comparison.notes[0];
+  EXPECT_NE(comparison.notes[1].find("no figure after 1.5 s: its first validation came after 5 s"),
+            std::string::npos)
+      << comparison.notes[1];
+}
+
 TEST(Compare, SaysWhatIsNotComparable) {
   const RunFolder a("_a"), b("_b"), c("_c"), d("_d");
   fill(a, "dense", 256, 0.1, 20);

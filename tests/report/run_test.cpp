@@ -69,6 +69,20 @@ TEST(Run, StepsBytesAndTime) {
   EXPECT_EQ(reader.update().state, State::kFinished);
 }
 
+TEST(Run, TimeIsThatOfTheCheckpointOfItsLastStep) {
+  const RunFolder folder;
+  folder.write("recipe.toml", kRecipe);
+  folder.write("metrics.jsonl", metrics_line(25, 4));
+  RunReader reader(folder.path());
+  EXPECT_EQ(reader.update().elapsed_s(), 12.5);
+  folder.write("last.json", R"({"step":20,"elapsed_s":14})");
+  EXPECT_EQ(reader.update().elapsed_s(), 12.5);
+  folder.write("last.json", R"({"step":25,"elapsed_s":14})");
+  EXPECT_EQ(reader.update().elapsed_s(), 14);
+  folder.write("last.json", R"({"step":25,"elapsed_s":null})");
+  EXPECT_EQ(reader.update().elapsed_s(), 12.5);
+}
+
 TEST(Run, TrainsWhileItsLockIsHeld) {
   const RunFolder folder;
   folder.write("recipe.toml", kRecipe);

@@ -185,7 +185,10 @@ TEST(ProbePage, ShowsEveryCellAndNoNameAsMarkup) {
                               .copied = {1, {}},
                               .fresh = {4, {}},
                               .gain = {depth == 0 ? std::nan("") : 3, 0.5}});
-  result.positions = {{0, 1, 5, {7.5, 0.1}}, {1, 2, 5, {std::nan(""), {}}}, {2, 4, 10, {6, 0.2}}};
+  result.positions = {{0, 1, 5, {7.5, 0.1}},
+                      {1, 2, 5, {std::nan(""), {}}},
+                      {2, 4, 10, {6, 0.2}},
+                      {1000, 2000, 10, {5.9, 0.2}}};
   EXPECT_EQ(saved_share(result.cells[0]), 0);
   EXPECT_EQ(saved_share(result.cells[1]), 0.75);
   const std::vector<ProbedRun> runs{{"runs/<script>&\"", "dense", result}, {"b", "", result}};
@@ -199,6 +202,9 @@ TEST(ProbePage, ShowsEveryCellAndNoNameAsMarkup) {
   EXPECT_EQ(page.find("nan"), std::string::npos);
   EXPECT_HAS(page, ">3.00<small>75%");
   EXPECT_HAS(page, "class=\"c1\"");  // a line a run
+  for (const char* tick : {">6</text>", ">6.5</text>", ">7.5</text>", ">0</text>", ">100</text>",
+                           ">1,000</text>", ">bits/byte</text>", ">bytes before it in the window<"})
+    EXPECT_HAS(page, tick);
   EXPECT_EQ(page.find("http"), std::string::npos);
 }
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from .._attention import attention, packed_sequences
-from .._library import NotSupportedError, has_argument, warn_once
+from .._library import NotSupportedError, warn_once
 from ._masks import LaceMask
 
 Tensor = torch.Tensor
@@ -45,7 +45,7 @@ def attention_forward(
     if kwargs.get("output_attentions"):
         warn_once("lace.hf: attention weights are never made, so none are returned")
     if isinstance(attention_mask, LaceMask):
-        reason = _why_not(attention_mask, key, dropout, softcap, s_aux, position_bias)
+        reason = _why_not(attention_mask, key, dropout, s_aux, position_bias)
         attention_mask = _documents_given(attention_mask, query, reason, kwargs)
         if not reason:
             return _run(query, key, value, attention_mask, scaling, s_aux, softcap), None
@@ -60,7 +60,7 @@ def attention_forward(
         else:
             pattern = "bidirectional(dense)"
         mask = LaceMask(pattern, query.shape[2], key.shape[2], key.shape[2])
-        reason = _why_not(mask, key, dropout, softcap, s_aux, position_bias)
+        reason = _why_not(mask, key, dropout, s_aux, position_bias)
         mask = _documents_given(mask, query, reason, kwargs)
         if not reason and query.shape[2] <= key.shape[2]:
             return _run(query, key, value, mask, scaling, s_aux, softcap), None
@@ -96,7 +96,6 @@ def _why_not(
     mask: LaceMask,
     key: Tensor,
     dropout: float,
-    softcap: float | None,
     s_aux: Tensor | None,
     position_bias: Tensor | None,
 ) -> str:
@@ -107,8 +106,6 @@ def _why_not(
         return "dropout of attention weights is not computed"
     if position_bias is not None:
         return "a bias of positions is not computed"
-    if softcap is not None and not has_argument("softcap"):
-        return "softcap is not computed by this version of lace"
     if s_aux is not None and s_aux.dim() != 1:
         return "sinks of each token are not computed"
     return ""

@@ -48,7 +48,7 @@ struct Partial {
 };
 
 // Cuts up `base` into `scratch` and returns how many bytes that takes.
-size_t place_scratch(Operands operands, int qk_dim, int v_dim, std::byte* base,
+size_t place_scratch(Operands operands, int qk_dim, int v_dim, bool capped, std::byte* base,
                      BackwardScratch& scratch) {
   size_t used = 0;
   const auto place = [&]<typename T>(T*& member, int rows, int columns) {
@@ -64,6 +64,7 @@ size_t place_scratch(Operands operands, int qk_dim, int v_dim, std::byte* base,
   place(scratch.dv, v_dim, kTileOwners);
   place(scratch.p, kBatchOthers, kTileOwners);
   place(scratch.ds, kBatchOthers, kTileOwners);
+  if (capped) place(scratch.slope, kBatchOthers, kTileOwners);
   if (operands == Operands::kPairs) {
     place(scratch.p_pairs, kBatchOthers / 2, kTileOwners);
     place(scratch.ds_rows, kBatchOthers, kTileOwners);
@@ -86,6 +87,7 @@ class Backward {
         args_(args),
         shape_(args.shape),
         scale_(logit_scale(args.scale)),
+        cap_scale_(args.shape.softcap ? capped_scale(args.scale, args.softcap) : 0),
         order_(backward_tasks(plan, args.shape, context.executor->num_threads(), args.sequences)),
         remaining_(new std::atomic<int32_t>[order_.of_stage.size()]) {
     for (size_t i = 0; i < order_.of_stage.size(); i++) remaining_[i] = order_.of_stage[i];
@@ -136,7 +138,7 @@ class Backward {
 
   size_t place_scratch(std::byte* base, BackwardScratch& scratch) const {
     return cpu::place_scratch(ops_.operands, static_cast<int>(shape_.qk_dim),
-                              static_cast<int>(shape_.v_dim), base, scratch);
+                              static_cast<int>(shape_.v_dim), shape_.softcap, base, scratch);
   }
 
   // Sets sums of keys to 0.
@@ -223,11 +225,17 @@ class Backward {
     tile.count = owners.count;
     tile.ragged = owners.rows != ~uint64_t{0};
     tile.scale = scale_;
+    tile.capped = shape_.softcap;
+    if (tile.capped) {
+      tile.softcap = static_cast<float>(args_.softcap);
+      tile.cap_scale = cap_scale_;
+    }
     place_scratch(scratch_.get() + scratch_bytes_ * static_cast<size_t>(thread), tile.scratch);
+    const bool reads_keys = (tile.capped ? cap_scale_ : scale_) != 0;  // else logits are 0
     for (int e = 0; e < kTileOwners; e++) {
       const bool used = (owners.rows >> e & 1) != 0;
       tile.k[e] =
-          used && scale_ != 0 ? k_.at(task.batch, task.kv_head, owners.positions[e]) : nullptr;
+          used && reads_keys ? k_.at(task.batch, task.kv_head, owners.positions[e]) : nullptr;
       tile.v[e] = used ? v_.at(task.batch, task.kv_head, owners.positions[e]) : nullptr;
     }
   }
@@ -394,7 +402,7 @@ class Backward {
   const Plan& plan_;
   const BackwardArgs& args_;
   const AttentionShape& shape_;
-  const float scale_;
+  const float scale_, cap_scale_;
   const int64_t batch_ = shape_.batch_in_memory();
   const BackwardTasks order_;
   std::unique_ptr<std::atomic<int32_t>[]> remaining_;  // tasks of [batch, kv_heads, stage]

@@ -44,6 +44,7 @@ struct BackwardScratch {
   float* k_rows = nullptr;              // [kTileOwners][qk_stride]
   float *dk = nullptr, *dv = nullptr;   // [dim][kTileOwners]
   float *p = nullptr, *ds = nullptr;    // [kBatchOthers][kTileOwners]
+  float* slope = nullptr;               // capped: the same of 1 − T²
   uint32_t* p_pairs = nullptr;          // kPairs: [kBatchOthers / 2][kTileOwners]
   BFloat16* ds_rows = nullptr;          // kPairs: [kBatchOthers][kTileOwners]
   float *q = nullptr, *dout = nullptr;  // kWidened: [kBatchOthers][stride] rows as floats;
@@ -57,6 +58,8 @@ struct KeyTile {
   int count = 0;        // lanes in use: highest + 1
   bool ragged = false;  // some lane has no row
   float scale = 1;
+  bool capped = false;
+  float softcap = 0, cap_scale = 0;  // cap_scale: scale / softcap
   BackwardScratch scratch;
   const void* k[kTileOwners];  // [·][qk_dim] in the tensors' dtype; null, which reads as 0, for a
                                // lane without a row, and where the scale is 0
@@ -66,6 +69,9 @@ struct KeyTile {
 // The arithmetic of backward for one instruction set and dtype. For the pairs of a tile of keys
 // and a batch of queries (FlashAttention-2's backward, https://arxiv.org/abs/2307.08691):
 //   P = exp(scale · q kᵀ − lse),  dS = P ∘ scale · (dout vᵀ − delta)
+// or, where `capped`, with T = tanh(cap_scale · q kᵀ),
+//   P = exp(softcap · T − lse),  dS = P ∘ (1 − T²) ∘ scale · (dout vᵀ − delta)
+// and
 //   dv += Pᵀ dout,  dk += dSᵀ q,  dq += dS k
 // Lanes are keys, so that dk and dv stay packed in scratch while batches of queries stream past.
 struct BackwardTypeOps {

@@ -6,6 +6,7 @@
 #include "kernels/cpu/attention_backward.h"
 #include "kernels/cpu/micro_kernels.h"
 #include "kernels/cpu/pack.h"
+#include "kernels/cpu/softcap.h"
 
 // For an instruction set S, BackwardOps: make_backward_ops<S>(), and BackwardTypeOps of one dtype:
 // Backward<S, T, kOperands>::ops().
@@ -52,16 +53,16 @@ struct Backward {
   // P of a segment, from the accumulated q kᵀ. The scale and the difference are one step: scaled
   // logits may be large, and lse is rounded as it is.
   struct WeightEnd {
+    const KeyTile& tile;
     const OtherBatch& batch;
     const QueryRows& rows;
-    float* p;
-    float scale;
     bool masked;
     Prefetcher prefetcher;
 
     template <int kRows, int kVectors>
     [[gnu::always_inline]] void operator()(F (&acc)[kRows][kVectors], int r, int v) const {
-      const F c = S::set(scale), log2e = S::set(kLog2E);
+      if (tile.capped) cap(acc, r, v);
+      const F c = S::set(tile.capped ? tile.softcap : tile.scale), log2e = S::set(kLog2E);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; i++) {
         const int row = prefetcher.first + r + i;
@@ -73,26 +74,40 @@ struct Backward {
           if (masked) {
             x = S::keep(static_cast<uint32_t>(live >> (j * S::kLanes)), x, S::zero());
           }
-          S::store(p + (r + i) * kTileOwners + (v + j) * S::kLanes, x);
+          S::store(tile.scratch.p + (r + i) * kTileOwners + (v + j) * S::kLanes, x);
         }
       }
       prefetcher.template run<kRows>(r);
+    }
+
+    // T, and its slopes.
+    template <int kRows, int kVectors>
+    [[gnu::always_inline]] void cap(F (&acc)[kRows][kVectors], int r, int v) const {
+      cap_tile<S>(acc, tile.cap_scale);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; i++) {
+#pragma GCC unroll 16
+        for (int j = 0; j < kVectors; j++) {
+          const F slope = S::sub(S::set(1), S::mul(acc[i][j], acc[i][j]));
+          S::store(tile.scratch.slope + (r + i) * kTileOwners + (v + j) * S::kLanes, slope);
+        }
+      }
     }
   };
 
   // dS of a segment, from the accumulated dout vᵀ and P. Masked too: 0 · dout vᵀ is no 0 where that
   // overflows.
   struct GradientEnd {
+    const KeyTile& tile;
     const OtherBatch& batch;
     const QueryRows& rows;
-    const BackwardScratch& scratch;
-    float scale;
     bool masked;
     Prefetcher prefetcher;
 
     template <int kRows, int kVectors>
     [[gnu::always_inline]] void operator()(F (&acc)[kRows][kVectors], int r, int v) const {
-      const F c = S::set(scale);
+      const BackwardScratch& scratch = tile.scratch;
+      const F c = S::set(tile.scale);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; i++) {
         const int row = prefetcher.first + r + i;
@@ -102,6 +117,7 @@ struct Backward {
         for (int j = 0; j < kVectors; j++) {
           const int at = (r + i) * kTileOwners + (v + j) * S::kLanes;
           acc[i][j] = S::mul(S::load(scratch.p + at), S::fma(acc[i][j], c, bias));
+          if (tile.capped) acc[i][j] = S::mul(acc[i][j], S::load(scratch.slope + at));
           if (masked) {
             acc[i][j] =
                 S::keep(static_cast<uint32_t>(live >> (j * S::kLanes)), acc[i][j], S::zero());
@@ -116,6 +132,7 @@ struct Backward {
     // r is even: kRows is, but for the last rows.
     template <int kRows, int kVectors>
     [[gnu::always_inline]] void store_pairs(F (&ds)[kRows][kVectors], int r, int v) const {
+      const BackwardScratch& scratch = tile.scratch;
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; i += 2) {
 #pragma GCC unroll 16
@@ -251,10 +268,10 @@ struct Backward {
     }
     Prefetcher prefetcher{next, segment.begin, batch.count, 0};
     dot_rows<D>(count, tile.qk_dim / kStep, q, as(scratch.k), kTileOwners, v_begin, v_end,
-                ZeroTile<S>{}, WeightEnd{batch, rows, scratch.p, tile.scale, masked, prefetcher});
+                ZeroTile<S>{}, WeightEnd{tile, batch, rows, masked, prefetcher});
     prefetcher.half = 1;
     dot_rows<D>(count, tile.v_dim / kStep, dout, as(scratch.v), kTileOwners, v_begin, v_end,
-                ZeroTile<S>{}, GradientEnd{batch, rows, scratch, tile.scale, masked, prefetcher});
+                ZeroTile<S>{}, GradientEnd{tile, batch, rows, masked, prefetcher});
 
     const int lane = segment.granule_begin * kGranule;
     const int lanes = (segment.granule_end - segment.granule_begin) * kGranule;

@@ -75,7 +75,14 @@ class ForwardRun {
     const AttentionShape& shape = args.shape;
     element_bytes_ = size_bytes(shape.dtype);
     passes_ = pass_count(plan);
-    scale_ = logit_scale(args.scale);
+    if (shape.softcap) {
+      scale_ = static_cast<float>(args.softcap);
+      cap_scale_ = capped_scale(args.scale, args.softcap);
+      reads_queries_ = cap_scale_ != 0;
+    } else {
+      scale_ = logit_scale(args.scale);
+      reads_queries_ = scale_ != 0;
+    }
     ForwardTile tile = make_tile();
     scratch_bytes_ = place_scratch(ops.operands, nullptr, tile);
     const auto threads = static_cast<size_t>(context.executor->num_threads());
@@ -185,6 +192,8 @@ class ForwardRun {
     // With a scale of 0 the queries are packed as 0 instead, so that a masked logit of −∞ stays it.
     const double scale = scale_ == 0 ? 1 : std::fabs(static_cast<double>(scale_));
     tile.scale = static_cast<float>(scale * std::numbers::log2e);
+    tile.capped = args_.shape.softcap;
+    tile.cap_scale = cap_scale_;
     return tile;
   }
 
@@ -198,7 +207,7 @@ class ForwardRun {
     const std::byte* out = head_of(args_.out, task.batch, task.head);
     for (int e = 0; e < unit.owners.count; e++) {
       const int64_t position = unit.owners.positions[e];
-      unit.q_rows[e] = position < 0 || scale_ == 0
+      unit.q_rows[e] = position < 0 || !reads_queries_
                            ? nullptr
                            : row_of(q, args_.q.row_stride * element_bytes_, position);
       unit.out_rows[e] = position < 0 ? nullptr
@@ -303,7 +312,9 @@ class ForwardRun {
   const ForwardArgs& args_;
   int64_t element_bytes_ = 0;
   int passes_ = 0;
-  float scale_ = 0;
+  float scale_ = 0;  // of s (attention_forward.h)
+  float cap_scale_ = 0;
+  bool reads_queries_ = true;  // else logits are 0
   size_t scratch_bytes_ = 0;
   Workspace scratch_;
   Partial partial_;

@@ -12,15 +12,18 @@ namespace lace::cpu {
 // One tile of queries on its way through the forward pass: the plain struct between
 // attention_forward.cpp, compiled for the baseline, and the code of each instruction set.
 // Lanes are queries. After any number of batches, for each query e over the keys seen so far,
-// s(key) being q·key, negated where the scale is negative:
+// s(key) being q·key, negated where the scale is negative, or, where `capped`, tanh(cap_scale ·
+// q·key):
 //   max[e]     the largest s, not scaled, so that it is no rounding away from the s it is compared
 //              with; kNoLogit if there was none
 //   sum[e]     Σ 2^((s − max[e]) · scale)
 //   out[d][e]  Σ 2^((s − max[e]) · scale) · v[d]
 struct ForwardTile {
   int qk_dim = 0, v_dim = 0;
-  float scale = 1;  // > 0, in base 2: |scale| · log2(e)
-  int owners = 0;   // lanes in use, in [1, kTileOwners]
+  float scale = 1;  // > 0, in base 2: |scale| or softcap · log2(e)
+  bool capped = false;
+  float cap_scale = 0;  // scale / softcap
+  int owners = 0;       // lanes in use, in [1, kTileOwners]
 
   // Scratch, each 64-byte aligned.
   float* q = nullptr;       // packed [qk_dim][kTileOwners]; kPairs: pairs [qk_dim / 2][…]

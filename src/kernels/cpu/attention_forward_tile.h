@@ -3,6 +3,7 @@
 #include "kernels/cpu/attention_forward.h"
 #include "kernels/cpu/micro_kernels.h"
 #include "kernels/cpu/pack.h"
+#include "kernels/cpu/softcap.h"
 
 // For an instruction set S, ForwardOps: make_forward_ops<S>(), and ForwardTypeOps of one dtype:
 // Forward<S, T, kOperands>::ops().
@@ -22,9 +23,11 @@ template <int kRows>
   }
 }
 
-// Stores logits, masked if kMasked, and raises `peak`; prefetches the rows of V on the way.
+// Stores logits, capped if the tile says so, masked if kMasked, and raises `peak`; prefetches the
+// rows of V on the way.
 template <typename S, bool kMasked>
 struct StoreLogits {
+  const ForwardTile& tile;
   float* logits;
   float* peak;
   const uint64_t* live;
@@ -36,6 +39,7 @@ struct StoreLogits {
   [[gnu::always_inline]] void operator()(typename S::F (&acc)[kRows][kVectors], int r,
                                          int v) const {
     using F = typename S::F;
+    if (tile.capped) cap_tile<S>(acc, tile.cap_scale);
     F top[kVectors];
 #pragma GCC unroll 16
     for (int j = 0; j < kVectors; j++) top[j] = S::load(peak + (v + j) * S::kLanes);
@@ -203,9 +207,9 @@ struct Forward {
       float* logits = tile.logits + begin * kTileOwners;
       const uint64_t* live = batch.live + begin;
       if (segment.masked) {
-        run(StoreLogits<S, true>{logits, tile.peak, live, v_rows + begin, v_bytes, v_begin});
+        run(StoreLogits<S, true>{tile, logits, tile.peak, live, v_rows + begin, v_bytes, v_begin});
       } else {
-        run(StoreLogits<S, false>{logits, tile.peak, live, v_rows + begin, v_bytes, v_begin});
+        run(StoreLogits<S, false>{tile, logits, tile.peak, live, v_rows + begin, v_bytes, v_begin});
       }
     }
   }

@@ -37,16 +37,20 @@ KernelTiles sm90_tiles(const AttentionShape& shape) {
   return {sm90::forward_tile(shape), sm90::backward_tile(shape)};
 }
 
+// Rows are read 16 bytes at a time.
+int64_t dim_multiple(const AttentionShape&) { return 8; }
+
 }  // namespace
 
 const Kernel kSm90 = {
-    "cuda_sm90", Device::kCuda, sm90_unavailable, sm90::unsupported,
-    sm90_tiles,  sm90::forward, sm90::backward,   sm90::best_forward_tile,
+    "cuda_sm90",   Device::kCuda,  sm90_unavailable,        sm90::unsupported, sm90_tiles,
+    sm90::forward, sm90::backward, sm90::best_forward_tile, dim_multiple,
 };
 
 const Kernel kPortable = {
-    "cuda_portable", Device::kCuda,     portable_unavailable, portable::unsupported,
-    portable::tiles, portable::forward, portable::backward,
+    "cuda_portable",       Device::kCuda,   portable_unavailable,
+    portable::unsupported, portable::tiles, portable::forward,
+    portable::backward,    nullptr,         dim_multiple,
 };
 
 }  // namespace lace::cuda

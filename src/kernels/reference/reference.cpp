@@ -70,6 +70,17 @@ void for_each_query(const Plan& plan, const Args& args, int64_t head, int64_t qu
   }
 }
 
+// A logit, and its derivative by scale · q·k.
+struct Logit {
+  double value, slope;
+};
+template <typename Args>
+Logit logit_of(const Args& args, double dot) {
+  if (!args.shape.softcap) return {args.scale * dot, 1};
+  const double share = std::tanh(args.scale * dot / args.softcap);
+  return {args.softcap * share, 1 - share * share};
+}
+
 // One row of out and lse.
 template <typename Element>
 void forward_row(const ForwardArgs& args, const std::vector<int64_t>& keys, int64_t batch,
@@ -81,7 +92,7 @@ void forward_row(const ForwardArgs& args, const std::vector<int64_t>& keys, int6
   double maximum = -std::numeric_limits<double>::infinity();
   for (const int64_t key : keys) {
     const auto* k = row_of<Element>(args.k, batch, kv_head, key);
-    logits.push_back(args.scale * dot<Element>(q, k, shape.qk_dim));
+    logits.push_back(logit_of(args, dot<Element>(q, k, shape.qk_dim)).value);
     maximum = std::max(maximum, logits.back());
   }
   double sum = 0;
@@ -119,9 +130,9 @@ struct KeyGradients {
   std::vector<double> dk, dv;
 };
 
-// One row of dq, and what it adds to dk and dv. With p = exp(scale · q·k − lse), which is also what
-// lse gains by a logit:
-//   delta = dout·out − dlse,  dv += p · dout,  ds = p · (dout·v − delta),
+// One row of dq, and what it adds to dk and dv. With p = exp(logit − lse), which is also what lse
+// gains by a logit:
+//   delta = dout·out − dlse,  dv += p · dout,  ds = p · (dout·v − delta) · slope,
 //   dq += scale · ds · k,  dk += scale · ds · q
 template <typename Element>
 void backward_row(const BackwardArgs& args, const std::vector<int64_t>& keys, int64_t batch,
@@ -143,8 +154,10 @@ void backward_row(const BackwardArgs& args, const std::vector<int64_t>& keys, in
     const int64_t sum = shape.in_memory(batch) * shape.k_len + key;
     double* dk = sums.dk.data() + sum * shape.qk_dim;
     double* dv = sums.dv.data() + sum * shape.v_dim;
-    const double weight = std::exp(args.scale * dot<Element>(q, k, shape.qk_dim) - lse);
-    const double ds = args.scale * weight * (dot<Element>(dout, v, shape.v_dim) - delta);
+    const Logit logit = logit_of(args, dot<Element>(q, k, shape.qk_dim));
+    const double weight = std::exp(logit.value - lse);
+    const double ds =
+        args.scale * weight * (dot<Element>(dout, v, shape.v_dim) - delta) * logit.slope;
     for (int64_t d = 0; d < shape.v_dim; ++d) dv[d] += weight * Element::load(dout[d]);
     for (int64_t d = 0; d < shape.qk_dim; ++d) {
       dk[d] += ds * Element::load(q[d]);

@@ -84,7 +84,9 @@ TEST_F(DevicePlans, InCaptureMustBeThere) {
   cudaGraph_t graph = nullptr;
   LACE_CUDA(cudaStreamEndCapture(machine.stream(), &graph));
   LACE_CUDA(cudaGraphDestroy(graph));
-  EXPECT_NE(error.find("run the same call once before the capture"), std::string::npos) << error;
+  EXPECT_NE(error.find("run the same call, of the same shapes, once before the capture"),
+            std::string::npos)
+      << error;
 
   auto uploaded = cuda::upload(plan, machine.stream());
   const std::weak_ptr<const cuda::UploadedPlan> watched = uploaded;

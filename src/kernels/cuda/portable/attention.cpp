@@ -24,6 +24,15 @@ const Launchers& launchers(const AttentionShape& shape) {
   return shape.dtype == DType::kBFloat16 ? kBFloat16Launchers : kFloat16Launchers;
 }
 
+// scale / softcap as a float: never infinite, nor 0, since ∞ · 0 is none of the logits that dead
+// pairs may have; the least normal number shows in no logit that does count.
+float cap_scale(double scale, double softcap) {
+  constexpr double kLeast = std::numeric_limits<float>::min();
+  constexpr double kMost = std::numeric_limits<float>::max();
+  const double size = std::clamp(std::fabs(scale) / softcap, kLeast, kMost);
+  return static_cast<float>(std::copysign(size, scale));
+}
+
 // The passes of a plan on one GPU.
 struct UploadedOrder {
   PassOrder order;
@@ -154,7 +163,10 @@ struct Backward {
     launch.shape = shape;
     launch.sequences = args.sequences;
     launch.scale = static_cast<float>(args.scale);
-    launch.scale_log2 = static_cast<float>(args.scale * std::numbers::log2e);
+    launch.capped = shape.softcap;
+    if (launch.capped) launch.cap_scale = cap_scale(args.scale, args.softcap);
+    const double of_logits = launch.capped ? args.softcap : args.scale;
+    launch.scale_log2 = static_cast<float>(of_logits * std::numbers::log2e);
     launch.statistics = pointer<RowStatistics>(statistics);
     const int dq_width = run.dq_width(shape);
     const PlanOnDevice keys(transposed, stream);
@@ -229,10 +241,13 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   launch.plan = on_device.uploaded->view();
   launch.shape = shape;
   launch.sequences = args.sequences;
-  launch.negative = args.scale < 0;
+  launch.capped = shape.softcap;
+  if (launch.capped) launch.cap_scale = cap_scale(args.scale, args.softcap);
+  const double scale = launch.capped ? args.softcap : args.scale;
+  launch.negative = scale < 0;
   // Of 0 a normal number that no logit shows: dead pairs would give 0 · ∞.
   constexpr double kLeast = std::numeric_limits<float>::min();
-  launch.scale = static_cast<float>(std::max(std::fabs(args.scale), kLeast)) * kLog2E;
+  launch.scale = static_cast<float>(std::max(std::fabs(scale), kLeast)) * kLog2E;
   launch.q = rows_of(args.q);
   launch.k = rows_of(args.k);
   launch.v = rows_of(args.v);

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/cuda/portable/items.cuh"
+#include "kernels/cuda/portable/softcap.cuh"
 #include "kernels/cuda/portable/tile_walk.cuh"
 
 namespace lace::cuda::portable {
@@ -10,6 +11,8 @@ namespace lace::cuda::portable {
 // Every half of backward is one loop over a plan: owners x0, x1 stay in shared memory while others
 // y0, y1 stream past, and with
 //   P  = exp(scale · x0 y0ᵀ − lse),  dS = P ∘ (x1 y1ᵀ − delta)
+// (with a softcap, and T = tanh(scale / softcap · x0 y0ᵀ):
+//   P  = exp(softcap · T − lse),  dS = P ∘ (1 − T²) ∘ (x1 y1ᵀ − delta))
 // the sums  d1 += P y1  (where owners are keys) and  d0 += dS y0  stay in registers. kKeys also
 // adds dSᵀ x0 to sums of dq in global memory, atomically: five products. kKeysAlone and kQueries
 // add nothing atomically, and a run repeats bit for bit, but scores are computed twice: seven
@@ -236,9 +239,13 @@ struct BackwardBlock {
     if (live == Live::kNone) return store_changes(changes, first, packed);
     Scores p = {};
     add_scores<T>(p, x0_tile, first_row, y0_at(stage), first, lane);
-    weigh(p, slot, stage, first, live);
+    if (launch.capped) {
+      weigh_capped(p, packed, slot, stage, first, live);
+    } else {
+      weigh(p, slot, stage, first, live);
+      if constexpr (kKeys) pack_left<T>(packed, p);
+    }
     if constexpr (kKeys) {
-      pack_left<T>(packed, p);
       add_weighted<T>(sum1, packed, y1_at(stage), first, task.part * kSumDim1 / 8, lane);
     }
     Scores ds = {};
@@ -275,6 +282,32 @@ struct BackwardBlock {
                                              [&](int j, int t) { p[r][j][t] = 0; });
       }
     }
+  }
+
+  // The same with a softcap; the weights go to `packed`, and are left times the slopes of the cap.
+  __device__ void weigh_capped(Scores& p, Packed& packed, int slot, int stage, int first,
+                               Live live) {
+    cap_logits(p, launch.cap_scale);
+    Scores weights;
+#pragma unroll
+    for (int r = 0; r < kRowTiles; r++) {
+      if (live == Live::kSome) {
+        walk.template for_dead<kColumnTiles>(slot, first_row + 16 * r + lane / 4, first, lane,
+                                             [&](int j, int t) { p[r][j][t] = -INFINITY; });
+      }
+#pragma unroll
+      for (int j = 0; j < kColumnTiles; j++) {
+#pragma unroll
+        for (int t = 0; t < 4; t++) {
+          float& share = p[r][j][t];
+          const float weight =
+              exp2f(fmaf(share, launch.scale_log2, -statistics_of(stage, first, r, j, t).lse));
+          weights[r][j][t] = weight;
+          share = share == -INFINITY ? 0 : weight * fmaf(-share, share, 1);
+        }
+      }
+    }
+    if constexpr (kKeys) pack_left<T>(packed, weights);
   }
 
   // dS for dq.

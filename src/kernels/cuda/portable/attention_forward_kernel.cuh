@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/cuda/portable/items.cuh"
+#include "kernels/cuda/portable/softcap.cuh"
 #include "kernels/cuda/portable/tile_walk.cuh"
 
 namespace lace::cuda::portable {
@@ -155,6 +156,7 @@ struct ForwardBlock {
 
   // Logits become weights, which meet the values.
   __device__ void weigh(Logits& logits, int slot, Live live) {
+    if (launch.capped) cap_logits(logits, launch.cap_scale);
 #pragma unroll
     for (int r = 0; r < kRowTiles; r++) {
       if (launch.negative) {

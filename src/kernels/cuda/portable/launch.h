@@ -39,7 +39,9 @@ struct ForwardLaunch {
   const Sequence* sequences = nullptr;  // as in ForwardArgs
   BlockQueue queue;
   bool negative = false;  // logits are negated first
-  float scale = 0;        // |scale| · log2(e), > 0
+  bool capped = false;    // or become tanh(cap_scale · logit) first
+  float cap_scale = 0;    // scale / softcap
+  float scale = 0;        // |scale|, or softcap, · log2(e), > 0
   StridedRows q, k, v, out;
   // Batches in memory, as of all that follows.
   float* lse = nullptr;      // [batch, heads, q_len]
@@ -63,7 +65,10 @@ struct BackwardLaunch {
   int member = 0, members = 1;
   bool first = false, last = false;  // of the launches that add to the same gradients
   BackwardBuffers buffers;
-  float scale = 0, scale_log2 = 0;
+  bool capped = false;   // logits become tanh(cap_scale · logit) before scale_log2
+  float cap_scale = 0;   // scale / softcap
+  float scale = 0;       // of d0
+  float scale_log2 = 0;  // scale, or softcap, · log2(e)
   StridedRows x0, x1, y0, y1, d0, d1;
   const RowStatistics* statistics = nullptr;  // [batch, heads, q_len]
   float *partial0 = nullptr,

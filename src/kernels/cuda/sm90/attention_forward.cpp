@@ -76,6 +76,7 @@ std::string unsupported(const AttentionShape& s) {
            "positive multiple of them";
   }
   if (!s.positive_scale) return "scale must be positive, and a normal float32";
+  if (s.softcap) return "it does not compute softcap";
   return {};
 }
 

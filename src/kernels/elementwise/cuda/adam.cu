@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kThreads) update_kernel(const Adam<T> adam) {
     if (adam.ema != nullptr) {
       store_floats(adam.ema + at, make_float4(e[0].ema, e[1].ema, e[2].ema, e[3].ema));
     }
-    if (adam.copies != nullptr) Elements16<T, 4>::packed(values).store(adam.copies + at);
+    if (adam.copies != nullptr) Vector<T, 4>::packed(values).store(adam.copies + at);
     return;
   }
   Element e = {adam.values[rest], adam.m[rest], adam.v[rest],

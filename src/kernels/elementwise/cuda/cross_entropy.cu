@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll 2
   for (int64_t column = lane * kWidth; column < columns; column += 32 * kWidth) {
     float values[kWidth];
-    Elements16<T, kWidth>::load(of_row + column).unpack_to(values);
+    Vector<T, kWidth>::load(of_row + column).unpack_to(values);
     ExpSum own;
 #pragma unroll
     for (int k = 0; k < kWidth; k++) own.most = fmaxf(own.most, values[k]);
@@ -73,12 +73,12 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll 2
   for (int64_t column = lane * kWidth; column < columns; column += 32 * kWidth) {
     float values[kWidth];
-    Elements16<T, kWidth>::load(logits + start + column).unpack_to(values);
+    Vector<T, kWidth>::load(logits + start + column).unpack_to(values);
 #pragma unroll
     for (int k = 0; k < kWidth; k++) {
       values[k] = scale * (__expf(values[k] - row_lse) - (column + k == target ? 1.0f : 0.0f));
     }
-    Elements16<T, kWidth>::packed(values).store(dlogits + start + column);
+    Vector<T, kWidth>::packed(values).store(dlogits + start + column);
   }
 }
 

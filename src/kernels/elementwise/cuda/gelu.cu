@@ -14,7 +14,7 @@ constexpr int kUnroll = 4;  // vectors of an array that a thread has under way
 
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads) gelu_kernel(const T* x, T* y, int64_t vectors) {
-  using Elements = Elements16<T, kWidth>;
+  using Elements = Vector<T, kWidth>;
   const int64_t block = from_the_end(blockIdx.x, gridDim.x);
   const int64_t first = block * (kThreads * kUnroll) + threadIdx.x;
   Elements in[kUnroll];
@@ -54,7 +54,7 @@ struct Walk {
 template <typename T, int kWidth, bool kGrad>
 __global__ void __launch_bounds__(kThreads, 3)
     walk_kernel(const Walk walk, const T* x, const T* dy, T* dx) {
-  using Elements = Elements16<T, kWidth>;
+  using Elements = Vector<T, kWidth>;
   const int lane = static_cast<int>(threadIdx.x) % walk.lanes;
   const int line = static_cast<int>(threadIdx.x) / walk.lanes, lines = kThreads / walk.lanes;
   const int vector = static_cast<int>(blockIdx.y) * walk.lanes + lane;

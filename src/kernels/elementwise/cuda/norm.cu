@@ -48,7 +48,6 @@ template <typename T, typename R, typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThreads)
     norm_kernel(const Norm<T, R> norm) {
   constexpr int kVectors = Shape::kVectors, kLanes = Shape::kLanes;
-  using Elements = Elements16<T, 4>;
   const int columns = static_cast<int>(norm.columns);
   const int first = static_cast<int>(threadIdx.x) % kLanes * 4;
   const auto column = [&](int j) { return first + j * kLanes * 4; };
@@ -60,29 +59,49 @@ __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThre
     weight[j] = load_floats(norm.weight + column(j));
     bias[j] = load_floats(norm.bias + column(j));
   }
+  // The next row is on its way while this one is worked on, where registers hold both.
+  constexpr bool kAhead = kVectors * sizeof(R) <= 8;
+  struct Row {
+    Vector<R, 4> x[kVectors];
+    Vector<T, 4> branch[kVectors];
+  };
+  const auto load = [&](int64_t i, Row& to) {
+    const int64_t start = from_the_end(i, norm.rows) * columns;
+#pragma unroll
+    for (int j = 0; j < kVectors; j++) {
+      to.x[j] = Vector<R, 4>::zeros();
+      to.branch[j] = Vector<T, 4>::zeros();
+      if (column(j) >= columns) continue;
+      to.x[j] = Vector<R, 4>::load(norm.x + start + column(j));
+      if (norm.branch != nullptr) {
+        to.branch[j] = Vector<T, 4>::load(norm.branch + start + column(j));
+      }
+    }
+  };
   RowSums<kLanes> row_sum;
   const float of_columns = 1.0f / static_cast<float>(columns);
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * Shape::kRows + threadIdx.x / kLanes;
-       i < norm.rows; i += static_cast<int64_t>(gridDim.x) * Shape::kRows) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * Shape::kRows;
+  int64_t i = static_cast<int64_t>(blockIdx.x) * Shape::kRows + threadIdx.x / kLanes;
+  Row next;
+  if (kAhead && i < norm.rows) load(i, next);
+  for (; i < norm.rows; i += step) {
+    Row loaded;
+    if constexpr (kAhead) {
+      loaded = next;
+      if (i + step < norm.rows) load(i + step, next);
+    } else {
+      load(i, loaded);
+    }
     const int64_t row = from_the_end(i, norm.rows);
     const int64_t start = row * columns;
     float4 x[kVectors];
 #pragma unroll
-    for (int j = 0; j < kVectors; j++) {
-      x[j] = make_float4(0, 0, 0, 0);
-      if (column(j) < columns) x[j] = load_four(norm.x + start + column(j));
-    }
+    for (int j = 0; j < kVectors; j++) x[j] = loaded.x[j].unpacked();
     if (norm.branch != nullptr) {
-      Elements branch[kVectors];
-#pragma unroll
-      for (int j = 0; j < kVectors; j++) {
-        branch[j] = Elements::zeros();
-        if (column(j) < columns) branch[j] = Elements::load(norm.branch + start + column(j));
-      }
       const RowDropout dropout(norm.dropout, row);
 #pragma unroll
       for (int j = 0; j < kVectors; j++) {
-        const float4 kept = dropout(branch[j].unpacked(), static_cast<uint32_t>(column(j)));
+        const float4 kept = dropout(loaded.branch[j].unpacked(), static_cast<uint32_t>(column(j)));
         x[j].x += kept.x, x[j].y += kept.y, x[j].z += kept.z, x[j].w += kept.w;
         if (column(j) < columns) x[j] = store_four(norm.sum + start + column(j), x[j]);
       }
@@ -107,7 +126,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThre
       const float4 y = make_float4(
           fmaf(x[j].x * rstd, weight[j].x, bias[j].x), fmaf(x[j].y * rstd, weight[j].y, bias[j].y),
           fmaf(x[j].z * rstd, weight[j].z, bias[j].z), fmaf(x[j].w * rstd, weight[j].w, bias[j].w));
-      Elements::packed(y).store(norm.y + start + column(j));
+      Vector<T, 4>::packed(y).store(norm.y + start + column(j));
     }
     if (first == 0) store_statistics(norm, row, mean, rstd);
   }
@@ -169,7 +188,7 @@ void norm(const Context& context, const NormArgs& args) {
               norm);
       return;
     }
-    with_row_shape(columns, [&](auto shape) {
+    with_row_shape<4>(columns, [&](auto shape) {
       using Shape = decltype(shape);
       const unsigned blocks = row_blocks(rows, Shape::kRows, Shape::kThreads, kThreadsAtOnce);
       norm_kernel<T, R, Shape><<<blocks, Shape::kThreads, 0, stream_of(context)>>>(norm);

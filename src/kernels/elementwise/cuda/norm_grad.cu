@@ -20,7 +20,7 @@ struct NormGrad {
   float* partials;  // [blocks, 3, columns] of weight, bias and branch
 };
 
-constexpr int kThreadsAtOnce = 512;
+constexpr int kThreadsAtOnce = 640;
 
 __device__ inline void add_product(float4& sum, const float4& a, const float4& b) {
   sum.x = fmaf(a.x, b.x, sum.x), sum.y = fmaf(a.y, b.y, sum.y);
@@ -70,7 +70,6 @@ template <typename T, typename R, typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThreads)
     norm_grad_kernel(const NormGrad<T, R> norm) {
   constexpr int kVectors = Shape::kVectors, kLanes = Shape::kLanes;
-  using Elements = Elements16<T, 4>;
   const float4 zero = make_float4(0, 0, 0, 0);
   const int columns = static_cast<int>(norm.columns);
   const int first = static_cast<int>(threadIdx.x) % kLanes * 4;
@@ -81,28 +80,42 @@ __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThre
 #pragma unroll
   for (int j = 0; j < kVectors; j++) weight_sum[j] = bias_sum[j] = branch_sum[j] = zero;
 
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * Shape::kRows + threadIdx.x / kLanes;
-       i < norm.rows; i += static_cast<int64_t>(gridDim.x) * Shape::kRows) {
-    const int64_t row = from_the_end(i, norm.rows);
-    const int64_t start = row * columns;
-    float4 x[kVectors], grad[kVectors];
-    Elements dy[kVectors];
+  struct Row {
+    Vector<R, 4> x[kVectors], grad[kVectors];
+    Vector<T, 4> dy[kVectors];
+    float mean, rstd;
+  };
+  const auto load = [&](int64_t i, Row& to) {
+    const int64_t row = from_the_end(i, norm.rows), start = row * columns;
 #pragma unroll
     for (int j = 0; j < kVectors; j++) {
-      x[j] = grad[j] = zero;
-      dy[j] = Elements::zeros();
+      to.x[j] = to.grad[j] = Vector<R, 4>::zeros();
+      to.dy[j] = Vector<T, 4>::zeros();
       if (column(j) >= columns) continue;
-      x[j] = load_four(norm.x + start + column(j));
-      dy[j] = Elements::load(norm.dy + start + column(j));
-      if (norm.grad != nullptr) grad[j] = load_four(norm.grad + start + column(j));
+      to.x[j] = Vector<R, 4>::load(norm.x + start + column(j));
+      to.dy[j] = Vector<T, 4>::load(norm.dy + start + column(j));
+      if (norm.grad != nullptr) to.grad[j] = Vector<R, 4>::load(norm.grad + start + column(j));
     }
-    const float mean = norm.mean[row], rstd = norm.rstd[row];
+    to.mean = norm.mean[row], to.rstd = norm.rstd[row];
+  };
+  // The next row is on its way while this one is worked on.
+  const int64_t step = static_cast<int64_t>(gridDim.x) * Shape::kRows;
+  int64_t i = static_cast<int64_t>(blockIdx.x) * Shape::kRows + threadIdx.x / kLanes;
+  Row next;
+  if (i < norm.rows) load(i, next);
+  for (; i < norm.rows; i += step) {
+    const Row loaded = next;
+    if (i + step < norm.rows) load(i + step, next);
+    const int64_t row = from_the_end(i, norm.rows), start = row * columns;
+    const float mean = loaded.mean, rstd = loaded.rstd;
+    float4 x[kVectors];
     float2 sums = make_float2(0, 0);
 #pragma unroll
     for (int j = 0; j < kVectors; j++) {
+      x[j] = loaded.x[j].unpacked();
       x[j] = make_float4((x[j].x - mean) * rstd, (x[j].y - mean) * rstd, (x[j].z - mean) * rstd,
                          (x[j].w - mean) * rstd);
-      const float4 d = dy[j].unpacked();
+      const float4 d = loaded.dy[j].unpacked();
       add_product(weight_sum[j], d, x[j]);
       add(bias_sum[j], d);
       const float4 weight = column(j) < columns
@@ -118,18 +131,18 @@ __global__ void __launch_bounds__(Shape::kThreads, kThreadsAtOnce / Shape::kThre
 #pragma unroll
     for (int j = 0; j < kVectors; j++) {
       if (column(j) >= columns) continue;
-      const float4 d = dy[j].unpacked();
+      const float4 d = loaded.dy[j].unpacked(), grad = loaded.grad[j].unpacked();
       const float4 weight = __ldg(reinterpret_cast<const float4*>(norm.weight + column(j)));
       const float4 dx =
-          make_float4(grad[j].x + fmaf(weight.x * rstd, d.x, fmaf(x[j].x, of_x, of_one)),
-                      grad[j].y + fmaf(weight.y * rstd, d.y, fmaf(x[j].y, of_x, of_one)),
-                      grad[j].z + fmaf(weight.z * rstd, d.z, fmaf(x[j].z, of_x, of_one)),
-                      grad[j].w + fmaf(weight.w * rstd, d.w, fmaf(x[j].w, of_x, of_one)));
+          make_float4(grad.x + fmaf(weight.x * rstd, d.x, fmaf(x[j].x, of_x, of_one)),
+                      grad.y + fmaf(weight.y * rstd, d.y, fmaf(x[j].y, of_x, of_one)),
+                      grad.z + fmaf(weight.z * rstd, d.z, fmaf(x[j].z, of_x, of_one)),
+                      grad.w + fmaf(weight.w * rstd, d.w, fmaf(x[j].w, of_x, of_one)));
       const float4 rounded = store_four(norm.dx + start + column(j), dx);
       const float4 kept = dropout(rounded, static_cast<uint32_t>(column(j)));
       add(branch_sum[j], kept);
       if (norm.dbranch != nullptr) {
-        Elements::packed(kept).store(norm.dbranch + start + column(j));
+        Vector<T, 4>::packed(kept).store(norm.dbranch + start + column(j));
       }
     }
   }
@@ -213,7 +226,7 @@ NormGrad<T, R> norm_grad_of(const NormGradArgs& args) {
 template <typename T, typename R, typename MemoryOf>
 void launch(NormGrad<T, R> norm, bool in_registers, MemoryOf memory_of, cudaStream_t stream) {
   if (in_registers) {
-    with_row_shape(norm.columns, [&](auto shape) {
+    with_row_shape<2>(norm.columns, [&](auto shape) {
       using Shape = decltype(shape);
       const unsigned blocks = row_blocks(norm.rows, Shape::kRows, Shape::kThreads, kThreadsAtOnce);
       norm.partials = memory_of(blocks);

@@ -37,7 +37,7 @@ __device__ void load_angles(const float* from, float (&values)[kWidth]) {
 
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads) rotate_kernel(const Rotation rotation, T* x) {
-  using Elements = Elements16<T, kWidth>;
+  using Elements = Vector<T, kWidth>;
   const int line = static_cast<int>(threadIdx.x) / rotation.lanes;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / rotation.lanes) + line;
   if (line >= kThreads / rotation.lanes || row >= rotation.rows) return;

@@ -19,21 +19,24 @@ struct RowShape {
 
 constexpr int64_t kMostColumns = 4096;  // that registers hold
 
-// Calls function(RowShape) with the smallest that has `columns`, at most kMostColumns.
-template <typename Function>
+// Calls function(RowShape) with the smallest that has `columns`, at most kMostColumns, in
+// kMostVectors vectors a lane, 2 or 4: with 2 a kernel has registers left for more of a row, but
+// from 257 columns on several warps share it.
+template <int kMostVectors, typename Function>
 void with_row_shape(int64_t columns, Function function) {
+  constexpr int kHalves = 4 / kMostVectors;
   if (columns <= 128) {
     function(RowShape<32, 1>());
   } else if (columns <= 256) {
     function(RowShape<32, 2>());
   } else if (columns <= 512) {
-    function(RowShape<32, 4>());
+    function(RowShape<32 * kHalves, kMostVectors>());
   } else if (columns <= 1024) {
     function(RowShape<128, 2>());
   } else if (columns <= 2048) {
-    function(RowShape<128, 4>());
+    function(RowShape<128 * kHalves, kMostVectors>());
   } else {
-    function(RowShape<256, 4>());
+    function(RowShape<256 * kHalves, kMostVectors>());
   }
 }
 

@@ -27,46 +27,41 @@ __device__ T from_float(float x) {
 // before has left its last rows in L2; the one after finds the first ones there.
 __device__ inline int64_t from_the_end(int64_t i, int64_t count) { return count - 1 - i; }
 
-// kWidth neighbouring elements of 16 bits: 1, or a vector that begins at a multiple of its size.
+// kWidth neighbouring elements as they lie in memory: 1, or so many that begin at a multiple of
+// their size.
 template <typename T, int kWidth>
-struct Elements16;
+struct Vector;
 
 template <typename T>
-struct Elements16<T, 1> {
+struct Vector<T, 1> {
   T bits;
-  __device__ static Elements16 load(const T* from) { return {*from}; }
-  __device__ static Elements16 zeros() { return {from_float<T>(0)}; }
+  __device__ static Vector load(const T* from) { return {*from}; }
+  __device__ static Vector zeros() { return {from_float<T>(0)}; }
   __device__ void store(T* to) const { *to = bits; }
   __device__ void unpack_to(float (&values)[1]) const { values[0] = to_float(bits); }
-  __device__ static Elements16 packed(const float (&values)[1]) {
-    return {from_float<T>(values[0])};
-  }
+  __device__ static Vector packed(const float (&values)[1]) { return {from_float<T>(values[0])}; }
 };
 
 template <typename T>
-struct Elements16<T, 4> {
+struct Vector<T, 4> {
   uint2 bits;
-  __device__ static Elements16 load(const T* from) {
-    return {*reinterpret_cast<const uint2*>(from)};
-  }
-  __device__ static Elements16 zeros() { return {make_uint2(0, 0)}; }
+  __device__ static Vector load(const T* from) { return {*reinterpret_cast<const uint2*>(from)}; }
+  __device__ static Vector zeros() { return {make_uint2(0, 0)}; }
   __device__ void store(T* to) const { *reinterpret_cast<uint2*>(to) = bits; }
   __device__ float4 unpacked() const {
     const float2 low = unpack<T>(bits.x), high = unpack<T>(bits.y);
     return make_float4(low.x, low.y, high.x, high.y);
   }
-  __device__ static Elements16 packed(const float4& values) {
+  __device__ static Vector packed(const float4& values) {
     return {make_uint2(pack<T>(values.x, values.y), pack<T>(values.z, values.w))};
   }
 };
 
 template <typename T>
-struct Elements16<T, 8> {
+struct Vector<T, 8> {
   uint4 bits;
-  __device__ static Elements16 load(const T* from) {
-    return {*reinterpret_cast<const uint4*>(from)};
-  }
-  __device__ static Elements16 zeros() { return {make_uint4(0, 0, 0, 0)}; }
+  __device__ static Vector load(const T* from) { return {*reinterpret_cast<const uint4*>(from)}; }
+  __device__ static Vector zeros() { return {make_uint4(0, 0, 0, 0)}; }
   __device__ void store(T* to) const { *reinterpret_cast<uint4*>(to) = bits; }
   __device__ void unpack_to(float (&values)[8]) const {
     const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
@@ -76,39 +71,37 @@ struct Elements16<T, 8> {
       values[2 * w] = pair.x, values[2 * w + 1] = pair.y;
     }
   }
-  __device__ static Elements16 packed(const float (&values)[8]) {
+  __device__ static Vector packed(const float (&values)[8]) {
     return {make_uint4(pack<T>(values[0], values[1]), pack<T>(values[2], values[3]),
                        pack<T>(values[4], values[5]), pack<T>(values[6], values[7]))};
   }
 };
 
+template <>
+struct Vector<float, 4> {
+  float4 values;
+  __device__ static Vector load(const float* from) {
+    return {*reinterpret_cast<const float4*>(from)};
+  }
+  __device__ static Vector zeros() { return {make_float4(0, 0, 0, 0)}; }
+  __device__ void store(float* to) const { *reinterpret_cast<float4*>(to) = values; }
+  __device__ const float4& unpacked() const { return values; }
+  __device__ static Vector packed(const float4& values) { return {values}; }
+};
+
 __device__ inline float4 load_floats(const float* from) {
-  return *reinterpret_cast<const float4*>(from);
+  return Vector<float, 4>::load(from).values;
 }
 __device__ inline void store_floats(float* to, const float4& values) {
-  *reinterpret_cast<float4*>(to) = values;
+  Vector<float, 4>{values}.store(to);
 }
 
-// Four elements of the residual stream: float, or of 16 bits.
-template <typename R>
-__device__ float4 load_four(const R* from) {
-  if constexpr (std::is_same_v<R, float>) {
-    return load_floats(from);
-  } else {
-    return Elements16<R, 4>::load(from).unpacked();
-  }
-}
-// Stores them and returns them as they are rounded.
+// Stores four elements and returns them as they are rounded.
 template <typename R>
 __device__ float4 store_four(R* to, const float4& values) {
-  if constexpr (std::is_same_v<R, float>) {
-    store_floats(to, values);
-    return values;
-  } else {
-    const auto rounded = Elements16<R, 4>::packed(values);
-    rounded.store(to);
-    return rounded.unpacked();
-  }
+  const auto rounded = Vector<R, 4>::packed(values);
+  rounded.store(to);
+  return rounded.unpacked();
 }
 
 // The mask of one row.

@@ -1,0 +1,367 @@
+"""Masks that are tensors: lace.scaled_dot_product_attention, lace.flex_attention, block_mask.
+
+Usage: test_package_masks.py [unittest options], on an interpreter that has the package.
+"""
+
+import math
+import unittest
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention.flex_attention import create_block_mask
+
+import lace
+
+from package_case import PackageTest, positions, tensors
+
+
+class MaskedTest(PackageTest):
+    """scaled_dot_product_attention and flex_attention: what they run, and what they hand on."""
+
+    def masks(self, n):
+        """Name, mask_mod, and the pattern that says it (None: none does; "": a block mask)."""
+        short = [48, 16, 64, 32, n]
+        document = torch.repeat_interleave(torch.arange(5), torch.tensor(short))
+        odd = torch.repeat_interleave(torch.arange(5), torch.tensor([47, 17, *short[2:]]))
+        return [
+            ("causal", lambda b, h, q, k: q >= k, "dense"),
+            ("all", lambda b, h, q, k: q >= 0, "bidirectional(dense)"),
+            ("window", lambda b, h, q, k: (q >= k) & (q - k < 37), "local(37)"),
+            ("two-sided", lambda b, h, q, k: (q - k).abs() <= 21, "bidirectional(local(42))"),
+            ("lopsided", lambda b, h, q, k: (q - k <= 21) & (k - q <= 20), None),
+            ("documents", lambda b, h, q, k: (document[q] == document[k]) & (q >= k), ""),
+            ("two-sided documents", lambda b, h, q, k: document[q] == document[k], ""),
+            ("odd documents", lambda b, h, q, k: odd[q] == odd[k], "bidirectional(dense)"),
+            ("causal ones", lambda b, h, q, k: (odd[q] == odd[k]) & (q >= k), "dense"),
+            (
+                "ones with windows",
+                lambda b, h, q, k: (odd[q] == odd[k]) & (q >= k) & (q - k < 20),
+                "local(20)",
+            ),
+            ("lopsided ones", lambda b, h, q, k: (odd[q] == odd[k]) & (q - k < 20), None),
+            ("a head each", lambda b, h, q, k: (q // 16 + k // 16 + h) % 3 == 0, ""),
+            ("first keys", lambda b, h, q, k: (q // 128 == k // 128) | (k < 128), ""),
+            ("a pair less", lambda b, h, q, k: (q >= k) & ~((q == 9) & (k == 3)), None),
+        ]
+
+    @staticmethod
+    def pattern_of_mask(mask, query, k_len):
+        groups, _ = lace._sdpa._read_once(mask, query, k_len)
+        return groups[0].pattern if groups else None
+
+    @staticmethod
+    def pattern_of_block_mask(block_mask, query, key):
+        readings, _ = lace._flex.read_once(block_mask, query, key)
+        return readings[0].pattern if readings else None
+
+    @staticmethod
+    def dense(mask_mod, batch, heads, n):
+        b, h, i = torch.arange(batch), torch.arange(heads), torch.arange(n)
+        for dims in [(None, None, None, 0), (None, None, 0, None), (None, 0, None, None)]:
+            mask_mod = torch.vmap(mask_mod, dims)
+        return torch.vmap(mask_mod, (0, None, None, None))(b, h, i, i)
+
+    def test_masks_are_read_exactly(self):
+        for n in (256, 130):
+            q, k, v = tensors(q_len=n)
+            for name, mask_mod, expected_pattern in self.masks(n):
+                block_mask = create_block_mask(mask_mod, None, 4, n, n, device="cpu")
+                mask = self.dense(mask_mod, 1, 4, n)
+                expected = F.scaled_dot_product_attention(q, k, v, mask)
+                for call, argument, reader in [
+                    (lace.scaled_dot_product_attention, "attn_mask", self.pattern_of_mask),
+                    (lace.flex_attention, "block_mask", self.pattern_of_block_mask),
+                ]:
+                    with self.subTest(n=n, mask=name, call=call.__name__):
+                        value = mask if argument == "attn_mask" else block_mask
+                        with warnings.catch_warnings():
+                            warnings.simplefilter("ignore")
+                            self.assert_close(call(q, k, v, **{argument: value}), expected)
+                        pattern = reader(value, q, n if argument == "attn_mask" else k)
+                        if expected_pattern is None:
+                            self.assertIsNone(pattern)
+                        elif expected_pattern:
+                            self.assertEqual(pattern.text, expected_pattern)
+                        else:
+                            self.assertIn("mask(", pattern.text)
+
+    def test_a_mask_that_changed_is_read_again(self):
+        q, k, v = tensors()
+        mask = torch.ones(96, 96, dtype=torch.bool).tril()
+        for _ in range(2):
+            expected = F.scaled_dot_product_attention(q, k, v, mask)
+            self.assert_close(lace.scaled_dot_product_attention(q, k, v, mask), expected)
+            mask[:, :] = torch.ones(96, 96, dtype=torch.bool)
+
+    def test_last_queries(self):
+        q, k, v = tensors(q_len=40, k_len=96)
+        i, j = positions(40, 96)
+        for mask, text in [
+            (j <= i, "dense"),
+            ((j <= i) & (i - j < 7), "local(7)"),
+            ((i - j).abs() <= 7, "bidirectional(local(14))"),
+            ((i // 32 == j // 32) & (j <= i), "mask("),
+        ]:
+            expected = F.scaled_dot_product_attention(q, k, v, mask)
+            self.assert_close(lace.scaled_dot_product_attention(q, k, v, mask), expected)
+            self.assertIn(text, self.pattern_of_mask(mask, q, 96).text)
+        q, mask = q[:, :, -1:], (i - j < 7)[-1:]
+        expected = F.scaled_dot_product_attention(q, k, v, mask)
+        self.assert_close(lace.scaled_dot_product_attention(q, k, v, mask), expected)
+
+    def test_torch_signature(self):
+        for sizes in ({}, {"q_len": 40, "k_len": 96}, {"kv_heads": 2}):
+            for causal in (False, True):
+                q, k, v = tensors(**sizes)
+                options = {"is_causal": causal, "scale": 0.2, "enable_gqa": True}
+                self.assert_close(
+                    lace.scaled_dot_product_attention(q, k, v, **options),
+                    F.scaled_dot_product_attention(q, k, v, **options),
+                )
+        q, k, v = (t[0] for t in tensors())
+        got = lace.scaled_dot_product_attention(q, k, v, is_causal=True)
+        self.assert_close(got, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        q, k, v = (t[None].expand(3, -1, -1, -1, -1) for t in tensors())
+        got = lace.scaled_dot_product_attention(q, k, v)
+        self.assert_close(got, F.scaled_dot_product_attention(q, k, v))
+
+    def test_others_are_handed_on_with_one_warning(self):
+        lace._library._warned.clear()
+        q, k, v = tensors()
+        bias = torch.randn(96, 96, generator=torch.Generator().manual_seed(1))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                got = lace.scaled_dot_product_attention(q, k, v, bias)
+                self.assert_close(got, F.scaled_dot_product_attention(q, k, v, bias))
+        ours = [str(w.message) for w in caught if "lace" in str(w.message)]
+        self.assertEqual(len(ours), 1)
+        self.assertIn("float masks", ours[0])
+        # More queries than keys, too.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            got = lace.scaled_dot_product_attention(k, q[:, :, :40], v[:, :, :40])
+        self.assert_close(got, F.scaled_dot_product_attention(k, q[:, :, :40], v[:, :, :40]))
+
+    def test_key_padding(self):
+        q, k, v = tensors(batch=4)
+        i, j = positions(96)
+        lens, begins = torch.tensor([70, 96, 33, 70]), torch.tensor([5, 0, 60, 5])
+        keys = (j < lens[:, None, None])[:, None]
+        from_left = (j >= begins[:, None, None])[:, None]
+        for name, mask, count in [
+            ("right", keys, 3),
+            ("right, every row alike", keys.expand(4, 4, 96, 96), 3),
+            ("right, causal", keys & (j <= i), 3),
+            ("right, window", keys & (j <= i) & (i - j < 40), 3),
+            ("right, two-sided window", keys & ((i - j).abs() <= 20), 3),
+            ("left, causal", from_left & (j <= i), 3),
+            ("left, window", from_left & (j <= i) & (i - j < 40), 3),
+            ("left", from_left, None),
+            ("each a band", (j <= i) & (i - j < lens[:, None, None, None]), 3),
+        ]:
+            with self.subTest(name):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore" if count is None else "error")
+                    got = lace.scaled_dot_product_attention(q, k, v, mask)
+                expected = F.scaled_dot_product_attention(q, k, v, mask)
+                live = mask.any(-1, keepdim=True).expand(*expected.shape[:-1], 1)
+                self.assert_close(got * live, torch.where(live, expected, 0))
+                self.assertTrue((got.masked_select(~live) == 0).all())
+                groups, _ = lace._sdpa._read_once(mask, q, 96)
+                self.assertEqual(len(groups), count or 0)
+
+    def test_many_masks_in_a_batch_are_handed_on(self):
+        q, k, v = tensors(batch=20)
+        mask = torch.arange(96) < torch.arange(20, 40)[:, None, None, None]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            got = lace.scaled_dot_product_attention(q, k, v, mask)
+        self.assertEqual(lace._sdpa._read_once(mask, q, 96)[0], [])
+        self.assert_close(got, F.scaled_dot_product_attention(q, k, v, mask))
+
+    def test_gradients(self):
+        live = torch.rand(6, 6, generator=torch.Generator().manual_seed(2)) < 0.5
+        live |= torch.eye(6, dtype=torch.bool)
+        mask = live.repeat_interleave(16, 0).repeat_interleave(16, 1)
+        results = []
+        for call in (lace.scaled_dot_product_attention, F.scaled_dot_product_attention):
+            inputs = tensors(grad=True)
+            call(*inputs, mask).square().sum().backward()
+            results.append([t.grad for t in inputs])
+        for got, expected in zip(*results, strict=True):
+            self.assert_close(got, expected, 1e-4)
+
+    def test_flex_lse(self):
+        q, k, v = tensors()
+        block_mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, 96, 96, device="cpu")
+        out, lse = lace.flex_attention(q, k, v, block_mask=block_mask, return_lse=True)
+        logits = (q @ k.mT / math.sqrt(32)).masked_fill(
+            ~torch.ones(96, 96).tril().bool(), -math.inf
+        )
+        self.assert_close(lse, logits.logsumexp(-1))
+
+    def test_flex_masks_of_each_batch_element(self):
+        n = 300
+        q, k, v = tensors(batch=4, q_len=n)
+        lens = torch.tensor([70, n, 200, 70])
+        document = torch.stack([torch.arange(n) // size for size in (40, n, 100, 40)])
+        for name, mask_mod, count in [
+            ("padding", lambda b, h, i, j: j < lens[b], 3),
+            ("padding, causal", lambda b, h, i, j: (i >= j) & (j < lens[b]), 3),
+            ("padding, window", lambda b, h, i, j: (i >= j) & (i - j < 50) & (j < lens[b]), 3),
+            ("left padding", lambda b, h, i, j: (i >= j) & (j >= n - lens[b]), 3),
+            ("left padding, two-sided", lambda b, h, i, j: j >= n - lens[b], None),
+            ("documents", lambda b, h, i, j: (i >= j) & (document[b, i] == document[b, j]), 3),
+            ("windows", lambda b, h, i, j: (i >= j) & (i - j < lens[b]), 3),
+        ]:
+            with self.subTest(name):
+                block_mask = create_block_mask(mask_mod, 4, None, n, n, device="cpu")
+                mask = self.dense(mask_mod, 4, 1, n)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore" if count is None else "error")
+                    out, lse = lace.flex_attention(q, k, v, block_mask=block_mask, return_lse=True)
+                expected = F.scaled_dot_product_attention(q, k, v, mask)
+                live = mask.any(-1, keepdim=True)
+                self.assert_close(out * live, torch.where(live, expected, 0))
+                logits = (q @ k.mT / math.sqrt(32)).masked_fill(~mask, -math.inf)
+                live = live[..., 0].expand(lse.shape)
+                self.assert_close(lse[live], logits.logsumexp(-1)[live])
+                readings, _ = lace._flex.read_once(block_mask, q, k)
+                self.assertEqual(len(readings), count or 0)
+
+    def test_errors(self):
+        q, k, v = tensors()
+        causal = torch.ones(96, 96, dtype=torch.bool).tril()
+        for options, message in [
+            ({"dropout_p": 0.1}, "dropout_p must be 0, got 0.1"),
+            ({"attn_mask": causal, "is_causal": True}, "exclude each other"),
+            ({"attn_mask": causal[:5]}, "must be broadcastable"),
+        ]:
+            with self.assertRaisesRegex(lace.Error, message):
+                lace.scaled_dot_product_attention(q, k, v, **options)
+        with self.assertRaisesRegex(lace.Error, "give enable_gqa=True"):
+            lace.scaled_dot_product_attention(q, k[:, :2], v[:, :2])
+        block_mask = create_block_mask(lambda b, h, i, j: i >= j, 3, None, 96, 96, device="cpu")
+        with self.assertRaisesRegex(lace.Error, "block_mask is of 3 batch elements"):
+            lace.flex_attention(q, k, v, block_mask=block_mask)
+        with self.assertRaisesRegex(lace.Error, "score_mod is not computed: a factor goes into"):
+            lace.flex_attention(q, k, v, score_mod=lambda s, b, h, i, j: s + i)
+
+
+class BlockMaskTest(PackageTest):
+    """lace.attention with a mask of blocks that is a tensor, or FlexAttention's BlockMask."""
+
+    def live(self, seed=0, heads=4):
+        live = torch.rand(heads, 6, 6, generator=torch.Generator().manual_seed(seed)) < 0.4
+        return live | torch.eye(6, dtype=torch.bool)
+
+    @staticmethod
+    def spread(live, length=96):
+        return live.repeat_interleave(16, -1).repeat_interleave(16, -2)[..., :length, :length]
+
+    def test_keeps_patterns_to_live_blocks(self):
+        for length in (96, 85):
+            q, k, v = tensors(q_len=length)
+            for text in ("dense", "bidirectional(dense)", "local(20) | sinks(3)"):
+                for live in (self.live(), self.live()[:1], self.live()[0]):
+                    mask = self.spread(live, length) & lace.Pattern(text).mask(length)
+                    got = lace.attention(q, k, v, text, block_mask=live, block_size=16)
+                    self.assert_close(got, F.scaled_dot_product_attention(q, k, v, mask))
+        # The last queries; beyond the blocks nothing is live.
+        q, k, v = tensors(q_len=40, k_len=96)
+        mask = self.spread(self.live()) & lace.Pattern("dense").mask(96)
+        got = lace.attention(q, k, v, "dense", block_mask=self.live(), block_size=16)
+        self.assert_close(got, F.scaled_dot_product_attention(q, k, v, mask[:, -40:]))
+        q, k, v = tensors(q_len=96)
+        few = lace.attention(q, k, v, "dense", block_mask=self.live()[:, :2, :2], block_size=16)
+        self.assertTrue((few[:, :, 32:] == 0).all())
+
+    def test_gradients_and_lengths(self):
+        lens = torch.tensor([70, 96])
+        mask = self.spread(self.live()) & lace.Pattern("dense").mask(96)
+        mask = mask & (torch.arange(96) < lens[:, None, None, None])
+        rows = (torch.arange(96) < lens[:, None])[:, None, :, None]
+        options = {"block_mask": self.live(), "block_size": 16, "k_lens": lens}
+        ours, theirs = tensors(grad=True), tensors(grad=True)
+        got = lace.attention(*ours, "dense", **options)
+        expected = F.scaled_dot_product_attention(*theirs, mask) * rows
+        self.assert_close(got, expected)
+        (got.square().sum()).backward()
+        (expected.square().sum()).backward()
+        for a, b in zip(ours, theirs, strict=True):
+            self.assert_close(a.grad, b.grad, 1e-4)
+
+    def test_a_mask_that_changed_before_backward_is_an_error(self):
+        q, k, v = tensors(grad=True)
+        live = self.live()
+        out = lace.attention(q, k, v, "dense", block_mask=live, block_size=16)
+        live[:] = True
+        with self.assertRaisesRegex(RuntimeError, "modified by an inplace operation"):
+            out.sum().backward()
+
+    def test_one_compiled_graph_for_all_masks(self):
+        def call(q, k, v, live):
+            return lace.attention(q, k, v, "dense", block_mask=live, block_size=16)
+
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
+        for seed in range(3):
+            results = []
+            for run in (compiled, call):
+                inputs = tensors(grad=True)
+                out = run(*inputs, self.live(seed))
+                results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+            for got, expected in zip(*results, strict=True):
+                self.assert_close(got, expected, 1e-6)
+        self.assertEqual(torch._dynamo.utils.counters["stats"]["unique_graphs"], 1)
+
+    def test_transforms(self):
+        q, k, v = (torch.stack([t, t.flip(0)]) for t in tensors(grad=False))
+        lives = torch.stack([self.live(0), self.live(1)])
+
+        def loss(q, k, v, live):
+            out = lace.attention(q, k, v, "dense", block_mask=live, block_size=16)
+            return out.square().sum()
+
+        for live, dim in ((lives[0], None), (lives, 0)):
+            each = torch.func.vmap(torch.func.grad(loss), (0, 0, 0, dim))(q, k, v, live)
+            for b in range(2):
+                leaf = q[b].clone().requires_grad_()
+                loss(leaf, k[b], v[b], live if dim is None else live[b]).backward()
+                self.assert_close(each[b], leaf.grad, 1e-4)
+
+    def test_flex_masks_as_patterns(self):
+        q, k, v = tensors()
+        sinks = torch.randn(4, generator=torch.Generator().manual_seed(1))
+        block_mask = create_block_mask(
+            lambda b, h, i, j: (i >= j) & (i - j < 30), None, None, 96, 96, device="cpu"
+        )
+        options = {"sinks": sinks, "softcap": 2.0, "scale": 0.3, "return_lse": True}
+        got = lace.attention(q, k, v, block_mask, **options)
+        for a, b in zip(got, lace.attention(q, k, v, "local(30)", **options), strict=True):
+            self.assert_close(a, b)
+        odd = create_block_mask(lambda b, h, i, j: i + j != 9, None, None, 96, 96, device="cpu")
+        with self.assertRaisesRegex(lace.Error, r"\[attention\] no pattern of lace says what"):
+            lace.attention(q, k, v, odd)
+        with self.assertRaisesRegex(lace.Error, "no other mask, no lengths"):
+            lace.attention(q, k, v, block_mask, k_lens=40)
+        with self.assertRaisesRegex(lace.Error, "a BlockMask stands for the pattern"):
+            lace.attention(q, k, v, "dense", block_mask=block_mask)
+
+    def test_errors(self):
+        q, k, v = tensors()
+        for live, size, message in [
+            (torch.zeros(4, 3, 3), 16, "block_mask must be bool .heads or 1, blocks, blocks., got"),
+            (torch.ones(4, 3, 2, dtype=torch.bool), 16, "block_mask must be bool"),
+            (torch.ones(3, 6, 6, dtype=torch.bool), 16, "must be of 1 head or 4, got 3"),
+            (torch.ones(6, 6, dtype=torch.bool), None, "block_size must be positive, got 0"),
+        ]:
+            with self.assertRaisesRegex(RuntimeError, message):
+                lace.attention(q, k, v, "dense", block_mask=live, block_size=size)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
