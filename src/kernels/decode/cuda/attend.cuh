@@ -177,7 +177,7 @@ __device__ void attend(const AttendTask& task, float* scratch) {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         float value[8];
-        elementwise::Elements16<T, 8>{values[u][i]}.unpack_to(value);
+        elementwise::Vector<T, 8>{values[u][i]}.unpack_to(value);
 #pragma unroll
         for (int c = 0; c < 8; c++) out[i][c] += weight * value[c];
       }
