@@ -32,7 +32,8 @@ def read_rows(paths):
             best = rows.get(row["name"])
             if best is None or row["time_ms"] < best["time_ms"]:
                 rows[row["name"]] = row
-    machines = {(report["processor"], report["threads"], report["kernel"]) for report in reports}
+    machines = {report.get("gpu") or f"{report['processor']}, {report['threads']} threads, "
+                f"{report['kernel']}" for report in reports}
     if len(machines) > 1:
         sys.exit("decode_chart.py: the files are of different machines")
     return list(rows.values()), machines.pop()
@@ -93,11 +94,10 @@ def text(x, y, words, size, anchor="start", fill="#222", weight=400):
 
 
 def draw(rows, machine):
-    processor, threads, kernel = machine
     label = "What a byte costs to draw, and what the caches hold, over the bytes before it"
     body = [text(LEFT, 24, label, 14, weight=600),
-            text(LEFT, 42, f"8 layers, width 512, 8 heads, rotary, bf16, random weights; {processor}, "
-                 f"{threads} threads, {kernel}", 10.5, fill="#777")]
+            text(LEFT, 42, "8 layers, width 512, 8 heads, rotary, bf16, random weights; " + machine,
+                 10.5, fill="#777")]
     body += Panel(LEFT, "ms a byte", rows, "time_ms", 1).draw()
     body += Panel(LEFT + PANEL + GAP, "MB of keys and values", rows, "cache_bytes", 1e-6).draw()
     patterns = {row["name"].rsplit("-", 1)[0]: row["pattern"] for row in rows}

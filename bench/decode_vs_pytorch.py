@@ -4,11 +4,13 @@
 PyTorch runs the same function as a user writes it: weights in bf16, a cache of all keys and values
 a layer, attention of one query with the pattern's row as a boolean mask (made beforehand, which costs
 it nothing; none for dense), softmax and multinomial. Attention is scaled_dot_product_attention or
-two matrix products, on one thread or on all, and the fastest of these counts. lace's numbers are
-those of `lace bench decode`. All get the same position and batch, caches filled at random; contenders
-run in rounds, one after the other, and medians are compared.
+two matrix products, on one thread or on all, and the fastest of these counts; on a GPU with one
+thread, and each byte is brought to the host. lace's numbers are those of `lace bench decode`. All get
+the same position and batch, caches filled at random; contenders run in rounds, one after the other,
+and medians are compared.
 
   bench/decode_vs_pytorch.py build/cpu/bin/lace [recipes/demo.toml …] [--rounds 3] [--json]
+  bench/decode_vs_pytorch.py build/cuda/bin/lace recipes/enwik8.toml --device cuda --position 4096
 """
 
 import argparse
@@ -35,6 +37,8 @@ def parse_arguments():
     parser.add_argument("--steps", type=int, default=40, help="timed bytes a round and contender")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--position", type=int, help="bytes before; default: half of seq_len")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
@@ -60,17 +64,19 @@ WAYS = {"sdpa": by_sdpa, "products": by_products}
 class TorchDecoder:
     """One sequence more of `batch` at a time, behind `position` bytes."""
 
-    def __init__(self, config, batch, position, steps):
+    def __init__(self, config, batch, position, steps, device):
         torch.manual_seed(1)
+        self.device = device
         self.config, self.batch, self.first = config, batch, position
         patterns = config["patterns"]
-        self.model = Model(config, [None]).to(torch.bfloat16).eval()  # attention is block()'s
+        self.model = Model(config, [None]).to(device, torch.bfloat16).eval()  # attention: block()'s
         shape = (batch, config["kv_heads"], config["seq_len"])
-        self.caches = [[torch.randn(*shape, config[dim] // config["heads"], dtype=torch.bfloat16)
+        self.caches = [[torch.randn(*shape, config[dim] // config["heads"], dtype=torch.bfloat16,
+                                    device=device)
                         for dim in ("qk_dim", "v_dim")] for _ in self.model.blocks]
         self.turns = None
         if config["positions"] == "rotary":
-            self.turns = rotary_turns(config).to(torch.bfloat16)
+            self.turns = rotary_turns(config).to(device, torch.bfloat16)
         self.masks = [self.mask_rows(pattern, position + steps + WARM_UP + 1)
                       for pattern in patterns]
 
@@ -82,7 +88,7 @@ class TorchDecoder:
         h = torch.arange(self.config["heads"])[:, None, None]
         i = torch.arange(self.first, last)[:, None, None, None]
         rows = kept(h, i, torch.arange(last))
-        return rows.expand(-1, self.config["heads"], -1, -1).contiguous()
+        return rows.expand(-1, self.config["heads"], -1, -1).to(self.device).contiguous()
 
     @torch.no_grad()
     def logits(self, tokens, position):
@@ -114,21 +120,26 @@ class TorchDecoder:
     def times_ms(self, steps, way, threads):
         torch.set_num_threads(threads)
         self.attend = WAYS[way]
-        tokens = torch.zeros(self.batch, dtype=torch.long)
+        tokens = torch.zeros(self.batch, dtype=torch.long, device=self.device)
         times = []
         for i in range(WARM_UP + steps):
             start = time.perf_counter()
             logits = self.logits(tokens, self.first + i)
             tokens = torch.multinomial(torch.softmax(logits, dim=-1), 1)[:, 0]
+            tokens.cpu()
             times.append((time.perf_counter() - start) * 1e3)
         return times[WARM_UP:]
 
 
 def compare(arguments, recipe):
     ours, last, peer = [], None, None
-    theirs = {(way, threads): [] for way in WAYS for threads in {1, arguments.threads}}
+    on_cpu = arguments.device == "cpu"
+    theirs = {(way, threads): [] for way in WAYS
+              for threads in ({1, arguments.threads} if on_cpu else {1})}
     options = ["--steps", str(arguments.steps), "--threads", str(arguments.threads), "--batch",
-               str(arguments.batch)]
+               str(arguments.batch), "--device", arguments.device]
+    if arguments.position is not None:
+        options += ["--position", str(arguments.position)]
     for _ in range(arguments.rounds):
         last = lace_json(arguments.lace, ["bench", "decode", recipe, *options])["rows"][0]
         ours.append(last)
@@ -137,7 +148,7 @@ def compare(arguments, recipe):
             if config["positions"] == "rotary":
                 config["rotary"] = lace_json(arguments.lace, ["model", recipe])["rotary"]
             peer = TorchDecoder(config, arguments.batch, last["position"] - WARM_UP,
-                                arguments.steps)
+                                arguments.steps, torch.device(arguments.device))
         for (way, threads), times in theirs.items():
             times += peer.times_ms(arguments.steps, way, threads)
     mine = statistics.median(row["time_ms"] for row in ours)
@@ -168,9 +179,11 @@ def main():
     except (RuntimeError, ValueError) as error:
         sys.exit(f"decode_vs_pytorch: {error}")
     if arguments.json:
+        gpu = {} if arguments.device == "cpu" else {"gpu": torch.cuda.get_device_name(
+            torch.device(arguments.device))}
         print(json.dumps({"benchmark": "decode_peers", "torch": torch.__version__,
-                          "threads": arguments.threads, "batch": arguments.batch, "rows": rows},
-                         indent=1))
+                          "threads": arguments.threads, **gpu, "batch": arguments.batch,
+                          "rows": rows}, indent=1))
         return
     print(f"{'recipe':30} {'bytes before':>12} {'lace ms':>9} {'PyTorch ms':>11} {'ratio':>7} "
           f"{'bound ms':>9} {'of it':>6}   fastest: lace, PyTorch, ratio, of bound")

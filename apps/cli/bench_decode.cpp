@@ -1,5 +1,5 @@
 // lace bench decode: times what drawing a byte costs, beside what reading its weights and cache
-// rows takes at this machine's memory bandwidth; or over the length, pattern by pattern.
+// rows takes at the device's memory bandwidth; or over the length, pattern by pattern.
 
 #include "bench_decode.h"
 
@@ -11,9 +11,11 @@
 #include <numeric>
 
 #include <ATen/ATen.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <nlohmann/json.hpp>
 #include <torch/version.h>
 
+#include "lace/device.h"
 #include "lace/recipe.h"
 #include "lace/version.h"
 
@@ -27,6 +29,7 @@
 #include "data/random.h"
 #include "generate/draw.h"
 #include "kernels/decode/decode.h"
+#include "kernels/decode/gpu_decode.h"
 #include "model/decode.h"
 #include "ops/torch_context.h"
 #include "output.h"
@@ -44,6 +47,7 @@ constexpr double kRowSeconds = 1.5;
 
 struct Options {
   std::vector<std::string> recipes, overrides;
+  std::string device = "cpu";
   int64_t position = -1, batch = 1, longest = int64_t{1} << 18;
   int steps = 0;  // 0: as many as fill kRowSeconds
   bool lengths = false, json = false;
@@ -63,17 +67,23 @@ uint64_t sum_words(const uint64_t* words, int64_t count) {
   return std::accumulate(sums, sums + 32, uint64_t{0});
 }
 
-// How fast all threads together read memory that no cache holds, slice by slice of some
-// milliseconds, so that some of them are read while nobody else wants a core.
 class Bandwidth {
  public:
-  explicit Bandwidth(const Executor& executor)
+  virtual ~Bandwidth() = default;
+  // Adds some rates in GB/s.
+  virtual void measure(std::vector<double>& gb_s) const = 0;
+};
+
+// How fast all threads together read memory that no cache holds, slice by slice of some
+// milliseconds, so that some of them are read while nobody else wants a core.
+class HostBandwidth final : public Bandwidth {
+ public:
+  explicit HostBandwidth(const Executor& executor)
       : executor_(executor), memory_(allocate_large(kBytes)) {
     std::fill_n(words(), kBytes / 8, 1);
   }
 
-  // Adds the rates of all slices in GB/s.
-  void measure(std::vector<double>& gb_s) const {
+  void measure(std::vector<double>& gb_s) const override {
     for (int64_t slice = 0; slice < kBytes / kSliceBytes; ++slice) {
       gb_s.push_back(read(words() + slice * kSliceBytes / 8));
     }
@@ -98,6 +108,38 @@ class Bandwidth {
   const Executor& executor_;
   std::shared_ptr<std::byte> memory_;
 };
+
+// How fast a GPU copies within its memory: bytes read and bytes written.
+class GpuBandwidth final : public Bandwidth {
+ public:
+  explicit GpuBandwidth(c10::Device device)
+      : device_(device),
+        memory_(at::zeros({2, kBytes}, at::TensorOptions(at::kByte).device(device))) {}
+
+  void measure(std::vector<double>& gb_s) const override {
+    const auto stream = c10::impl::VirtualGuardImpl(device_.type()).getStream(device_);
+    for (int i = 0; i <= kCopies; ++i) {
+      stream.synchronize();
+      const Clock::time_point start = Clock::now();
+      memory_[0].copy_(memory_[1]);
+      stream.synchronize();
+      if (i == 0) continue;  // the first warms up
+      gb_s.push_back(2.0 * static_cast<double>(kBytes) / seconds_since(start) * 1e-9);
+    }
+  }
+
+ private:
+  static constexpr int64_t kBytes = int64_t{1} << 30;
+  static constexpr int kCopies = 8;
+
+  c10::Device device_;
+  at::Tensor memory_;
+};
+
+std::unique_ptr<Bandwidth> bandwidth_of(c10::Device device) {
+  if (device.is_cpu()) return std::make_unique<HostBandwidth>(ops::current_executor());
+  return std::make_unique<GpuBandwidth>(device);
+}
 
 // ---- one row ------------------------------------------------------------------------------------
 
@@ -175,7 +217,7 @@ Json figures(const Row& row) {
 Json recipe_row(const std::string& path, const Options& options, const Bandwidth& bandwidth) {
   const ModelConfig config = load_recipe(path, options.overrides).model;
   LACE_CHECK(config.precision != Precision::kFloat64, "[bench] precision must not be fp64");
-  const SparseTransformer model(config);
+  const SparseTransformer model(config, find_device(options.device));
   const int64_t position = options.position >= 0 ? options.position : config.seq_len / 2;
   Json json = {{"recipe", path},
                {"parameters", parameter_count(config)},
@@ -211,7 +253,7 @@ ModelConfig sweep_config(const Sweep& sweep, int64_t longest) {
 
 void add_sweep(const Sweep& sweep, const Options& options, const Bandwidth& bandwidth, Json& rows) {
   const ModelConfig config = sweep_config(sweep, options.longest);
-  const SparseTransformer model(config);
+  const SparseTransformer model(config, find_device(options.device));
   for (int64_t n = kShortest; n <= options.longest; n *= 2) {
     Options here = options;
     here.steps = options.steps > 0 ? std::min<int>(options.steps, kRoom) : 16;
@@ -243,7 +285,9 @@ void print(const Json& report) {
   }
   std::cout
       << table.to_string() << "A step draws a byte of each of " << report["batch"] << " sequences; "
-      << report["threads"] << " threads, " << report["kernel"].get<std::string>()
+      << (report.contains("gpu") ? report["gpu"].get<std::string>()
+                                 : concat(report["threads"].get<int>(), " threads"))
+      << ", " << report["kernel"].get<std::string>()
       << ". The bound reads weights and live rows of the caches once at GB/s, a median as "
          "ms; on a machine that others use too, the fastest step beside the fastest read says "
          "more\n";
@@ -263,7 +307,8 @@ void bench_decode(const Options& options) {
                                      "recipes/enwik8.toml"}
           : options.recipes;
   const ops::OwnThreads threads;
-  const Bandwidth bandwidth(ops::current_executor());
+  const c10::Device device = find_device(options.device);
+  const std::unique_ptr<Bandwidth> bandwidth = bandwidth_of(device);
   Json rows = Json::array();
   const auto total = static_cast<int64_t>(options.lengths ? std::size(kSweeps) : recipes.size());
   {
@@ -272,23 +317,24 @@ void bench_decode(const Options& options) {
       const auto at = static_cast<size_t>(i);
       bar.update(i, options.lengths ? kSweeps[at].name : recipes[at]);
       if (options.lengths) {
-        add_sweep(kSweeps[at], options, bandwidth, rows);
+        add_sweep(kSweeps[at], options, *bandwidth, rows);
       } else {
-        rows.push_back(recipe_row(recipes[at], options, bandwidth));
+        rows.push_back(recipe_row(recipes[at], options, *bandwidth));
       }
     }
   }
   const Processor processor = this_processor();
-  const Json report = {{"benchmark", options.lengths ? "decode_lengths" : "decode"},
-                       {"version", version()},
-                       {"commit", commit()},
-                       {"libtorch", TORCH_VERSION},
-                       {"processor", processor.name},
-                       {"features", processor.features},
-                       {"threads", ops::current_executor().num_threads()},
-                       {"kernel", decode_kernels(Device::kCpu).name},
-                       {"batch", options.batch},
-                       {"rows", rows}};
+  Json report = {{"benchmark", options.lengths ? "decode_lengths" : "decode"},
+                 {"version", version()},
+                 {"commit", commit()},
+                 {"libtorch", TORCH_VERSION},
+                 {"processor", processor.name},
+                 {"features", processor.features},
+                 {"threads", ops::current_executor().num_threads()}};
+  if (!device.is_cpu()) report["gpu"] = gpu_name(device);
+  report["kernel"] = device.is_cpu() ? decode_kernels().name : gpu_decode_name();
+  report["batch"] = options.batch;
+  report["rows"] = rows;
   if (options.json) {
     print_json(report);
   } else {
@@ -323,8 +369,10 @@ void add_bench_decode(CLI::App& bench) {
       ->transform(whole_number(kShortest, int64_t{1} << 24))
       ->capture_default_str();
   decode->add_flag("--json", options->json, "Print JSON");
+  add_device(*decode, options->device, "Where to decode");
   add_threads(*decode, 2);
   decode->footer(examples({"lace bench decode", "lace bench decode recipes/demo.toml --batch 64",
+                           "lace bench decode recipes/enwik8.toml --device cuda --position 4096",
                            "lace bench decode --lengths --longest 32768 --json > decode.json"}));
   decode->callback([options] { bench_decode(*options); });
 }

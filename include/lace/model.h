@@ -150,8 +150,7 @@ struct PassMode {
 };
 
 // A batch of sequences that are decoded together: what each layer's queries to come can still read
-// of the keys and values so far. On a CPU that is what the patterns can still read
-// (docs/decoding.md).
+// of the keys and values so far, by its pattern (docs/decoding.md).
 class DecodeState {
  public:
   virtual ~DecodeState() = default;
@@ -170,7 +169,7 @@ class DecodeState {
 
  private:
   friend class SparseTransformer;
-  // Of the new symbols, int64 [batch, count] on the model's device, checked: the next one's logits.
+  // Of the new symbols, int64 [batch, count], checked: the next one's logits.
   virtual at::Tensor decode(const at::Tensor& tokens) = 0;
 };
 
@@ -212,8 +211,9 @@ class SparseTransformer {
   std::shared_ptr<DecodeState> start_decoding(int64_t batch, int64_t rollback = 0) const;
   // Appends tokens [batch, count] to the sequences of `state` (count may be 0 in the first call,
   // and only there) and returns the logits of the next symbol [batch, vocab], float32 (float64 with
-  // kFloat64). The result equals forward's for the same prefix, to rounding: on a CPU queries and
-  // keys stay in float32. Throws lace::Error if seq_len symbols are there already.
+  // kFloat64), where the tokens are: those of a model on a GPU may be on the CPU too, which is
+  // faster for who draws there. The result equals forward's for the same prefix, to rounding:
+  // queries and keys stay in float32. Throws lace::Error if seq_len symbols are there already.
   at::Tensor decode(DecodeState& state, const at::Tensor& tokens) const;
 
   // What lace's own rooms see of a model (src/model/transformer.h).

@@ -74,7 +74,7 @@ class Sampler {
   }
 
   // Of the next byte: float [count, 256].
-  at::Tensor logits() const { return logits_.cpu().to(at::kFloat).contiguous(); }
+  at::Tensor logits() const { return logits_.to(at::kFloat).contiguous(); }
 
   void append(std::span<const uint8_t> bytes) {
     for (size_t i = 0; i < histories_.size(); ++i) histories_[i].push_back(bytes[i]);
@@ -101,7 +101,7 @@ class Sampler {
     for (size_t i = 0; i < count; ++i) {
       to = std::copy(histories_[i].end() - static_cast<std::ptrdiff_t>(n), histories_[i].end(), to);
     }
-    return tokens.to(model_.device());
+    return tokens;
   }
 
   const SparseTransformer& model_;

@@ -35,7 +35,7 @@ void rotate_qk(const BlockShape& shape, const at::Tensor& projection, bool inver
   if (!shape.rotary.cos.defined()) return;
   rotate(projection,
          {shape.rotary.cos, shape.rotary.sin, shape.heads + shape.kv_heads, shape.qk_head_dim,
-          shape.n, shape.first_position},
+          shape.n},
          inverse);
 }
 

@@ -41,8 +41,7 @@ struct BlockShape {
   int64_t heads = 0, kv_heads = 0, qk_head_dim = 0, v_head_dim = 0;
   double eps = 1e-5;
   bool deterministic = false;
-  Rotary rotary;               // undefined: q and k stay as they are
-  int64_t first_position = 0;  // of each sequence's first row; 0 but in decoding
+  Rotary rotary;  // undefined: q and k stay as they are
 };
 
 // One block of one pass.

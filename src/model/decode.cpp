@@ -1,5 +1,4 @@
-// Decoding with a cache of each layer's keys and values: a new symbol costs one row of every
-// product, and attention of one query over the keys so far.
+// Decoding with a cache of each layer's keys and values, whatever the device.
 
 #include "model/decode.h"
 
@@ -13,32 +12,20 @@ namespace lace {
 
 namespace model {
 
-at::Tensor embed_slots(const ModelImpl& model, const at::Tensor& tokens, int64_t first,
-                       int64_t count) {
-  // embed() puts slot 0 at the start of what it is given: one slot is put before the new ones, and
-  // of a later call cut off again.
-  const int64_t batch = tokens.size(0), lead = first == 0 ? 0 : 1;
-  const at::Tensor unused = at::zeros({batch, 1}, tokens.options());
-  const at::Tensor shifted = at::cat({tokens, unused}, 1);
-  const int64_t n = shifted.size(1);
-  const at::Tensor indices =
-      model.position_indices.narrow(1, std::max<int64_t>(0, first - 1), n).contiguous();
-  return embed(shifted, indices, model.embedding_tables(), model.residual())
-      .view({batch, n, model.config.d_model})
-      .narrow(1, lead, count)
-      .contiguous()
-      .view({batch * count, model.config.d_model});
+at::Tensor embed_slots(const ModelImpl& model, const at::Tensor& tokens, int64_t count) {
+  // embed() gives a slot to each symbol, and the last one has none here.
+  const at::Tensor unused = at::zeros({1, 1}, tokens.options());
+  return embed(at::cat({tokens, unused}, 1), model.indices(count), model.embedding_tables(),
+               model.residual());
 }
 
-at::Tensor run_blocks(const ModelImpl& model, at::Tensor x, int64_t batch, int64_t first,
-                      int64_t count, const Attend& attend) {
+at::Tensor run_blocks(const ModelImpl& model, at::Tensor x, int64_t count, const Attend& attend) {
   for (int64_t layer = 0; layer < model.config.layers; ++layer) {
-    BlockCall call = model.block_call(layer, batch, count, {});
-    call.shape.first_position = first;
+    const BlockCall call = model.block_call(layer, 1, count, {});
     const Qkv qkv = split_qkv(call.shape, block_qkv(call, block_norm(call, x)));
     const at::Tensor out = attend(layer, qkv)
                                .transpose(1, 2)
-                               .reshape({x.size(0), call.shape.heads * call.shape.v_head_dim});
+                               .reshape({count, call.shape.heads * call.shape.v_head_dim});
     x = block_rest(call, x, out);
   }
   return x;
@@ -61,13 +48,13 @@ std::shared_ptr<DecodeState> SparseTransformer::start_decoding(int64_t batch,
   LACE_CHECK(rollback >= 0, "[model] rollback must be at least 0, got ", rollback);
   const int64_t most = std::min(rollback, impl_->config.seq_len);
   return device().is_cpu() ? model::start_decoding_cpu(impl_, batch, most)
-                           : model::start_decoding_torch(impl_, batch, most);
+                           : model::start_decoding_gpu(impl_, batch, most);
 }
 
 at::Tensor SparseTransformer::decode(DecodeState& state, const at::Tensor& tokens) const {
   const ops::OwnThreads threads;
   const c10::NoGradGuard no_grad;
-  const at::Tensor fresh = impl_->check_tokens(tokens);
+  const at::Tensor fresh = impl_->check_tokens(tokens, /*from_host=*/true);
   const int64_t count = fresh.size(1);
   LACE_CHECK(fresh.size(0) == state.batch(), "[model] tokens must be of ", state.batch(),
              " sequences, got ", fresh.size(0));

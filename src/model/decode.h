@@ -10,23 +10,21 @@ namespace lace::model {
 
 using ModelImpl = SparseTransformer::Impl;
 
-// A new state: of a CPU, through kernels/decode and caches of what patterns can still read; and of
-// any device, through libtorch and caches of seq_len rows. Arguments are checked.
+// A new state, through kernels/decode and caches of what patterns can still read. Arguments are
+// checked.
 std::shared_ptr<DecodeState> start_decoding_cpu(std::shared_ptr<const ModelImpl> model,
                                                 int64_t batch, int64_t rollback);
-std::shared_ptr<DecodeState> start_decoding_torch(std::shared_ptr<const ModelImpl> model,
-                                                  int64_t batch, int64_t rollback);
+std::shared_ptr<DecodeState> start_decoding_gpu(std::shared_ptr<const ModelImpl> model,
+                                                int64_t batch, int64_t rollback);
 
-// H_0 of slots [first, first + count) of each sequence, wide [batch · count, d_model], given the
-// symbols before each but the start: tokens int64 [batch, count − (first == 0 ? 1 : 0)].
-at::Tensor embed_slots(const ModelImpl& model, const at::Tensor& tokens, int64_t first,
-                       int64_t count);
+// H_0 of the first `count` slots of one sequence, residual [count, d_model], given the symbols
+// before each but the start: tokens int64 [1, count − 1].
+at::Tensor embed_slots(const ModelImpl& model, const at::Tensor& tokens, int64_t count);
 
-// All blocks over `count` slots of each sequence from `first` on, given what attention gives for
-// the fused projection of each: [batch, heads, count, v_head_dim].
+// All blocks over the first `count` slots of one sequence, given what attention gives for the fused
+// projection of each: [1, heads, count, v_head_dim].
 using Attend = std::function<at::Tensor(int64_t layer, const Qkv& qkv)>;
-at::Tensor run_blocks(const ModelImpl& model, at::Tensor x, int64_t batch, int64_t first,
-                      int64_t count, const Attend& attend);
+at::Tensor run_blocks(const ModelImpl& model, at::Tensor x, int64_t count, const Attend& attend);
 
 // How far sequences may go back.
 struct RollbackLimit {
@@ -39,7 +37,7 @@ struct RollbackLimit {
 
 // ---- what benchmarks see ------------------------------------------------------------------------
 
-// A state on a CPU as after `symbols` symbols, whose caches hold random numbers in their place.
+// A state as after `symbols` symbols, whose caches hold random numbers in their place.
 std::shared_ptr<DecodeState> decoding_at(const SparseTransformer& model, int64_t batch,
                                          int64_t symbols);
 

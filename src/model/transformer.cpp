@@ -175,13 +175,13 @@ at::Tensor SparseTransformer::Impl::logits(const at::Tensor& x) const {
   return model::linear_forward(y, arena.parameter(output_weight()).detach(), {});
 }
 
-at::Tensor SparseTransformer::Impl::check_tokens(const at::Tensor& tokens) const {
+at::Tensor SparseTransformer::Impl::check_tokens(const at::Tensor& tokens, bool from_host) const {
   LACE_CHECK(tokens.dim() == 2, "[model] tokens must have the shape [batch, n], got ", tokens.dim(),
              " dimensions");
   LACE_CHECK(tokens.scalar_type() == at::kByte || tokens.scalar_type() == at::kLong,
              "[model] tokens must be uint8 or int64, got ", c10::toString(tokens.scalar_type()));
-  LACE_CHECK(tokens.device() == position_indices.device(), "[model] tokens must be on ",
-             position_indices.device(), ", got ", tokens.device());
+  LACE_CHECK(tokens.device() == position_indices.device() || (from_host && tokens.is_cpu()),
+             "[model] tokens must be on ", position_indices.device(), ", got ", tokens.device());
   LACE_CHECK(tokens.size(1) <= config.seq_len, "[model] tokens may have up to seq_len (",
              config.seq_len, ") symbols, got ", tokens.size(1));
   const at::Tensor wide = tokens.to(at::kLong, /*non_blocking=*/false, /*copy=*/true).contiguous();

@@ -42,7 +42,8 @@ struct SparseTransformer::Impl {
   at::Tensor logits(const at::Tensor& x) const;
 
   // A copy of tokens as int64 [batch, n], contiguous. Throws unless they are as lace/model.h says.
-  at::Tensor check_tokens(const at::Tensor& tokens) const;
+  // from_host: a model on a GPU takes them from the CPU too.
+  at::Tensor check_tokens(const at::Tensor& tokens, bool from_host = false) const;
 
   ModelConfig config;
   model::ParameterArena arena;

@@ -1,7 +1,6 @@
 // Decoding on a CPU equals forward, whatever the pattern, the positions and the instruction set.
 
 #include <cstdlib>
-#include <optional>
 #include <random>
 
 #include <ATen/ATen.h>
@@ -11,9 +10,8 @@
 #include "lace/model.h"
 
 #include "core/instruction_set.h"
+#include "decode_checks.h"
 #include "model/decode.h"
-#include "pattern/random_patterns.h"
-#include "small_model.h"
 
 namespace lace {
 namespace {
@@ -35,67 +33,6 @@ std::vector<const char*> kernels_here() {
   if (lacks(InstructionSet::kAvx512).empty()) names.push_back("cpu_avx512");
   if (lacks_avx512_bf16().empty()) names.push_back("cpu_avx512_bf16");
   return names;
-}
-
-ModelConfig random_config(std::mt19937_64& rng) {
-  using testing::pick;
-  ModelConfig config;
-  config.seq_len = pick(rng, 9, 50);
-  config.layers = 2;
-  config.heads = 4;
-  config.kv_heads = std::array{1, 2, 4}[static_cast<size_t>(pick(rng, 0, 2))];
-  config.d_model = pick(rng, 1, 3) * 20;
-  config.qk_dim = 4 * 2 * pick(rng, 1, 20);
-  config.v_dim = 4 * pick(rng, 1, 40);
-  config.tied = pick(rng, 0, 1) == 1;
-  config.init = LinearInit::kGpt2;
-  config.embedding_gain = config.linear_gain = 10;
-  config.seed = static_cast<uint64_t>(pick(rng, 0, 1000));
-  config.patterns.clear();
-  for (int64_t i = pick(rng, 1, 2); i > 0; --i) {
-    const Pattern pattern = testing::random_pattern(rng, 3);
-    config.patterns.push_back(Pattern(pattern.entries(), true).to_string());
-  }
-  const int64_t kind = pick(rng, 0, 2);
-  config.positions = std::array{PositionKind::kText, PositionKind::kRotary,
-                                PositionKind::kImage}[static_cast<size_t>(kind)];
-  if (config.positions == PositionKind::kImage) {
-    config.image_height = 3;
-    config.image_width = pick(rng, 1, 6);
-    config.image_channels = 3;
-    config.seq_len = 9 * config.image_width;
-  }
-  return config;
-}
-
-// The logits of forward for all prefixes [batch, seq_len, vocab].
-at::Tensor wanted(const SparseTransformer& model, const at::Tensor& tokens) {
-  const c10::NoGradGuard no_grad;
-  return model.forward(tokens);
-}
-
-// A prompt in one pass or in steps, then symbol by symbol, now and then some of them taken back.
-void expect_equals_forward(const SparseTransformer& model, std::mt19937_64& rng, double tolerance) {
-  const int64_t seq_len = model.config().seq_len, rollback = testing::pick(rng, 0, 5);
-  const at::Tensor tokens = random_tokens(2, seq_len);
-  const at::Tensor want = wanted(model, tokens);
-  const auto state = model.start_decoding(2, rollback);
-  int64_t done = 0, furthest = 0;
-  for (bool first = true; done < seq_len - 1; first = false) {
-    const int64_t count =
-        std::min(testing::pick(rng, first ? 0 : 1, first ? 20 : 2), seq_len - 1 - done);
-    const at::Tensor logits = model.decode(*state, tokens.narrow(1, done, count));
-    done += count;
-    furthest = std::max(furthest, done);
-    ASSERT_EQ(state->symbols(), done);
-    ASSERT_LT(relative_error(logits, want.select(1, done)), tolerance)
-        << model.config().patterns[0] << ", after " << done;
-    const int64_t back = std::min(done, rollback - (furthest - done));
-    if (back > 0 && testing::pick(rng, 0, 5) == 0) {
-      state->rollback(back);
-      done -= back;
-    }
-  }
 }
 
 TEST(DecodeCpu, EqualsForwardForRandomModels) {
@@ -208,25 +145,6 @@ TEST(DecodeCpu, CachesHoldWhatPatternsCanRead) {
   EXPECT_EQ(bytes("strided(32)", 999), 1000 * kRow);
   EXPECT_EQ(bytes("local(128)", 999), 128 * kRow);
   EXPECT_EQ(bytes("fixed(64, 16, 1)", 999), (64 + 15 * 16) * kRow);
-}
-
-// As on a GPU.
-TEST(DecodeTorch, EqualsForwardAndGoesBack) {
-  ModelConfig config = small_config();
-  config.patterns = {"local(8) | global{0, -1}", "fixed(8, 2, 2)"};
-  const SparseTransformer model(config);
-  randomize_output(model);
-  const at::Tensor tokens = random_tokens(2, config.seq_len);
-  const at::Tensor want = wanted(model, tokens);
-  const auto at_start = model::start_decoding_torch(model.impl(), 1, 6);
-  model.decode(*at_start, tokens.narrow(0, 0, 1).narrow(1, 0, 30));
-  at_start->rollback(6);
-  const auto state = at_start->fork(2);
-  for (int64_t i = 24; i < config.seq_len - 1; ++i) {
-    const at::Tensor row = tokens.narrow(0, 0, 1).narrow(1, i, 1);
-    const at::Tensor logits = model.decode(*state, row.repeat({2, 1}));
-    EXPECT_LT(relative_error(logits[1], want[0][i + 1]), kFloat32) << i;
-  }
 }
 
 }  // namespace

@@ -13,8 +13,8 @@
 namespace lace {
 
 // Decoding: one slot more of each of `batch` sequences, through all layers of a model, reading its
-// weights once and of the caches the rows that the keys of each head lie in. A table of functions
-// for each kind of device, as kernels/elementwise has one.
+// weights once and of the caches the rows that the keys of each head lie in. The table of functions
+// is that of CPUs; what a GPU takes besides is in gpu_decode.h.
 //
 // `compute` is the dtype of the linear layers' weights and of values in a cache. `wide` is float64
 // where compute is, else float32: the dtype of all else, queries and keys included (the paper
@@ -87,10 +87,14 @@ struct DecodeKernels {
 };
 
 // A multiple of 16.
-int64_t row_bytes(const DecodeShape& shape);
+inline int64_t row_bytes(const DecodeShape& shape) {
+  const int64_t wide = shape.compute == DType::kFloat64 ? 8 : 4;
+  const int64_t used = shape.qk_dim * wide + shape.v_dim * size_bytes(shape.compute);
+  return (used + 15) / 16 * 16;
+}
 
-// The table for this device: of a CPU the best one now (core/instruction_set.h). Throws lace::Error
-// for a GPU, which has none yet: SparseTransformer decodes there through libtorch.
-const DecodeKernels& decode_kernels(Device device);
+// The table of a CPU: the best one now (core/instruction_set.h). What a GPU does is in
+// gpu_decode.h.
+const DecodeKernels& decode_kernels();
 
 }  // namespace lace

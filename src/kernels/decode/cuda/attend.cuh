@@ -1,0 +1,246 @@
+#pragma once
+
+#include "kernels/decode/cuda/machine.cuh"
+#include "kernels/decode/cuda/tasks.h"
+#include "kernels/elementwise/cuda/vectors.cuh"
+
+namespace lace::cuda::decode {
+
+// The slots that runs name, in their order, for keys that are asked for in ascending order.
+class SlotWalk {
+ public:
+  __device__ explicit SlotWalk(const int32_t* runs) : run_(runs) {}
+
+  __device__ int slot(int key) {
+#pragma unroll 1
+    while (key - before_ >= run_[1] * run_[2]) {
+      before_ += run_[1] * run_[2];
+      run_ += 4;
+    }
+    if (run_[2] == 1) return run_[0] + key - before_;
+    const auto within = static_cast<unsigned>(key - before_),
+               width = static_cast<unsigned>(run_[1]);
+    const unsigned stretch = within / width;
+    return run_[0] + static_cast<int>(stretch) * run_[3] +
+           static_cast<int>(within - stretch * width);
+  }
+
+ private:
+  const int32_t* run_;  // {first, width, count, stride}
+  int before_ = 0;      // keys of the runs before it
+};
+
+// Some keys of one query: softmax(scale · q kᵀ) v over keys [begin, end) of `runs`, left as Σ and
+// what it is to be divided by. All pointers are of this sequence and head.
+struct AttendTask {
+  const float* q = nullptr;  // [qk_dim]
+  float scale = 1;           // with log₂ e in it
+  const int32_t* runs = nullptr;
+  int begin = 0, end = 0;
+  const std::byte* rows = nullptr;  // of the cache
+  int64_t row_bytes = 0;
+  int qk_dim = 0, v_dim = 0;
+  float* sums = nullptr;    // [v_dim]
+  float2* stats = nullptr;  // {highest logit, Σ 2^(logit − highest)}
+};
+
+constexpr int kKeysAhead = 2;  // that each group of lanes has in the air
+
+// How keys are dealt to a block: kLanes lanes share one, each with four vectors of four numbers of
+// the key, and two of eight of the value.
+template <int kLanes>
+struct KeyShare {
+  static constexpr int kGroups = 32 / kLanes;
+  static constexpr int kBlockKeys = kWarps * kGroups;  // that a block looks at at once
+  static constexpr int kMostDim = 16 * kLanes;
+};
+
+__device__ inline float finite_shift(float most) { return most == -INFINITY ? 0.0f : most; }
+
+// The rows that a group of lanes reads at once, found one round before they are read.
+template <int kLanes>
+class RowsAhead {
+ public:
+  // Those of the round that begins with key `first`; null behind the end.
+  __device__ void find(const AttendTask& task, SlotWalk& walk, int first) {
+#pragma unroll
+    for (int u = 0; u < kKeysAhead; u++) {
+      const int key = first + u * KeyShare<kLanes>::kBlockKeys;
+      row[u] = key < task.end ? task.rows + walk.slot(key) * task.row_bytes : nullptr;
+    }
+  }
+  // Asks memory for them. A row is of no more lines than lanes.
+  __device__ void fetch(const AttendTask& task) const {
+    const int at = static_cast<int>(threadIdx.x) % kLanes * 128;
+#pragma unroll
+    for (int u = 0; u < kKeysAhead; u++) {
+      if (row[u] != nullptr && at < task.row_bytes) fetch_into_l2(row[u] + at);
+    }
+  }
+
+  const std::byte* row[kKeysAhead];
+};
+
+// Asks for the rows that attend() reads first.
+template <int kLanes>
+__device__ void fetch_first_rows(const AttendTask& task) {
+  SlotWalk walk(task.runs);
+  RowsAhead<kLanes> rows;
+  rows.find(task, walk, task.begin + static_cast<int>(threadIdx.x) / kLanes);
+  rows.fetch(task);
+}
+
+// By all threads of a block. scratch: [kWarps, kMergeWords + v_dim].
+template <typename T, int kLanes>
+__device__ void attend(const AttendTask& task, float* scratch) {
+  using Share = KeyShare<kLanes>;
+  const int warp = static_cast<int>(threadIdx.x) / 32,
+            lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int group = static_cast<int>(threadIdx.x) % 32 / kLanes;
+  const int64_t value_at = static_cast<int64_t>(task.qk_dim) * 4;
+  // This lane's vector i is of numbers 4 (i kLanes + lane) … of a key, 8 (i kLanes + lane) … of a
+  // value.
+  float q[4][4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const int column = (i * kLanes + lane) * 4;
+    float4 four = make_float4(0, 0, 0, 0);
+    if (column < task.qk_dim) four = __ldcg(reinterpret_cast<const float4*>(task.q + column));
+    q[i][0] = four.x * task.scale, q[i][1] = four.y * task.scale;
+    q[i][2] = four.z * task.scale, q[i][3] = four.w * task.scale;
+  }
+  float out[2][8] = {};
+  float most = -INFINITY, total = 0;
+  SlotWalk walk(task.runs);
+  RowsAhead<kLanes> ahead;
+  ahead.find(task, walk, task.begin + warp * Share::kGroups + group);
+#pragma unroll 1
+  for (int first = task.begin + warp * Share::kGroups; first < task.end;
+       first += kKeysAhead * Share::kBlockKeys) {
+    float4 keys[kKeysAhead][4];
+    uint4 values[kKeysAhead][2];
+    bool live[kKeysAhead];
+#pragma unroll
+    for (int u = 0; u < kKeysAhead; u++) {
+      const std::byte* row = ahead.row[u];
+      live[u] = row != nullptr;
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int column = (i * kLanes + lane) * 4;
+        keys[u][i] = make_float4(0, 0, 0, 0);
+        if (live[u] && column < task.qk_dim) {
+          keys[u][i] = __ldcg(reinterpret_cast<const float4*>(row) + column / 4);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const int column = (i * kLanes + lane) * 8;
+        values[u][i] = make_uint4(0, 0, 0, 0);
+        if (live[u] && column < task.v_dim) {
+          values[u][i] = __ldcg(reinterpret_cast<const uint4*>(row + value_at) + column / 8);
+        }
+      }
+    }
+    ahead.find(task, walk, first + kKeysAhead * Share::kBlockKeys + group);
+    ahead.fetch(task);
+    float logits[kKeysAhead];
+    float now = most;
+#pragma unroll
+    for (int u = 0; u < kKeysAhead; u++) {
+      float dot = 0;
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        dot += q[i][0] * keys[u][i].x;
+        dot += q[i][1] * keys[u][i].y;
+        dot += q[i][2] * keys[u][i].z;
+        dot += q[i][3] * keys[u][i].w;
+      }
+#pragma unroll
+      for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) {
+        dot += __shfl_xor_sync(~0u, dot, lanes);
+      }
+      logits[u] = live[u] ? dot : -INFINITY;
+      now = fmaxf(now, logits[u]);
+    }
+    const float shift = finite_shift(now), kept = power_of_two(most - shift);
+    most = now;
+    total *= kept;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+#pragma unroll
+      for (int c = 0; c < 8; c++) out[i][c] *= kept;
+    }
+#pragma unroll
+    for (int u = 0; u < kKeysAhead; u++) {
+      const float weight = power_of_two(logits[u] - shift);
+      total += weight;
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        float value[8];
+        elementwise::Vector<T, 8>{values[u][i]}.unpack_to(value);
+#pragma unroll
+        for (int c = 0; c < 8; c++) out[i][c] += weight * value[c];
+      }
+    }
+  }
+
+  // The groups of a warp, then the warps of the block.
+  float highest = most;
+#pragma unroll
+  for (int lanes = kLanes; lanes < 32; lanes *= 2) {
+    highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, lanes));
+  }
+  const float kept = power_of_two(most - finite_shift(highest));
+  total *= kept;
+#pragma unroll
+  for (int lanes = kLanes; lanes < 32; lanes *= 2) total += __shfl_xor_sync(~0u, total, lanes);
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+#pragma unroll
+    for (int c = 0; c < 8; c++) {
+      out[i][c] *= kept;
+#pragma unroll
+      for (int lanes = kLanes; lanes < 32; lanes *= 2) {
+        out[i][c] += __shfl_xor_sync(~0u, out[i][c], lanes);
+      }
+    }
+  }
+  const int stride = kMergeWords + task.v_dim;
+  float* own = scratch + warp * stride;
+  if (group == 0) {
+    if (lane == 0) own[0] = highest, own[1] = total;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const int column = (i * kLanes + lane) * 8;
+      if (column >= task.v_dim) continue;
+#pragma unroll
+      for (int c = 0; c < 8; c++) own[kMergeWords + column + c] = out[i][c];
+    }
+  }
+  __syncthreads();
+  float weights[kWarps];
+  float top = -INFINITY;
+#pragma unroll
+  for (int w = 0; w < kWarps; w++) {
+    weights[w] = scratch[w * stride];
+    top = fmaxf(top, weights[w]);
+  }
+#pragma unroll
+  for (int w = 0; w < kWarps; w++) weights[w] = power_of_two(weights[w] - finite_shift(top));
+#pragma unroll 1
+  for (int column = static_cast<int>(threadIdx.x); column < task.v_dim; column += kThreads) {
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; w++) sum += weights[w] * scratch[w * stride + kMergeWords + column];
+    task.sums[column] = sum;
+  }
+  if (threadIdx.x == 0) {
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; w++) sum += weights[w] * scratch[w * stride + 1];
+    *task.stats = make_float2(top, sum);
+  }
+  __syncthreads();  // before scratch is another task's
+}
+
+}  // namespace lace::cuda::decode

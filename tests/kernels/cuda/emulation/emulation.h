@@ -1,0 +1,122 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include <cuda_runtime_api.h>
+#include <ucontext.h>
+
+// A launch of a kernel without a GPU: its threads are fibres of one thread of the CPU, each of
+// which runs until it waits for others, in an order drawn anew each time. So barriers that not all
+// reach, reads and writes out of bounds and in the wrong order show; memory that is seen late does
+// not.
+//
+// Included before the headers of kernels, which then are C++ of the host.
+
+#undef __global__
+#undef __device__
+#undef __host__
+#undef __shared__
+#undef __launch_bounds__
+#undef __grid_constant__
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static
+#define __launch_bounds__(...)
+#define __grid_constant__
+
+namespace lace::emulation {
+
+struct Barrier {
+  int size = 0, arrived = 0;
+  uint64_t generation = 0;
+};
+
+struct Warp {
+  Barrier barrier;
+  uint32_t words[32][6];  // of its lanes, for one another
+};
+
+struct Block {
+  uint3 index;
+  Barrier barrier;
+  std::vector<Warp> warps;
+  std::byte* shared = nullptr;
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  uint3 thread;
+  Block* block = nullptr;
+  const Barrier* waits = nullptr;
+  uint64_t generation = 0;
+  bool done = false;
+};
+
+inline Fiber* current = nullptr;
+inline ucontext_t scheduler;
+inline dim3 grid;
+
+inline void yield() { swapcontext(&current->context, &scheduler); }
+
+inline void wait(Barrier& barrier) {
+  if (++barrier.arrived == barrier.size) {
+    barrier.arrived = 0;
+    ++barrier.generation;
+    return;
+  }
+  current->waits = &barrier;
+  current->generation = barrier.generation;
+  yield();
+}
+
+inline Warp& warp() { return current->block->warps[current->thread.x / 32]; }
+inline int lane() { return static_cast<int>(current->thread.x % 32); }
+
+// Runs `kernel` by blocks · threads threads. False if they wait for one another for ever.
+bool launch(int blocks, int threads, size_t shared_bytes, uint32_t seed,
+            const std::function<void()>& kernel);
+
+}  // namespace lace::emulation
+
+#define threadIdx (::lace::emulation::current->thread)
+#define blockIdx (::lace::emulation::current->block->index)
+#define gridDim (::lace::emulation::grid)
+
+inline void __syncthreads() { lace::emulation::wait(lace::emulation::current->block->barrier); }
+int __syncthreads_or(int);
+
+inline float __shfl_xor_sync(unsigned, float value, int mask) {
+  lace::emulation::Warp& warp = lace::emulation::warp();
+  const int lane = lace::emulation::lane();
+  std::memcpy(&warp.words[lane][0], &value, sizeof(value));
+  lace::emulation::wait(warp.barrier);
+  std::memcpy(&value, &warp.words[lane ^ mask][0], sizeof(value));
+  lace::emulation::wait(warp.barrier);
+  return value;
+}
+
+template <typename T>
+T __ldg(const T* from) {
+  return *from;
+}
+template <typename T>
+T __ldcg(const T* from) {
+  return *from;
+}
+inline unsigned atomicAdd(unsigned* word, unsigned value) {
+  const unsigned before = *word;
+  *word += value;
+  return before;
+}
+// Of functions that the kernels under test do not call.
+unsigned __byte_perm(unsigned, unsigned, unsigned);
+float __uint_as_float(unsigned);
+float __fdiv_rn(float, float);
+float __fsqrt_rn(float);
