@@ -17,7 +17,7 @@ DType to_dtype(const char* op, at::ScalarType type);
 struct AttentionArguments {
   AttentionShape shape;
   double scale = 1;
-  double softcap = 0;  // 0: none
+  double softcap = 0;                      // 0: none
   int64_t plan_q_len = 0, plan_k_len = 0;  // that the plan is for
 };
 

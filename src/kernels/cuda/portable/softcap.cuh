@@ -2,8 +2,9 @@
 
 namespace lace::cuda::portable {
 
-// tanh(x) within 2⁻²⁰ relative; NaN for NaN. Not tanhf, which --use_fast_math makes tanh.approx, off
-// by 2⁻¹¹: of a softcap of 50 that is 0.02 of a logit. Small x by the polynomial of Cephes' tanhf.
+// tanh(x) within 2⁻²⁰ relative; NaN for NaN. Not tanhf, which --use_fast_math makes tanh.approx,
+// off by 2⁻¹¹: of a softcap of 50 that is 0.02 of a logit. Small x by the polynomial of Cephes'
+// tanhf.
 inline __device__ float precise_tanh(float x) {
   const float size = fabsf(x);
   const float e = exp2f(-2.885390082f * size);
