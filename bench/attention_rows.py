@@ -21,6 +21,7 @@ class Row:
     l: int = 0                     # block, stride or window
     c: int = 0                     # summary columns
     documents: tuple = ()          # lengths of documents one behind another, n together; batch 1
+    learned_sinks: bool = False    # a logit a head without a value, in each row's softmax
 
     @property
     def group(self):
@@ -42,6 +43,9 @@ def rows():
     c = dict(batch=1, n=32768, heads=32, kv_heads=8, dim=128, l=4096)
     d = dict(batch=2, n=16384, heads=12, kv_heads=12, dim=64)
     f = dict(batch=1, n=32768, heads=64, kv_heads=8, dim=128, l=128, c=32, documents=DOCUMENTS)
+    e = dict(batch=1, n=32768, heads=64, kv_heads=8, dim=128, l=1024)
+    g = dict(batch=1, n=32768, heads=8, kv_heads=4, dim=256, l=1024)
+    h = dict(batch=1, n=131072, heads=64, kv_heads=8, dim=64, l=128, learned_sinks=True)
     beside = dict(f, n=24288, documents=(12288, *[200] * 60))
     dense_a, dense_b = ("A dense", 2.23, 7.90), ("B dense", 8.39, 28.9)
     dense_c, dense_d = ("C dense", 13.8, 51.8), ("D dense", 3.43, 11.5)
@@ -74,11 +78,14 @@ def rows():
         Row("D bigbird", "bidirectional(local(3, 64) | random(3, 64, 0) | global{0..63, -64..-1})",
             "bigbird", at_most=(1.2, 4.0), anchor=dense_d, **d),
         Row("D dense", "bidirectional(dense)", "dense", at_most=(3.8, 14.3), anchor=dense_d, **d),
+        Row("E window", "local(1024)", "local", **e),
         Row("F dense", "dense", "dense", **f),
         Row("F window-sinks", "local(256) | sinks(4)", "sinks", **dict(f, l=256)),
         Row("F fixed", "block(128) | summary(128, 32)", "fixed", **f),
         Row("F-beside dense", "dense", "dense", **beside),
         Row("F-beside fixed", "block(128) | summary(128, 32)", "fixed", **beside),
+        Row("G gemma-3", "local(1024)", "local", **g),
+        Row("H gpt-oss", "local(128)", "local", **h),
     ]
 
 

@@ -21,6 +21,7 @@ class Contender:
     run: object          # (q, k, v) -> out, or outs that are not joined
     what: str
     exact: bool = True   # computes the row's pattern
+    parameters: tuple = ()  # that get gradients too
 
 
 def swap(x):
@@ -43,13 +44,22 @@ def lace_documents(row):
     return Contender(run, "torch.ops.lace.attention of packed sequences")
 
 
+def sinks_of(row):
+    """[heads] of a row with learned sinks, the same for all contenders."""
+    if not row.learned_sinks:
+        return None
+    return torch.linspace(-2, 2, row.heads, device="cuda").requires_grad_()
+
+
 def lace_attention(row):
     if row.documents:
         return lace_documents(row)
+    sinks = sinks_of(row)
 
     def run(q, k, v):
-        return swap(torch.ops.lace.attention(swap(q), swap(k), swap(v), row.pattern)[0])
-    return Contender(run, "torch.ops.lace.attention")
+        return swap(torch.ops.lace.attention(swap(q), swap(k), swap(v), row.pattern,
+                                             sinks=sinks)[0])
+    return Contender(run, "torch.ops.lace.attention", parameters=() if sinks is None else (sinks,))
 
 
 def load_flash3(path):
@@ -139,7 +149,9 @@ def dense_kernel(row, dense, window):
     if window is None:
         return None
     if row.kind == "local":
-        return Contender(lambda q, k, v: window(q, k, v, l - 1, 0), "window")
+        what = "window without learned sinks" if row.learned_sinks else "window"
+        return Contender(lambda q, k, v: window(q, k, v, l - 1, 0), what,
+                         exact=not row.learned_sinks)
     if row.kind == "merged":
         return Contender(lambda q, k, v: (on_stride(q, k, v), window(q, k, v, l - 1, 0)),
                          "residue view and window, not joined", exact=False)
@@ -164,6 +176,7 @@ class Flex:
             cls.module = flex_attention
             cls.compiled = torch.compile(flex_attention.flex_attention, dynamic=False)
             cls.join = torch.compile(join, dynamic=False)
+            cls.sink = torch.compile(join_sinks, dynamic=False)
         return cls
 
     @classmethod
@@ -197,11 +210,24 @@ def join(out1, lse1, out2, lse2):
             + out2 * torch.exp(lse2 - lse).unsqueeze(-1)).to(out1.dtype)
 
 
+def join_sinks(out, lse, sinks):
+    return (out * torch.sigmoid(lse - sinks.view(1, -1, 1)).unsqueeze(-1)).to(out.dtype)
+
+
 def flex_attention(row):
     flex = Flex.load()
     per_head = row.kind in ("stripes", "bigbird")
     mask = flex.mask(keep(row, row.n), row.heads if per_head else None, row.n, row.n)
     grouped = row.heads != row.kv_heads
+    if row.learned_sinks:
+        sinks = sinks_of(row)
+
+        def run(q, k, v):
+            out, lse = flex.compiled(swap(q), swap(k), swap(v), block_mask=mask,
+                                     enable_gqa=grouped, return_lse=True)
+            return swap(flex.sink(out, lse, sinks))
+        return Contender(run, "FlexAttention, its sinks joined by log-sum-exp",
+                         parameters=(sinks,))
     return Contender(lambda q, k, v: swap(flex.compiled(
         swap(q), swap(k), swap(v), block_mask=mask, enable_gqa=grouped)), "FlexAttention")
 

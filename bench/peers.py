@@ -5,7 +5,8 @@
                  [--directions forward,both] [--contenders lace,fa3,cudnn,fa2,flex,flex2]
                  [--seconds 0.5] [--limit SECONDS] [--check] [--million]
 
-Rows: layers, each under several patterns (attention_rows.py), F of packed documents. Contenders:
+Rows: layers, each under several patterns (attention_rows.py); F of packed documents, H with
+learned sinks, whose gradient counts too. Contenders:
   lace    torch.ops.lace.attention
   fa3     FlashAttention-3, from the library that --fa3 names (torch.ops.flash_attn_3)
   cudnn   scaled_dot_product_attention by cuDNN
@@ -36,7 +37,8 @@ import time
 import torch
 
 from attention_rows import Row, keep, live_pairs, rows
-from contenders import CONTENDERS, lace_attention, load_flash3, make_contender, swap
+from contenders import (CONTENDERS, lace_attention, load_flash3, make_contender, sinks_of,
+                        swap)
 
 DIRECTIONS = ["forward", "both"]
 started = time.monotonic()
@@ -100,7 +102,8 @@ def call(contender, direction, inputs):
             return [contender.run(q, k, v)]
     out = contender.run(q, k, v)
     outs = out if isinstance(out, tuple) else (out,)
-    return [out, *torch.autograd.grad(outs, (q, k, v), [dout] * len(outs))]
+    inputs = (q, k, v, *contender.parameters)
+    return [out, *torch.autograd.grad(outs, inputs, [dout] * len(outs))]
 
 
 def relative_error(got, want):
@@ -175,7 +178,11 @@ def check(row, names):
     keys, values = [swap(x).repeat_interleave(row.heads // row.kv_heads, 1) for x in wide[1:]]
     logits = (swap(wide[0]) @ keys.transpose(2, 3) / row.dim**0.5).masked_fill(
         ~kept.expand(row.heads, n, n), -torch.inf)
-    out = swap(logits.softmax(-1) @ values)
+    if row.learned_sinks:
+        sinks = sinks_of(row)
+        wide.append(sinks)
+        logits = torch.cat([logits, sinks.view(1, -1, 1, 1).expand(1, -1, n, 1)], -1)
+    out = swap(logits.softmax(-1)[..., :n] @ values)
     want = [out, *torch.autograd.grad(out, wide, dout.float())]
     del logits
     found = {}
@@ -186,7 +193,7 @@ def check(row, names):
                 continue
             got = call(contender, "both", ((q, k, v), dout))
             errors = {what: relative_error(g, w)
-                      for what, g, w in zip(("out", "dq", "dk", "dv"), got, want)}
+                      for what, g, w in zip(("out", "dq", "dk", "dv", "dsinks"), got, want)}
             found[name] = {**errors, "ok": all(e < 1e-2 for e in errors.values())}
         except Exception as error:
             found[name] = {"error": first_line(error), "ok": False}
@@ -285,7 +292,7 @@ def print_report(report, names):
     for row, found in report["check"].items():
         for name, errors in found.items():
             print(f"check {row} {name}:", errors.get("error") or "  ".join(
-                f"{what} {number(errors[what])}" for what in ("out", "dq", "dk", "dv")),
+                f"{what} {number(error)}" for what, error in errors.items() if what != "ok"),
                 "ok" if errors["ok"] else "WRONG")
     for result in report["rows"]:
         for name, figures in result["contenders"].items():
