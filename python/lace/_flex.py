@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import flex_attention as torch_flex_atten
 
 from ._block_masks import read_block_mask
 from ._library import Error, warn_once
-from ._masks import Reading, can_run, run_readings
+from ._masks import Reading, run_readings
 from ._pattern import Pattern
 
 Tensor = torch.Tensor
@@ -84,13 +84,11 @@ _read: weakref.WeakKeyDictionary[BlockMask, _Read] = weakref.WeakKeyDictionary()
 
 @torch.compiler.disable
 def read_once(block_mask: BlockMask, query: Tensor, key: Tensor) -> tuple[list[Reading], str]:
-    """As read_block_mask, and why the device cannot run it; a BlockMask is read when it is first used."""
+    """As read_block_mask; a BlockMask is read when it is first used."""
     lengths = (query.shape[-2], key.shape[-2])
     known = _read.get(block_mask)
     if known is None or known[0] != lengths:
         readings, reason = read_block_mask(block_mask, *lengths)
-        if not all(can_run(reading, query.device) for reading in readings):
-            readings, reason = [], "documents are not computed on a GPU by this version of lace"
         known = (lengths, readings, reason)
         _read[block_mask] = known
     batch, heads = block_mask.kv_num_blocks.shape[:2]

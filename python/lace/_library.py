@@ -48,11 +48,6 @@ def _load() -> Path | None:
 library_path = _load()
 
 
-def computes_sequences(device: torch.device | str) -> bool:
-    """Whether kernels there take ``sequences``: those of GPUs do not yet."""
-    return torch.device(device).type == "cpu"
-
-
 _warned: set[str] = set()
 
 

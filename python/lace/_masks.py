@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from ._attention import attention, packed_sequences
-from ._library import computes_sequences
 from ._pattern import Pattern
 
 Tensor = torch.Tensor
@@ -28,10 +27,6 @@ class Reading:
     pattern: Pattern
     bounds: Tensor | None = None  # of documents one behind another, from 0 to the length
     elements: Tensor | None = None
-
-
-def can_run(reading: Reading, device: torch.device) -> bool:
-    return reading.bounds is None or computes_sequences(device)
 
 
 def run_reading(

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ._library import Error, warn_once
-from ._masks import MOST_GROUPS, Reading, can_run, joined, read_mask, run_readings
+from ._masks import MOST_GROUPS, Reading, joined, read_mask, run_readings
 from ._pattern import Pattern
 
 Tensor = torch.Tensor
@@ -125,7 +125,7 @@ def _look(mask: Tensor, shape: tuple[int, ...]) -> tuple[list[Reading], str]:
         different += 1
         same = (mask[left] == mask[left[:1]]).flatten(1).all(dim=1)
         reading = read_mask(mask[left[0]])
-        if reading is None or not can_run(reading, mask.device):
+        if reading is None:
             return [], "no pattern of lace says what the mask says"
         if different > MOST_GROUPS:
             return [], f"there are more than {MOST_GROUPS} different masks in a batch"

@@ -15,7 +15,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask
 
 from .._attention import packed_sequences, padded_sequences
-from .._library import computes_sequences, warn_once
+from .._library import warn_once
 
 Tensor = torch.Tensor
 MaskFunction = Callable[..., Any]
@@ -186,7 +186,7 @@ def make_mask(
         "batch_size": batch_size,
         "q_length": q_length,
         "kv_length": kv_length,
-        "q_offset": _offset(q_offset, device),
+        "q_offset": _offset(q_offset),
         "kv_offset": kv_offset,
         "mask_function": mask_function or causal_mask_function,
         "attention_mask": attention_mask,
@@ -205,12 +205,10 @@ def make_mask(
         return real_mask(**arguments)
 
 
-def _offset(q_offset: int | Tensor, device: torch.device | str) -> int | Tensor:
-    """Of a static cache a tensor, which layers count up: it stays one where sequences can take it,
-    so that a compiled step is one for all lengths, and nothing waits for the device."""
-    if isinstance(q_offset, torch.Tensor) and computes_sequences(device):
-        return q_offset.clone()
-    return int(q_offset)
+def _offset(q_offset: int | Tensor) -> int | Tensor:
+    """Of a static cache a tensor, which layers count up: it stays one, so that a compiled step is
+    one for all lengths, and nothing waits for the device."""
+    return q_offset.clone() if isinstance(q_offset, torch.Tensor) else int(q_offset)
 
 
 def _takes_masks_apart(config: Any) -> bool:
@@ -225,10 +223,7 @@ def _read(arguments: dict[str, Any]) -> LaceMask:
     kv_offset, q_offset = int(arguments["kv_offset"]), arguments["q_offset"]
     reading = read_mask_function(arguments["mask_function"])
     mask = LaceMask(reading.pattern(), q_length, kv_length, kv_length, arguments)
-    on_device = computes_sequences(arguments["device"])
     if reading.documents is not None and bool(reading.documents.any()):  # traced: also without
-        if not on_device:
-            raise Unreadable("packed documents are not computed on a GPU by this version of lace")
         _pack(reading, mask)
         return mask
     # Chunks are counted from the first token, also where the cache has dropped it.
@@ -248,8 +243,6 @@ def _read(arguments: dict[str, Any]) -> LaceMask:
     aligned = reading.shift_invariant or kv_offset % (reading.chunk or 1) == 0
     if padding is None and aligned and isinstance(end, int):
         return mask
-    if not on_device:
-        raise Unreadable("padding is not computed on a GPU by this version of lace")
     before: Tensor | int = 0 if first is None else first
     mask.sequences = padded_sequences(
         arguments["batch_size"],

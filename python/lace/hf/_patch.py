@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from .._attention import attention
-from .._library import Error, computes_sequences, warn_once
+from .._library import Error, warn_once
 from .._pattern import Pattern
 
 Tensor = torch.Tensor
@@ -135,7 +135,7 @@ def _right_padding(live: Tensor | None) -> tuple[Tensor | None, str]:
     lens = live.sum(dim=1)
     if bool((live != (torch.arange(live.shape[1], device=live.device) < lens[:, None])).any()):
         return None, "padding that is not on the right"
-    return lens, "" if computes_sequences(live.device) else "padding on a GPU"
+    return lens, ""
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
