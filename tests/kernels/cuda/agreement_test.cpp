@@ -61,6 +61,11 @@ void add_documents(std::vector<Case>& cases) {
     }
   }
   cases.push_back(documents("local(64) | strided(64)", 64, std::vector<int32_t>(20, 65)));
+  // Columns that only one of both has, within tiles and beyond.
+  for (const auto& [qk_dim, v_dim] : {std::pair(40, 128), {128, 64}, {16, 72}}) {
+    cases.push_back(documents("block(128) | summary(128, 32)", 128, {127, 1, 300, 0, 129}));
+    cases.back().qk_dim = qk_dim, cases.back().v_dim = v_dim;
+  }
 }
 
 // The CPU kernels' cases of head_dims that GPU kernels take, float32 as float16.

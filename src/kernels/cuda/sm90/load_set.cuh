@@ -17,16 +17,19 @@ struct LoadTarget {
   uint32_t smem;
   int32_t head, batch;
 
-  // end: the row behind the last one that the map shows (MapSteps).
+  // last: the last coordinate, `batch` where rows are those of the tensor, else of_sequence().
   __device__ void load(int32_t map, uint32_t address, int32_t column, int32_t row, int32_t period,
-                       int32_t end) const {
-    const int32_t last = batch * steps.batch + end * steps.row;
+                       int32_t last) const {
     asm volatile(
         "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
         " [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(address),
         "l"(maps + map), "r"(cute::cast_smem_ptr_to_uint(full)), "r"(column), "r"(row), "r"(period),
         "r"(head), "r"(last)
         : "memory");
+  }
+  // end: the row behind the last one that the map shows (MapSteps).
+  __device__ int32_t of_sequence(int32_t end) const {
+    return batch * steps.batch + end * steps.row;
   }
 };
 
@@ -47,10 +50,12 @@ __device__ void load_box(const LoadTarget& target, const WorkSet& set, const Sid
                          const BoxPlace& place, int lane) {
   arrive_expecting<kAll>(*target.full, set.box_rows * 128 * kSlices, lane);
   if (lane == 0) {
+    const int32_t last = target.of_sequence(side.end);
 #pragma unroll
     for (int s = 0; s < kSlices; ++s) {
-      target.load(set.map, target.smem + s * kRows * 128, s * 64, place.row, place.period,
-                  side.end);
+      const bool none = s > 0 && s * 64 >= target.steps.columns;
+      target.load(none ? kZeroMap : set.map, target.smem + s * kRows * 128, s * 64, place.row,
+                  place.period, last);
     }
   }
 }
@@ -71,7 +76,8 @@ __device__ void load_stretches(const LoadTarget& target, const WorkSet& set, con
       const int32_t rows = 128 >> map;  // at most `left`
 #pragma unroll
       for (int s = 0; s < kSlices; ++s) {
-        target.load(map, target.smem + s * kRows * 128 + element * 128, s * 64, position, 0, 0);
+        target.load(map, target.smem + s * kRows * 128 + element * 128, s * 64, position, 0,
+                    target.batch);
       }
       element += rows, position += rows, left -= rows;
     }
@@ -86,11 +92,10 @@ __device__ void load_rows(const LoadTarget& target, const WorkSet& set, const Si
   arrive_expecting<kAll>(*target.full, kRows * 128 * kSlices, lane);
   __syncwarp();
   for (int32_t e = lane; e < kRows; e += 32) {
-    const int32_t row = row_in_map(set, side, offsets, shift, e);
+    const int32_t row = row_or_none(set, side, offsets, shift, e);
 #pragma unroll
     for (int s = 0; s < kSlices; ++s) {
-      target.load(kRowMap, target.smem + s * kRows * 128 + e * 128, s * 64, row, 0,
-                  side.extent.row + side.extent.end);
+      target.load(kRowMap, target.smem + s * kRows * 128 + e * 128, s * 64, row, 0, target.batch);
     }
   }
 }

@@ -181,14 +181,14 @@ LACE_HOST_DEVICE inline bool is_box(const WorkSet& set, const Side& side, const 
   return place.period + periods <= set.rows_full;
 }
 
-// Where element e of `set`, moved by `shift`, is in the map of single rows: outside, where zeros
-// are read, if the sequence does not have it.
-LACE_HOST_DEVICE inline int32_t row_in_map(const WorkSet& set, const Side& side,
-                                           const int32_t* offsets, int32_t shift, int32_t e) {
-  if (e >= set.inner * set.outer) return side.length;
+// The row of element e of `set`, moved by `shift`, in the map of single rows: −1, where zeros are
+// read, if the sequence does not have it.
+LACE_HOST_DEVICE inline int32_t row_or_none(const WorkSet& set, const Side& side,
+                                            const int32_t* offsets, int32_t shift, int32_t e) {
+  if (e >= set.inner * set.outer) return -1;
   const int32_t position = position_in(set, offsets, e) + shift;
   const bool inside = position >= side.extent.begin && position < side.extent.end;
-  return side.length + (inside ? position - side.extent.end : 0);
+  return inside ? position + side.extent.row : -1;
 }
 
 }  // namespace lace::sm90

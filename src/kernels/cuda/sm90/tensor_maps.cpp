@@ -21,11 +21,16 @@ Encode find_encode() {
   return reinterpret_cast<Encode>(function);
 }
 
+// From row to row, in elements; where there is but one row its stride may be any.
+int64_t row_stride(const MappedTensor& source) {
+  return source.rows > 1 ? source.tensor.row_stride : 8;
+}
+
 // The unit of the last dimension, in elements: a row is a multiple of it, and a batch element.
 int64_t last_stride(const MappedTensor& source) {
-  const Tensor4& t = source.tensor;
-  if (source.positions == 0) return t.batch_stride;
-  return source.batch > 1 ? std::gcd(t.row_stride, t.batch_stride) : t.row_stride;
+  const int64_t batch_stride = source.tensor.batch_stride;
+  if (source.positions == 0) return batch_stride;
+  return source.batch > 1 ? std::gcd(row_stride(source), batch_stride) : row_stride(source);
 }
 
 CUtensorMap make_map(const MappedTensor& source, const BoxShape& box) {
@@ -65,11 +70,13 @@ MapSteps map_steps(const MappedTensor& tensor) {
   if (tensor.positions == 0) return {};
   const Tensor4& t = tensor.tensor;
   const int64_t unit = last_stride(tensor);
-  const int64_t batch = tensor.batch > 1 ? t.batch_stride / unit : 0, row = t.row_stride / unit;
+  const int64_t batch = tensor.batch > 1 ? t.batch_stride / unit : 0;
+  const int64_t row = row_stride(tensor) / unit;
   LACE_CHECK(tensor.batch * batch + tensor.rows * row < INT32_MAX,
              "[attention] cuda_sm90 cannot count sequences in tensors of batch stride ",
              t.batch_stride, " and row stride ", t.row_stride);
-  return {static_cast<int32_t>(batch), static_cast<int32_t>(row)};
+  return {static_cast<int32_t>(batch), static_cast<int32_t>(row),
+          static_cast<int32_t>(tensor.head_dim)};
 }
 
 MapLayout map_layout(const MappedTensor& tensor, const BoxShape& box) {
@@ -77,22 +84,26 @@ MapLayout map_layout(const MappedTensor& tensor, const BoxShape& box) {
   const bool sequences = tensor.positions > 0;
   const MapSteps steps = map_steps(tensor);
   const int64_t rows = sequences ? tensor.positions : tensor.rows;
-  const int64_t inner = box.period == 0 ? rows : box.period;
+  const int64_t inner = box.period == 0 ? rows : box.period, stride = row_stride(tensor);
   const int64_t periods = box.period == 0 ? 1 : rows / box.period;
   const int64_t last =
       sequences ? (tensor.batch - 1) * steps.batch + tensor.rows * steps.row + 1 : tensor.batch;
   return {{tensor.head_dim, inner, std::max<int64_t>(periods, 1), tensor.heads, last},
-          {t.row_stride, t.row_stride * box.period, t.head_stride, last_stride(tensor)},
-          sequences ? inner * periods * t.row_stride : 0};
+          {stride, stride * box.period, t.head_stride, last_stride(tensor)},
+          sequences ? inner * periods * stride : 0};
 }
 
 MapSteps make_maps(const MappedTensor& tensor, int32_t tile_rows,
                    const std::vector<BoxShape>& boxes, bool stretches, CUtensorMap (&maps)[kMaps]) {
   const bool sequences = tensor.positions > 0;
-  for (int i = 0; i < kNaturalMaps; ++i) {
-    const bool needed = i == 0 || (sequences ? i == kRowMap : stretches);
-    if (needed) maps[i] = make_map(tensor, {0, i == 0 ? tile_rows : 128 >> i, 1});
+  maps[0] = make_map(tensor, {0, tile_rows, 1});
+  MappedTensor rows = tensor;  // as they lie in memory
+  rows.positions = 0;
+  for (int i = 1; i < kNaturalMaps; ++i) {
+    const bool needed = sequences ? i == kRowMap : stretches;
+    if (needed) maps[i] = make_map(rows, {0, 128 >> i, 1});
   }
+  if (sequences) maps[kZeroMap] = make_map(rows, {0, tile_rows, 1});
   for (size_t i = 0; i < boxes.size(); ++i) {
     maps[static_cast<size_t>(kNaturalMaps) + i] = make_map(tensor, boxes[i]);
   }

@@ -19,6 +19,7 @@ inline constexpr int kOwnerRows = 192;  // owners of a tile, at most
 // 1 of them; the others read boxes of a period.
 inline constexpr int kNaturalMaps = 8;
 inline constexpr int kRowMap = kNaturalMaps - 1;  // the one that reads one row
+inline constexpr int kZeroMap = 1;  // with sequences: a tile's rows, for columns that there are not
 inline constexpr int kPeriodMaps = 8;
 inline constexpr int kMaps = kNaturalMaps + kPeriodMaps;
 
