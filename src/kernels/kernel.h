@@ -87,6 +87,8 @@ bool is_aligned(const Tensor4& tensor, DType dtype, int64_t batch, int64_t heads
 //   out  [batch, heads,    q_len, v_dim]
 //   lse  [batch, heads,    q_len] contiguous, natural log, −inf for a row without keys (whose out
 //        is 0); float64 where dtype is, else float32
+//   sinks  [heads], float32: one more logit of each row, with a value of 0; null: none. Only for
+//        kernels that join them (Kernel::joins_sinks)
 //   sequences  [batch], where k and q are; null: everywhere, the queries the last of the keys. Rows
 //        of no sequence are neither read nor written: the caller has set their out to 0, their lse
 //        to −∞. No two sequences share a row
@@ -98,6 +100,7 @@ struct ForwardArgs {
   LiveBlocks blocks;
   Tensor4 q, k, v, out;
   void* lse = nullptr;
+  const float* sinks = nullptr;
 };
 
 // Gradients of a loss with d loss / d out = dout and d loss / d lse = dlse. Every element of dq,
@@ -144,6 +147,11 @@ struct Kernel {
   TileShape (*best_forward_tile)(const AttentionShape&, const Plan& plan) = nullptr;
   // The number that its head_dims must be multiples of. Null: 1.
   int64_t (*dim_multiple)(const AttentionShape&) = nullptr;
+  // Whether forward takes `sinks`; else whoever calls joins them to its results.
+  bool joins_sinks = false;
+  // Whether with sequences it writes every row of its results, 0 (lse −∞) where none has it; else
+  // whoever calls has done so before.
+  bool clears_rows = false;
 };
 
 // `shape` as `kernel` takes it. This is where it is decided which kernel gets which head_dims: one

@@ -132,19 +132,25 @@ std::pair<at::Tensor, at::Tensor> run_forward(const Kernel& kernel,
   at::Tensor lse =
       at::empty({batch, shape.heads, shape.q_len}, q.options().dtype(lse_type(q.scalar_type())));
   const at::Tensor written = call.result(out, call.filled.v_dim);
-  if (shape.sequences) {
-    written.zero_();
-    lse.fill_(options.sinks.defined() ? kNoRow : -kNoRow);
-  }
   const InputRows rows(call, q, k, v, options);
   auto args = rows.args<ForwardArgs>(call, arguments, options);
   args.out = to_tensor4(written, packed);
   args.lse = lse.data_ptr();
+  const bool joins = options.sinks.defined() && !kernel.joins_sinks;
+  at::Tensor sinks;
+  if (options.sinks.defined() && !joins) {
+    sinks = options.sinks.to(at::kFloat).contiguous();
+    args.sinks = sinks.const_data_ptr<float>();
+  }
+  if (shape.sequences && !(kernel.clears_rows && shape.batch > 0)) {
+    written.zero_();
+    lse.fill_(joins ? kNoRow : -kNoRow);
+  }
   if (shape.batch > 0) {
     kernel.forward(make_torch_context(q.device(), options.deterministic), *plan, args);
   }
   KernelCall::write_back(written, out);
-  if (options.sinks.defined()) join_sinks(out, lse, options.sinks);
+  if (joins) join_sinks(out, lse, options.sinks);
   return {out, lse};
 }
 
@@ -167,7 +173,7 @@ void run_backward(const Kernel& kernel, const AttentionArguments& arguments, Gra
     KernelCall::write_back(dk, grads.k);
     KernelCall::write_back(dv, grads.v);
   };
-  if (shape.sequences) {
+  if (shape.sequences && !(kernel.clears_rows && shape.batch > 0)) {
     for (const at::Tensor& gradient : {dq, dk, dv}) gradient.zero_();
   }
   if (shape.batch == 0) return write_back();

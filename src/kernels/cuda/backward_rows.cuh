@@ -129,10 +129,12 @@ __global__ void __launch_bounds__(kRowThreads)
   const int column = (static_cast<int>(threadIdx.x) - own * parts) * 16;
   const bool inside = own < rows_of_round_block(sums.dim) * kRowHeads && head < shape.heads;
   if (!inside || row >= shape.rows || column >= shape.dim) return;
+  const int32_t plane = sums.plane == 0 ? sums.dim : sums.plane, planes = sums.dim / plane;
+  const int32_t of_head = column / plane, of_plane = column - of_head * plane;
   float total[16] = {};
   for (int32_t m = 0; m < members; m++) {
     const int64_t sums_head = (block.batch * shape.heads + head) * members + m;
-    const int64_t offset = (sums_head * shape.rows + row) * sums.dim + column;
+    const int64_t offset = ((sums_head * planes + of_head) * shape.rows + row) * plane + of_plane;
 #pragma unroll
     for (int c = 0; c < 4; c++) {
       const float4 x =

@@ -43,8 +43,9 @@ int64_t dim_multiple(const AttentionShape&) { return 8; }
 }  // namespace
 
 const Kernel kSm90 = {
-    "cuda_sm90",   Device::kCuda,  sm90_unavailable,        sm90::unsupported, sm90_tiles,
-    sm90::forward, sm90::backward, sm90::best_forward_tile, dim_multiple,
+    "cuda_sm90",  Device::kCuda,        sm90_unavailable,     sm90::unsupported,
+    sm90_tiles,   sm90::forward,        sm90::backward,       sm90::best_forward_tile,
+    dim_multiple, /*joins_sinks=*/true, /*clears_rows=*/true,
 };
 
 const Kernel kPortable = {

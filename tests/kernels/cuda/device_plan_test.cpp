@@ -1,6 +1,8 @@
 #include "kernels/cuda/device_plan.h"
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 
 #include <gtest/gtest.h>

@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/sm90/backward_params.h"
+#include "kernels/cuda/sm90/clear_rows.h"
 #include "kernels/cuda/sm90/tensor_maps.h"
 
 namespace lace::sm90 {
@@ -165,16 +166,20 @@ struct Backward {
   }
 
   void run() {
-    if (shape.sequences && shape.q_len == 0) return;
     statistics = context.allocate(static_cast<size_t>(batch * shape.heads * shape.q_len) *
                                   sizeof(RowStatistics));
-    if (shape.sequences && shape.k_len == 0) return run_statistics(nullptr);
+    if (shape.sequences) {
+      clear_rows(context, shape, args.sequences, {true, static_cast<int32_t>(plan.other_len)},
+                 {{args.dk, shape.kv_heads, shape.k_len, static_cast<int32_t>(shape.qk_dim)},
+                  {args.dv, shape.kv_heads, shape.k_len, static_cast<int32_t>(shape.v_dim)}});
+    }
     Gradient dq = gradient_of(args.dq, shape.qk_dim);
     const auto on_device = cuda::upload(transposed, stream);
     const UploadedWork& keys =
         uploaded_work(*on_device, transposed, shape.heads / shape.kv_heads, stream);
     if (keys.work.sole_others) {
       run_statistics(nullptr);
+      if (shape.sequences) clear_dq(nullptr);  // a query without keys is in no tile
       return run_keys(*on_device, keys, BackwardMode::kKeys, dq);
     }
     if (context.deterministic || saves_memory(keys.work) || is_short(keys.work)) {
@@ -186,15 +191,15 @@ struct Backward {
     dq.sums = reinterpret_cast<float*>(sums.get());
     run_statistics(dq.sums);
     run_keys(*on_device, keys, BackwardMode::kKeys, dq);
-    round(dq, static_cast<float>(args.scale), shape.heads, shape.q_len, 1);
+    round(dq, static_cast<float>(args.scale), shape.heads, shape.q_len, 1, kDqPlane);
   }
 
   // The result of `gradient`, for `heads` heads of `members` heads of its sums.
-  void round(const Gradient& gradient, float scale, int64_t heads, int64_t rows,
-             int32_t members) const {
+  void round(const Gradient& gradient, float scale, int64_t heads, int64_t rows, int32_t members,
+             int32_t plane) const {
     const cuda::SumRows sums{gradient.sums, static_cast<const uint16_t*>(gradient.high.data),
                              static_cast<const uint16_t*>(gradient.low.data),
-                             static_cast<int32_t>(dim)};
+                             static_cast<int32_t>(dim), plane};
     cuda::launch_round<Element>({batch, heads, rows, gradient.dim}, sums, members, scale,
                                 gradient.result, stream);
   }
@@ -249,12 +254,19 @@ struct Backward {
     if (only_sums) {
       for (const auto& [gradient, scale] :
            {std::pair(params.d0, params.scale), std::pair(params.d1, 1.f)}) {
-        round(gradient, scale, shape.kv_heads, shape.k_len, params.heads_per_kv);
+        round(gradient, scale, shape.kv_heads, shape.k_len, params.heads_per_kv, 0);
       }
     }
   }
 
+  // Rows of dq that no sequence has; null: all.
+  void clear_dq(const Sequence* sequences) const {
+    clear_rows(context, shape, sequences, {false, static_cast<int32_t>(plan.owner_len)},
+               {{args.dq, shape.heads, shape.q_len, static_cast<int32_t>(shape.qk_dim)}});
+  }
+
   void run_queries() const {
+    if (shape.sequences) clear_dq(args.sequences);
     const auto on_device = cuda::upload(plan, stream);
     const UploadedWork& uploaded = uploaded_work(*on_device, plan, 1, stream);
     const Work& work = uploaded.work;

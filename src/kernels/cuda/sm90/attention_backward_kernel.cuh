@@ -25,11 +25,9 @@ template <typename Config>
 struct BackwardConsumer {
   using Element = typename Config::Element;
   static constexpr int kOthers = Config::kOthers, kDim = Config::kDim;
-  // 64 × 64 of dq for each consumer: with 128 queries a tile 64 of them, else 64 columns.
-  static constexpr bool kSplitsQueries = kOthers == 128;
-  // They fit into the part of ds that the consumer alone has read: there they wait for the copy
-  // that adds them.
-  static constexpr bool kAddsInBulk = Config::kAddsDq && kSplitsQueries;
+  static constexpr bool kSplitsQueries = Config::kSplitsQueries;
+  // Whether dq waits in ds for the copy that adds it.
+  static constexpr bool kAddsFromDs = Config::kAddsDq && kSplitsQueries;
   static constexpr int kBarrierThreads = 128 * Config::kConsumers;
   const BackwardParams& params;
   BackwardShared<Config>& shared;
@@ -156,24 +154,17 @@ struct BackwardConsumer {
     const int first = kSplitsQueries ? row() : first_row(0, thread);
     const int column_slice = kSplitsQueries ? 0 : group;
     if (params.dq.sums == nullptr) return store_dq(slot, batch, first, column_slice * 64);
-    float* base = params.dq.sums +
-                  static_cast<int64_t>(batch * params.heads + slot.head) * params.q_len * kDim +
-                  column_slice * 64;
-    if constexpr (kAddsInBulk) {
-      add_dq_in_bulk(slot, base);
-    } else {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int32_t at = slot.rows[first + 8 * r];
-        if (at >= 0) add_sums(base + static_cast<int64_t>(at) * kDim, dq, r, lane());
-      }
-    }
+    const int64_t plane =
+        static_cast<int64_t>(batch * params.heads + slot.head) * Config::kSlices + column_slice;
+    add_dq_in_bulk(slot, params.dq.sums + plane * params.q_len * kDqPlane);
   }
-  // dq [64][64] of this consumer, in the order of sums.cuh. Its product is complete for all of its
-  // warps: they have waited for the whole group of products that read this part of ds.
+  // dq [64][64] of this consumer, in the order of sums.cuh, to a plane [q_len][64]. Its product is
+  // complete for all of its warps: they have waited for the whole group of products that read this
+  // part of ds.
   __device__ void add_dq_in_bulk(const OtherSlot<Config>& slot, float* base) {
     constexpr uint32_t kRowBytes = 64 * sizeof(float);
-    const uint32_t own = tiles.ds + group * Config::kOwnerSliceBytes;
+    const uint32_t own = kSplitsQueries ? tiles.ds + group * Config::kOwnerSliceBytes
+                                        : tiles.dq + group * 64 * kRowBytes;
     const uint32_t at = own + first_row(0, thread) * kRowBytes + lane() % 4 * 16;
     // Eight lanes store parts of two rows that begin at the same bank: odd rows go the other way.
     const uint32_t odd = lane() / 4 % 2;
@@ -192,17 +183,17 @@ struct BackwardConsumer {
     }
     cutlass::arch::fence_view_async_shared();
     cutlass::arch::NamedBarrier::sync(128, 4 + group);
-    const int32_t* rows = slot.rows + 64 * group;
+    const int32_t* rows = slot.rows + (kSplitsQueries ? 64 * group : 0);
     if (slot.in_a_row) {
-      if (thread == 0) add_bulk(base + int64_t{rows[0]} * kDim, own, 64 * kRowBytes);
+      if (thread == 0) add_bulk(base + int64_t{rows[0]} * kDqPlane, own, 64 * kRowBytes);
     } else if (thread < 64 && rows[thread] >= 0) {
-      add_bulk(base + int64_t{rows[thread]} * kDim, own + thread * kRowBytes, kRowBytes);
+      add_bulk(base + int64_t{rows[thread]} * kDqPlane, own + thread * kRowBytes, kRowBytes);
     }
     commit_bulk();
   }
   // Tells the other consumer that this one needs ds no longer.
   __device__ void free_ds() {
-    if constexpr (kAddsInBulk) wait_until_bulk_is_read();
+    if constexpr (kAddsFromDs) wait_until_bulk_is_read();
     cutlass::arch::NamedBarrier::arrive(kBarrierThreads, 3 - group);
   }
   __device__ void store_dq(const OtherSlot<Config>& slot, int32_t batch, int first,
@@ -232,7 +223,7 @@ struct BackwardConsumer {
       fence_registers(s);
       if (masked) apply_masks(s, masks, lane());
       weigh(slot);
-      if constexpr (kAddsInBulk) {
+      if constexpr (kAddsFromDs) {
         if (!ds_is_new) free_ds();  // as late as the copy may be
       }
       cute::warpgroup_wait<0>();
@@ -247,13 +238,14 @@ struct BackwardConsumer {
       }
       if constexpr (Config::kByKeys) issue_sum(d1, weights, tiles.y1);
       if constexpr (Config::kAddsDq) {
-        // ds of both consumers is there.
+        // ds of both consumers is there, and dq of the tile before has been read.
+        if constexpr (!kAddsFromDs) wait_until_bulk_is_read();
         cutlass::arch::NamedBarrier::sync(kBarrierThreads, 1);
         issue_dq();
         issue_sum(d0, ds, tiles.y0);
         cute::warpgroup_wait<1>();
         fence_registers(dq);
-        if constexpr (!kAddsInBulk) free_ds();
+        if constexpr (!kAddsFromDs) free_ds();
         ds_is_new = false;
         add_dq(slot, batch);
       } else {
@@ -391,7 +383,7 @@ struct BackwardConsumer {
       finish(item);
       shared.items.stored[at.stage()].arrive();
     }
-    if constexpr (kAddsInBulk) wait_until_bulk_is_added();
+    if constexpr (Config::kAddsDq) wait_until_bulk_is_added();
   }
 };
 

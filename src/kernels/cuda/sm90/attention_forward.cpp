@@ -10,6 +10,7 @@
 #include <cuda_fp16.h>
 
 #include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/sm90/clear_rows.h"
 #include "kernels/cuda/sm90/forward_params.h"
 #include "kernels/cuda/sm90/tensor_maps.h"
 
@@ -78,6 +79,7 @@ std::string unsupported(const AttentionShape& s) {
   if (!s.positive_scale) return "scale must be positive, and a normal float32";
   if (s.softcap) return "it does not compute softcap";
   if (s.live_blocks) return "it does not read masks of blocks from tensors";
+  if (s.sequences && (s.q_len == 0 || s.k_len == 0)) return "sequences without rows of q or of k";
   return {};
 }
 
@@ -108,7 +110,6 @@ TileShape best_forward_tile(const AttentionShape& s, const Plan& plan) {
 void forward(const Context& context, const Plan& plan, const ForwardArgs& args) {
   const AttentionShape& s = args.shape;
   if (s.batch == 0 || s.heads == 0) return;
-  if (s.sequences && (s.q_len == 0 || s.k_len == 0)) return;  // no row has a key
   const auto stream = static_cast<cudaStream_t>(context.stream);
   const std::shared_ptr<const cuda::UploadedPlan> on_device = cuda::upload(plan, stream);
   const UploadedWork& uploaded = uploaded_work(*on_device, plan, 1, stream);
@@ -147,8 +148,16 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
                       ? sequence_queue(context, *on_device, uploaded, plan, s, args.sequences,
                                        false, section, counters, items)
                       : item_queue(*on_device, uploaded, plan, batch, section, counters, stream);
+  if (s.sequences) {
+    const Tensor4 lse{args.lse, s.heads * s.q_len, s.q_len, 1};
+    constexpr uint32_t kNegativeInfinity = 0xff800000;
+    clear_rows(context, s, args.sequences, {false, static_cast<int32_t>(plan.owner_len)},
+               {{args.out, s.heads, s.q_len, static_cast<int32_t>(s.v_dim)},
+                {lse, s.heads, s.q_len, 1, 4, kNegativeInfinity}});
+  }
   params->out = args.out.data;
   params->lse = static_cast<float*>(args.lse);
+  params->sinks = args.sinks;
   params->partial = reinterpret_cast<float*>(workspace.get() + counter_bytes);
   params->out_batch_stride = args.out.batch_stride;
   params->out_head_stride = args.out.head_stride;

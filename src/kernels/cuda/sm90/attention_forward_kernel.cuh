@@ -286,6 +286,17 @@ struct Consumer {
     }
   }
 
+  // Adds a logit without a value to a row that is complete; returns what its out weighs then.
+  static __device__ float join_sink(float sink, float& max, float& total) {
+    sink *= 1.4426950408889634f;
+    const float high = fmaxf(max, sink);
+    if (high == -INFINITY) return 0;
+    const float weight = exp2_approx(max - high);
+    total = total * weight + exp2_approx(sink - high);
+    max = high;
+    return weight / total;
+  }
+
   // Rows that no later pass joins, through the rows of the queries, whose products are done: so a
   // warp writes whole rows.
   __device__ void store_out(const ItemSlot& item, const OwnerRows& owners) {
@@ -346,14 +357,18 @@ struct Consumer {
     release_queries();
   }
 
-  __device__ void finish(const ItemSlot& item, const Softmax& softmax) {
+  __device__ void finish(const ItemSlot& item, Softmax& softmax) {
     const OwnerRows owners(item.tile);
+    const uint32_t later = covered_rows(item.tile.later, item.tile.later_bits);
     float total[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) total[r] = quad_sum(softmax.sum[r]);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float inverse = total[r] > 0 ? 1 / total[r] : 0;
+      float inverse = total[r] > 0 ? 1 / total[r] : 0;
+      if (params.sinks != nullptr && (later >> r & 1) == 0) {
+        inverse = join_sink(__ldg(params.sinks + item.head), softmax.max[r], total[r]);
+      }
 #pragma unroll
       for (int j = 0; j < Config::kVDim / 8; ++j) {
         out[4 * j + 2 * r] *= inverse;
@@ -366,7 +381,6 @@ struct Consumer {
       release_queries();
     }
 
-    const uint32_t later = covered_rows(item.tile.later, item.tile.later_bits);
     const int64_t first = row_index(item, 0);
     if (item.tile.later != kNone) {
 #pragma unroll

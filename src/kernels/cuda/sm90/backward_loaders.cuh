@@ -31,8 +31,13 @@ struct BackwardConfig {
   static constexpr int kOtherBytes = kSlices * kOtherSliceBytes;
   // ds [kOthers / 64][kOwners][64]
   static constexpr int kScoreBytes = kAddsDq ? kOthers / 64 * kOwnerSliceBytes : 0;
+  // With 128 queries a tile a consumer computes dq of 64 of them, else of 64 columns. These 64 × 64
+  // wait for the copy that adds them in the part of ds that the consumer alone has read, else in
+  // room of their own.
+  static constexpr bool kSplitsQueries = kOthers == 128;
+  static constexpr int kDqBytes = kAddsDq && !kSplitsQueries ? kConsumers * 64 * 64 * 4 : 0;
   static constexpr int kTileBytes =
-      2 * kOwnerStages * kOwnerBytes + 2 * kStages * kOtherBytes + kScoreBytes;
+      2 * kOwnerStages * kOwnerBytes + 2 * kStages * kOtherBytes + kScoreBytes + kDqBytes;
   // What passes before left of d0 and d1: a stage holds 64 columns of all owners, of each consumer
   // where one of the two tiles else is.
   static constexpr int kSumStages = 2 * kSlices;
@@ -73,13 +78,14 @@ struct BackwardShared {
 // Addresses of the tiles in shared memory.
 template <typename Config>
 struct BackwardTiles {
-  uint32_t x0, x1, y0, y1, ds;
+  uint32_t x0, x1, y0, y1, ds, dq;
   __device__ explicit BackwardTiles(uint32_t base)
       : x0(base),
         x1(x0 + Config::kOwnerStages * Config::kOwnerBytes),
         y0(x1 + Config::kOwnerStages * Config::kOwnerBytes),
         y1(y0 + Config::kStages * Config::kOtherBytes),
-        ds(y1 + Config::kStages * Config::kOtherBytes) {}
+        ds(y1 + Config::kStages * Config::kOtherBytes),
+        dq(ds + Config::kScoreBytes) {}
 };
 
 // The warp that loads tiles.

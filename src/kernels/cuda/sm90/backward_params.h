@@ -30,7 +30,9 @@ struct BackwardParams {
   MapSteps x0_steps, x1_steps, y0_steps, y1_steps;
   ItemQueue queue;
   const RowStatistics* statistics = nullptr;  // [batch, heads, q_len]
-  Gradient dq;      // kKeys: sums of all rows, added to; without, each query is in one tile alone
+  // kKeys: sums of all rows, in planes of kDqPlane columns (cuda::SumRows), added to; without, each
+  // query is in one tile alone.
+  Gradient dq;
   Gradient d0, d1;  // of x0, and of x1 where owners are keys
   float scale = 0, scale_log2 = 0;
   int32_t heads = 0, heads_per_kv = 1;  // of queries
@@ -38,6 +40,9 @@ struct BackwardParams {
   int32_t q_len = 0, owner_len = 0;     // rows of a batch element in memory
   bool only_sums = false;
 };
+
+// Columns of dq that one copy adds.
+inline constexpr int32_t kDqPlane = 64;
 
 // Rows of a tile that a kernel works on, at most: plans are compiled for them.
 constexpr TileShape backward_tile(int dim, BackwardMode mode) {

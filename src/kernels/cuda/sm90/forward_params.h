@@ -17,6 +17,7 @@ struct ForwardParams {
   float* lse = nullptr;  // [batch, heads, q_len]; between passes that of the keys so far, in base 2
   // [batch, heads, q_len, ForwardKernel::v_dim] (sums.cuh): rows that a later pass joins.
   float* partial = nullptr;
+  const float* sinks = nullptr;  // [heads], as ForwardArgs has them
   int64_t out_batch_stride = 0, out_head_stride = 0, out_row_stride = 0;
   float scale_log2 = 0;
   int32_t heads_per_kv = 1;
