@@ -84,7 +84,8 @@ _read: weakref.WeakKeyDictionary[BlockMask, _Read] = weakref.WeakKeyDictionary()
 
 @torch.compiler.disable
 def read_once(block_mask: BlockMask, query: Tensor, key: Tensor) -> tuple[list[Reading], str]:
-    """As read_block_mask, and why the device cannot run it; a BlockMask is read when it is first used."""
+    """As read_block_mask, or why the device cannot run it; a BlockMask is read when it is first
+    used."""
     lengths = (query.shape[-2], key.shape[-2])
     known = _read.get(block_mask)
     if known is None or known[0] != lengths:
