@@ -41,7 +41,8 @@ struct DataConfig {
 // [optimizer]: Adam with decoupled weight decay on tensors of rank 2 and more.
 struct OptimizerConfig {
   double learning_rate = 3e-4;
-  int64_t warmup_steps = 100;  // linear; then a cosine that ends at 0 with the run
+  int64_t warmup_steps = 100;  // linear; then a cosine that ends with the run
+  double final_share = 0;      // of learning_rate, where the cosine ends; 1: constant after warm-up
   double beta1 = 0.9;
   double beta2 = 0.999;
   double epsilon = 1e-8;

@@ -102,6 +102,7 @@ void check_data(const DataConfig& data, const ModelConfig& model) {
 void check_optimizer(const OptimizerConfig& optimizer) {
   check_range("optimizer.learning_rate", optimizer.learning_rate, 0.0, kMaxRate);
   check_range<int64_t>("optimizer.warmup_steps", optimizer.warmup_steps, 0, kMaxSteps);
+  check_range("optimizer.final_share", optimizer.final_share, 0.0, 1.0);
   check_fraction("optimizer.beta1", optimizer.beta1);
   check_fraction("optimizer.beta2", optimizer.beta2);
   check_range("optimizer.epsilon", optimizer.epsilon, kMinEpsilon, 1.0);

@@ -61,6 +61,7 @@ template <typename Visit>
 void visit_fields(OptimizerConfig& c, Visit&& visit) {
   visit("learning_rate", c.learning_rate);
   visit("warmup_steps", c.warmup_steps);
+  visit("final_share", c.final_share);
   visit("beta1", c.beta1);
   visit("beta2", c.beta2);
   visit("epsilon", c.epsilon);

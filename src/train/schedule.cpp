@@ -31,7 +31,8 @@ double learning_rate(const Recipe& recipe, const RunPosition& position) {
   const auto total = static_cast<double>(recipe.train.steps);
   double x = total > warmup ? std::max(0.0, (t - warmup) / (total - warmup)) : 0.0;
   x = std::min(1.0, std::max(x, time));
-  return peak * 0.5 * (1 + std::cos(std::numbers::pi * x));
+  const double last = recipe.optimizer.final_share;
+  return peak * (last + (1 - last) * 0.5 * (1 + std::cos(std::numbers::pi * x)));
 }
 
 }  // namespace lace::train

@@ -49,6 +49,16 @@ TEST(Schedule, WarmUpEndsAfterATenthOfTheTime) {
   EXPECT_DOUBLE_EQ(learning_rate(r, {.step = 20, .elapsed_s = 30}), 1);
 }
 
+TEST(Schedule, TheCosineEndsAtAShareOfTheRate) {
+  Recipe r = recipe();
+  r.optimizer.final_share = 0.1;
+  EXPECT_DOUBLE_EQ(learning_rate(r, {.step = 8}), 1.8);
+  EXPECT_DOUBLE_EQ(learning_rate(r, {.step = 59}), 1.1);
+  EXPECT_DOUBLE_EQ(learning_rate(r, {.step = 109}), 0.2);
+  r.optimizer.final_share = 1;
+  for (const int64_t step : {9, 34, 109}) EXPECT_DOUBLE_EQ(learning_rate(r, {.step = step}), 2);
+}
+
 TEST(Schedule, RunFraction) {
   Recipe r = recipe();
   EXPECT_DOUBLE_EQ(run_fraction(r.train, {.step = 55}), 0.5);
