@@ -72,12 +72,13 @@ at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tens
   const int64_t rows = x.size(0), in = x.size(1), out = weight.size(1);
   const at::Tensor y = at::empty({rows, out}, x.options());
   // Libraries read and pack the whole weight for each task, and reach their best rates from some
-  // 512 rows on; with few rows, more tasks count for more.
-  constexpr int64_t kRows = 512, kMinRows = 128, kMinTasks = 4, kMinColumns = 64;
+  // hundred rows on; with few rows, more tasks count for more.
+  constexpr int64_t kMinRows = 128, kMinTasks = 4, kMinColumns = 64;
+  const int64_t task_rows = is_16_bit(x) ? 512 : 1024;
   // To read a weight costs as much as to multiply it with this many rows.
   constexpr int64_t kWeightRows = 32;
   const int64_t wanted = wanted_tasks(2 * in * out * (rows + kWeightRows), task_operations(x));
-  const int64_t row_parts = std::max(rows / kRows, std::min(rows / kMinRows, kMinTasks));
+  const int64_t row_parts = std::max(rows / task_rows, std::min(rows / kMinRows, kMinTasks));
   const Cut by_rows = Cut::into(rows, std::clamp<int64_t>(row_parts, 1, wanted), 16);
   const Cut by_columns = by_rows.parts() > 1
                              ? Cut{out, out}
