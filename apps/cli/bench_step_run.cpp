@@ -11,6 +11,7 @@
 
 #include "bench_attention.h"
 #include "bench_rounds.h"
+#include "core/large_memory.h"
 #include "ops/device_profile.h"
 #include "ops/device_queue.h"
 
@@ -128,7 +129,11 @@ StepResult run_steps(Recipe recipe, c10::Device device, const StepOptions& optio
       static_cast<double>(recipe.train.batch * recipe.train.accumulate * recipe.model.seq_len);
   StepResult result;
   result.operations = step_operations(recipe);
-  if (!device.is_cpu()) at::globalContext().lazyInitDevice(device.type());
+  if (device.is_cpu()) {
+    keep_freed_memory();  // as lace train does
+  } else {
+    at::globalContext().lazyInitDevice(device.type());
+  }
   ops::take_peak_memory(device);  // from here on
   Trainer trainer(recipe, random_data(recipe), device);
   result.times_ms =

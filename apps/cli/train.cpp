@@ -30,6 +30,7 @@
 #include "bench_step_run.h"
 #include "commands.h"
 #include "core/home.h"
+#include "core/large_memory.h"
 #include "data_paths.h"
 #include "notes.h"
 #include "output.h"
@@ -231,6 +232,7 @@ void train(const Options& options) {
   const Environment environment = find_environment();
   const at::Device device = find_rank_device(options.device, environment);
   const bool first = environment.rank == 0;  // which alone tells of the run
+  if (device.is_cpu()) keep_freed_memory();
   if (options.dry_run) {
     if (first) dry_run(recipe, device, options.json);
     return;

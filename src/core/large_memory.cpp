@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <new>
 
+#include <malloc.h>
+
 #include <sys/mman.h>
 
 namespace lace {
@@ -42,6 +44,13 @@ void move_to_large_pages(const void* data, size_t bytes) {
   void* pages = reinterpret_cast<void*>(first);
   madvise(pages, last - first, MADV_HUGEPAGE);
   madvise(pages, last - first, MADV_COLLAPSE);
+}
+
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_MAX, 0);         // nothing is mapped for itself, and unmapped when freed
+  mallopt(M_TRIM_THRESHOLD, -1);  // the heap never shrinks
+#endif
 }
 
 }  // namespace lace

@@ -14,4 +14,9 @@ std::shared_ptr<std::byte> allocate_large(size_t bytes);
 // Asks the system to move what lies at [data, data + bytes) into such pages; it need not.
 void move_to_large_pages(const void* data, size_t bytes);
 
+// Has malloc keep what is freed, of every size, for what is asked for next: a training step then
+// finds the pages of the step before, where it would get each of them from the system again,
+// cleared. For the whole process and for good: for programs to call, not for libraries.
+void keep_freed_memory();
+
 }  // namespace lace

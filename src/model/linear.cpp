@@ -58,19 +58,28 @@ struct Cut {
   int64_t count(int64_t part) const { return std::min(length, size - begin(part)); }
 };
 
-// Operations of a task: about 150 µs, and many times what it costs to call a library.
+// Operations that take one thread about 150 µs, many times what it costs to call a library.
 int64_t task_operations(const at::Tensor& x) { return is_16_bit(x) ? 1 << 26 : 1 << 24; }
+
+// In how many tasks to compute a product: two from half of task_operations on, since a small
+// product that is left to one thread keeps all others waiting.
+int64_t wanted_tasks(int64_t operations, int64_t task_operations) {
+  return operations < task_operations / 2 ? 1 : std::max<int64_t>(2, operations / task_operations);
+}
 
 // y = x weight (+ bias), weight [in, out], any strides.
 at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const int64_t rows = x.size(0), in = x.size(1), out = weight.size(1);
   const at::Tensor y = at::empty({rows, out}, x.options());
-  constexpr int64_t kMinRows = 128, kMinColumns = 64;
+  // Libraries read and pack the whole weight for each task, and reach their best rates from some
+  // hundred rows on; with few rows, more tasks count for more.
+  constexpr int64_t kMinRows = 128, kMinTasks = 4, kMinColumns = 64;
+  const int64_t task_rows = is_16_bit(x) ? 512 : 1024;
   // To read a weight costs as much as to multiply it with this many rows.
   constexpr int64_t kWeightRows = 32;
-  const int64_t operations = 2 * in * out * (rows + kWeightRows);
-  const int64_t wanted = std::max<int64_t>(1, operations / task_operations(x));
-  const Cut by_rows = Cut::into(rows, std::clamp<int64_t>(rows / kMinRows, 1, wanted), 16);
+  const int64_t wanted = wanted_tasks(2 * in * out * (rows + kWeightRows), task_operations(x));
+  const int64_t row_parts = std::max(rows / task_rows, std::min(rows / kMinRows, kMinTasks));
+  const Cut by_rows = Cut::into(rows, std::clamp<int64_t>(row_parts, 1, wanted), 16);
   const Cut by_columns = by_rows.parts() > 1
                              ? Cut{out, out}
                              : Cut::into(out, std::min(wanted, out / kMinColumns + 1), kMinColumns);
@@ -118,6 +127,21 @@ void transposed_product(at::Tensor out, const at::Tensor& dy, const at::Tensor& 
   } else {
     at::mm_out(out, dy.to(out.scalar_type()).t(), x.to(out.scalar_type()));
   }
+}
+
+// into (+)= the sum of parts [parts, elements] over the parts.
+void add_parts(const at::Tensor& parts, const at::Tensor& into, bool add) {
+  const Cut cut{into.size(0), 1 << 15};
+  run_tasks(ops::current_executor(), cut.parts(), [&](int64_t task, int) {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    const at::Tensor from = parts.narrow(1, cut.begin(task), cut.count(task));
+    at::Tensor to = into.narrow(0, cut.begin(task), cut.count(task));
+    if (add) {
+      to.add_(from.size(0) == 1 ? from[0] : from.sum(0));
+    } else {
+      at::sum_out(to, from, {0});
+    }
+  });
 }
 
 }  // namespace
@@ -182,8 +206,8 @@ at::Tensor linear_grad_input_gelu(const at::Tensor& dy, const at::Tensor& weight
   return du;
 }
 
-// Tasks are blocks of rows of the result and, where these are few, parts of the sum over the rows
-// of dy and x.
+// Tasks are parts of the sum over the rows of dy and x, as long as their results take little room
+// and their rows are many, and blocks of rows of the result.
 void linear_grad_weight(const at::Tensor& dy, const at::Tensor& x, const Into& weight_grad) {
   at::Tensor into = weight_grad.tensor;
   if (dy.is_cuda()) {
@@ -196,13 +220,15 @@ void linear_grad_weight(const at::Tensor& dy, const at::Tensor& x, const Into& w
     return;
   }
   const int64_t rows = dy.size(0), out = dy.size(1), in = x.size(1);
-  constexpr int64_t kMaxElements = 1 << 18, kMinRows = 512, kMaxParts = 8;
-  const int64_t wanted = std::max<int64_t>(1, 2 * rows * out * in / task_operations(dy));
-  const Cut by_out = Cut::into(out, (out * in + kMaxElements - 1) / kMaxElements, 16);
-  const Cut by_sum = Cut::into(rows,
-                               std::clamp<int64_t>(std::min(wanted, kMaxParts) / by_out.parts(), 1,
-                                                   std::max<int64_t>(1, rows / kMinRows)),
-                               16);
+  constexpr int64_t kMaxElements = 1 << 19, kMinRows = 1024, kMaxParts = 8, kMinTasks = 4;
+  const int64_t wanted = wanted_tasks(2 * rows * out * in, task_operations(dy));
+  const int64_t blocks = (out * in + kMaxElements - 1) / kMaxElements;
+  const int64_t sums = std::min(wanted, kMaxParts) / blocks;
+  const Cut by_sum =
+      Cut::into(rows, std::clamp<int64_t>(sums, 1, std::max<int64_t>(1, rows / kMinRows)), 16);
+  const int64_t tasks = std::min(wanted, kMinTasks);
+  const Cut by_out =
+      Cut::into(out, std::max(blocks, (tasks + by_sum.parts() - 1) / by_sum.parts()), 16);
   const bool direct = by_sum.parts() == 1 && !weight_grad.add;
   const at::Tensor parts =
       direct ? into.unsqueeze(0) : at::empty({by_sum.parts(), out, in}, into.options());
@@ -214,12 +240,7 @@ void linear_grad_weight(const at::Tensor& dy, const at::Tensor& x, const Into& w
         dy.narrow(0, by_sum.begin(s), by_sum.count(s)).narrow(1, by_out.begin(o), by_out.count(o)),
         x.narrow(0, by_sum.begin(s), by_sum.count(s)));
   });
-  if (direct) return;
-  if (weight_grad.add) {
-    into.add_(by_sum.parts() == 1 ? parts[0] : parts.sum(0));
-  } else {
-    at::sum_out(into, parts, {0});
-  }
+  if (!direct) add_parts(parts.view({by_sum.parts(), -1}), into.view({-1}), weight_grad.add);
 }
 
 }  // namespace lace::model

@@ -2,9 +2,11 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 namespace lace {
 namespace {
@@ -26,6 +28,25 @@ TEST(LargeMemory, MovesWhatLiesAnywhere) {
   move_to_large_pages(numbers.data() + 1, (numbers.size() - 1) * sizeof(int));
   for (size_t i = 0; i < numbers.size(); ++i) ASSERT_EQ(numbers[i], static_cast<int>(i));
 }
+
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__)
+TEST(LargeMemory, KeepsWhatIsFreed) {
+  constexpr size_t kBytes = size_t{80} << 20, kPage = 4096;
+  const auto faults_of_use = [] {
+    rusage before{}, after{};
+    getrusage(RUSAGE_SELF, &before);
+    const auto memory = std::make_unique_for_overwrite<char[]>(kBytes);
+    for (size_t i = 0; i < kBytes; i += kPage) const_cast<volatile char&>(memory[i]) = 1;
+    getrusage(RUSAGE_SELF, &after);
+    return after.ru_minflt - before.ru_minflt;
+  };
+  faults_of_use();
+  EXPECT_GT(faults_of_use(), 0);  // freed memory goes back to the system
+  keep_freed_memory();
+  faults_of_use();
+  EXPECT_LT(faults_of_use(), 16);
+}
+#endif
 
 }  // namespace
 }  // namespace lace
