@@ -68,6 +68,38 @@ void add_documents(std::vector<Case>& cases) {
   }
 }
 
+// head_dims past 128: full and half slices of 64 columns, and slices that one of both lacks; one
+// pass and several, an item for all heads of a key head and one for each, dead tiles, rows that no
+// pass covers.
+void add_wide(std::vector<Case>& cases) {
+  for (const auto& [qk_dim, v_dim] :
+       {std::pair(192, 192), {256, 256}, {192, 128}, {200, 256}, {136, 64}, {64, 200}}) {
+    for (const char* pattern :
+         {"dense", "local(150)", "fixed(64, 16, 2)", "local(40) | strided(40)", "strided(96)",
+          "heads(3*local(64) | strided(32), 1*dense)", "bidirectional(local(130) | global(3))"}) {
+      const bool bf16 = qk_dim != 200;
+      const int64_t heads = 4;
+      cases.push_back({.pattern = pattern,
+                       .dtype = bf16 ? DType::kBFloat16 : DType::kFloat16,
+                       .batch = 2,
+                       .heads = heads,
+                       .kv_heads = qk_dim == 256 ? heads : 2,
+                       .q_len = 333,
+                       .k_len = 400,
+                       .qk_dim = qk_dim,
+                       .v_dim = v_dim,
+                       .layout = Layout::kRowsFirst,
+                       .dlse = bf16});
+      for (const std::vector<int32_t>& lengths :
+           {std::vector<int32_t>{127, 1, 128, 0, 129, 64}, {5, 300, 3, 0, 40, 150, 1}}) {
+        cases.push_back(documents(pattern, qk_dim, lengths));
+        cases.back().v_dim = v_dim;
+        if (!bf16) cases.back().kv_heads = 1;
+      }
+    }
+  }
+}
+
 // The CPU kernels' cases of head_dims that GPU kernels take, float32 as float16.
 std::vector<Case> cuda_cases() {
   std::vector<Case> cases = all_cases();
@@ -79,6 +111,7 @@ std::vector<Case> cuda_cases() {
     if (problem.dtype == DType::kFloat32) problem.dtype = DType::kFloat16;
   }
   add_documents(cases);
+  add_wide(cases);
   return cases;
 }
 
@@ -205,7 +238,7 @@ TEST(CudaSequences, ADocumentOfNaNSpoilsNoOther) {
   if (!no_gpu().empty()) GTEST_SKIP() << "no GPU: " << no_gpu();
   for (const char* pattern : {"dense", "local(64) | strided(64)", "block(128) | summary(128, 32)",
                               "random(2, 64, 7) | local(48)", "strided(96)"}) {
-    for (const int64_t dim : {64, 128}) {
+    for (const int64_t dim : {64, 128, 192, 256}) {
       const Case shape = documents(pattern, dim, {190, 130, 200, 77, 128, 1});
       for (const Kernel& kernel : kernels()) {
         if (kernel.device != Device::kCuda || !kernel.unavailable().empty()) continue;
