@@ -17,7 +17,7 @@ namespace lace::sm90 {
 //   dq += dsᵀ k                   ds of both consumers by way of shared memory, added in global;
 //                                 stored at once where no other tile has the query
 // Over the plan itself owners are queries, x = q and dout, y = k and v, d0 = dq: every sum has its
-// order, and scores are computed twice.
+// order, and scores are computed twice. Past head_dim 128 d0 and d1 are computed apart, too.
 
 // ---- consumers
 
