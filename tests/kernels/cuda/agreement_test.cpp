@@ -70,31 +70,42 @@ void add_documents(std::vector<Case>& cases) {
 
 // head_dims past 128: full and half slices of 64 columns, and slices that one of both lacks; one
 // pass and several, an item for all heads of a key head and one for each, dead tiles, rows that no
-// pass covers.
+// pass covers; documents, padding, queries anywhere in the keys.
 void add_wide(std::vector<Case>& cases) {
+  std::vector<Case> padded = all_cases();
+  std::erase_if(padded, [](const Case& problem) {
+    return problem.sequences.empty() || problem.packed || problem.qk_dim != problem.v_dim;
+  });
+  for (Case& problem : padded) {
+    if (problem.dtype == DType::kFloat32) problem.dtype = DType::kFloat16;
+    problem.qk_dim = 192, problem.v_dim = 256, problem.softcap = 0;
+    cases.push_back(problem);
+  }
   for (const auto& [qk_dim, v_dim] :
        {std::pair(192, 192), {256, 256}, {192, 128}, {200, 256}, {136, 64}, {64, 200}}) {
     for (const char* pattern :
          {"dense", "local(150)", "fixed(64, 16, 2)", "local(40) | strided(40)", "strided(96)",
           "heads(3*local(64) | strided(32), 1*dense)", "bidirectional(local(130) | global(3))"}) {
       const bool bf16 = qk_dim != 200;
-      const int64_t heads = 4;
+      const DType dtype = bf16 ? DType::kBFloat16 : DType::kFloat16;
+      const int64_t kv_heads = qk_dim == 256 ? 4 : 2;
       cases.push_back({.pattern = pattern,
-                       .dtype = bf16 ? DType::kBFloat16 : DType::kFloat16,
+                       .dtype = dtype,
                        .batch = 2,
-                       .heads = heads,
-                       .kv_heads = qk_dim == 256 ? heads : 2,
-                       .q_len = 333,
-                       .k_len = 400,
+                       .heads = 4,
+                       .kv_heads = kv_heads,
+                       .q_len = 205,
+                       .k_len = 270,
                        .qk_dim = qk_dim,
                        .v_dim = v_dim,
                        .layout = Layout::kRowsFirst,
                        .dlse = bf16});
       for (const std::vector<int32_t>& lengths :
            {std::vector<int32_t>{127, 1, 128, 0, 129, 64}, {5, 300, 3, 0, 40, 150, 1}}) {
-        cases.push_back(documents(pattern, qk_dim, lengths));
-        cases.back().v_dim = v_dim;
-        if (!bf16) cases.back().kv_heads = 1;
+        Case made = documents(pattern, qk_dim, lengths);
+        made.dtype = dtype, made.v_dim = v_dim;
+        if (qk_dim == 256) made.kv_heads = 1, made.dlse = true;
+        cases.push_back(made);
       }
     }
   }
