@@ -9,12 +9,15 @@
 
 namespace lace::cuda {
 
-// How a launch of either GPU kernel computes gradients.
+// How a launch of either GPU kernel computes gradients; the last two are for Hopper alone.
 enum class BackwardMode {
   kKeys,       // owners are keys: dk and dv; dq is added to in global memory
   kKeysAlone,  // owners are keys: dk and dv
   kQueries,    // owners are queries: dq
+  kDkAlone,    // owners are keys: dk
+  kDvAlone,    // owners are keys: dv
 };
+inline constexpr int kBackwardModes = 5;
 
 // What backward does row by row, before and after its products, for both GPU kernels.
 

@@ -68,6 +68,49 @@ void add_documents(std::vector<Case>& cases) {
   }
 }
 
+// head_dims past 128: full and half slices of 64 columns, and slices that one of both lacks; one
+// pass and several, an item for all heads of a key head and one for each, dead tiles, rows that no
+// pass covers; documents, padding, queries anywhere in the keys.
+void add_wide(std::vector<Case>& cases) {
+  std::vector<Case> padded = all_cases();
+  std::erase_if(padded, [](const Case& problem) {
+    return problem.sequences.empty() || problem.packed || problem.qk_dim != problem.v_dim;
+  });
+  for (Case& problem : padded) {
+    if (problem.dtype == DType::kFloat32) problem.dtype = DType::kFloat16;
+    problem.qk_dim = 192, problem.v_dim = 256, problem.softcap = 0;
+    cases.push_back(problem);
+  }
+  for (const auto& [qk_dim, v_dim] :
+       {std::pair(192, 192), {256, 256}, {192, 128}, {200, 256}, {136, 64}, {64, 200}}) {
+    for (const char* pattern :
+         {"dense", "local(150)", "fixed(64, 16, 2)", "local(40) | strided(40)", "strided(96)",
+          "heads(3*local(64) | strided(32), 1*dense)", "bidirectional(local(130) | global(3))"}) {
+      const bool bf16 = qk_dim != 200;
+      const DType dtype = bf16 ? DType::kBFloat16 : DType::kFloat16;
+      const int64_t kv_heads = qk_dim == 256 ? 4 : 2;
+      cases.push_back({.pattern = pattern,
+                       .dtype = dtype,
+                       .batch = 2,
+                       .heads = 4,
+                       .kv_heads = kv_heads,
+                       .q_len = 205,
+                       .k_len = 270,
+                       .qk_dim = qk_dim,
+                       .v_dim = v_dim,
+                       .layout = Layout::kRowsFirst,
+                       .dlse = bf16});
+      for (const std::vector<int32_t>& lengths :
+           {std::vector<int32_t>{127, 1, 128, 0, 129, 64}, {5, 300, 3, 0, 40, 150, 1}}) {
+        Case made = documents(pattern, qk_dim, lengths);
+        made.dtype = dtype, made.v_dim = v_dim;
+        if (qk_dim == 256) made.kv_heads = 1, made.dlse = true;
+        cases.push_back(made);
+      }
+    }
+  }
+}
+
 // The CPU kernels' cases of head_dims that GPU kernels take, float32 as float16.
 std::vector<Case> cuda_cases() {
   std::vector<Case> cases = all_cases();
@@ -79,6 +122,7 @@ std::vector<Case> cuda_cases() {
     if (problem.dtype == DType::kFloat32) problem.dtype = DType::kFloat16;
   }
   add_documents(cases);
+  add_wide(cases);
   return cases;
 }
 
@@ -205,7 +249,7 @@ TEST(CudaSequences, ADocumentOfNaNSpoilsNoOther) {
   if (!no_gpu().empty()) GTEST_SKIP() << "no GPU: " << no_gpu();
   for (const char* pattern : {"dense", "local(64) | strided(64)", "block(128) | summary(128, 32)",
                               "random(2, 64, 7) | local(48)", "strided(96)"}) {
-    for (const int64_t dim : {64, 128}) {
+    for (const int64_t dim : {64, 128, 192, 256}) {
       const Case shape = documents(pattern, dim, {190, 130, 200, 77, 128, 1});
       for (const Kernel& kernel : kernels()) {
         if (kernel.device != Device::kCuda || !kernel.unavailable().empty()) continue;

@@ -25,22 +25,28 @@ constexpr int64_t kMostSumsBytes = 700'000'000;
 // Tiles of others that one query head's item has on average, up to which dq is computed on its own.
 constexpr int64_t kDqAloneUpTo = 2;
 
-// The kernels of one width, by BackwardMode.
-using Kernels = std::array<BackwardKernel, 3>;
+// The kernels of one width, by BackwardMode; without a tile those that there are not.
+using Kernels = std::array<BackwardKernel, cuda::kBackwardModes>;
 
-template <typename Element, int kDim>
+template <typename Element, int kDim, BackwardMode... kModes>
 Kernels kernels_of_width() {
-  using enum BackwardMode;
-  return {make_backward_kernel<Element, kDim, kKeys>(),
-          make_backward_kernel<Element, kDim, kKeysAlone>(),
-          make_backward_kernel<Element, kDim, kQueries>()};
+  Kernels kernels{};
+  ((kernels[static_cast<size_t>(kModes)] = make_backward_kernel<Element, kDim, kModes>()), ...);
+  return kernels;
+}
+
+const BackwardKernel& kernel_of(const Kernels& kernels, BackwardMode mode) {
+  return kernels[static_cast<size_t>(mode)];
 }
 
 template <typename Element>
 const Kernels& kernels_for(const AttentionShape& s) {
-  static const std::array all{kernels_of_width<Element, 64>(), kernels_of_width<Element, 128>()};
+  using enum BackwardMode;
+  static const std::array all{kernels_of_width<Element, 64, kKeys, kKeysAlone, kQueries>(),
+                              kernels_of_width<Element, 128, kKeys, kKeysAlone, kQueries>(),
+                              kernels_of_width<Element, 256, kQueries, kDkAlone, kDvAlone>()};
   for (const Kernels& kernels : all) {
-    if (std::max(s.qk_dim, s.v_dim) <= kernels.front().dim) return kernels;
+    if (std::max(s.qk_dim, s.v_dim) <= kernel_of(kernels, kQueries).dim) return kernels;
   }
   throw Error(concat("[attention] cuda_sm90 has no backward kernel for head_dim ", s.qk_dim,
                      " and ", s.v_dim));
@@ -48,8 +54,9 @@ const Kernels& kernels_for(const AttentionShape& s) {
 const Kernels& kernels_for(const AttentionShape& s) {
   return s.dtype == DType::kFloat16 ? kernels_for<__half>(s) : kernels_for<__nv_bfloat16>(s);
 }
-const BackwardKernel& kernel_of(const Kernels& kernels, BackwardMode mode) {
-  return kernels[static_cast<size_t>(mode)];
+// Whether dk and dv are computed apart, as their sums do not fit into registers together.
+bool splits(const Kernels& kernels) {
+  return kernel_of(kernels, BackwardMode::kKeysAlone).launch == nullptr;
 }
 
 // One launch over a plan: its work, its parameters, its workspace.
@@ -134,7 +141,7 @@ struct Backward {
   const AttentionShape& shape = args.shape;
   cudaStream_t stream = static_cast<cudaStream_t>(context.stream);
   const Kernels& kernels = kernels_for(args.shape);
-  int64_t dim = kernels.front().dim;  // of sums
+  int64_t dim = kernel_of(kernels, BackwardMode::kQueries).dim;  // of sums
   int64_t batch = shape.batch_in_memory();
   Workspace statistics{};
 
@@ -177,6 +184,12 @@ struct Backward {
     const auto on_device = cuda::upload(transposed, stream);
     const UploadedWork& keys =
         uploaded_work(*on_device, transposed, shape.heads / shape.kv_heads, stream);
+    if (splits(kernels)) {
+      run_statistics(nullptr);
+      run_keys(*on_device, keys, BackwardMode::kDvAlone, {});
+      run_keys(*on_device, keys, BackwardMode::kDkAlone, {});
+      return run_queries();
+    }
     if (keys.work.sole_others) {
       run_statistics(nullptr);
       if (shape.sequences) clear_dq(nullptr);  // a query without keys is in no tile
@@ -225,6 +238,7 @@ struct Backward {
     return work.several_passes && rows * dim * 4 > kMostSumsBytes;
   }
 
+  // The gradients that `mode` computes by keys: dk, dv, or both.
   void run_keys(const cuda::UploadedPlan& on_device, const UploadedWork& uploaded,
                 BackwardMode mode, const Gradient& dq) const {
     const int64_t heads_per_kv = shape.heads / shape.kv_heads;
@@ -233,6 +247,7 @@ struct Backward {
     const bool only_sums = work.members != heads_per_kv;
     Launch launch{context, args, kernel_of(kernels, mode), transposed, on_device, uploaded, stream};
     BackwardParams& params = *launch.params;
+    const bool has_dk = mode != BackwardMode::kDvAlone, has_dv = mode != BackwardMode::kDkAlone;
     launch.make_owner_maps(args.k, args.v, shape.k_len, shape.kv_heads);
     launch.make_other_maps(args.q, args.dout, shape.q_len, shape.heads);
     const int64_t row_bytes = (shape.qk_dim + shape.v_dim) * 2 + 4 * dim;
@@ -247,16 +262,16 @@ struct Backward {
     if (only_sums || work.several_passes) {
       const auto heads = static_cast<int64_t>(work.heads.size());
       const bool whole = mode == BackwardMode::kKeys;
-      dk_sums = allocate_sums(params.d0, heads, shape.k_len, whole, only_sums);
-      dv_sums = allocate_sums(params.d1, heads, shape.k_len, whole, only_sums);
+      if (has_dk) dk_sums = allocate_sums(params.d0, heads, shape.k_len, whole, only_sums);
+      if (has_dv) dv_sums = allocate_sums(params.d1, heads, shape.k_len, whole, only_sums);
     }
     launch.run();
-    if (only_sums) {
-      for (const auto& [gradient, scale] :
-           {std::pair(params.d0, params.scale), std::pair(params.d1, 1.f)}) {
-        round(gradient, scale, shape.kv_heads, shape.k_len, params.heads_per_kv, 0);
-      }
-    }
+    if (!only_sums) return;
+    const auto round_sums = [&](const Gradient& gradient, float scale) {
+      round(gradient, scale, shape.kv_heads, shape.k_len, params.heads_per_kv, 0);
+    };
+    if (has_dk) round_sums(params.d0, params.scale);
+    if (has_dv) round_sums(params.d1, 1);
   }
 
   // Rows of dq that no sequence has; null: all.
@@ -292,7 +307,7 @@ struct Backward {
 
 TileShape backward_tile(const AttentionShape& shape) {
   const Kernels& kernels = kernels_for(shape);
-  return kernel_of(kernels, BackwardMode::kKeys).tile;
+  return kernel_of(kernels, splits(kernels) ? BackwardMode::kDkAlone : BackwardMode::kKeys).tile;
 }
 
 void backward(const Context& context, const Plan& plan, const Plan& transposed,

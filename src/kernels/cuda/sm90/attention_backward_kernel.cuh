@@ -17,7 +17,7 @@ namespace lace::sm90 {
 //   dq += dsᵀ k                   ds of both consumers by way of shared memory, added in global;
 //                                 stored at once where no other tile has the query
 // Over the plan itself owners are queries, x = q and dout, y = k and v, d0 = dq: every sum has its
-// order, and scores are computed twice.
+// order, and scores are computed twice. Past head_dim 128 d0 and d1 are computed apart, too.
 
 // ---- consumers
 
@@ -36,19 +36,27 @@ struct BackwardConsumer {
   int thread;  // in the warpgroup
   Ring<Config::kOwnerStages> owner{};
   Ring<Config::kStages> other{};
-  bool ds_is_new = true;  // no tile was in it yet
+  Ring<Config::kSecondStages> second{};  // kDeep
+  bool ds_is_new = true;                 // no tile was in it yet
   float s[kOthers / 2], dw[kOthers / 2];
   uint32_t weights[kOthers / 4], ds[kOthers / 4];
-  float d0[kDim / 2], d1[Config::kByKeys ? kDim / 2 : 1], dq[Config::kAddsDq ? 32 : 1];
+  float d0[Config::kHasD0 ? kDim / 2 : 1], d1[Config::kHasD1 ? kDim / 2 : 1];
+  float dq[Config::kAddsDq ? 32 : 1];
   RowStatistics own[2];  // where owners are queries, of this thread's rows
 
   __device__ int lane() const { return thread % 32; }
   __device__ int row() const { return first_row(group, thread); }
 
+  // Tiles of others.
+  __device__ uint32_t y0() const { return tiles.y0 + other.stage() * Config::kOtherBytes; }
+  __device__ uint32_t y1() const {
+    const int stage = Config::kDeep ? second.stage() : other.stage();
+    return tiles.y1 + stage * Config::kOtherBytes;
+  }
+
   // product = x yᵀ
   __device__ void issue_product(float (&product)[kOthers / 2], uint32_t x, uint32_t y) {
     x += owner.stage() * Config::kOwnerBytes + group * 64 * 128;
-    y += other.stage() * Config::kOtherBytes;
     fence_registers(product);
     cute::warpgroup_arrive();
     multiply_transposed<Element, kOthers, kDim>(
@@ -59,7 +67,6 @@ struct BackwardConsumer {
   // sum += operand y
   __device__ void issue_sum(float (&sum)[kDim / 2], const uint32_t (&operand)[kOthers / 4],
                             uint32_t y) {
-    y += other.stage() * Config::kOtherBytes;
     fence_registers(sum);
     cute::warpgroup_arrive();
     multiply_add<Element, kDim, kOthers>(sum, operand,
@@ -217,8 +224,8 @@ struct BackwardConsumer {
       const OtherSlot<Config>& slot = shared.others[other.stage()];
       RowMask<kOthers> masks[2];
       const bool masked = load_masks(slot, tile.owner_count, masks);
-      issue_product(s, tiles.x0, tiles.y0);
-      issue_product(dw, tiles.x1, tiles.y1);
+      issue_product(s, tiles.x0, y0());
+      issue_product(dw, tiles.x1, y1());
       cute::warpgroup_wait<1>();
       fence_registers(s);
       if (masked) apply_masks(s, masks, lane());
@@ -236,20 +243,20 @@ struct BackwardConsumer {
         store_ds();
         cutlass::arch::fence_view_async_shared();
       }
-      if constexpr (Config::kByKeys) issue_sum(d1, weights, tiles.y1);
+      if constexpr (Config::kByKeys) issue_sum(d1, weights, y1());
       if constexpr (Config::kAddsDq) {
         // ds of both consumers is there, and dq of the tile before has been read.
         if constexpr (!kAddsFromDs) wait_until_bulk_is_read();
         cutlass::arch::NamedBarrier::sync(kBarrierThreads, 1);
         issue_dq();
-        issue_sum(d0, ds, tiles.y0);
+        issue_sum(d0, ds, y0());
         cute::warpgroup_wait<1>();
         fence_registers(dq);
         if constexpr (!kAddsFromDs) free_ds();
         ds_is_new = false;
         add_dq(slot, batch);
       } else {
-        issue_sum(d0, ds, tiles.y0);
+        issue_sum(d0, ds, y0());
       }
       cute::warpgroup_wait<0>();
       if constexpr (Config::kByKeys) fence_registers(d1);
@@ -257,6 +264,103 @@ struct BackwardConsumer {
       shared.empty[other.stage()].arrive();
       other.next();
     }
+  }
+
+  // ---- the same of kDeep, where a consumer leaves out tiles in which it has no live pair
+
+  __device__ void run_deep_item(const WorkTile& tile) {
+    const bool has_rows = group * 64 < range_end(tile.owner_count);
+    int32_t left = skip_dead(tile.tiles * params.members, has_rows);
+    while (left > 0) {
+      if constexpr (Config::kHasD0) {
+        add_d0(tile.owner_count);
+        --left;
+      } else {
+        weigh_tile<false>(tile.owner_count);
+        --left;
+        for (; left > 0 && !next_is_dead(has_rows); --left) weigh_tile<true>(tile.owner_count);
+        add_d1();
+      }
+      left = skip_dead(left, has_rows);
+    }
+  }
+  // Of the tile that is next, which is waited for.
+  __device__ bool next_is_dead(bool has_rows) {
+    shared.full[other.stage()].wait(other.phase());
+    const int32_t mask = shared.others[other.stage()].mask;
+    return !has_rows || (mask >= 0 && (mask & kDeadRows << group) != 0);
+  }
+  // Leaves out the dead ones to come; returns how many of `count` tiles are left.
+  __device__ int32_t skip_dead(int32_t count, bool has_rows) {
+#pragma unroll 1
+    for (; count > 0 && next_is_dead(has_rows); --count) {
+      release_y0();
+      wait_for_y1();
+      release_y1();
+    }
+    return count;
+  }
+  __device__ void release_y0() {
+    shared.empty[other.stage()].arrive();
+    other.next();
+  }
+  __device__ void wait_for_y1() { shared.second_full[second.stage()].wait(second.phase()); }
+  __device__ void release_y1() {
+    shared.second_empty[second.stage()].arrive();
+    second.next();
+  }
+
+  // d0 += ds y0
+  __device__ void add_d0(int32_t owners) {
+    const OtherSlot<Config>& slot = shared.others[other.stage()];
+    RowMask<kOthers> masks[2];
+    const bool masked = load_masks(slot, owners, masks);
+    issue_product(s, tiles.x0, y0());
+    wait_for_y1();
+    issue_product(dw, tiles.x1, y1());
+    cute::warpgroup_wait<1>();
+    fence_registers(s);
+    if (masked) apply_masks(s, masks, lane());
+    weigh(slot);
+    cute::warpgroup_wait<0>();
+    fence_registers(dw);
+    release_y1();
+    differentiate(slot);
+    pack_all(ds, dw);
+    issue_sum(d0, ds, y0());
+    cute::warpgroup_wait<0>();
+    fence_registers(d0);
+    release_y0();
+  }
+  // Scores of a tile become weights; kAdds: while those of the tile before meet its y1.
+  template <bool kAdds>
+  __device__ void weigh_tile(int32_t owners) {
+    const OtherSlot<Config>& slot = shared.others[other.stage()];
+    RowMask<kOthers> masks[2];
+    const bool masked = load_masks(slot, owners, masks);
+    issue_product(s, tiles.x0, y0());
+    if constexpr (kAdds) {
+      wait_for_y1();
+      issue_sum(d1, weights, y1());
+    }
+    cute::warpgroup_wait<kAdds ? 1 : 0>();
+    fence_registers(s);
+    if (masked) apply_masks(s, masks, lane());
+    weigh(slot);
+    release_y0();
+    if constexpr (kAdds) end_d1();
+    pack_all(weights, s);
+  }
+  // d1 += w y1
+  __device__ void add_d1() {
+    wait_for_y1();
+    issue_sum(d1, weights, y1());
+    end_d1();
+  }
+  __device__ void end_d1() {
+    cute::warpgroup_wait<0>();
+    fence_registers(d1);
+    release_y1();
   }
 
   __device__ uint32_t earlier_rows(const WorkTile& tile) const {
@@ -267,9 +371,11 @@ struct BackwardConsumer {
   }
 
   __device__ void start(const ItemSlot& item) {
+    if constexpr (Config::kHasD0) {
 #pragma unroll
-    for (int i = 0; i < kDim / 2; ++i) d0[i] = 0;
-    if constexpr (Config::kByKeys) {
+      for (int i = 0; i < kDim / 2; ++i) d0[i] = 0;
+    }
+    if constexpr (Config::kHasD1) {
 #pragma unroll
       for (int i = 0; i < kDim / 2; ++i) d1[i] = 0;
     }
@@ -347,23 +453,25 @@ struct BackwardConsumer {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       if (at[r] < 0 || (earlier >> r & 1) == 0) continue;
-      add(params.d0, d0, r, item, at[r]);
-      if constexpr (Config::kByKeys) add(params.d1, d1, r, item, at[r]);
+      if constexpr (Config::kHasD0) add(params.d0, d0, r, item, at[r]);
+      if constexpr (Config::kHasD1) add(params.d1, d1, r, item, at[r]);
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       if (at[r] < 0 || (later >> r & 1) == 0) continue;
-      store(params.d0, d0, r, item, at[r]);
-      if constexpr (Config::kByKeys) store(params.d1, d1, r, item, at[r]);
+      if constexpr (Config::kHasD0) store(params.d0, d0, r, item, at[r]);
+      if constexpr (Config::kHasD1) store(params.d1, d1, r, item, at[r]);
     }
     if (params.only_sums || item.tile.later == kAll) return;
+    if constexpr (Config::kHasD0) {
 #pragma unroll
-    for (int i = 0; i < kDim / 2; ++i) d0[i] *= params.scale;
+      for (int i = 0; i < kDim / 2; ++i) d0[i] *= params.scale;
+    }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const bool store = at[r] >= 0 && (later >> r & 1) == 0;
-      store_result(params.d0, d0, r, item, at[r], store);
-      if constexpr (Config::kByKeys) store_result(params.d1, d1, r, item, at[r], store);
+      if constexpr (Config::kHasD0) store_result(params.d0, d0, r, item, at[r], store);
+      if constexpr (Config::kHasD1) store_result(params.d1, d1, r, item, at[r], store);
     }
   }
 
@@ -374,7 +482,11 @@ struct BackwardConsumer {
       if (item.live == 0) break;
       shared.owner_full[owner.stage()].wait(owner.phase());
       start(item);
-      run_item(item.tile, item.batch);
+      if constexpr (Config::kDeep) {
+        run_deep_item(item.tile);
+      } else {
+        run_item(item.tile, item.batch);
+      }
       arrive_warp(shared.owner_empty[owner.stage()], lane());
       owner.next();
       if constexpr (Config::kAddsDq) {
@@ -389,6 +501,14 @@ struct BackwardConsumer {
 
 // ---- kernel
 
+// Dynamic shared memory, whose tiles begin at the next multiple of 1024. It stands behind what is
+// static, from such a multiple on: so up to 3 · 1024 bytes of that leave room for the most tiles.
+template <typename Config>
+constexpr int smem_bytes() {
+  constexpr int kMost = 227 * 1024 - static_cast<int>(sizeof(BackwardShared<Config>));
+  return Config::kTileBytes + 1024 < kMost ? Config::kTileBytes + 1024 : kMost;
+}
+
 template <typename Config>
 __global__ void __launch_bounds__(Config::kThreads, 1)
     attention_backward_kernel(const __grid_constant__ BackwardParams params) {
@@ -397,16 +517,24 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   auto& shared = reinterpret_cast<BackwardShared<Config>&>(shared_bytes);
   const uint32_t start = cute::cast_smem_ptr_to_uint(raw);
   const BackwardTiles<Config> tiles((start + 1023) / 1024 * 1024);
+  if constexpr (smem_bytes<Config>() < Config::kTileBytes + 1024) {
+    if (tiles.x0 - start > smem_bytes<Config>() - Config::kTileBytes) __trap();
+  }
   if (threadIdx.x == 0) {
     constexpr int kConsumerWarps = 4 * Config::kConsumers;
     shared.items.init(Config::kByKeys ? 3 : 2, kConsumerWarps);
     for (int i = 0; i < Config::kOwnerStages; ++i) {
-      shared.owner_full[i].init(2);
+      shared.owner_full[i].init(Config::kOwnerTensors);
       shared.owner_empty[i].init(kConsumerWarps);
     }
     for (int i = 0; i < Config::kStages; ++i) {
-      shared.full[i].init(2 + (Config::kByKeys ? 32 : 0));  // two loads; what each lane reads
+      // A load, or two; what each lane reads.
+      shared.full[i].init((Config::kDeep ? 1 : 2) + (Config::kByKeys ? 32 : 0));
       shared.empty[i].init(32 * kConsumerWarps);
+    }
+    for (int i = 0; Config::kDeep && i < Config::kSecondStages; ++i) {
+      shared.second_full[i].init(1);
+      shared.second_empty[i].init(32 * kConsumerWarps);
     }
     cutlass::arch::fence_barrier_init();
   }
@@ -425,8 +553,11 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     if (threadIdx.x < 32) {
       BackwardLoader<Config>{params, shared, tiles, lane}.run();
     } else if (threadIdx.x < 64) {
-      // The owners are loaded with the others: here nobody waits for the warp that loads.
-      find_items(params.queue, shared.items, lane, [](const ItemSlot&) {});
+      // Else the owners are loaded with the others: there nobody waits for the warp that loads.
+      OwnerLoader<Config> owners{params, shared, tiles, lane};
+      find_items(params.queue, shared.items, lane, [&](const ItemSlot& item) {
+        if constexpr (Config::kDeep) owners.load(item);
+      });
     } else if (threadIdx.x >= 96) {
       tell_passes(params.queue, shared.items, lane);
     } else if constexpr (Config::kByKeys) {
@@ -442,7 +573,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 
 template <typename Config>
 void launch_backward(const BackwardParams& params, int grid, cudaStream_t stream) {
-  constexpr int kSmemBytes = Config::kTileBytes + 1024;
+  constexpr int kSmemBytes = smem_bytes<Config>();
   const auto kernel = attention_backward_kernel<Config>;
   LACE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmemBytes));
   kernel<<<grid, Config::kThreads, kSmemBytes, stream>>>(params);

@@ -38,7 +38,7 @@ int32_t section_for(const AttentionShape& s, const Plan& plan, const Work& work)
   return section_of(work, batch, bytes, kJoinedSectionBytes);
 }
 
-// Those of one element type, of each tiling the narrowest first.
+// Those of one element type, of each tile the narrowest first.
 template <typename Element>
 std::span<const ForwardKernel> kernels_of() {
   using enum ForwardTiling;
@@ -48,6 +48,7 @@ std::span<const ForwardKernel> kernels_of() {
       make_forward_kernel<Element, 64, 64, kStandard>(),
       make_forward_kernel<Element, 64, 128, kStandard>(),
       make_forward_kernel<Element, 128, 128, kStandard>(),
+      make_forward_kernel<Element, 256, 256, kDeep>(),
   };
   return kernels;
 }
@@ -69,7 +70,7 @@ std::string unsupported(const AttentionShape& s) {
     return concat("it computes bfloat16 and float16, got ", name(s.dtype));
   }
   if (s.qk_dim % 8 != 0 || s.v_dim % 8 != 0 || find_kernel(s, forward_tile(s)) == nullptr) {
-    return concat("head_dim must be a multiple of 8 up to 128, got ", s.qk_dim, " and ", s.v_dim);
+    return concat("head_dim must be a multiple of 8 up to 256, got ", s.qk_dim, " and ", s.v_dim);
   }
   if (std::max(s.q_len, s.k_len) >= (int64_t{1} << 30)) return "sequences of 2^30 rows or more";
   if (!s.aligned) {
@@ -83,13 +84,16 @@ std::string unsupported(const AttentionShape& s) {
   return {};
 }
 
-TileShape forward_tile(const AttentionShape&) { return tile_of(ForwardTiling::kStandard); }
+TileShape forward_tile(const AttentionShape& s) {
+  constexpr TileShape kStandard = tile_of(ForwardTiling::kStandard);
+  return find_kernel(s, kStandard) != nullptr ? kStandard : tile_of(ForwardTiling::kDeep);
+}
 
 TileShape best_forward_tile(const AttentionShape& s, const Plan& plan) {
   constexpr TileShape kStandard = tile_of(ForwardTiling::kStandard);
   constexpr TileShape kWide = tile_of(ForwardTiling::kWide);
   constexpr TileShape kShort = tile_of(ForwardTiling::kShort);
-  if (find_kernel(s, kWide) == nullptr || find_kernel(s, kShort) == nullptr) return kStandard;
+  if (find_kernel(s, kWide) == nullptr) return forward_tile(s);
   if (plan.tile.others < kStandard.others) return plan.tile;
   int64_t tiles = 0, full_tiles = 0, pairs = 0;
   for (const HeadGroup& group : plan.groups) {

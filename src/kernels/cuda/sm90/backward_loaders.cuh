@@ -15,7 +15,14 @@ struct BackwardConfig {
   static constexpr BackwardMode kMode = kModeValue;
   static constexpr bool kByKeys = kMode != BackwardMode::kQueries;
   static constexpr bool kAddsDq = kMode == BackwardMode::kKeys;
+  // The sums of owners.
+  static constexpr bool kHasD0 = kMode != BackwardMode::kDvAlone;
+  static constexpr bool kHasD1 = kByKeys && kMode != BackwardMode::kDkAlone;
   static constexpr int kDim = kDimValue, kSlices = kDim / 64;
+  // One sum, which takes 128 registers of a thread, and no dq: consumers do not meet. Tiles of y1
+  // come in a ring of their own, as there is room for an odd number of tiles.
+  static constexpr bool kDeep = kDim > 128;
+  static_assert(!kDeep || (!kAddsDq && kHasD0 != kHasD1));
   static constexpr TileShape kTile = backward_tile(kDim, kMode);
   static constexpr int kOwners = kTile.owners, kOthers = kTile.others;
   static constexpr int kConsumers = kOwners / 64;
@@ -25,7 +32,9 @@ struct BackwardConfig {
   static constexpr int kProducerRegisters = 56, kConsumerRegisters = 224;
   static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= 168 * (1 + kConsumers));
   static constexpr int kOwnerStages = kDim == 64 ? 2 : 1;
-  static constexpr int kStages = kDim == 128 && !kByKeys ? 2 : 3;
+  static constexpr int kOwnerTensors = kHasD0 ? 2 : 1;  // dv alone needs no x1
+  static constexpr int kStages = kDeep || (kDim == 128 && !kByKeys) ? 2 : 3;
+  static constexpr int kSecondStages = kDeep && kHasD0 ? 1 : kStages;  // of y1
   static constexpr int kOwnerSliceBytes = kOwners * 128, kOtherSliceBytes = kOthers * 128;
   static constexpr int kOwnerBytes = kSlices * kOwnerSliceBytes;
   static constexpr int kOtherBytes = kSlices * kOtherSliceBytes;
@@ -36,8 +45,9 @@ struct BackwardConfig {
   // room of their own.
   static constexpr bool kSplitsQueries = kOthers == 128;
   static constexpr int kDqBytes = kAddsDq && !kSplitsQueries ? kConsumers * 64 * 64 * 4 : 0;
-  static constexpr int kTileBytes =
-      2 * kOwnerStages * kOwnerBytes + 2 * kStages * kOtherBytes + kScoreBytes + kDqBytes;
+  static constexpr int kTileBytes = kOwnerTensors * kOwnerStages * kOwnerBytes +
+                                    (kStages + kSecondStages) * kOtherBytes + kScoreBytes +
+                                    kDqBytes;
   // What passes before left of d0 and d1: a stage holds 64 columns of all owners, of each consumer
   // where one of the two tiles else is.
   static constexpr int kSumStages = 2 * kSlices;
@@ -69,6 +79,9 @@ template <typename Config>
 struct BackwardShared {
   Barrier owner_full[Config::kOwnerStages], owner_empty[Config::kOwnerStages];
   Barrier full[Config::kStages], empty[Config::kStages];
+  // kDeep: of y1, where `full` and `empty` are of y0 and what consumers know.
+  static constexpr int kSecondStages = Config::kDeep ? Config::kSecondStages : 1;
+  Barrier second_full[kSecondStages], second_empty[kSecondStages];
   ItemRing items;
   OtherSlot<Config> others[Config::kStages];
   WorkRun runs[2];  // the loading warps' own
@@ -82,10 +95,40 @@ struct BackwardTiles {
   __device__ explicit BackwardTiles(uint32_t base)
       : x0(base),
         x1(x0 + Config::kOwnerStages * Config::kOwnerBytes),
-        y0(x1 + Config::kOwnerStages * Config::kOwnerBytes),
+        y0(x0 + Config::kOwnerTensors * Config::kOwnerStages * Config::kOwnerBytes),
         y1(y0 + Config::kStages * Config::kOtherBytes),
-        ds(y1 + Config::kStages * Config::kOtherBytes),
+        ds(y1 + Config::kSecondStages * Config::kOtherBytes),
         dq(ds + Config::kScoreBytes) {}
+};
+
+// Loads owners, item by item: for the warp that loads tiles, or (kDeep) the one that finds items.
+template <typename Config>
+struct OwnerLoader {
+  const BackwardParams& params;
+  BackwardShared<Config>& shared;
+  const BackwardTiles<Config>& tiles;
+  int lane;
+  Ring<Config::kOwnerStages> owner{};
+
+  // Called by all lanes of a warp.
+  __device__ void load(const ItemSlot& item) {
+    shared.owner_empty[owner.stage()].wait(owner.phase() ^ 1);
+    // Consumers read what passes before left.
+    if (!Config::kAddsDq && item.tile.earlier != kNone) wait_for_passes(params.queue, item, lane);
+    Barrier* full = &shared.owner_full[owner.stage()];
+    const int32_t first_head = item.head * params.members;
+    const int32_t head = Config::kByKeys ? first_head / params.heads_per_kv : first_head;
+    const uint32_t offset = owner.stage() * Config::kOwnerBytes;
+    load_owners<Config::kSlices, Config::kOwners>(
+        {params.x0, params.x0_steps, full, tiles.x0 + offset, head, item.batch}, params.queue, item,
+        lane);
+    if constexpr (Config::kOwnerTensors == 2) {
+      load_owners<Config::kSlices, Config::kOwners>(
+          {params.x1, params.x1_steps, full, tiles.x1 + offset, head, item.batch}, params.queue,
+          item, lane);
+    }
+    owner.next();
+  }
 };
 
 // The warp that loads tiles.
@@ -96,8 +139,9 @@ struct BackwardLoader {
   const BackwardTiles<Config>& tiles;
   int lane;
   OthersWalk others{params.queue, shared.sides[0]};
-  Ring<Config::kOwnerStages> owner{};
+  OwnerLoader<Config> owners{params, shared, tiles, lane};
   Ring<Config::kStages> other{};
+  Ring<Config::kSecondStages> second{};
 
   __device__ void run() {
     const RunWalk runs{params.queue.work, shared.runs[0], lane};
@@ -107,16 +151,13 @@ struct BackwardLoader {
       const ItemSlot& slot = shared.items.slots[at.stage()];
       if (slot.live == 0) return;
       const int32_t first_head = slot.head * params.members, batch = slot.batch;
-      shared.owner_empty[owner.stage()].wait(owner.phase() ^ 1);
-      const bool joins = slot.tile.earlier != kNone;
-      if (joins && !Config::kAddsDq) wait_for_passes(params.queue, slot, lane);
-      load_item_owners(slot, first_head);
+      if constexpr (!Config::kDeep) owners.load(slot);
       others.enter(slot, lane);
       for (int32_t m = 0; m < params.members; ++m) {
         runs.each(slot.tile, [&](const WorkRun& run) { load_run(run, first_head + m, batch); });
       }
       if constexpr (Config::kAddsDq) {
-        if (joins) leave_sums();
+        if (slot.tile.earlier != kNone) leave_sums();
       }
       tell_issued(shared.items, at, lane);
     }
@@ -133,19 +174,6 @@ struct BackwardLoader {
       }
       other.next();
     }
-  }
-
-  __device__ void load_item_owners(const ItemSlot& item, int32_t first_head) {
-    Barrier* full = &shared.owner_full[owner.stage()];
-    const int32_t head = Config::kByKeys ? first_head / params.heads_per_kv : first_head;
-    const uint32_t offset = owner.stage() * Config::kOwnerBytes;
-    load_owners<Config::kSlices, Config::kOwners>(
-        {params.x0, params.x0_steps, full, tiles.x0 + offset, head, item.batch}, params.queue, item,
-        lane);
-    load_owners<Config::kSlices, Config::kOwners>(
-        {params.x1, params.x1_steps, full, tiles.x1 + offset, head, item.batch}, params.queue, item,
-        lane);
-    owner.next();
   }
 
   __device__ void load_run(const WorkRun& run, int32_t head, int32_t batch) {
@@ -168,14 +196,22 @@ struct BackwardLoader {
         slot.range = range;
         slot.head = head;
       }
-      const auto load = [&](const CUtensorMap* maps, const MapSteps& steps, uint32_t tile) {
-        load_set<Config::kSlices, Config::kOthers>(
-            {maps, steps, &shared.full[other.stage()], tile + other.stage() * Config::kOtherBytes,
-             other_head, batch},
-            run.others, side, walk.place, box, offsets, walk.shift, range, lane);
+      const auto load = [&](const CUtensorMap* maps, const MapSteps& steps, Barrier& full,
+                            uint32_t tile) {
+        load_set<Config::kSlices, Config::kOthers>({maps, steps, &full, tile, other_head, batch},
+                                                   run.others, side, walk.place, box, offsets,
+                                                   walk.shift, range, lane);
       };
-      load(params.y0, params.y0_steps, tiles.y0);
-      load(params.y1, params.y1_steps, tiles.y1);
+      Barrier& full = shared.full[other.stage()];
+      load(params.y0, params.y0_steps, full, tiles.y0 + other.stage() * Config::kOtherBytes);
+      if constexpr (Config::kDeep) {
+        shared.second_empty[second.stage()].wait(second.phase() ^ 1);
+        load(params.y1, params.y1_steps, shared.second_full[second.stage()],
+             tiles.y1 + second.stage() * Config::kOtherBytes);
+        second.next();
+      } else {
+        load(params.y1, params.y1_steps, full, tiles.y1 + other.stage() * Config::kOtherBytes);
+      }
       other.next();
       walk.next(run);
     }

@@ -33,7 +33,7 @@ struct BackwardParams {
   // kKeys: sums of all rows, in planes of kDqPlane columns (cuda::SumRows), added to; without, each
   // query is in one tile alone.
   Gradient dq;
-  Gradient d0, d1;  // of x0, and of x1 where owners are keys
+  Gradient d0, d1;  // of x0, and of x1 where owners are keys; of those, those of the mode
   float scale = 0, scale_log2 = 0;
   int32_t heads = 0, heads_per_kv = 1;  // of queries
   int32_t members = 1;                  // query heads of an item
@@ -46,7 +46,7 @@ inline constexpr int32_t kDqPlane = 64;
 
 // Rows of a tile that a kernel works on, at most: plans are compiled for them.
 constexpr TileShape backward_tile(int dim, BackwardMode mode) {
-  return {128, dim == 64 || mode == BackwardMode::kQueries ? 128 : 64};
+  return {128, dim == 64 || (dim == 128 && mode == BackwardMode::kQueries) ? 128 : 64};
 }
 
 // One compiled kernel: the only place that says what it has room for.

@@ -22,12 +22,12 @@ struct ForwardConfig {
   // A block starts with kStart registers a thread; some are moved from the producer to the
   // consumers, who would wait forever for more than there are.
   static constexpr int kStart = 65536 / kBlocks / kThreads / 8 * 8;
-  static constexpr int kProducerRegisters = kTiling == ForwardTiling::kStandard ? 56 : 32;
-  static constexpr int kConsumerRegisters = kTiling == ForwardTiling::kStandard ? 224
-                                            : kTiling == ForwardTiling::kWide   ? 160
-                                                                                : 104;
+  static constexpr int kConsumerRegisters = kTiling == ForwardTiling::kWide    ? 160
+                                            : kTiling == ForwardTiling::kShort ? 104
+                                                                               : 224;
+  static constexpr int kProducerRegisters = kConsumerRegisters == 224 ? 56 : 32;
   static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= kStart * (1 + kConsumers));
-  static constexpr int kQueryStages = 2;
+  static constexpr int kQueryStages = kTiling == ForwardTiling::kDeep ? 1 : 2;
   static constexpr int kStages = kTiling == ForwardTiling::kShort ? 4
                                  : kQkDim + kVDim <= 128          ? 5
                                  : kQkDim + kVDim <= 192          ? 3

@@ -28,6 +28,7 @@ enum class ForwardTiling {
   kStandard,
   kWide,   // for queries that see many keys
   kShort,  // two blocks a multiprocessor, for queries that see few
+  kDeep,   // for head_dims past 128: one stage of queries
 };
 // Queries and keys of a tile, at most: plans are compiled for them.
 constexpr TileShape tile_of(ForwardTiling tiling) {
@@ -35,6 +36,7 @@ constexpr TileShape tile_of(ForwardTiling tiling) {
     case ForwardTiling::kWide:
       return {192, 128};
     case ForwardTiling::kShort:
+    case ForwardTiling::kDeep:
       return {128, 64};
     default:
       return {128, 128};

@@ -57,6 +57,10 @@ struct Instruction<__nv_bfloat16, 128> {
   using Rs = gmma::MMA_64x128x16_F32BF16BF16_RS<kK, kMn>;
 };
 template <>
+struct Instruction<__nv_bfloat16, 256> {
+  using Rs = gmma::MMA_64x256x16_F32BF16BF16_RS<kK, kMn>;
+};
+template <>
 struct Instruction<__half, 64> {
   using Ss = gmma::MMA_64x64x16_F32F16F16_SS<kK, kK>;
   using SsBothTransposed = gmma::MMA_64x64x16_F32F16F16_SS<kMn, kMn>;
@@ -66,6 +70,10 @@ template <>
 struct Instruction<__half, 128> {
   using Ss = gmma::MMA_64x128x16_F32F16F16_SS<kK, kK>;
   using Rs = gmma::MMA_64x128x16_F32F16F16_RS<kK, kMn>;
+};
+template <>
+struct Instruction<__half, 256> {
+  using Rs = gmma::MMA_64x256x16_F32F16F16_RS<kK, kMn>;
 };
 
 template <typename Mma, int kCount, size_t... kIndex>
