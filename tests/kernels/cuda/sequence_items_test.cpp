@@ -364,9 +364,9 @@ struct Mapped {
   int64_t row(const sm90::BoxShape& box, int32_t i, int32_t o, int32_t row, int32_t period,
               int32_t end) const {
     const sm90::MapSteps steps = sm90::map_steps(tensor);
-    return row_at(sm90::map_layout(tensor, box),
-                  {0, row + i, period + o, 0,
-                   int64_t{batch} * steps.batch + int64_t{end} * steps.row});
+    return row_at(
+        sm90::map_layout(tensor, box),
+        {0, row + i, period + o, 0, int64_t{batch} * steps.batch + int64_t{end} * steps.row});
   }
   // Of the map of single rows.
   int64_t single_row(int32_t row) const {
