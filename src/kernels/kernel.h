@@ -90,8 +90,8 @@ bool is_aligned(const Tensor4& tensor, DType dtype, int64_t batch, int64_t heads
 //   sinks  [heads], float32: one more logit of each row, with a value of 0; null: none. Only for
 //        kernels that join them (Kernel::joins_sinks)
 //   sequences  [batch], where k and q are; null: everywhere, the queries the last of the keys. Rows
-//        of no sequence are neither read nor written: the caller has set their out to 0, their lse
-//        to −∞. No two sequences share a row
+//        of no sequence are not read; their out is 0, their lse −∞: a kernel that does not write
+//        them (Kernel::clears_rows) finds that there. No two sequences share a row
 struct ForwardArgs {
   AttentionShape shape;
   const Sequence* sequences = nullptr;
@@ -104,13 +104,12 @@ struct ForwardArgs {
 };
 
 // Gradients of a loss with d loss / d out = dout and d loss / d lse = dlse. Every element of dq,
-// dk, dv is written; but where there are sequences the caller has set them to 0, and those of rows
-// of no sequence, or that see none, may stay so.
+// dk, dv is written; but with sequences a kernel that does not clear rows (Kernel::clears_rows)
+// finds zeros there, and those of rows of no sequence, or that see none, may stay so.
 //   dout as out; dq, dk, dv as q, k, v in shape and dtype, of any strides but the innermost
 //   dlse as lse; null: 0
 //   delta as lse; null: not asked for. What every row takes from dout·v: dout·out − dlse (of rows
-//   of
-//        no sequence anything)
+//        of no sequence anything)
 struct BackwardArgs {
   AttentionShape shape;
   const Sequence* sequences = nullptr;

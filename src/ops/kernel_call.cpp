@@ -41,9 +41,12 @@ std::shared_ptr<const Plan> forward_plan(const Kernel& kernel, const AttentionSh
 // own where it has none for those of the call (kernels/kernel.h).
 struct KernelCall {
   AttentionShape shape, filled;
+  bool clears = false;  // whether results must hold zeros before the kernel writes to them
 
   KernelCall(const Kernel& kernel, const AttentionShape& of)
-      : shape(of), filled(lace::filled(kernel, of)) {}
+      : shape(of),
+        filled(lace::filled(kernel, of)),
+        clears(of.sequences && (!kernel.clears_rows || of.batch == 0)) {}
 
   bool fills() const { return shape.qk_dim != filled.qk_dim || shape.v_dim != filled.v_dim; }
 
@@ -142,7 +145,7 @@ std::pair<at::Tensor, at::Tensor> run_forward(const Kernel& kernel,
     sinks = options.sinks.to(at::kFloat).contiguous();
     args.sinks = sinks.const_data_ptr<float>();
   }
-  if (shape.sequences && !(kernel.clears_rows && shape.batch > 0)) {
+  if (call.clears) {
     written.zero_();
     lse.fill_(joins ? kNoRow : -kNoRow);
   }
@@ -173,7 +176,7 @@ void run_backward(const Kernel& kernel, const AttentionArguments& arguments, Gra
     KernelCall::write_back(dk, grads.k);
     KernelCall::write_back(dv, grads.v);
   };
-  if (shape.sequences && !(kernel.clears_rows && shape.batch > 0)) {
+  if (call.clears) {
     for (const at::Tensor& gradient : {dq, dk, dv}) gradient.zero_();
   }
   if (shape.batch == 0) return write_back();

@@ -149,20 +149,7 @@ TEST_F(DecodeCuda, ForksGoTheirOwnWays) {
   config.patterns = {"local(8) | sinks(2)", "fixed(8, 2, 2)", "strided(8)"};
   const SparseTransformer model(config, at::kCUDA);
   randomize_output(model);
-  const at::Tensor prompt = random_tokens(2, 20), rest = random_tokens(6, 30);
-  const auto state = model.start_decoding(2);
-  model.decode(*state, prompt);
-  const auto fork = state->fork(3);
-  EXPECT_EQ(fork->batch(), 6);
-  const at::Tensor whole = at::cat({prompt.repeat_interleave(3, 0), rest}, 1);
-  const at::Tensor want = wanted(model, whole.to(at::kCUDA)).cpu();
-  for (int64_t i = 0; i + 1 < rest.size(1); ++i) {
-    const at::Tensor logits = model.decode(*fork, rest.narrow(1, i, 1));
-    EXPECT_LT(relative_error(logits, want.select(1, 21 + i)), kFloat16) << i;
-  }
-  // What it came from stands where it stood.
-  const at::Tensor next = model.decode(*state, rest.narrow(0, 0, 2).narrow(1, 0, 1));
-  EXPECT_LT(relative_error(next[0], want[0][21]), kFloat16);
+  expect_forks_go_apart(model, kFloat16);
 }
 
 TEST_F(DecodeCuda, RollbackNamesItsLimits) {
