@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/decode/cuda/attend.cuh"
+#include "kernels/decode/cuda/product.cuh"
 
 namespace lace::cuda::decode {
 
@@ -34,20 +35,6 @@ class TableWalk {
   int width_, row_, column_, rows_on_, columns_on_;
 };
 
-// `count` elements that this launch may have written, the first eight; the others are 0.
-template <typename T>
-__device__ uint4 load_some(const T* from, int count) {
-  const auto* bits = reinterpret_cast<const uint16_t*>(from);
-  uint32_t words[4];
-#pragma unroll
-  for (int w = 0; w < 4; w++) {
-    const uint32_t low = 2 * w < count ? __ldcg(bits + 2 * w) : 0;
-    const uint32_t high = 2 * w + 1 < count ? __ldcg(bits + 2 * w + 1) : 0;
-    words[w] = low | high << 16;
-  }
-  return make_uint4(words[0], words[1], words[2], words[3]);
-}
-
 // Of a matrix [batch, width]. kAligned: width is a multiple of 8.
 template <bool kAligned, typename T>
 __device__ void load_rows(const T* matrix, int width, const OperandRows& rows, T* operands) {
@@ -65,7 +52,9 @@ __device__ void load_rows(const T* matrix, int width, const OperandRows& rows, T
       if constexpr (kAligned) {
         values[u] = __ldcg(reinterpret_cast<const uint4*>(row));
       } else {
-        values[u] = load_some(row, rows.end - column);
+        // This launch may have written it.
+        values[u] =
+            load_some(row, rows.end - column, [](const uint16_t* bits) { return __ldcg(bits); });
       }
     }
 #pragma unroll

@@ -31,20 +31,28 @@ struct Product {
   }
 };
 
-// `count` elements from `from` on, the first eight; the others are 0. kAligned: they begin at a
-// multiple of 16 bytes, and there are eight.
-template <bool kAligned, typename T>
-__device__ uint4 load_weights(const T* from, int count) {
-  if constexpr (kAligned) return __ldg(reinterpret_cast<const uint4*>(from));
+// `count` elements from `from` on, the first eight, by load(pointer to 16 bits); the others are 0.
+template <typename T, typename Load>
+__device__ uint4 load_some(const T* from, int count, const Load& load) {
   const auto* bits = reinterpret_cast<const uint16_t*>(from);
   uint32_t words[4];
 #pragma unroll
   for (int w = 0; w < 4; w++) {
-    const uint32_t low = 2 * w < count ? __ldg(bits + 2 * w) : 0;
-    const uint32_t high = 2 * w + 1 < count ? __ldg(bits + 2 * w + 1) : 0;
+    const uint32_t low = 2 * w < count ? load(bits + 2 * w) : 0;
+    const uint32_t high = 2 * w + 1 < count ? load(bits + 2 * w + 1) : 0;
     words[w] = low | high << 16;
   }
   return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+// The same of weights. kAligned: they begin at a multiple of 16 bytes, and there are eight.
+template <bool kAligned, typename T>
+__device__ uint4 load_weights(const T* from, int count) {
+  if constexpr (kAligned) {
+    return __ldg(reinterpret_cast<const uint4*>(from));
+  } else {
+    return load_some(from, count, [](const uint16_t* bits) { return __ldg(bits); });
+  }
 }
 
 // The fragments of this lane's warp number first, first + 1, … of a tile and range of columns: warp
