@@ -364,9 +364,9 @@ struct Mapped {
   int64_t row(const sm90::BoxShape& box, int32_t i, int32_t o, int32_t row, int32_t period,
               int32_t end) const {
     const sm90::MapSteps steps = sm90::map_steps(tensor);
-    return row_at(sm90::map_layout(tensor, box),
-                  {0, row + i, period + o, 0,
-                   int64_t{batch} * steps.batch + int64_t{end} * steps.row});
+    return row_at(
+        sm90::map_layout(tensor, box),
+        {0, row + i, period + o, 0, int64_t{batch} * steps.batch + int64_t{end} * steps.row});
   }
   // Of the map of single rows.
   int64_t single_row(int32_t row) const {
@@ -389,7 +389,7 @@ struct Mapped {
 
 // A set as a loading warp reads it, row by row of the tile in shared memory.
 void check_load(const Mapped& mapped, const WorkSet& set, const std::vector<sm90::BoxShape>& boxes,
-                const int32_t* offsets, const sm90::Side& side, const sm90::BoxPlace& place,
+                const int32_t* offsets, const sm90::Side<true>& side, const sm90::BoxPlace& place,
                 int32_t shift, int32_t range, int32_t rows) {
   const Extent& extent = side.extent;
   const bool box = sm90::is_box(set, side, place, shift, range, rows);
@@ -446,7 +446,7 @@ TEST(Sm90Maps, ReadARowOfTheSequenceOrZeros) {
           for (const sm90::WorkTile& tile : work.tiles) {
             if (!sm90::may_meet(tile.owners, offsets, extent.begin, extent.end)) continue;
             const int32_t end = sm90::map_end(tile.owners, extent);
-            const sm90::Side side{extent, end, kLength, true};
+            const sm90::Side<true> side{extent, end, kLength};
             // In an item the first owner is named by its row.
             WorkSet set = tile.owners;
             set.first += extent.row;
@@ -458,7 +458,7 @@ TEST(Sm90Maps, ReadARowOfTheSequenceOrZeros) {
           }
           for (const WorkRun& run : work.runs) {
             const int32_t end = sm90::map_end(run.others, extent);
-            const sm90::Side side{extent, end, kLength, true};
+            const sm90::Side<true> side{extent, end, kLength};
             const auto [first, last] = sm90::tiles_between(run, offsets, extent.begin, extent.end);
             sm90::TileWalk walk(run, side, first);
             for (int32_t t = first; t < last; ++t, walk.next(run)) {
