@@ -389,7 +389,7 @@ struct Mapped {
 
 // A set as a loading warp reads it, row by row of the tile in shared memory.
 void check_load(const Mapped& mapped, const WorkSet& set, const std::vector<sm90::BoxShape>& boxes,
-                const int32_t* offsets, const sm90::Side& side, const sm90::BoxPlace& place,
+                const int32_t* offsets, const sm90::Side<true>& side, const sm90::BoxPlace& place,
                 int32_t shift, int32_t range, int32_t rows) {
   const Extent& extent = side.extent;
   const bool box = sm90::is_box(set, side, place, shift, range, rows);
@@ -446,7 +446,7 @@ TEST(Sm90Maps, ReadARowOfTheSequenceOrZeros) {
           for (const sm90::WorkTile& tile : work.tiles) {
             if (!sm90::may_meet(tile.owners, offsets, extent.begin, extent.end)) continue;
             const int32_t end = sm90::map_end(tile.owners, extent);
-            const sm90::Side side{extent, end, kLength, true};
+            const sm90::Side<true> side{extent, end, kLength};
             // In an item the first owner is named by its row.
             WorkSet set = tile.owners;
             set.first += extent.row;
@@ -458,7 +458,7 @@ TEST(Sm90Maps, ReadARowOfTheSequenceOrZeros) {
           }
           for (const WorkRun& run : work.runs) {
             const int32_t end = sm90::map_end(run.others, extent);
-            const sm90::Side side{extent, end, kLength, true};
+            const sm90::Side<true> side{extent, end, kLength};
             const auto [first, last] = sm90::tiles_between(run, offsets, extent.begin, extent.end);
             sm90::TileWalk walk(run, side, first);
             for (int32_t t = first; t < last; ++t, walk.next(run)) {

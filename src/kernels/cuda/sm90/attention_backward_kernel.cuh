@@ -550,18 +550,12 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   if (warpgroup == 0) {
     cutlass::arch::warpgroup_reg_dealloc<Config::kProducerRegisters>();
     const int lane = threadIdx.x % 32;
-    if (threadIdx.x < 32) {
-      BackwardLoader<Config>{params, shared, tiles, lane}.run();
-    } else if (threadIdx.x < 64) {
-      // Else the owners are loaded with the others: there nobody waits for the warp that loads.
-      OwnerLoader<Config> owners{params, shared, tiles, lane};
-      find_items(params.queue, shared.items, lane, [&](const ItemSlot& item) {
-        if constexpr (Config::kDeep) owners.load(item);
-      });
-    } else if (threadIdx.x >= 96) {
+    if (threadIdx.x >= 96) {
       tell_passes(params.queue, shared.items, lane);
-    } else if constexpr (Config::kByKeys) {
-      BackwardReader<Config>{params, shared, tiles, lane}.run();
+    } else if (params.queue.has_sequences()) {
+      load_items<Config, true>(params, shared, tiles, lane);
+    } else {
+      load_items<Config, false>(params, shared, tiles, lane);
     }
   } else {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();

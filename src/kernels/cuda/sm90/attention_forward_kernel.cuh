@@ -461,10 +461,12 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks)
   if (warpgroup == 0) {
     cutlass::arch::warpgroup_reg_dealloc<Config::kProducerRegisters>();
     const int lane = threadIdx.x % 32;
-    if (threadIdx.x < 32) {
-      KeyLoader<Config>{params, shared, q_smem, lane}.run();
-    } else if (threadIdx.x < 64) {
-      ItemFinder<Config>{params, shared, q_smem, lane}.run();
+    if (threadIdx.x < 64) {
+      if (params.queue.has_sequences()) {
+        load_items<Config, true>(params, shared, q_smem, lane);
+      } else {
+        load_items<Config, false>(params, shared, q_smem, lane);
+      }
     } else if (threadIdx.x < 96) {
       PartialLoader<Config>{params, shared, q_smem, lane}.run();
     } else {

@@ -102,7 +102,7 @@ struct BackwardTiles {
 };
 
 // Loads owners, item by item: for the warp that loads tiles, or (kDeep) the one that finds items.
-template <typename Config>
+template <typename Config, bool kCut>
 struct OwnerLoader {
   const BackwardParams& params;
   BackwardShared<Config>& shared;
@@ -119,11 +119,11 @@ struct OwnerLoader {
     const int32_t first_head = item.head * params.members;
     const int32_t head = Config::kByKeys ? first_head / params.heads_per_kv : first_head;
     const uint32_t offset = owner.stage() * Config::kOwnerBytes;
-    load_owners<Config::kSlices, Config::kOwners>(
+    load_owners<Config::kSlices, Config::kOwners, kCut>(
         {params.x0, params.x0_steps, full, tiles.x0 + offset, head, item.batch}, params.queue, item,
         lane);
     if constexpr (Config::kOwnerTensors == 2) {
-      load_owners<Config::kSlices, Config::kOwners>(
+      load_owners<Config::kSlices, Config::kOwners, kCut>(
           {params.x1, params.x1_steps, full, tiles.x1 + offset, head, item.batch}, params.queue,
           item, lane);
     }
@@ -132,20 +132,19 @@ struct OwnerLoader {
 };
 
 // The warp that loads tiles.
-template <typename Config>
+template <typename Config, bool kCut>
 struct BackwardLoader {
   const BackwardParams& params;
   BackwardShared<Config>& shared;
   const BackwardTiles<Config>& tiles;
   int lane;
-  OthersWalk others{params.queue, shared.sides[0]};
-  OwnerLoader<Config> owners{params, shared, tiles, lane};
+  OthersWalk<kCut> others{params.queue, shared.sides[0]};
+  OwnerLoader<Config, kCut> owners{params, shared, tiles, lane};
   Ring<Config::kStages> other{};
   Ring<Config::kSecondStages> second{};
 
   __device__ void run() {
     const RunWalk runs{params.queue.work, shared.runs[0], lane};
-    others.begin(lane);
     for (ItemPosition at;; at.next()) {
       shared.items.full[at.stage()].wait(at.phase());
       const ItemSlot& slot = shared.items.slots[at.stage()];
@@ -180,7 +179,7 @@ struct BackwardLoader {
     const int32_t* offsets = params.queue.work.offsets;
     const int32_t other_head = Config::kByKeys ? head : head / params.heads_per_kv;
     const TileRange of_run = others.enter(run, lane);
-    const Side side = others.side();
+    const Side<kCut> side = others.side();
     MaskWalk masks(params.queue.work, run, of_run.begin, lane);
     TileWalk walk(run, side, of_run.begin);
     for (int32_t left = of_run.end - of_run.begin; left > 0; --left) {
@@ -227,19 +226,18 @@ __device__ inline RowStatistics statistics_of(const RowStatistics* head, int32_t
 
 // The warp that reads the statistics of the queries of each tile, before there is room for them,
 // and for kKeys copies what passes before left.
-template <typename Config>
+template <typename Config, bool kCut>
 struct BackwardReader {
   static constexpr int kOwn = Config::kOthers / 32;  // queries of a lane: lane + 32 i
   const BackwardParams& params;
   BackwardShared<Config>& shared;
   const BackwardTiles<Config>& tiles;
   int lane;
-  OthersWalk queries{params.queue, shared.sides[1]};
+  OthersWalk<kCut> queries{params.queue, shared.sides[1]};
   Ring<Config::kStages> other{};
 
   __device__ void run() {
     const RunWalk runs{params.queue.work, shared.runs[1], lane};
-    queries.begin(lane);
     for (ItemPosition at;; at.next()) {
       shared.items.full[at.stage()].wait(at.phase());
       const ItemSlot& slot = shared.items.slots[at.stage()];
@@ -260,7 +258,8 @@ struct BackwardReader {
   __device__ void read_run(const WorkRun& run, int32_t head) {
     const RowStatistics* source = params.statistics + static_cast<int64_t>(head) * params.q_len;
     const TileRange of_run = queries.enter(run, lane);
-    const Extent& extent = queries.memory.extent;
+    const Side<kCut> side = queries.side();
+    const Extent& extent = side.extent;
     int32_t elements[kOwn];  // positions in tile 0
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
@@ -339,5 +338,22 @@ struct BackwardReader {
     }
   }
 };
+
+// What the first three warps do; kCut: with sequences, whose code others shall not pay for.
+template <typename Config, bool kCut>
+__device__ void load_items(const BackwardParams& params, BackwardShared<Config>& shared,
+                           const BackwardTiles<Config>& tiles, int lane) {
+  if (threadIdx.x < 32) {
+    BackwardLoader<Config, kCut>{params, shared, tiles, lane}.run();
+  } else if (threadIdx.x < 64) {
+    // Else the owners are loaded with the others: there nobody waits for the warp that loads.
+    OwnerLoader<Config, kCut> owners{params, shared, tiles, lane};
+    find_items<kCut>(params.queue, shared.items, lane, [&](const ItemSlot& item) {
+      if constexpr (Config::kDeep) owners.load(item);
+    });
+  } else if constexpr (Config::kByKeys) {
+    BackwardReader<Config, kCut>{params, shared, tiles, lane}.run();
+  }
+}
 
 }  // namespace lace::sm90

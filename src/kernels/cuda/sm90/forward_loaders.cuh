@@ -71,7 +71,7 @@ struct ForwardShared {
 };
 
 // The warp that finds items and loads their queries.
-template <typename Config>
+template <typename Config, bool kCut>
 struct ItemFinder {
   const ForwardParams& params;
   ForwardShared<Config>& shared;
@@ -81,7 +81,7 @@ struct ItemFinder {
 
   // Called by all lanes of one warp.
   __device__ void run() {
-    find_items(params.queue, shared.items, lane, [&](const ItemSlot& item) {
+    find_items<kCut>(params.queue, shared.items, lane, [&](const ItemSlot& item) {
       shared.q_empty[query.stage()].wait(query.phase() ^ 1);
       const LoadTarget target{params.q,
                               params.q_steps,
@@ -89,26 +89,25 @@ struct ItemFinder {
                               q_smem + query.stage() * Config::kQueryBytes,
                               item.head,
                               item.batch};
-      load_owners<Config::kQkDim / 64, Config::kOwners>(target, params.queue, item, lane);
+      load_owners<Config::kQkDim / 64, Config::kOwners, kCut>(target, params.queue, item, lane);
       query.next();
     });
   }
 };
 
 // The warp that loads keys and values.
-template <typename Config>
+template <typename Config, bool kCut>
 struct KeyLoader {
   const ForwardParams& params;
   ForwardShared<Config>& shared;
   uint32_t q_smem;  // keys and values lie behind the queries
   int lane;
-  OthersWalk keys{params.queue, shared.side};
+  OthersWalk<kCut> keys{params.queue, shared.side};
   SmallRing<Config::kStages> key{}, value{};
 
   // Called by all lanes of one warp.
   __device__ void run() {
     const RunWalk runs{params.queue.work, shared.run, lane};
-    keys.begin(lane);
     for (ItemPosition at;; at.next()) {
       shared.items.full[at.stage()].wait(at.phase());
       const ItemSlot& slot = shared.items.slots[at.stage()];
@@ -125,7 +124,7 @@ struct KeyLoader {
   __device__ void load_run(const WorkRun& run, int32_t kv_head, int32_t batch) {
     const int32_t* offsets = params.queue.work.offsets;
     const TileRange tiles = keys.enter(run, lane);
-    const Side side = keys.side();
+    const Side<kCut> side = keys.side();
     MaskWalk masks(params.queue.work, run, tiles.begin, lane);
     TileWalk walk(run, side, tiles.begin);
     for (int32_t left = tiles.end - tiles.begin; left > 0; --left) {
@@ -151,6 +150,17 @@ struct KeyLoader {
     }
   }
 };
+
+// What the first two warps do; kCut: with sequences, whose code others shall not pay for.
+template <typename Config, bool kCut>
+__device__ void load_items(const ForwardParams& params, ForwardShared<Config>& shared,
+                           uint32_t q_smem, int lane) {
+  if (threadIdx.x < 32) {
+    KeyLoader<Config, kCut>{params, shared, q_smem, lane}.run();
+  } else {
+    ItemFinder<Config, kCut>{params, shared, q_smem, lane}.run();
+  }
+}
 
 // The warp that copies what passes before left.
 template <typename Config>

@@ -67,10 +67,10 @@ __device__ inline Item find_item(const ItemQueue& queue, int32_t item) {
 // position, the tiles of others that meet the sequence, and what its passes wait for.
 struct ItemSlot {
   WorkTile tile;
-  int32_t batch, head;  // of tensors in memory
-  int32_t counter;      // of ItemQueue::done
-  int32_t live;         // 0: no more items
-  Extent owners, others;
+  int32_t batch, head;    // of tensors in memory
+  int32_t counter;        // of ItemQueue::done
+  int32_t live;           // 0: no more items
+  Extent owners, others;  // with sequences
 };
 
 // The items of one block on their way from the warp that finds them to those that work on them.
@@ -114,7 +114,6 @@ __device__ inline void put_item(const ItemQueue& queue, int32_t item, ItemSlot& 
   if (lane == 0) {
     slot.batch = found.batch, slot.head = found.head;
     slot.counter = found.batch * queue.heads + found.head;
-    slot.owners = {0, queue.owner_len, 0}, slot.others = {0, queue.other_len, 0};
   }
 }
 
@@ -145,11 +144,11 @@ __device__ inline int32_t put_sequence_item(const ItemQueue& queue, int32_t item
 
 // Takes the items of this block, one after the other, and after the last one says so: the work of a
 // warp, all of whose lanes call it. load_owners(slot) loads what the item keeps on chip.
-template <typename LoadOwners>
+template <bool kCut, typename LoadOwners>
 __device__ void find_items(const ItemQueue& queue, ItemRing& ring, int lane,
                            const LoadOwners& load_owners) {
   ItemPosition at, issued;
-  const int32_t items = queue.has_sequences() ? *queue.of_sequences.item_count : queue.items;
+  const int32_t items = kCut ? *queue.of_sequences.item_count : queue.items;
   bool takes_ahead = queue.takes_ahead;
   for (bool first = true;; first = false) {
     ring.empty[at.stage()].wait(at.phase() ^ 1);
@@ -163,7 +162,7 @@ __device__ void find_items(const ItemQueue& queue, ItemRing& ring, int lane,
     ItemSlot& slot = ring.slots[at.stage()];
     const bool live = item < items;
     if (live) {
-      if (queue.has_sequences()) {
+      if constexpr (kCut) {
         takes_ahead = put_sequence_item(queue, item, slot, lane) <= kTakesAheadUpTo;
       } else {
         put_item(queue, item, slot, lane);

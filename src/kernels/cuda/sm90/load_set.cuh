@@ -45,15 +45,15 @@ __device__ void arrive_expecting(Barrier& full, uint32_t bytes, int lane) {
 
 // Issues one box into kSlices slices of 64 columns. Called by all lanes of a warp: each arrives at
 // the barrier if kAll, else one.
-template <int kSlices, int kRows, bool kAll>
-__device__ void load_box(const LoadTarget& target, const WorkSet& set, const Side& side,
+template <int kSlices, int kRows, bool kAll, bool kCut>
+__device__ void load_box(const LoadTarget& target, const WorkSet& set, const Side<kCut>& side,
                          const BoxPlace& place, int lane) {
   arrive_expecting<kAll>(*target.full, set.box_rows * 128 * kSlices, lane);
   if (lane == 0) {
-    const int32_t last = target.of_sequence(side.end);
+    const int32_t last = kCut ? target.of_sequence(side.end) : target.batch;
 #pragma unroll
     for (int s = 0; s < kSlices; ++s) {
-      const bool none = s > 0 && s * 64 >= target.steps.columns;
+      const bool none = kCut && s > 0 && s * 64 >= target.steps.columns;
       target.load(none ? kZeroMap : set.map, target.smem + s * kRows * 128, s * 64, place.row,
                   place.period, last);
     }
@@ -87,7 +87,7 @@ __device__ void load_stretches(const LoadTarget& target, const WorkSet& set, con
 // Loads the elements of `set`, moved by `shift`, that are in a sequence row by row, and zeros into
 // all other rows of the tile in shared memory. As load_box().
 template <int kSlices, int kRows, bool kAll>
-__device__ void load_rows(const LoadTarget& target, const WorkSet& set, const Side& side,
+__device__ void load_rows(const LoadTarget& target, const WorkSet& set, const Side<true>& side,
                           const int32_t* offsets, int32_t shift, int lane) {
   arrive_expecting<kAll>(*target.full, kRows * 128 * kSlices, lane);
   __syncwarp();
@@ -104,13 +104,13 @@ __device__ void load_rows(const LoadTarget& target, const WorkSet& set, const Si
 // the tile holds beside them is not defined, but finite where the tensor is, and zeros where it
 // would be of no sequence or of another. box: as is_box() says; place: of the moved set. Called by
 // all lanes of a warp, as load_box().
-template <int kSlices, int kRows, bool kAll = false>
-__device__ void load_set(const LoadTarget& target, const WorkSet& set, const Side& side,
+template <int kSlices, int kRows, bool kAll = false, bool kCut>
+__device__ void load_set(const LoadTarget& target, const WorkSet& set, const Side<kCut>& side,
                          const BoxPlace& place, bool box, const int32_t* offsets, int32_t shift,
                          int32_t range, int lane) {
   if (box) {
     load_box<kSlices, kRows, kAll>(target, set, side, place, lane);
-  } else if (side.cut) {
+  } else if constexpr (kCut) {
     load_rows<kSlices, kRows, kAll>(target, set, side, offsets, shift, lane);
   } else {
     load_stretches<kSlices, kRows, kAll>(target, set, offsets, shift, range_end(range), lane);
@@ -118,27 +118,29 @@ __device__ void load_set(const LoadTarget& target, const WorkSet& set, const Sid
 }
 
 // The others of a warp's items.
+template <bool kCut>
 struct OthersWalk {
   const ItemQueue& queue;
   SideMemory& memory;  // of the warp's own
 
-  __device__ Side side() const {
-    return {memory.extent, memory.end, queue.other_len, queue.has_sequences()};
+  __device__ Side<kCut> side() const {
+    if constexpr (kCut) {
+      return {memory.extent, memory.end, queue.other_len};
+    } else {
+      return Side<false>(queue.other_len);
+    }
   }
-  // All lanes call these: before the first item, for each item, and for each run, whose tiles that
-  // there are `enter` returns.
-  __device__ void begin(int lane) const {
-    if (lane == 0) memory.extent = {0, queue.other_len, 0};
-    __syncwarp();
-  }
+  // All lanes call these: for each item, and for each run, whose tiles that there are `enter`
+  // returns.
   __device__ void enter(const ItemSlot& item, int lane) const {
-    if (!queue.has_sequences()) return;
-    __syncwarp();
-    if (lane == 0) memory.extent = item.others;
-    __syncwarp();
+    if constexpr (kCut) {
+      __syncwarp();
+      if (lane == 0) memory.extent = item.others;
+      __syncwarp();
+    }
   }
   __device__ TileRange enter(const WorkRun& run, int lane) const {
-    if (!queue.has_sequences()) return {0, run.tiles};
+    if constexpr (!kCut) return {0, run.tiles};
     __syncwarp();
     if (lane == 0) memory.end = map_end(run.others, memory.extent);
     __syncwarp();
@@ -147,18 +149,23 @@ struct OthersWalk {
 };
 
 // What an item keeps on chip.
-template <int kSlices, int kRows>
+template <int kSlices, int kRows, bool kCut>
 __device__ void load_owners(const LoadTarget& target, const ItemQueue& queue, const ItemSlot& item,
                             int lane) {
   const WorkSet& set = item.tile.owners;
-  const bool cut = queue.has_sequences();
-  const int32_t end = cut ? map_end(set, item.owners) : 0;
-  const Side side{item.owners, end, queue.owner_len, cut};
-  const int32_t shift = -item.owners.row;  // the first of the set is a row
-  const BoxPlace place(set, shift, side);
   const int32_t range = item.tile.owner_count;
-  load_set<kSlices, kRows>(target, set, side, place, is_box(set, side, place, shift, range, kRows),
-                           queue.work.offsets, shift, range, lane);
+  const auto load = [&](const Side<kCut>& side, int32_t shift) {
+    const BoxPlace place(set, shift, side);
+    load_set<kSlices, kRows>(target, set, side, place,
+                             is_box(set, side, place, shift, range, kRows), queue.work.offsets,
+                             shift, range, lane);
+  };
+  if constexpr (kCut) {
+    const int32_t end = map_end(set, item.owners);
+    load({item.owners, end, queue.owner_len}, -item.owners.row);  // the first of the set is a row
+  } else {
+    load(Side<false>(queue.owner_len), 0);
+  }
 }
 
 }  // namespace lace::sm90

@@ -109,12 +109,21 @@ LACE_HOST_DEVICE inline TileRange tiles_between(const WorkRun& run, const int32_
   return {least < most ? least : most, most};
 }
 
-// What an item may load of owners or of others.
+// What an item may load of owners or of others; kCut: by a sequence. extent: positions that there
+// are, of the plan's [0, length); end: map_end(), without sequences nothing.
+template <bool kCut>
 struct Side {
-  const Extent& extent;  // positions that there are, of the plan's [0, length)
-  const int32_t& end;    // map_end(); without sequences anything
+  static constexpr bool cut = true;
+  const Extent& extent;
+  const int32_t& end;
   int32_t length;
-  bool cut;  // by a sequence
+};
+template <>
+struct Side<false> {
+  static constexpr bool cut = false;
+  Extent extent;
+  int32_t end, length;
+  LACE_HOST_DEVICE explicit Side(int32_t all) : extent{0, all, 0}, end(0), length(all) {}
 };
 // Of the others, in shared memory of the warp's own, as registers are few.
 struct SideMemory {
@@ -132,7 +141,8 @@ LACE_HOST_DEVICE inline int32_t map_end(const WorkSet& set, const Extent& extent
 // With sequences they are counted so that the map ends where the sequence does (tensor_maps.h).
 struct BoxPlace {
   int32_t row, period = 0;
-  LACE_HOST_DEVICE BoxPlace(const WorkSet& set, int32_t shift, const Side& side)
+  template <bool kCut>
+  LACE_HOST_DEVICE BoxPlace(const WorkSet& set, int32_t shift, const Side<kCut>& side)
       : row(set.first + shift) {
     if (set.map >= kNaturalMaps) {
       period = row / set.stride;
@@ -149,21 +159,25 @@ struct TileWalk {
   int32_t shift;  // from the first tile
   BoxPlace place;
   int32_t step_periods;  // from tile to tile
-  LACE_HOST_DEVICE TileWalk(const WorkRun& run, const Side& side, int32_t tile)
+  template <bool kCut>
+  LACE_HOST_DEVICE TileWalk(const WorkRun& run, const Side<kCut>& side, int32_t tile)
       : shift(tile * run.step),
         place(run.others, shift, side),
         step_periods(run.others.map >= kNaturalMaps ? run.step / run.others.stride : 0) {}
   // Whether all its elements are there, and in whole periods.
-  LACE_HOST_DEVICE bool is_whole(const WorkSet& set, const Side& side) const {
+  template <bool kCut>
+  LACE_HOST_DEVICE bool is_whole(const WorkSet& set, const Side<kCut>& side) const {
     const int32_t first = set.first + shift;
     if (side.cut && first < side.extent.begin) return false;
     const int32_t end = first + (set.outer - 1) * set.stride + set.inner;
     return end <= side.extent.end && place.period + set.outer <= set.rows_full;
   }
   // Which elements of the tile there are; whole: as is_whole() says.
+  template <bool kCut>
   LACE_HOST_DEVICE int32_t range(const WorkSet& set, const int32_t* offsets, bool whole,
-                                 const Side& side) const {
+                                 const Side<kCut>& side) const {
     if (whole) return set.inner * set.outer;
+    if constexpr (!kCut) return count_before(set, offsets, shift, side.extent.end);
     return range_between(set, offsets, shift, side.extent.begin, side.extent.end);
   }
   LACE_HOST_DEVICE void next(const WorkRun& run) {
@@ -174,8 +188,10 @@ struct TileWalk {
 
 // Whether one box reads the elements `range` of `set`, moved by `shift`, and with sequences all
 // rows of a tile of `rows` in shared memory. place: of the moved set.
-LACE_HOST_DEVICE inline bool is_box(const WorkSet& set, const Side& side, const BoxPlace& place,
-                                    int32_t shift, int32_t range, int32_t rows) {
+template <bool kCut>
+LACE_HOST_DEVICE inline bool is_box(const WorkSet& set, const Side<kCut>& side,
+                                    const BoxPlace& place, int32_t shift, int32_t range,
+                                    int32_t rows) {
   if (side.cut && (set.first + shift < side.extent.begin || set.box_rows != rows)) return false;
   const int32_t periods = set.outer == 1 ? 1 : (range_end(range) + set.inner - 1) / set.inner;
   return place.period + periods <= set.rows_full;
@@ -183,7 +199,7 @@ LACE_HOST_DEVICE inline bool is_box(const WorkSet& set, const Side& side, const 
 
 // The row of element e of `set`, moved by `shift`, in the map of single rows: −1, where zeros are
 // read, if the sequence does not have it.
-LACE_HOST_DEVICE inline int32_t row_or_none(const WorkSet& set, const Side& side,
+LACE_HOST_DEVICE inline int32_t row_or_none(const WorkSet& set, const Side<true>& side,
                                             const int32_t* offsets, int32_t shift, int32_t e) {
   if (e >= set.inner * set.outer) return -1;
   const int32_t position = position_in(set, offsets, e) + shift;
