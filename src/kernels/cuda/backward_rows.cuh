@@ -118,10 +118,11 @@ __host__ __device__ inline int rows_of_round_block(int32_t dim) {
   return kRowThreads / (dim / 16) / kRowHeads;
 }
 
+// width: columns of a plane
 template <typename Element>
 __global__ void __launch_bounds__(kRowThreads)
-    round_kernel(const RowsShape shape, const SumRows sums, int32_t members, float scale,
-                 const StridedRows result) {
+    round_kernel(const RowsShape shape, const SumRows sums, int32_t width, int32_t members,
+                 float scale, const StridedRows result) {
   const int parts = sums.dim / 16, own = static_cast<int>(threadIdx.x) / parts;
   const RowBlock block(shape, rows_of_round_block(sums.dim));
   const int32_t head = block.head + own % kRowHeads;
@@ -129,12 +130,13 @@ __global__ void __launch_bounds__(kRowThreads)
   const int column = (static_cast<int>(threadIdx.x) - own * parts) * 16;
   const bool inside = own < rows_of_round_block(sums.dim) * kRowHeads && head < shape.heads;
   if (!inside || row >= shape.rows || column >= shape.dim) return;
-  const int32_t plane = sums.plane == 0 ? sums.dim : sums.plane, planes = sums.dim / plane;
-  const int32_t of_head = column / plane, of_plane = column - of_head * plane;
+  int32_t plane = 0, of_plane = column;
+  for (; of_plane >= width; of_plane -= width) ++plane;
   float total[16] = {};
   for (int32_t m = 0; m < members; m++) {
     const int64_t sums_head = (block.batch * shape.heads + head) * members + m;
-    const int64_t offset = ((sums_head * planes + of_head) * shape.rows + row) * plane + of_plane;
+    const int64_t offset =
+        ((sums_head * sums.planes + plane) * shape.rows + row) * width + of_plane;
 #pragma unroll
     for (int c = 0; c < 4; c++) {
       const float4 x =
@@ -163,7 +165,7 @@ void launch_round(const RowsShape& shape, const SumRows& sums, int32_t members, 
                   const StridedRows& result, cudaStream_t stream) {
   round_kernel<Element>
       <<<block_count(shape, rows_of_round_block(sums.dim)), kRowThreads, 0, stream>>>(
-          shape, sums, members, scale, result);
+          shape, sums, sums.dim / sums.planes, members, scale, result);
   LACE_CUDA(cudaGetLastError());
 }
 

@@ -35,12 +35,12 @@ struct RowsShape {
 
 // fp32 sums [batch, heads, rows, dim], dim a multiple of 16, where of 16 columns 8 h + 2 c + b
 // stands at 4 c + 2 h + b, as accumulators hold them, so that threads move 16 bytes at a time.
-// Either whole, or their high and their low 16 bits. In planes of `plane` columns, one after the
-// other for each head: [batch, heads, dim / plane, rows, plane]; 0: all in one.
+// Either whole, or their high and their low 16 bits. In `planes` of equal width, one after the other
+// for each head: [batch, heads, planes, rows, dim / planes].
 struct SumRows {
   const float* whole = nullptr;
   const uint16_t *high = nullptr, *low = nullptr;
-  int32_t dim = 0, plane = 0;
+  int32_t dim = 0, planes = 1;
 };
 
 // What statistics read and write beside them, [batch, heads, rows] contiguous: lse, natural log,

@@ -204,15 +204,16 @@ struct Backward {
     dq.sums = reinterpret_cast<float*>(sums.get());
     run_statistics(dq.sums);
     run_keys(*on_device, keys, BackwardMode::kKeys, dq);
-    round(dq, static_cast<float>(args.scale), shape.heads, shape.q_len, 1, kDqPlane);
+    round(dq, static_cast<float>(args.scale), shape.heads, shape.q_len, 1,
+          static_cast<int32_t>(dim) / kDqPlane);
   }
 
   // The result of `gradient`, for `heads` heads of `members` heads of its sums.
   void round(const Gradient& gradient, float scale, int64_t heads, int64_t rows, int32_t members,
-             int32_t plane) const {
+             int32_t planes) const {
     const cuda::SumRows sums{gradient.sums, static_cast<const uint16_t*>(gradient.high.data),
                              static_cast<const uint16_t*>(gradient.low.data),
-                             static_cast<int32_t>(dim), plane};
+                             static_cast<int32_t>(dim), planes};
     cuda::launch_round<Element>({batch, heads, rows, gradient.dim}, sums, members, scale,
                                 gradient.result, stream);
   }
@@ -268,7 +269,7 @@ struct Backward {
     launch.run();
     if (!only_sums) return;
     const auto round_sums = [&](const Gradient& gradient, float scale) {
-      round(gradient, scale, shape.kv_heads, shape.k_len, params.heads_per_kv, 0);
+      round(gradient, scale, shape.kv_heads, shape.k_len, params.heads_per_kv, 1);
     };
     if (has_dk) round_sums(params.d0, params.scale);
     if (has_dv) round_sums(params.d1, 1);
