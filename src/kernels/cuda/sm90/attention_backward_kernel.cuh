@@ -122,7 +122,6 @@ struct BackwardConsumer {
   }
   // s: scores, then weights.
   __device__ void weigh(const OtherSlot<Config>& slot) {
-    if (!pin(params.scale_log2)) return;
 #pragma unroll
     for (int m = 0; m < kOthers / 16; ++m) {
       float4 x{};

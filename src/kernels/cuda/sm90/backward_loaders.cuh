@@ -33,7 +33,8 @@ struct BackwardConfig {
   static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= 168 * (1 + kConsumers));
   static constexpr int kOwnerStages = kDim == 64 ? 2 : 1;
   static constexpr int kOwnerTensors = kHasD0 ? 2 : 1;  // dv alone needs no x1
-  static constexpr int kStages = kDeep || (kDim == 128 && !kByKeys) ? 2 : 3;
+  // For KEYS at 128 a third stage, for which there would be room, makes long items slower.
+  static constexpr int kStages = kDeep || (kDim == 128 && (!kByKeys || kAddsDq)) ? 2 : 3;
   static constexpr int kSecondStages = kDeep && kHasD0 ? 1 : kStages;  // of y1
   static constexpr int kOwnerSliceBytes = kOwners * 128, kOtherSliceBytes = kOthers * 128;
   static constexpr int kOwnerBytes = kSlices * kOwnerSliceBytes;
