@@ -34,7 +34,7 @@ class Profile:
     work: int  # most of pairs · head dims
     aligned: bool = False  # rows must begin at multiples of 16 bytes
     positive_scale: bool = False
-    all_options: bool = True  # softcaps, masks of blocks
+    block_masks: bool = True
 
 
 CPU = Profile("cpu", [torch.float32, torch.bfloat16, torch.float16], 512, 1, 200_000, 10_000_000)
@@ -413,9 +413,9 @@ def draw_case(kernel, seed, number, folder, small=False):
     if rng.random() < 0.25:
         case.sinks = [rng.choice([-100.0, -3.0, 0.0, rng.gauss(0, 2), 8.0]) for _ in range(heads)]
     case.of_lse = case.backward and rng.random() < 0.3
-    if rng.random() < (0.2 if profile.all_options else FEW):
+    if rng.random() < 0.2:
         case.softcap = rng.choice([0.5, 2.0, 10.0, 30.0, 50.0, rng.uniform(0.3, 100)])
-    if case.sequences is None and rng.random() < (0.1 if profile.all_options else FEW):
+    if case.sequences is None and rng.random() < (0.1 if profile.block_masks else FEW):
         size = rng.choice([1, 16, 24, 64, 128, rng.randint(1, 200)])
         size = max(size, -(-k_len // 64))  # 64 blocks at most
         blocks = max(1, -(-k_len // size) - rng.choice([0, 0, 0, 1]))

@@ -78,7 +78,7 @@ void add_wide(std::vector<Case>& cases) {
   });
   for (Case& problem : padded) {
     if (problem.dtype == DType::kFloat32) problem.dtype = DType::kFloat16;
-    problem.qk_dim = 192, problem.v_dim = 256, problem.softcap = 0;
+    problem.qk_dim = 192, problem.v_dim = 256;
     cases.push_back(problem);
   }
   for (const auto& [qk_dim, v_dim] :
@@ -111,6 +111,32 @@ void add_wide(std::vector<Case>& cases) {
   }
 }
 
+// Softcaps on tiles of every size, with full, cut and dead ones: one pass and several, dq at once
+// and from sums, documents; caps that hardly show, that bend, and that most logits reach.
+void add_capped(std::vector<Case>& cases) {
+  for (const char* pattern :
+       {"dense", "local(150)", "block(128)", "strided(96)", "local(64) | strided(64)",
+        "heads(3*local(64) | strided(32), 1*dense)", "bidirectional(local(130) | global(3))"}) {
+    for (const int64_t dim : {64, 128, 256}) {
+      const double softcap = dim == 64 ? 1 : dim == 128 ? 20 : 0.2;
+      cases.push_back({.pattern = pattern,
+                       .dtype = dim == 128 ? DType::kFloat16 : DType::kBFloat16,
+                       .heads = 4,
+                       .kv_heads = 2,
+                       .q_len = 309,
+                       .k_len = 370,
+                       .qk_dim = dim,
+                       .v_dim = dim,
+                       .magnitude = dim == 128 ? 2.0 : 1.0,
+                       .softcap = softcap,
+                       .dlse = dim == 64});
+      Case made = documents(pattern, dim, {127, 1, 300, 0, 129, 64});
+      made.softcap = softcap;
+      cases.push_back(made);
+    }
+  }
+}
+
 // The CPU kernels' cases of head_dims that GPU kernels take, float32 as float16.
 std::vector<Case> cuda_cases() {
   std::vector<Case> cases = all_cases();
@@ -123,6 +149,7 @@ std::vector<Case> cuda_cases() {
   }
   add_documents(cases);
   add_wide(cases);
+  add_capped(cases);
   return cases;
 }
 

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/portable/launch.h"
+#include "kernels/cuda/softcap.h"
 
 namespace lace::cuda::portable {
 namespace {
@@ -22,15 +23,6 @@ constexpr int64_t kFewOthers = 256;
 
 const Launchers& launchers(const AttentionShape& shape) {
   return shape.dtype == DType::kBFloat16 ? kBFloat16Launchers : kFloat16Launchers;
-}
-
-// scale / softcap as a float: never infinite, nor 0, since ∞ · 0 is none of the logits that dead
-// pairs may have; the least normal number shows in no logit that does count.
-float cap_scale(double scale, double softcap) {
-  constexpr double kLeast = std::numeric_limits<float>::min();
-  constexpr double kMost = std::numeric_limits<float>::max();
-  const double size = std::clamp(std::fabs(scale) / softcap, kLeast, kMost);
-  return static_cast<float>(std::copysign(size, scale));
 }
 
 // The passes of a plan on one GPU.

@@ -1,21 +1,8 @@
 #pragma once
 
-namespace lace::cuda::portable {
+#include "kernels/cuda/softcap.h"
 
-// tanh(x) within 2⁻²⁰ relative; NaN for NaN. Not tanhf, which --use_fast_math makes tanh.approx,
-// off by 2⁻¹¹: of a softcap of 50 that is 0.02 of a logit. Small x by the polynomial of Cephes'
-// tanhf.
-inline __device__ float precise_tanh(float x) {
-  const float size = fabsf(x);
-  const float e = exp2f(-2.885390082f * size);
-  const float far = __fdividef(1 - e, 1 + e);
-  const float s = x * x;
-  float p = fmaf(s, -5.70498872745e-3f, 2.06390887954e-2f);
-  p = fmaf(p, s, -5.37397155531e-2f);
-  p = fmaf(p, s, 1.33314422036e-1f);
-  p = fmaf(p, s, -3.33332819422e-1f);
-  return size < 0.625f ? fmaf(p * s, x, x) : copysignf(far, x);
-}
+namespace lace::cuda::portable {
 
 // logits = tanh(scale · logits).
 template <int kRowTiles, int kColumnTiles>

@@ -12,6 +12,7 @@
 #include "kernels/cuda/sm90/backward_params.h"
 #include "kernels/cuda/sm90/clear_rows.h"
 #include "kernels/cuda/sm90/tensor_maps.h"
+#include "kernels/cuda/softcap.h"
 
 namespace lace::sm90 {
 namespace {
@@ -97,7 +98,9 @@ struct Launch {
                         : item_queue(on_device, uploaded, plan, batch, section, zeros, stream);
     params->statistics = statistics;
     params->scale = static_cast<float>(args.scale);
-    params->scale_log2 = static_cast<float>(args.scale * std::numbers::log2e);
+    if (shape().softcap) params->cap_scale = cuda::cap_scale(args.scale, args.softcap);
+    params->scale_log2 =
+        static_cast<float>((shape().softcap ? args.softcap : args.scale) * std::numbers::log2e);
     params->heads = static_cast<int32_t>(shape().heads);
     params->heads_per_kv = static_cast<int32_t>(shape().heads / shape().kv_heads);
     params->members = work.members;

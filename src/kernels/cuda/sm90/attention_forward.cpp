@@ -13,6 +13,7 @@
 #include "kernels/cuda/sm90/clear_rows.h"
 #include "kernels/cuda/sm90/forward_params.h"
 #include "kernels/cuda/sm90/tensor_maps.h"
+#include "kernels/cuda/softcap.h"
 
 namespace lace::sm90 {
 namespace {
@@ -78,7 +79,6 @@ std::string unsupported(const AttentionShape& s) {
            "positive multiple of them";
   }
   if (!s.positive_scale) return "scale must be positive, and a normal float32";
-  if (s.softcap) return "it does not compute softcap";
   if (s.live_blocks) return "it does not read masks of blocks from tensors";
   if (s.sequences && (s.q_len == 0 || s.k_len == 0)) return "sequences without rows of q or of k";
   return {};
@@ -166,7 +166,9 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   params->out_batch_stride = args.out.batch_stride;
   params->out_head_stride = args.out.head_stride;
   params->out_row_stride = args.out.row_stride;
-  params->scale_log2 = static_cast<float>(args.scale * std::numbers::log2e);
+  if (s.softcap) params->cap_scale = cuda::cap_scale(args.scale, args.softcap);
+  params->scale_log2 =
+      static_cast<float>((s.softcap ? args.softcap : args.scale) * std::numbers::log2e);
   params->heads_per_kv = static_cast<int32_t>(s.heads / s.kv_heads);
   params->q_len = static_cast<int32_t>(s.q_len);
   params->v_dim = static_cast<int32_t>(s.v_dim);

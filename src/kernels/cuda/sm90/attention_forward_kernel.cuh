@@ -97,7 +97,7 @@ struct Consumer {
     cute::warpgroup_commit_batch();
   }
 
-  // Loads what mask_scores() applies.
+  // Loads what cap_and_mask_scores() applies.
   __device__ void load_masks(const KeySlot& slot, RowMask<kKeys> (&masks)[2]) {
     if (!slot.masks(group)) {
       masks[0].fill(~0u);
@@ -108,7 +108,11 @@ struct Consumer {
     masks[0].load(params.queue.work.mask_rows, first);
     masks[1].load(params.queue.work.mask_rows, first + 8);
   }
-  __device__ void mask_scores(const KeySlot& slot, RowMask<kKeys> (&masks)[2]) {
+  // Dead pairs have no score that a cap makes −∞.
+  __device__ void cap_and_mask_scores(const KeySlot& slot, RowMask<kKeys> (&masks)[2]) {
+    if (params.cap_scale != 0) [[unlikely]] {
+      cap_scores(scores, params.cap_scale);
+    }
     if (!slot.masks(group) && slot.range >= kKeys) return;
     if (slot.range < kKeys) {
       masks[0].cut(slot.range);
@@ -185,7 +189,7 @@ struct Consumer {
     fence_registers(scores);
     shared.k_empty[key.stage()].arrive();
     key.next();
-    mask_scores(slot, masks);
+    cap_and_mask_scores(slot, masks);
     softmax.step(scores, params.scale_log2, rescale);
     rescale_out(rescale);
     pack_weights();
@@ -205,7 +209,7 @@ struct Consumer {
     fence_registers(scores);
     shared.k_empty[key.stage()].arrive();
     key.next();
-    mask_scores(slot, masks);
+    cap_and_mask_scores(slot, masks);
     if (pin(params.scale_log2)) softmax.step(scores, params.scale_log2, rescale);
     cute::warpgroup_wait<0>();
     fence_registers(out);

@@ -34,7 +34,8 @@ struct BackwardParams {
   // query is in one tile alone.
   Gradient dq;
   Gradient d0, d1;  // of x0, and of x1 where owners are keys; of those, those of the mode
-  float scale = 0, scale_log2 = 0;
+  float scale = 0;  // of d0
+  float cap_scale = 0, scale_log2 = 0;  // as in ForwardParams
   int32_t heads = 0, heads_per_kv = 1;  // of queries
   int32_t members = 1;                  // query heads of an item
   int32_t q_len = 0, owner_len = 0;     // rows of a batch element in memory

@@ -19,7 +19,8 @@ struct ForwardParams {
   float* partial = nullptr;
   const float* sinks = nullptr;  // [heads], as ForwardArgs has them
   int64_t out_batch_stride = 0, out_head_stride = 0, out_row_stride = 0;
-  float scale_log2 = 0;
+  float cap_scale = 0;   // scale / softcap; 0 where there is none
+  float scale_log2 = 0;  // scale, or softcap, · log2(e), > 0
   int32_t heads_per_kv = 1;
   int32_t q_len = 0, v_dim = 0;
 };

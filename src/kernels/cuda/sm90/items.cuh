@@ -4,6 +4,7 @@
 #include "kernels/cuda/sm90/hopper.cuh"
 #include "kernels/cuda/sm90/sets.h"
 #include "kernels/cuda/sm90/uploaded_work.h"
+#include "kernels/cuda/softcap.h"
 
 // What the persistent kernels share: which item comes when, and how passes wait for each other.
 
@@ -343,6 +344,13 @@ __device__ void apply_masks(float (&scores)[kCount], const RowMask<2 * kCount> (
       if ((b & (2u << (8 * j))) == 0) s[3] = -INFINITY;
     }
   }
+}
+
+// The same scores become tanh(scale · score).
+template <int kCount>
+__device__ void cap_scores(float (&scores)[kCount], float scale) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) scores[i] = cuda::precise_tanh(scale * scores[i]);
 }
 
 // One arrival of a whole warp, all of whose lanes call it.
