@@ -50,7 +50,8 @@ int64_t element_bytes(std::string_view dtype) {
 std::string list_text(const std::vector<int64_t>& numbers) {
   std::string text = "[";
   for (const int64_t number : numbers) {
-    text += (text.size() > 1 ? "," : "") + std::to_string(number);
+    if (text.size() > 1) text += ',';
+    text += std::to_string(number);
   }
   return text + "]";
 }

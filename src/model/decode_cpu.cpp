@@ -80,24 +80,24 @@ class CpuDecodeState final : public CachedDecodeState {
     const auto* symbols = tokens.const_data_ptr<int64_t>();
     const int64_t before = tokens.size(1) - count;  // −1 at the start: slot 0 has no symbol
     for (int64_t i = 0; i < count; ++i) {
-      embed(symbols + before + i, tokens.size(1));
+      embed(symbols, before + i, tokens.size(1));
       step(i + 1 == count ? logits.mutable_data_ptr() : nullptr);
     }
     return logits;
   }
 
-  // H_0 of the next slot of each sequence; `symbols` are the sequences' ones before it, `stride`
-  // apart.
-  void embed(const int64_t* symbols, int64_t stride) {
+  // H_0 of the next slot of each sequence; the symbol before it is number `at` of the sequence's
+  // `symbols`, which are `stride` apart.
+  void embed(const int64_t* symbols, int64_t at, int64_t stride) {
     if (shape().compute == DType::kFloat64) {
-      embed_wide<double>(symbols, stride);
+      embed_wide<double>(symbols, at, stride);
     } else {
-      embed_wide<float>(symbols, stride);
+      embed_wide<float>(symbols, at, stride);
     }
   }
 
   template <typename W>
-  void embed_wide(const int64_t* symbols, int64_t stride) {
+  void embed_wide(const int64_t* symbols, int64_t at, int64_t stride) {
     const int64_t d = shape().d_model;
     const auto row = [&](size_t table, int64_t index) {
       return model_->arena.parameter(table).const_data_ptr<W>() + index * d;
@@ -108,7 +108,7 @@ class CpuDecodeState final : public CachedDecodeState {
         std::copy_n(row(1, 0), d, x);
         continue;
       }
-      std::copy_n(row(0, symbols[b * stride]), d, x);
+      std::copy_n(row(0, symbols[b * stride + at]), d, x);
       for (int64_t part = 0; part < model_->position_indices.size(0); ++part) {
         const auto* indices =
             model_->position_indices.const_data_ptr<int64_t>() + part * model_->config.seq_len;

@@ -30,8 +30,12 @@ Pass::Pass(std::shared_ptr<const SparseTransformer::Impl> impl, const at::Tensor
                                       model.arena.parameter(weight + 1).detach(),
                                       last ? config.final_norm_eps : config.block_norm_eps);
     if (!keep) continue;
-    if (config.recompute) activations = {.attention = std::move(activations.attention)};
-    activations_.push_back(std::move(activations));
+    BlockActivations& kept = activations_.emplace_back();
+    if (config.recompute) {
+      kept.attention = std::move(activations.attention);
+    } else {
+      kept = std::move(activations);
+    }
   }
   hidden_ = x;
   final_norm_ = norm;

@@ -305,9 +305,10 @@ Pattern within(const Pattern& of, std::shared_ptr<const BlockMask> mask) {
   LACE_CHECK(mask != nullptr, "[within] mask must be there, got none");
   const std::string name = concat("tensor ", mask->content_hash);
   const Expr blocks = pattern::atom_expr({AtomKind::kMask, {}, {}, name, std::move(mask)});
+  const Expr all = pattern::atom_expr(Atom{});  // dense
   std::vector<Pattern::HeadEntry> entries = of.entries();
   for (Pattern::HeadEntry& entry : entries) {
-    const bool dense = entry.expr == pattern::atom_expr({AtomKind::kDense});
+    const bool dense = entry.expr == all;
     entry.expr = dense ? blocks : pattern::combine(Expr::Op::kIntersection, {entry.expr, blocks});
   }
   return Pattern(std::move(entries), of.causal());

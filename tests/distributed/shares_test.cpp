@@ -66,7 +66,9 @@ TEST(StateRange, CoversTheArenaInAlignedRanges) {
         EXPECT_EQ(range.begin, end);
         EXPECT_EQ(range.begin % kStateAlignment, 0);
         EXPECT_GE(range.end - range.begin, share);
-        if (rank + 1 < size) EXPECT_EQ(range.end - range.begin, share);
+        if (rank + 1 < size) {
+          EXPECT_EQ(range.end - range.begin, share);
+        }
         end = range.end;
       }
       EXPECT_EQ(end, elements);

@@ -56,7 +56,7 @@ TEST(RecipeData, TheDocumentHasEveryKeyWithItsDefault) {
   std::ifstream document(std::string(LACE_RECIPES) + "/../docs/recipes.md");
   std::string written;
   for (std::string line; std::getline(document, line);) {
-    if (line.starts_with("### [")) written += "\n" + line.substr(4) + "\n";
+    if (line.starts_with("### [")) written.append("\n").append(line, 4).append("\n");
     if (!line.starts_with("| `") || written.empty()) continue;
     const size_t key = line.find('`') + 1, key_end = line.find('`', key);
     const size_t value = line.find('`', key_end + 1) + 1, value_end = line.find('`', value);

@@ -192,7 +192,11 @@ struct BackwardBlock {
     __syncthreads();
     if (walk.valid(0)) load_chunk(0, 0);
     walk.advance(0, 1);
-    if (kKeys) return;
+    if constexpr (!kKeys) load_own_statistics();
+  }
+
+  // Of this thread's rows, where owners are queries.
+  __device__ void load_own_statistics() {
 #pragma unroll
     for (int r = 0; r < kRowTiles; r++) {
 #pragma unroll

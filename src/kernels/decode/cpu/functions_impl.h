@@ -15,8 +15,6 @@ namespace {
 template <typename S>
 using F = typename S::F;
 
-void sum_lanes();  // of an instruction set without: lane by lane
-
 #ifdef __AVX2__
 [[gnu::always_inline]] inline float sum_lanes(__m128 x) {
   x = _mm_add_ps(x, _mm_movehl_ps(x, x));
