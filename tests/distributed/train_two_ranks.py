@@ -225,14 +225,20 @@ def main(folder):
     jobs = [(lost, recipes[wide]), (lost, recipes[wide], "true"), (one_result, recipes[wide]),
             (one_result, recipes["fp16"]), (divided, recipes[wide]), (divided, recipes["fp16"]),
             (stopped, recipes["bf16"]), (errors_are_told, recipes[wide])]
-    with concurrent.futures.ThreadPoolExecutor(2 if DEVICE == "cpu" else 1) as pool:
-        futures = [(job, pool.submit(job[0], folder, *job[1:])) for job in jobs]
-    for (function, recipe, *more), future in futures:
+    begin = time.monotonic()
+
+    def run(function, recipe, *more):
         try:
-            future.result()
+            function(folder, recipe, *more)
         except BaseException:
-            print("failed:", function.__name__, recipe.name, *more)
+            print("failed:", function.__name__, recipe.name, *more, flush=True)
             raise
+        print(f"{time.monotonic() - begin:.0f} s:", function.__name__, recipe.name, *more, flush=True)
+
+    # With a GPU a process takes seconds to begin, in which it hardly needs a core.
+    with concurrent.futures.ThreadPoolExecutor(2 if DEVICE == "cpu" else 4) as pool:
+        for future in [pool.submit(run, *job) for job in jobs]:
+            future.result()
 
 
 with tempfile.TemporaryDirectory() as name:
