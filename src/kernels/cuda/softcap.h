@@ -22,7 +22,8 @@ inline float cap_scale(double scale, double softcap) {
 // tanh(x) within 2⁻²⁰ relative, however small x is; NaN for NaN. Neither tanh.approx, which is off
 // by 2⁻¹¹: of a softcap of 50 that is 0.02 of a logit; nor 1 − 2 / (e²ˣ + 1), which takes one more
 // of the instructions that are few, as exponentials are, and is off by 2⁻²² absolute. The quotient
-// is the one of its degrees that is nearest to tanh up to kFar, from where on tanh is 1 − 2⁻²².
+// is the one of its degrees that is nearest to tanh up to kFar, raised towards there by 2⁻²¹, so
+// that from kFar on it is 1 or up to 2⁻²⁰ more: 1 − tanh² is 0 there, or less.
 LACE_HOST_DEVICE inline float precise_tanh(float x) {
   constexpr float kFar = 7.9f;
 #ifdef __CUDA_ARCH__
@@ -33,8 +34,8 @@ LACE_HOST_DEVICE inline float precise_tanh(float x) {
   if (std::fabs(x) > kFar) x = std::copysign(kFar, x);
 #endif
   const float s = x * x;
-  const float p = fmaf(fmaf(fmaf(46.2652435f, s, 11877.2832f), s, 518922.75f), s, 4011952.0f);
-  const float q = fmaf(fmaf(fmaf(s + 962.917664f, s, 95701.4688f), s, 1856236.0f), s, 4011952.5f);
+  const float p = fmaf(fmaf(fmaf(46.4293861f, s, 11969.8984f), s, 523864.906f), s, 4051989.75f);
+  const float q = fmaf(fmaf(fmaf(s + 968.773254f, s, 96552.0f), s, 1874523.75f), s, 4051990.25f);
 #ifdef __CUDA_ARCH__
   float inverse;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(q));
