@@ -148,14 +148,16 @@ struct Backward {
   int64_t batch = shape.batch_in_memory();
   Workspace statistics{};
 
+  // Whether sums lie apart from the result, which is rounded from all of them, and begin as 0.
+  enum class Apart { kNo, kYes, kAddedTo };
   // Room for what passes leave of `gradient` of `heads` heads: whole sums, or the low halves, and
-  // the high ones if they do not fit into the result, or shall lie `apart`.
+  // the high ones if they do not fit into the result, or shall lie apart.
   Workspace allocate_sums(Gradient& gradient, int64_t heads, int64_t rows, bool whole,
-                          bool apart) const {
+                          Apart how) const {
     const int64_t elements = batch * heads * rows * dim;
-    // All that is apart is rounded, rows of no sequence too.
-    const bool clear = apart && shape.sequences;
-    apart = apart || gradient.dim != dim;
+    // Rows of no sequence are rounded too.
+    const bool clear = how == Apart::kAddedTo || (how == Apart::kYes && shape.sequences);
+    const bool apart = how != Apart::kNo || gradient.dim != dim;
     const size_t bytes = static_cast<size_t>(elements) * (whole || apart ? 4 : 2);
     Workspace sums = context.allocate(bytes);
     if (clear) LACE_CUDA(cudaMemsetAsync(sums.get(), 0, bytes, stream));
@@ -206,7 +208,9 @@ struct Backward {
     const Workspace sums = context.allocate_floats(batch * shape.heads * shape.q_len * dim);
     dq.sums = reinterpret_cast<float*>(sums.get());
     run_statistics(dq.sums);
-    run_keys(*on_device, keys, BackwardMode::kKeys, dq);
+    run_keys(*on_device,
+             passes_over_much(keys.work) ? uploaded_work(*on_device, transposed, 1, stream) : keys,
+             BackwardMode::kKeys, dq);
     round(dq, static_cast<float>(args.scale), shape.heads, shape.q_len, 1,
           static_cast<int32_t>(dim) / kDqPlane);
   }
@@ -242,37 +246,51 @@ struct Backward {
     return work.several_passes && rows * dim * 4 > kMostSumsBytes;
   }
 
+  // Bytes of a query head's row that KEYS reads, and adds to.
+  int64_t row_bytes() const { return (shape.qk_dim + shape.v_dim) * 2 + 4 * dim; }
+
+  // Whether L2 has no room for what an item of all query heads of a key head passes over: its rows
+  // of dq are then gone when the next key tile adds to them. An item of one query head is better,
+  // although it adds its dk and dv in global memory.
+  bool passes_over_much(const Work& work) const {
+    const int64_t rows = int64_t{work.members} * work.longest * work.other_rows;
+    return work.members > 1 && !work.several_passes && rows * row_bytes() > kSectionBytes;
+  }
+
   // The gradients that `mode` computes by keys: dk, dv, or both.
   void run_keys(const cuda::UploadedPlan& on_device, const UploadedWork& uploaded,
                 BackwardMode mode, const Gradient& dq) const {
     const int64_t heads_per_kv = shape.heads / shape.kv_heads;
     const Work& work = uploaded.work;
-    // Query heads of a key head that have different tiles: each gets sums of its own.
+    // Query heads of a key head whose items are apart: each has sums of its own, or all add to the
+    // same.
     const bool only_sums = work.members != heads_per_kv;
+    const bool shares_sums = only_sums && mode == BackwardMode::kKeys && !work.several_passes;
     Launch launch{context, args, kernel_of(kernels, mode), transposed, on_device, uploaded, stream};
     BackwardParams& params = *launch.params;
     const bool has_dk = mode != BackwardMode::kDvAlone, has_dv = mode != BackwardMode::kDkAlone;
     launch.make_owner_maps(args.k, args.v, shape.k_len, shape.kv_heads);
     launch.make_other_maps(args.q, args.dout, shape.q_len, shape.heads);
-    const int64_t row_bytes = (shape.qk_dim + shape.v_dim) * 2 + 4 * dim;
     launch.set_common(row_statistics(),
-                      work.members * std::min(shape.q_len, transposed.other_len) * row_bytes);
+                      work.members * std::min(shape.q_len, transposed.other_len) * row_bytes());
     params.owner_len = static_cast<int32_t>(shape.k_len);
     params.dq = dq;
     params.d0 = gradient_of(args.dk, shape.qk_dim);
     params.d1 = gradient_of(args.dv, shape.v_dim);
     params.only_sums = only_sums;
+    params.shares_sums = shares_sums;
     Workspace dk_sums, dv_sums;
     if (only_sums || work.several_passes) {
-      const auto heads = static_cast<int64_t>(work.heads.size());
+      const auto heads = shares_sums ? shape.kv_heads : static_cast<int64_t>(work.heads.size());
       const bool whole = mode == BackwardMode::kKeys;
-      if (has_dk) dk_sums = allocate_sums(params.d0, heads, shape.k_len, whole, only_sums);
-      if (has_dv) dv_sums = allocate_sums(params.d1, heads, shape.k_len, whole, only_sums);
+      const Apart apart = shares_sums ? Apart::kAddedTo : only_sums ? Apart::kYes : Apart::kNo;
+      if (has_dk) dk_sums = allocate_sums(params.d0, heads, shape.k_len, whole, apart);
+      if (has_dv) dv_sums = allocate_sums(params.d1, heads, shape.k_len, whole, apart);
     }
     launch.run();
     if (!only_sums) return;
     const auto round_sums = [&](const Gradient& gradient, float scale) {
-      round(gradient, scale, shape.kv_heads, shape.k_len, params.heads_per_kv, 1);
+      round(gradient, scale, shape.kv_heads, shape.k_len, shares_sums ? 1 : params.heads_per_kv, 1);
     };
     if (has_dk) round_sums(params.d0, params.scale);
     if (has_dv) round_sums(params.d1, 1);
@@ -302,7 +320,7 @@ struct Backward {
     params.d0 = gradient_of(args.dq, shape.qk_dim);
     Workspace sums;
     if (work.several_passes)
-      sums = allocate_sums(params.d0, shape.heads, shape.q_len, false, false);
+      sums = allocate_sums(params.d0, shape.heads, shape.q_len, false, Apart::kNo);
     launch.run();
   }
 };

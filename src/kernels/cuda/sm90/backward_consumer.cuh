@@ -433,7 +433,8 @@ struct BackwardConsumer {
     }
   }
   __device__ int64_t sums_row(const ItemSlot& item, int32_t position) const {
-    const int64_t head = item.batch * params.queue.heads + item.head;
+    const int32_t shared_by = params.shares_sums ? params.heads_per_kv : 1;
+    const int64_t head = (item.batch * params.queue.heads + item.head) / shared_by;
     return (head * params.owner_len + position) * kDim;
   }
 
@@ -450,7 +451,12 @@ struct BackwardConsumer {
   __device__ void store(const Gradient& gradient, const float (&values)[kDim / 2], int r,
                         const ItemSlot& item, int32_t position) const {
     if constexpr (Config::kAddsDq) {
-      store_sums(gradient.sums + sums_row(item, position), values, r, lane());
+      float* row = gradient.sums + sums_row(item, position);
+      if (params.shares_sums) {
+        add_sums(row, values, r, lane());
+      } else {
+        store_sums(row, values, r, lane());
+      }
     } else {
       store_halves(row_of(gradient.high, item, position), row_of(gradient.low, item, position),
                    values, r, lane());

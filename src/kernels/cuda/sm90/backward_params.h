@@ -16,7 +16,8 @@ using cuda::StridedRows;
 // A gradient [batch, heads, rows, dim], and where rows that a later pass finishes (or all rows, if
 // `only_sums`) leave their sums (SumRows) [batch, heads of the items, rows, BackwardKernel::dim],
 // not scaled yet: kKeys whole floats; the others, which shall take less memory, their high and
-// their low 16 bits, which they add at the end. The high ones may lie where the result will.
+// their low 16 bits, which they add at the end. The high ones may lie where the result will. If
+// `shares_sums`, all query heads of a key head add to its sums [batch, key heads, rows, dim].
 struct Gradient {
   StridedRows result;
   float* sums = nullptr;
@@ -39,7 +40,7 @@ struct BackwardParams {
   int32_t heads = 0, heads_per_kv = 1;  // of queries
   int32_t members = 1;                  // query heads of an item
   int32_t q_len = 0, owner_len = 0;     // rows of a batch element in memory
-  bool only_sums = false;
+  bool only_sums = false, shares_sums = false;
 };
 
 // Columns of dq that one copy adds.

@@ -20,6 +20,19 @@ __device__ void store_sums(float* row, const float (&values)[kCount], int r, int
   }
 }
 
+// Adds, in no order that repeats.
+template <int kCount>
+__device__ void add_sums(float* row, const float (&values)[kCount], int r, int lane) {
+#pragma unroll
+  for (int m = 0; m < kCount / 8; ++m) {
+    asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(row + 16 * m +
+                                                                                   lane % 4 * 4),
+                 "f"(values[8 * m + 2 * r]), "f"(values[8 * m + 2 * r + 1]),
+                 "f"(values[8 * m + 4 + 2 * r]), "f"(values[8 * m + 5 + 2 * r])
+                 : "memory");
+  }
+}
+
 template <int kCount>
 __device__ void add_halves(const void* high_row, const void* low_row, float (&values)[kCount],
                            int r, int lane) {
