@@ -3,6 +3,8 @@
 PRESET ?= cpu
 export DATA
 BUILD := build/$(PRESET)
+# How far a build is, on a terminal alone.
+NINJA := ninja $(if $(MAKE_TERMOUT),,--quiet)
 CMAKE := $(if $(and $(filter cuda,$(PRESET)),$(wildcard .venv/bin/cmake)),.venv/bin/cmake,cmake)
 
 .PHONY: help setup build test test-slow wheel demo demo-data bench format lint clean
@@ -26,7 +28,7 @@ $(BUILD)/build.ninja: CMakeLists.txt CMakePresets.json
 build: setup
 	@mkdir -p build
 	@$(MAKE) -s --no-print-directory $(BUILD)/build.ninja
-	@ninja -C $(BUILD) --quiet
+	@$(NINJA) -C $(BUILD)
 
 # The build folder of the package: with CUDA where there is a compiler for it.
 WHEEL_PRESET := $(if $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc)),cuda,cpu)
@@ -36,7 +38,7 @@ wheel:
 	@scripts/setup wheel
 	@mkdir -p build
 	@$(MAKE) -s --no-print-directory PRESET=$(WHEEL_PRESET) build/$(WHEEL_PRESET)/build.ninja
-	@ninja -C build/$(WHEEL_PRESET) --quiet lace_python
+	@$(NINJA) -C build/$(WHEEL_PRESET) lace_python
 	@scripts/wheel --check build/$(WHEEL_PRESET) dist
 
 test: build
@@ -50,7 +52,7 @@ test-slow: build
 	@tests/python/install_anew $(BUILD)/python/dist
 	@mkdir -p build
 	@cmake --preset asan > build/asan.configure.log
-	@ninja -C build/asan --quiet
+	@$(NINJA) -C build/asan
 	@ctest --test-dir build/asan --output-on-failure --no-tests=error
 	@scripts/fuzz 30
 

@@ -174,7 +174,11 @@ void bench(const BenchOptions& options) {
   }
   const std::vector<AttentionCase> cases =
       options.pattern.empty() ? table_cases(options) : own_cases(options);
-  if (cases.empty()) throw CLI::ValidationError("--rows", "no row has all that was asked for");
+  if (cases.empty()) {
+    throw CLI::ValidationError("bench attention",
+                               "no row of the table has all that was asked for "
+                               "(--list names them; --pattern times one of your own)");
+  }
   if (options.list) {
     for (const AttentionCase& c : cases) std::cout << c.name << "\n";
     return;

@@ -339,7 +339,8 @@ void check_rows(const Json& report) {
 
 void bench_attention_cuda(const CudaBenchOptions& options) {
   const std::vector<Row> rows = chosen_rows(options);
-  LACE_CHECK(!rows.empty(), "[bench] no row has all that was asked for");
+  LACE_CHECK(!rows.empty(),
+             "[bench] no row of the table has all that was asked for (--list names them)");
   if (options.list) {
     for (const Row& row : rows) std::cout << row.name() << "\n";
     return;
