@@ -35,8 +35,8 @@ struct RowsShape {
 
 // fp32 sums [batch, heads, rows, dim], dim a multiple of 16, where of 16 columns 8 h + 2 c + b
 // stands at 4 c + 2 h + b, as accumulators hold them, so that threads move 16 bytes at a time.
-// Either whole, or their high and their low 16 bits. In `planes` of equal width, one after the other
-// for each head: [batch, heads, planes, rows, dim / planes].
+// Either whole, or their high and their low 16 bits. In `planes` of equal width, one after the
+// other for each head: [batch, heads, planes, rows, dim / planes].
 struct SumRows {
   const float* whole = nullptr;
   const uint16_t *high = nullptr, *low = nullptr;

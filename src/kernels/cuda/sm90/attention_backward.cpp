@@ -195,12 +195,12 @@ struct Backward {
       run_keys(*on_device, keys, BackwardMode::kDkAlone, {});
       return run_queries();
     }
-    if (keys.work.sole_others) {
+    if (keys.work.sole_others && !shape.softcap) {
       run_statistics(nullptr);
       if (shape.sequences) clear_dq(nullptr);  // a query without keys is in no tile
       return run_keys(*on_device, keys, BackwardMode::kKeys, dq);
     }
-    if (context.deterministic || saves_memory(keys.work) || is_short(keys.work)) {
+    if (context.deterministic || shape.softcap || saves_memory(keys.work) || is_short(keys.work)) {
       run_statistics(nullptr);
       run_keys(*on_device, keys, BackwardMode::kKeysAlone, {});
       return run_queries();
