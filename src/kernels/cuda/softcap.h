@@ -45,4 +45,15 @@ LACE_HOST_DEVICE inline float precise_tanh(float x) {
   return x * p * inverse;
 }
 
+// The slope of tanh where it is t: 1 − t², or 0 where that is less.
+LACE_HOST_DEVICE inline float slope_of_tanh(float t) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("fma.rn.ftz.sat.f32 %0, %1, %2, 0f3F800000;" : "=f"(y) : "f"(-t), "f"(t));
+  return y;
+#else
+  return std::max(std::fma(-t, t, 1.f), 0.f);
+#endif
+}
+
 }  // namespace lace::cuda

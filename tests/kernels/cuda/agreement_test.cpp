@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <random>
+#include <string_view>
 #include <utility>
 
 #include <gtest/gtest.h>
@@ -47,6 +48,28 @@ Case documents(const std::string& pattern, int64_t dim, const std::vector<int32_
   made.plan_len += 60;
   made.q_len = made.k_len = row + 2;
   return made;
+}
+
+// Query heads of a key head whose items are apart in backward: they are not alike (with dq at once,
+// whose gradients repeat, and with sums), or L2 has no room for what all of them pass over.
+void add_heads_apart(std::vector<Case>& cases) {
+  for (const char* pattern :
+       {"heads(1*block(128), 3*block(64))", "heads(1*dense, 3*local(100))", "dense"}) {
+    const bool many = std::string_view(pattern) == "dense";
+    for (const int64_t dim : {64, 128}) {
+      Case made = documents(pattern, dim, {many ? 1100 : 300, 1, 129});
+      made.heads = many ? 64 * 64 / dim : 4, made.kv_heads = 1;
+      cases.push_back(made);
+      cases.push_back({.pattern = pattern,
+                       .dtype = dim == 64 ? DType::kBFloat16 : DType::kFloat16,
+                       .heads = made.heads,
+                       .kv_heads = 1,
+                       .q_len = many ? 1100 : 309,
+                       .k_len = many ? 1100 : 309,
+                       .qk_dim = dim,
+                       .v_dim = dim});
+    }
+  }
 }
 
 void add_documents(std::vector<Case>& cases) {
@@ -148,6 +171,7 @@ std::vector<Case> cuda_cases() {
     if (problem.dtype == DType::kFloat32) problem.dtype = DType::kFloat16;
   }
   add_documents(cases);
+  add_heads_apart(cases);
   add_wide(cases);
   add_capped(cases);
   return cases;

@@ -1,4 +1,4 @@
-// The softcap's tanh, which the GPU kernels compute too, against libm's.
+// The softcap's tanh against libm's: the same polynomials as on a GPU, but not its instructions.
 
 #include "kernels/cuda/softcap.h"
 
@@ -13,15 +13,12 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 TEST(Softcap, TanhIsPreciseHoweverSmallItIs) {
-  double worst = 0;
   for (float x = 0x1p-120f; x < 0x1p20f; x *= 1.0003f) {
     const double want = std::tanh(static_cast<double>(x));
     const double error = std::fabs(cuda::precise_tanh(x) / want - 1);
-    worst = std::max(worst, error);
     ASSERT_LT(error, 0x1p-20) << x;
     ASSERT_EQ(cuda::precise_tanh(-x), -cuda::precise_tanh(x)) << x;
   }
-  EXPECT_GT(worst, 0);
 }
 
 TEST(Softcap, TanhOfFarNumbersHasNoSlope) {
@@ -30,6 +27,7 @@ TEST(Softcap, TanhOfFarNumbersHasNoSlope) {
     // With room for a reciprocal that is an ulp less.
     EXPECT_GT(cuda::precise_tanh(far), 1);
     EXPECT_EQ(cuda::precise_tanh(-far), -cuda::precise_tanh(far));
+    EXPECT_EQ(cuda::slope_of_tanh(cuda::precise_tanh(far)), 0);
   }
   EXPECT_TRUE(std::isnan(cuda::precise_tanh(std::numeric_limits<float>::quiet_NaN())));
 }

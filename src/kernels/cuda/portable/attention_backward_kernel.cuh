@@ -307,7 +307,7 @@ struct BackwardBlock {
           const float weight =
               exp2f(fmaf(share, launch.scale_log2, -statistics_of(stage, first, r, j, t).lse));
           weights[r][j][t] = weight;
-          share = share == -INFINITY ? 0 : weight * fmaxf(fmaf(-share, share, 1), 0);
+          share = share == -INFINITY ? 0 : weight * slope_of_tanh(share);
         }
       }
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <memory>
 #include <numbers>
 
@@ -17,10 +18,10 @@
 namespace lace::sm90 {
 namespace {
 
-// How much of the tensors of some heads a section may keep in L2, of 50 MB.
+// How much of the tensors of some heads a section, or an item, may pass over in L2, of 50 MB.
 constexpr int64_t kSectionBytes = 32 << 20;
 
-// Up to which whole sums of dq, dk and dv are kept.
+// Up to which whole sums of dq, dk and dv are kept where there are several passes.
 constexpr int64_t kMostSumsBytes = 700'000'000;
 
 // Tiles of others that one query head's item has on average, up to which dq is computed on its own.
@@ -148,7 +149,8 @@ struct Backward {
   int64_t batch = shape.batch_in_memory();
   Workspace statistics{};
 
-  // Whether sums lie apart from the result, which is rounded from all of them, and begin as 0.
+  // Where sums lie: beside the result, or apart from it, which is then rounded from all of them.
+  // Apart they are stored once, or cleared here and added to.
   enum class Apart { kNo, kYes, kAddedTo };
   // Room for what passes leave of `gradient` of `heads` heads: whole sums, or the low halves, and
   // the high ones if they do not fit into the result, or shall lie apart.
@@ -262,10 +264,11 @@ struct Backward {
                 BackwardMode mode, const Gradient& dq) const {
     const int64_t heads_per_kv = shape.heads / shape.kv_heads;
     const Work& work = uploaded.work;
-    // Query heads of a key head whose items are apart: each has sums of its own, or all add to the
-    // same.
+    // Query heads of a key head whose items are apart: each has sums of its own. Where dq has no
+    // order either, and nobody joins them, all add to the same.
     const bool only_sums = work.members != heads_per_kv;
-    const bool shares_sums = only_sums && mode == BackwardMode::kKeys && !work.several_passes;
+    const bool shares_sums = only_sums && dq.sums != nullptr && !work.several_passes;
+    assert(mode != BackwardMode::kKeys || !shape.softcap);
     Launch launch{context, args, kernel_of(kernels, mode), transposed, on_device, uploaded, stream};
     BackwardParams& params = *launch.params;
     const bool has_dk = mode != BackwardMode::kDvAlone, has_dv = mode != BackwardMode::kDkAlone;

@@ -108,7 +108,7 @@ struct Consumer {
     masks[0].load(params.queue.work.mask_rows, first);
     masks[1].load(params.queue.work.mask_rows, first + 8);
   }
-  // Dead pairs have no score that a cap makes −∞.
+  // The cap before the masks: tanh would make −1 of their −∞.
   __device__ void cap_and_mask_scores(const KeySlot& slot, RowMask<kKeys> (&masks)[2]) {
     if (params.cap_scale != 0) [[unlikely]] {
       cap_scores(scores, params.cap_scale);

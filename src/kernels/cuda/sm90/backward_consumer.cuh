@@ -106,9 +106,9 @@ struct BackwardConsumer {
   __device__ float4 of_columns(const float* values, int m) const {
     return *reinterpret_cast<const float4*>(&values[16 * m + lane() % 4 * 4]);
   }
-  // Of KEYS no call has a softcap: its branch made that kernel 3 to 4% slower.
+  // Of KEYS no call has a softcap (Backward::run()): its branch made that kernel 3 to 4% slower.
   __device__ bool is_capped() const { return !Config::kAddsDq && params.cap_scale != 0; }
-  // Before masks: dead pairs have no score that a cap makes −∞.
+  // Before the masks: tanh would make −1 of their −∞.
   __device__ void cap() {
     if (is_capped()) [[unlikely]] {
       cap_scores(s, params.cap_scale);
@@ -146,7 +146,7 @@ struct BackwardConsumer {
   //   w = 2^(softcap log2(e) t − lse),  ds = w (1 − t²) (dw − delta)
   __device__ void differentiate_capped(const OtherSlot<Config>& slot) {
     each_pair(slot.delta, [&](float t, float& change, float delta, int r) {
-      change = slope_of_tanh(t) * (change - (Config::kByKeys ? delta : own[r].delta));
+      change = cuda::slope_of_tanh(t) * (change - (Config::kByKeys ? delta : own[r].delta));
     });
     each_pair(slot.lse, [&](float& t, float& change, float lse, int r) {
       t = exp2_approx(t * params.scale_log2 - (Config::kByKeys ? lse : own[r].lse));
@@ -261,7 +261,7 @@ struct BackwardConsumer {
         store_ds();
         cutlass::arch::fence_view_async_shared();
       }
-      if constexpr (Config::kByKeys) issue_sum(d1, weights, y1());
+      if constexpr (Config::kHasD1) issue_sum(d1, weights, y1());
       if constexpr (Config::kAddsDq) {
         // ds of both consumers is there, and dq of the tile before has been read.
         if constexpr (!kAddsFromDs) wait_until_bulk_is_read();
@@ -277,7 +277,7 @@ struct BackwardConsumer {
         issue_sum(d0, ds, y0());
       }
       cute::warpgroup_wait<0>();
-      if constexpr (Config::kByKeys) fence_registers(d1);
+      if constexpr (Config::kHasD1) fence_registers(d1);
       fence_registers(d0);
       shared.empty[other.stage()].arrive();
       other.next();

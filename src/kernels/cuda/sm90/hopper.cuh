@@ -242,11 +242,4 @@ __device__ inline float exp2_approx(float x) {
   return y;
 }
 
-// 1 − t², or 0 where that is less, in one instruction.
-__device__ inline float slope_of_tanh(float t) {
-  float y;
-  asm("fma.rn.ftz.sat.f32 %0, %1, %2, 0f3F800000;" : "=f"(y) : "f"(-t), "f"(t));
-  return y;
-}
-
 }  // namespace lace::sm90

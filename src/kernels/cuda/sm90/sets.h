@@ -110,7 +110,7 @@ LACE_HOST_DEVICE inline TileRange tiles_between(const WorkRun& run, const int32_
 }
 
 // What an item may load of owners or of others; kCut: by a sequence. extent: positions that there
-// are, of the plan's [0, length); end: map_end(), without sequences nothing.
+// are, of the plan's [0, length); end: map_end(), 0 without sequences.
 template <bool kCut>
 struct Side {
   static constexpr bool cut = true;
