@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "kernels/cuda/add_global.cuh"
 #include "kernels/cuda/portable/items.cuh"
 #include "kernels/cuda/portable/softcap.cuh"
 #include "kernels/cuda/portable/tile_walk.cuh"

@@ -65,19 +65,6 @@ inline __device__ void copy_async_8(uint32_t to, const void* from, bool valid) {
 }
 inline __device__ void wait_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-inline __device__ void add_global(float* to, const float4& x) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("red.global.add.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(to), "f"(x.x), "f"(x.y), "f"(x.z),
-               "f"(x.w)
-               : "memory");
-#else
-  atomicAdd(to, x.x);
-  atomicAdd(to + 1, x.y);
-  atomicAdd(to + 2, x.z);
-  atomicAdd(to + 3, x.w);
-#endif
-}
-
 // A tile of rows of kDim elements in shared memory, its 16-byte granules swizzled so that the eight
 // rows of a matrix lie in different banks.
 template <int kDim>

@@ -108,12 +108,6 @@ struct BackwardConsumer {
   }
   // Of KEYS no call has a softcap (Backward::run()): its branch made that kernel 3 to 4% slower.
   __device__ bool is_capped() const { return !Config::kAddsDq && params.cap_scale != 0; }
-  // Before the masks: tanh would make −1 of their −∞.
-  __device__ void cap() {
-    if (is_capped()) [[unlikely]] {
-      cap_scores(s, params.cap_scale);
-    }
-  }
   // visit(element of s, of dw, value of its query, which of the thread's rows): the value is of
   // `values` where owners are keys.
   template <typename Visit>
@@ -129,8 +123,15 @@ struct BackwardConsumer {
       }
     }
   }
-  // s: scores, then weights; but what cap() left stays where ds asks for it.
-  __device__ void weigh(const OtherSlot<Config>& slot) {
+  // s: scores, whose product is complete, then weights; with a softcap, where ds asks for it,
+  // tanh(…) and −∞ of dead pairs. The cap before the masks: tanh would make −1 of their −∞.
+  __device__ void weigh(const OtherSlot<Config>& slot, bool masked,
+                        const RowMask<kOthers> (&masks)[2]) {
+    fence_registers(s);
+    if (is_capped()) [[unlikely]] {
+      cap_scores(s, params.cap_scale);
+    }
+    if (masked) apply_masks(s, masks, lane());
     if (Config::kHasD0 && is_capped()) return;
     each_pair(slot.lse, [&](float& score, float&, float lse, int r) {
       score = exp2_approx(score * params.scale_log2 - (Config::kByKeys ? lse : own[r].lse));
@@ -246,10 +247,7 @@ struct BackwardConsumer {
       issue_product(s, tiles.x0, y0());
       issue_product(dw, tiles.x1, y1());
       cute::warpgroup_wait<1>();
-      fence_registers(s);
-      cap();
-      if (masked) apply_masks(s, masks, lane());
-      weigh(slot);
+      weigh(slot, masked, masks);
       if constexpr (kAddsFromDs) {
         if (!ds_is_new) free_ds();  // as late as the copy may be
       }
@@ -337,10 +335,7 @@ struct BackwardConsumer {
     wait_for_y1();
     issue_product(dw, tiles.x1, y1());
     cute::warpgroup_wait<1>();
-    fence_registers(s);
-    cap();
-    if (masked) apply_masks(s, masks, lane());
-    weigh(slot);
+    weigh(slot, masked, masks);
     cute::warpgroup_wait<0>();
     fence_registers(dw);
     release_y1();
@@ -362,10 +357,7 @@ struct BackwardConsumer {
       issue_sum(d1, weights, y1());
     }
     cute::warpgroup_wait<kAdds ? 1 : 0>();
-    fence_registers(s);
-    cap();
-    if (masked) apply_masks(s, masks, lane());
-    weigh(slot);
+    weigh(slot, masked, masks);
     release_y0();
     if constexpr (kAdds) end_d1();
     pack_all(weights, s);

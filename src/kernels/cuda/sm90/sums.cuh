@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/add_global.cuh"
 #include "kernels/cuda/pairs.cuh"
 
 // Rows of fp32 sums in global memory, in the order that backward_rows.h tells. The functions move
@@ -25,11 +26,9 @@ template <int kCount>
 __device__ void add_sums(float* row, const float (&values)[kCount], int r, int lane) {
 #pragma unroll
   for (int m = 0; m < kCount / 8; ++m) {
-    asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(row + 16 * m +
-                                                                                   lane % 4 * 4),
-                 "f"(values[8 * m + 2 * r]), "f"(values[8 * m + 2 * r + 1]),
-                 "f"(values[8 * m + 4 + 2 * r]), "f"(values[8 * m + 5 + 2 * r])
-                 : "memory");
+    cuda::add_global(row + 16 * m + lane % 4 * 4,
+                     make_float4(values[8 * m + 2 * r], values[8 * m + 2 * r + 1],
+                                 values[8 * m + 4 + 2 * r], values[8 * m + 5 + 2 * r]));
   }
 }
 
