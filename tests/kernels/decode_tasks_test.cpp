@@ -205,7 +205,7 @@ TEST(DecodeTasks, NamesWhatDoesNotFit) {
 // ---- what changes from step to step -------------------------------------------------------------
 
 pattern::KeyRuns runs_at(const StepWords& words, int pattern, int head, int heads) {
-  const auto entry = static_cast<size_t>(words.reads + 2 * (pattern * heads + head));
+  const auto entry = static_cast<size_t>(words.reads + kReadWords * (pattern * heads + head));
   pattern::KeyRuns runs;
   int64_t left = words.words[entry + 1];
   for (auto at = static_cast<size_t>(words.words[entry]); left > 0; at += 4) {
@@ -243,7 +243,7 @@ TEST(DecodeWords, SayWhatSlotsThereAre) {
     }
   }
   // Three different sets of runs, of 1, 2 and 1 runs and none.
-  EXPECT_EQ(words.words.size(), 3u + 2 * 2 * 4 + 2 * 2 * 2 + 4 * (1 + 2 + 1) + 4);
+  EXPECT_EQ(words.words.size(), 3u + 2 * 3 * 4 + 2 * 2 * 2 + 4 * (1 + 2 + 1) + 4);
   EXPECT_TRUE(words.fit_a_launch());
 }
 
@@ -261,11 +261,11 @@ TEST(DecodeWords, KnowWhatALaunchCarries) {
   LayerSlots slots;
   slots.writes = {{0}};
   slots.reads.emplace_back();
-  for (int64_t i = 0; i < kLaunchWords / 4 - 2; ++i) slots.reads[0].push_back({2 * i, 1, 1, 0});
+  for (int64_t i = 0; i < (kLaunchWords - 8) / 4; ++i) slots.reads[0].push_back({2 * i, 1, 1, 0});
   const LayerSlots* const patterns[] = {&slots};
   EXPECT_TRUE(StepWords({}, 1, patterns).fit_a_launch());
-  EXPECT_TRUE(StepWords({}, 3, patterns).fit_a_launch());
-  EXPECT_FALSE(StepWords({}, 4, patterns).fit_a_launch());
+  EXPECT_TRUE(StepWords({}, 2, patterns).fit_a_launch());
+  EXPECT_FALSE(StepWords({}, 3, patterns).fit_a_launch());
   slots.writes[0][0] = int64_t{1} << 31;
   EXPECT_THROW(StepWords({}, 1, patterns), Error);
 }

@@ -1,7 +1,10 @@
 // Plans and launches of steps.
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <iterator>
+#include <vector>
 
 #include <cuda_runtime_api.h>
 
@@ -18,15 +21,96 @@ struct GpuDecodePlan {
   int64_t batch = 0;
   cuda::decode::StepLayout layout;
   const void* kernel = nullptr;
+  cuda::decode::LoneLayout lone;  // of one sequence that fits
+  const void* lone_kernel = nullptr;
 };
 
 namespace {
+
+long long* debug_clocks() {
+  static long long* clocks = [] {
+    long long* memory = nullptr;
+    if (std::getenv("LACE_DECODE_CLOCKS") == nullptr) return memory;
+    LACE_CUDA(cudaMalloc(reinterpret_cast<void**>(&memory), 132 * 16 * 8));
+    LACE_CUDA(cudaMemset(memory, 0, 132 * 16 * 8));
+    static long long* kept = memory;
+    std::atexit([] {
+      std::vector<long long> all(132 * 16);
+      cudaMemcpy(all.data(), kept, all.size() * 8, cudaMemcpyDeviceToHost);
+      const char* names[16] = {"steps",   "qkv:in",  "qkv:do", "",       "",      "proj:in",
+                               "proj:do", "ff1:in",  "ff1:do", "", "", "join",
+                               "",        "logits", "",       ""};
+      names[9] = "att/ff2:in";
+      names[10] = "att/ff2:do";
+      for (int i = 0; i < 16; i++) {
+        double sum = 0, least = 1e30, most = 0;
+        for (int b = 0; b < 128; b++) {
+          const double x = static_cast<double>(all[static_cast<size_t>(b * 16 + i)]);
+          sum += x / 128;
+          least = std::min(least, x);
+          most = std::max(most, x);
+        }
+        std::fprintf(stderr, "%2d %-10s mean %12.0f least %12.0f most %12.0f\n", i, names[i], sum,
+                     least, most);
+      }
+    });
+    return memory;
+  }();
+  return clocks;
+}
 
 int attribute(cudaDeviceAttr name) {
   int device = 0, value = 0;
   LACE_CUDA(cudaGetDevice(&device));
   LACE_CUDA(cudaDeviceGetAttribute(&value, name, device));
   return value;
+}
+
+void allow_shared_memory(const void* kernel) {
+  // The most that any plan asks for, as the kernel is every plan's.
+  LACE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)));
+}
+
+void fill(const GpuDecodePlan& plan, const GpuDecodeStep& step,
+          cuda::decode::StepArguments& arguments) {
+  arguments.shape = cuda::decode::step_shape(plan.shape);
+  arguments.tables = step.tables;
+  arguments.block_eps = static_cast<float>(plan.shape.block_eps);
+  arguments.final_eps = static_cast<float>(plan.shape.final_eps);
+  arguments.row_bytes = row_bytes(plan.shape);
+  std::copy(std::begin(step.positions), std::end(step.positions), arguments.positions);
+  arguments.cos = step.cos;
+  arguments.sin = step.sin;
+  arguments.logits = step.logits;
+  arguments.workspace = step.workspace;
+  const cuda::decode::StepWords& changing = *step.changing;
+  arguments.patterns = changing.patterns;
+  arguments.reads = static_cast<int>(changing.reads);
+  arguments.writes = static_cast<int>(changing.writes);
+  arguments.word_count = static_cast<int>(changing.words.size());
+  arguments.far_words = step.far_words;
+  if (step.far_words == nullptr) {
+    LACE_CHECK(changing.fit_a_launch(), "[decode] a launch carries at most ",
+               cuda::decode::kLaunchWords, " words, got ", changing.words.size());
+    std::copy(changing.words.begin(), changing.words.end(), arguments.words);
+  }
+}
+
+void launch(const Context& context, const void* kernel, int blocks, int64_t shared_bytes,
+            void* params) {
+  cudaLaunchAttribute cooperative;
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(cuda::decode::kThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = static_cast<cudaStream_t>(context.stream);
+  config.attrs = &cooperative;
+  config.numAttrs = 1;
+  void* arguments[] = {params};
+  LACE_CUDA(cudaLaunchKernelExC(&config, kernel, arguments));
 }
 
 }  // namespace
@@ -37,61 +121,62 @@ std::shared_ptr<const GpuDecodePlan> plan_gpu_decode(const DecodeShape& shape, i
   auto plan = std::make_shared<GpuDecodePlan>();
   plan->shape = shape;
   plan->batch = batch;
-  plan->layout = cuda::decode::step_layout(
-      shape, batch,
-      {.multiprocessors = attribute(cudaDevAttrMultiProcessorCount),
-       .shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)});
-  plan->kernel = shape.compute == DType::kFloat16 ? cuda::decode::step_kernel_fp16(plan->layout)
-                                                  : cuda::decode::step_kernel_bf16(plan->layout);
-  // The most that any plan asks for, as the kernel is every plan's.
-  LACE_CUDA(cudaFuncSetAttribute(plan->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)));
+  const cuda::decode::Gpu gpu = {
+      .multiprocessors = attribute(cudaDevAttrMultiProcessorCount),
+      .shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
+  const bool half = shape.compute == DType::kFloat16;
+  plan->layout = cuda::decode::step_layout(shape, batch, gpu);
+  plan->kernel = half ? cuda::decode::step_kernel_fp16(plan->layout)
+                      : cuda::decode::step_kernel_bf16(plan->layout);
+  allow_shared_memory(plan->kernel);
+  if (batch == 1) plan->lone = cuda::decode::lone_layout(shape, gpu);
+  if (plan->lone.fits) {
+    plan->lone_kernel =
+        half ? cuda::decode::lone_step_kernel_fp16(plan->lone)
+             : cuda::decode::lone_step_kernel_bf16(plan->lone);
+    allow_shared_memory(plan->lone_kernel);
+    if (std::getenv("LACE_DECODE_CLOCKS") != nullptr) {
+      cudaFuncSetAttribute(plan->lone_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+      for (const unsigned size : {2u, 4u, 8u, 16u}) {
+        cudaLaunchAttribute cluster[1];
+        cluster[0].id = cudaLaunchAttributeClusterDimension;
+        cluster[0].val.clusterDim = {size, 1, 1};
+        cudaLaunchConfig_t config = {};
+        config.gridDim = dim3(128);
+        config.blockDim = dim3(cuda::decode::kThreads);
+        config.dynamicSmemBytes = static_cast<size_t>(plan->lone.shared_bytes);
+        config.attrs = cluster;
+        config.numAttrs = 1;
+        int count = -1;
+        const cudaError_t error = cudaOccupancyMaxActiveClusters(&count, plan->lone_kernel, &config);
+        std::fprintf(stderr, "clusters of %u: %d (%s)\n", size, count, cudaGetErrorName(error));
+      }
+    }
+  }
   return plan;
 }
 
 size_t workspace_bytes(const GpuDecodePlan& plan) {
-  return static_cast<size_t>(plan.layout.workspace_bytes);
+  return static_cast<size_t>(plan.lone.fits ? plan.lone.words * 8 : plan.layout.workspace_bytes);
 }
 
 std::string_view gpu_decode_name() { return "cuda"; }
 
 void gpu_decode_step(const Context& context, const GpuDecodePlan& plan, const GpuDecodeStep& step) {
-  cuda::decode::StepParams params;
-  params.shape = cuda::decode::step_shape(plan.shape);
-  params.layout = plan.layout;
-  params.tables = step.tables;
-  params.block_eps = static_cast<float>(plan.shape.block_eps);
-  params.final_eps = static_cast<float>(plan.shape.final_eps);
-  params.batch = static_cast<int>(plan.batch);
-  params.row_bytes = row_bytes(plan.shape);
-  std::copy(std::begin(step.positions), std::end(step.positions), params.positions);
-  params.cos = step.cos;
-  params.sin = step.sin;
-  params.logits = step.logits;
-  params.workspace = step.workspace;
-  const cuda::decode::StepWords& changing = *step.changing;
-  params.patterns = changing.patterns;
-  params.reads = static_cast<int>(changing.reads);
-  params.writes = static_cast<int>(changing.writes);
-  params.word_count = static_cast<int>(changing.words.size());
-  params.far_words = step.far_words;
-  if (step.far_words == nullptr) {
-    LACE_CHECK(changing.fit_a_launch(), "[decode] a launch carries at most ",
-               cuda::decode::kLaunchWords, " words, got ", changing.words.size());
-    std::copy(changing.words.begin(), changing.words.end(), params.words);
+  if (plan.lone.fits) {
+    cuda::decode::LoneParams params;
+    fill(plan, step, params);
+    params.layout = plan.lone;
+    params.stamp = step.number * static_cast<uint32_t>(plan.shape.layers) + 1;
+    params.clocks = debug_clocks();
+    launch(context, plan.lone_kernel, plan.lone.blocks, plan.lone.shared_bytes, &params);
+  } else {
+    cuda::decode::StepParams params;
+    fill(plan, step, params);
+    params.layout = plan.layout;
+    params.batch = static_cast<int>(plan.batch);
+    launch(context, plan.kernel, plan.layout.blocks, plan.layout.shared_bytes, &params);
   }
-  cudaLaunchAttribute cooperative;
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(plan.layout.blocks));
-  config.blockDim = dim3(cuda::decode::kThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(plan.layout.shared_bytes);
-  config.stream = static_cast<cudaStream_t>(context.stream);
-  config.attrs = &cooperative;
-  config.numAttrs = 1;
-  void* arguments[] = {&params};
-  LACE_CUDA(cudaLaunchKernelExC(&config, plan.kernel, arguments));
 }
 
 void gpu_decode_store(const Context& context, const DecodeShape& shape,

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <random>
 #include <vector>
 
 #include <cuda_runtime_api.h>
@@ -49,8 +51,24 @@ struct Block {
   std::byte* shared = nullptr;
 };
 
+// A thread's copies into shared memory that it does not wait for, in groups.
+struct Copies {
+  struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+  };
+  std::vector<std::vector<Copy>> groups{1};  // the last one has not ended
+
+  void begin(void* to, const void* from, size_t bytes);
+  void end_group() { groups.emplace_back(); }
+  // Does those of all groups but the last `left` that have ended.
+  void wait(size_t left);
+};
+
 struct Fiber {
   ucontext_t context;
+  Copies copies;
   std::unique_ptr<char[]> stack;
   uint3 thread;
   Block* block = nullptr;
@@ -62,6 +80,8 @@ struct Fiber {
 inline Fiber* current = nullptr;
 inline ucontext_t scheduler;
 inline dim3 grid;
+
+inline std::mt19937 random;
 
 inline void yield() { swapcontext(&current->context, &scheduler); }
 
@@ -79,9 +99,10 @@ inline void wait(Barrier& barrier) {
 inline Warp& warp() { return current->block->warps[current->thread.x / 32]; }
 inline int lane() { return static_cast<int>(current->thread.x % 32); }
 
-// Runs `kernel` by blocks · threads threads. False if they wait for one another for ever.
+// Runs `kernel` by blocks · threads threads. False if they wait for one another for ever: if they are
+// not done after all have had `most_rounds` turns.
 bool launch(int blocks, int threads, size_t shared_bytes, uint32_t seed,
-            const std::function<void()>& kernel);
+            const std::function<void()>& kernel, int most_rounds = 1 << 20);
 
 }  // namespace lace::emulation
 
@@ -92,14 +113,16 @@ bool launch(int blocks, int threads, size_t shared_bytes, uint32_t seed,
 inline void __syncthreads() { lace::emulation::wait(lace::emulation::current->block->barrier); }
 int __syncthreads_or(int);
 
-inline float __shfl_xor_sync(unsigned, float value, int mask) {
+inline float __shfl_sync(unsigned, float value, int source) {
   lace::emulation::Warp& warp = lace::emulation::warp();
-  const int lane = lace::emulation::lane();
-  std::memcpy(&warp.words[lane][0], &value, sizeof(value));
+  std::memcpy(&warp.words[lace::emulation::lane()][0], &value, sizeof(value));
   lace::emulation::wait(warp.barrier);
-  std::memcpy(&value, &warp.words[lane ^ mask][0], sizeof(value));
+  std::memcpy(&value, &warp.words[source][0], sizeof(value));
   lace::emulation::wait(warp.barrier);
   return value;
+}
+inline float __shfl_xor_sync(unsigned mask, float value, int other) {
+  return __shfl_sync(mask, value, lace::emulation::lane() ^ other);
 }
 
 template <typename T>
@@ -110,6 +133,8 @@ template <typename T>
 T __ldcg(const T* from) {
   return *from;
 }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline unsigned atomicAdd(unsigned* word, unsigned value) {
   const unsigned before = *word;
   *word += value;
