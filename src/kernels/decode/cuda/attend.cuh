@@ -90,8 +90,8 @@ __device__ void fetch_first_rows(const AttendTask& task) {
   rows.fetch(task);
 }
 
-// What the lanes that share a key hold of it and of its value, of each key that they look at at once.
-// Keys that are not live are zero.
+// What the lanes that share a key hold of it and of its value, of each key that they look at at
+// once. Keys that are not live are zero.
 struct KeyVectors {
   float4 keys[kKeysAhead][4];
   uint4 values[kKeysAhead][2];
@@ -240,9 +240,8 @@ __device__ void attend(const AttendTask& task, float* scratch) {
   const int group = static_cast<int>(threadIdx.x) % 32 / kLanes;
   const int64_t value_at = static_cast<int64_t>(task.qk_dim) * 4;
   QuerySums<T, kLanes> sums;
-  sums.ask(task.qk_dim, task.scale, [&](int column) {
-    return __ldcg(reinterpret_cast<const float4*>(task.q + column));
-  });
+  sums.ask(task.qk_dim, task.scale,
+           [&](int column) { return __ldcg(reinterpret_cast<const float4*>(task.q + column)); });
   SlotWalk walk(task.runs);
   RowsAhead<kLanes> ahead;
   ahead.find(task, walk, task.begin + warp * Share::kGroups + group);

@@ -33,6 +33,38 @@ __device__ inline KeyRange key_range(const LoneParams& p, const int32_t* words, 
   return range;
 }
 
+// What a block has of a phase: items first(), first() + step(), … before end().
+class OwnItems {
+ public:
+  __device__ explicit OwnItems(const LoneParams& params) : p_(params) {}
+
+  __device__ int first(int kind) const { return own(kind) ? rank() : block(); }
+  __device__ int step(int kind) const {
+    return own(kind) ? p_.layout.cluster : static_cast<int>(gridDim.x);
+  }
+  __device__ int end(int kind) const {
+    if (!own(kind)) return p_.layout.tasks[kind].tiles;
+    return head() < p_.shape.heads ? head_tiles(p_.shape) : 0;
+  }
+  __device__ ProjectionTile projection(int item) const {
+    return projection_tile(p_.shape, own(kLoneQkv) ? head_tile(p_.shape, head(), item) : item);
+  }
+
+  // Of the cluster; some have none.
+  __device__ int head() const {
+    return static_cast<int>(static_cast<unsigned>(block()) /
+                            static_cast<unsigned>(p_.layout.cluster));
+  }
+  __device__ int rank() const { return block() - head() * p_.layout.cluster; }
+
+ private:
+  __device__ static int block() { return static_cast<int>(blockIdx.x); }
+  // The items are of the cluster's head.
+  __device__ bool own(int kind) const { return p_.layout.cluster > 1 && kind == kLoneQkv; }
+
+  const LoneParams& p_;
+};
+
 // A thread's share of the weights of kLoneChunks chunks: of each the low and the high row.
 struct WeightPieces {
   uint4 of[kLonePieces];
@@ -105,7 +137,6 @@ class CopiesAhead {
 
   __device__ static int thread() { return static_cast<int>(threadIdx.x); }
   __device__ static int warp() { return thread() / 32; }
-  __device__ static int block() { return static_cast<int>(blockIdx.x); }
   __device__ static int next_slot(int slot) { return slot + 1 == kLoneAhead ? 0 : slot + 1; }
   // Of any kLoneAhead groups in a row four at most begin a norm, as each block has one of ff2 in
   // each layer.
@@ -116,8 +147,7 @@ class CopiesAhead {
            (number * kLonePieces + piece) * kThreads + thread();
   }
   __device__ float* norm_slot(int number) const {
-    return reinterpret_cast<float*>(shared_memory() + p_.layout.norms_at) +
-           number * 2 * s_.d_model;
+    return reinterpret_cast<float*>(shared_memory() + p_.layout.norms_at) + number * 2 * s_.d_model;
   }
 
   // Asks for what there is room for.
@@ -142,12 +172,12 @@ class CopiesAhead {
   __device__ void settle() {
 #pragma unroll 1
     while (layer_ < s_.layers) {
-      if (item_ >= p_.layout.tasks[kind_].tiles) {
-        item_ = block();
+      if (item_ >= items_.end(kind_)) {
         if (++kind_ == kLoneKinds) kind_ = 0, layer_++;
+        item_ = items_.first(kind_);
       } else if (group_ == groups()) {
         group_ = 0;
-        item_ += static_cast<int>(gridDim.x);
+        item_ += items_.step(kind_);
       } else {
         return;
       }
@@ -182,7 +212,7 @@ class CopiesAhead {
     // Rows that a tile lacks are others of it: their sums are left out.
     const T* rows[2];
     if (kind_ == kLoneQkv) {
-      const Tile tile = projection_tile(s_, item_).rows;
+      const Tile tile = items_.projection(item_).rows;
       const int low = tile.low + least(lane / 4, tile.low_count - 1);
       const int high = lane / 4 < tile.high_count ? tile.high + lane / 4 : low;
       rows[0] = weight + static_cast<int64_t>(low) * in;
@@ -193,7 +223,8 @@ class CopiesAhead {
       for (int half = 0; half < 2; half++) {
         const int number = lane / 4 + 8 * half;
         const int row = least(tasks.row(item_, number), last);
-        rows[half] = weight + static_cast<int64_t>(row) * in + tasks.stretch(number) * tasks.columns;
+        rows[half] =
+            weight + static_cast<int64_t>(row) * in + tasks.stretch(number) * tasks.columns;
       }
     }
 #pragma unroll
@@ -203,7 +234,7 @@ class CopiesAhead {
       copy_async<16>(slot(free_, 2 * u), rows[0] + column);
       copy_async<16>(slot(free_, 2 * u + 1), rows[1] + column);
     }
-    if ((kind_ == kLoneQkv || kind_ == kLoneFf1) && item_ == block() && group_ == 0) {
+    if ((kind_ == kLoneQkv || kind_ == kLoneFf1) && item_ == items_.first(kind_) && group_ == 0) {
       float* to = norm_slot(norm_free_);
       copy_norm(to, kind_ == kLoneQkv ? w.norm1_weight : w.norm2_weight);
       copy_norm(to + s_.d_model, kind_ == kLoneQkv ? w.norm1_bias : w.norm2_bias);
@@ -252,8 +283,9 @@ class CopiesAhead {
   const int32_t* words_;
   const DecodeBlock* blocks_;
   const HeadCache* caches_;
+  const OwnItems items_{p_};
   // The next group to be copied.
-  int layer_ = 0, kind_ = 0, item_ = static_cast<int>(blockIdx.x), group_ = 0;
+  int layer_ = 0, kind_ = 0, item_ = items_.first(0), group_ = 0;
   int room_ = kLoneAhead;  // groups
   int free_ = 0, taken_ = 0, norm_free_ = 0, norm_taken_ = 0;
   // Of kLoneKeys: this thread's next key of the range, and the rows whose values come next.

@@ -37,8 +37,8 @@ long long* debug_clocks() {
     std::atexit([] {
       std::vector<long long> all(132 * 16);
       cudaMemcpy(all.data(), kept, all.size() * 8, cudaMemcpyDeviceToHost);
-      const char* names[16] = {"steps",   "qkv:in",  "qkv:do", "",       "",      "proj:in",
-                               "proj:do", "ff1:in",  "ff1:do", "", "", "join",
+      const char* names[16] = {"steps",   "qkv:in", "qkv:do", "", "", "proj:in",
+                               "proj:do", "ff1:in", "ff1:do", "", "", "join",
                                "",        "logits", "",       ""};
       names[9] = "att/ff2:in";
       names[10] = "att/ff2:do";
@@ -97,18 +97,55 @@ void fill(const GpuDecodePlan& plan, const GpuDecodeStep& step,
   }
 }
 
-void launch(const Context& context, const void* kernel, int blocks, int64_t shared_bytes,
-            void* params) {
-  cudaLaunchAttribute cooperative;
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
+cudaLaunchAttribute clusters_of(int blocks) {
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
+  return cluster;
+}
+
+// Whether the GPU runs all clusters of a step at once.
+bool runs_clusters(const GpuDecodePlan& plan) {
+  const cuda::decode::LoneLayout& layout = plan.lone;
+  if (attribute(cudaDevAttrClusterLaunch) == 0) return false;
+  if (cudaFuncSetAttribute(plan.lone_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) !=
+      cudaSuccess) {
+    cudaGetLastError();
+    return false;
+  }
+  cudaLaunchAttribute attributes[] = {clusters_of(layout.cluster)};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(layout.blocks));
+  config.blockDim = dim3(cuda::decode::kThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(layout.shared_bytes);
+  config.attrs = attributes;
+  config.numAttrs = 1;
+  int count = 0;
+  const cudaError_t error = cudaOccupancyMaxActiveClusters(&count, plan.lone_kernel, &config);
+  if (std::getenv("LACE_DECODE_CLOCKS") != nullptr) {
+    std::fprintf(stderr, "clusters of %d: %d (%s)\n", layout.cluster, count,
+                 cudaGetErrorName(error));
+  }
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    return false;
+  }
+  return count * layout.cluster >= layout.blocks;
+}
+
+void launch(const Context& context, const void* kernel, int blocks, int cluster,
+            int64_t shared_bytes, void* params) {
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeCooperative;
+  attributes[0].val.cooperative = 1;
+  attributes[1] = clusters_of(cluster);
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(cuda::decode::kThreads);
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = static_cast<cudaStream_t>(context.stream);
-  config.attrs = &cooperative;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = cluster > 1 ? 2 : 1;
   void* arguments[] = {params};
   LACE_CUDA(cudaLaunchKernelExC(&config, kernel, arguments));
 }
@@ -129,29 +166,17 @@ std::shared_ptr<const GpuDecodePlan> plan_gpu_decode(const DecodeShape& shape, i
   plan->kernel = half ? cuda::decode::step_kernel_fp16(plan->layout)
                       : cuda::decode::step_kernel_bf16(plan->layout);
   allow_shared_memory(plan->kernel);
-  if (batch == 1) plan->lone = cuda::decode::lone_layout(shape, gpu);
-  if (plan->lone.fits) {
-    plan->lone_kernel =
-        half ? cuda::decode::lone_step_kernel_fp16(plan->lone)
-             : cuda::decode::lone_step_kernel_bf16(plan->lone);
+  if (batch > 1) return plan;
+  std::vector<int> clusters = {16, 8, 1};
+  if (const char* cluster = std::getenv("LACE_DECODE_CLUSTER")) clusters = {std::atoi(cluster)};
+  for (const int cluster : clusters) {
+    plan->lone = cuda::decode::lone_layout(shape, gpu, cluster);
+    if (!plan->lone.fits) continue;
+    plan->lone_kernel = half ? cuda::decode::lone_step_kernel_fp16(plan->lone)
+                             : cuda::decode::lone_step_kernel_bf16(plan->lone);
     allow_shared_memory(plan->lone_kernel);
-    if (std::getenv("LACE_DECODE_CLOCKS") != nullptr) {
-      cudaFuncSetAttribute(plan->lone_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-      for (const unsigned size : {2u, 4u, 8u, 16u}) {
-        cudaLaunchAttribute cluster[1];
-        cluster[0].id = cudaLaunchAttributeClusterDimension;
-        cluster[0].val.clusterDim = {size, 1, 1};
-        cudaLaunchConfig_t config = {};
-        config.gridDim = dim3(128);
-        config.blockDim = dim3(cuda::decode::kThreads);
-        config.dynamicSmemBytes = static_cast<size_t>(plan->lone.shared_bytes);
-        config.attrs = cluster;
-        config.numAttrs = 1;
-        int count = -1;
-        const cudaError_t error = cudaOccupancyMaxActiveClusters(&count, plan->lone_kernel, &config);
-        std::fprintf(stderr, "clusters of %u: %d (%s)\n", size, count, cudaGetErrorName(error));
-      }
-    }
+    if (cluster == 1 || runs_clusters(*plan)) return plan;
+    plan->lone.fits = false;
   }
   return plan;
 }
@@ -169,13 +194,14 @@ void gpu_decode_step(const Context& context, const GpuDecodePlan& plan, const Gp
     params.layout = plan.lone;
     params.stamp = step.number * static_cast<uint32_t>(plan.shape.layers) + 1;
     params.clocks = debug_clocks();
-    launch(context, plan.lone_kernel, plan.lone.blocks, plan.lone.shared_bytes, &params);
+    launch(context, plan.lone_kernel, plan.lone.blocks, plan.lone.cluster, plan.lone.shared_bytes,
+           &params);
   } else {
     cuda::decode::StepParams params;
     fill(plan, step, params);
     params.layout = plan.layout;
     params.batch = static_cast<int>(plan.batch);
-    launch(context, plan.kernel, plan.layout.blocks, plan.layout.shared_bytes, &params);
+    launch(context, plan.kernel, plan.layout.blocks, 1, plan.layout.shared_bytes, &params);
   }
 }
 

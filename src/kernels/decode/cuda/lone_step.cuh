@@ -36,6 +36,15 @@ class LoneStep {
         ahead_(params, words_, blocks_, caches_) {}
 
   __device__ __forceinline__ void run() {
+    if (clusters()) {
+      const int words = p_.layout.projected_words +
+                        cover(s_.v_dim / 2, p_.layout.cluster) * p_.layout.key_splits * 4;
+#pragma unroll 1
+      for (int i = thread(); i < words; i += kThreads) {
+        shared<uint64_t>(p_.layout.words_at)[i] = stamped(0, p_.stamp - 1);
+      }
+      cluster_barrier();
+    }
     copy_table(p_.tables.blocks, s_.layers, p_.layout.blocks_at);
     copy_table(p_.tables.caches, s_.layers * s_.kv_heads, p_.layout.caches_at);
     __syncthreads();
@@ -57,6 +66,7 @@ class LoneStep {
     }
     if (p_.logits != nullptr) logits();
     tick(13);
+    if (clusters()) cluster_barrier();  // before what others still write into is another launch's
   }
 
  private:
@@ -85,6 +95,7 @@ class LoneStep {
   __device__ const uint64_t* own_copy(int64_t offset, int count) const {
     return part(offset) + static_cast<int64_t>(block() % p_.layout.copies) * count;
   }
+  __device__ bool clusters() const { return p_.layout.cluster > 1; }
   __device__ uint32_t stamp(int layer) const { return p_.stamp + static_cast<uint32_t>(layer); }
 
   // ---- the start --------------------------------------------------------------------------------
@@ -174,8 +185,8 @@ class LoneStep {
     gather(
         own_copy(offset, in / 2), in / 4, stamp,
         [&](int i) {
-          const auto stretch = static_cast<int>(static_cast<unsigned>(4 * i) /
-                                                static_cast<unsigned>(tasks.columns));
+          const auto stretch =
+              static_cast<int>(static_cast<unsigned>(4 * i) / static_cast<unsigned>(tasks.columns));
           const int column = 4 * i - stretch * tasks.columns;
           return reinterpret_cast<uint2*>(operands() + stretch * stride + column);
         },
@@ -184,8 +195,8 @@ class LoneStep {
 
   // ---- products ---------------------------------------------------------------------------------
 
-  // What the first warp's lanes need beside weights to finish their rows: lane `number` of a plain
-  // tile, or of the projection's the pair lane mod 8.
+  // What lanes need beside weights to finish their rows: lane `number` of a plain tile, or of the
+  // projection's the pair lane mod 8.
   struct Extras {
     float bias = 0, high_bias = 0;
     float cos = 1, sin = 0;
@@ -193,12 +204,11 @@ class LoneStep {
 
   __device__ Extras find_extras(LoneKind kind, int layer, int tile) const {
     Extras extras;
-    if (warp() > 0) return extras;
     const DecodeBlock& w = blocks_[layer];
     const bool more = layer + 1 < s_.layers;
     const DecodeBlock& next = blocks_[more ? layer + 1 : layer];  // asked for ahead
     if (kind == kLoneQkv) {
-      const ProjectionTile rows = projection_tile(s_, tile);
+      const ProjectionTile rows = items_.projection(tile);
       const T* bias = static_cast<const T*>(w.qkv_bias);
       const T* next_bias = static_cast<const T*>(next.qkv_bias);
       const int pair = lane() % 8;
@@ -214,7 +224,7 @@ class LoneStep {
         extras.high_bias = elementwise::to_float(bias[rows.rows.high + pair]);
         fetch_into_l2(next_bias + rows.rows.high + pair);
       }
-    } else {
+    } else if (warp() == 0) {
       const auto bias_of = [&](const DecodeBlock& of) {
         return static_cast<const T*>(kind == kLoneProj  ? of.proj_bias
                                      : kind == kLoneFf1 ? of.ff1_bias
@@ -240,10 +250,11 @@ class LoneStep {
   // A product by this block's tiles of it.
   __device__ void multiply(LoneKind kind, int layer) {
     const FoldedTasks& tasks = p_.layout.tasks[kind];
-    const bool any = block() < tasks.tiles;
+    const int own = items_.first(kind), end = items_.end(kind);
+    const bool any = own < end;
     Extras extras;
     Norm norm;
-    int tile = block();
+    int tile = own;
     do {
       float sums[4] = {};
 #pragma unroll 1
@@ -253,7 +264,7 @@ class LoneStep {
           if (group == 0) extras = find_extras(kind, layer, tile);
           ahead_.take(pieces);
         }
-        if (tile == block() && group == 0) {
+        if (tile == own && group == 0) {
           gather_input(kind, layer, any);
           tick(1 + 2 * kind);
           if (begins_branch(kind)) norm = find_norm(stream(kind == kLoneFf1), p_.block_eps);
@@ -265,9 +276,9 @@ class LoneStep {
       turn_ = !turn_;
       leave_sums(tasks, sums, scratch);
       __syncthreads();
-      if (warp() == 0) finish(kind, layer, tile, extras, scratch);
-      tile += blocks();
-    } while (tile < tasks.tiles);
+      if (warp() == 0 || kind == kLoneQkv) finish(kind, layer, tile, extras, scratch);
+      tile += items_.step(kind);
+    } while (tile < end);
     tick(2 + 2 * kind);
     if (begins_branch(kind)) ahead_.end_norm();
   }
@@ -279,8 +290,8 @@ class LoneStep {
     } else if (kind == kLoneFf1) {
       gather_numbers(own_copy(p_.layout.second, s_.d_model), stamp(layer), stream(true));
     } else if (any) {
-      gather_operands(kind == kLoneProj ? p_.layout.attended : p_.layout.ff,
-                      p_.layout.tasks[kind], stamp(layer));
+      gather_operands(kind == kLoneProj ? p_.layout.attended : p_.layout.ff, p_.layout.tasks[kind],
+                      stamp(layer));
     }
     __syncthreads();
   }
@@ -296,8 +307,7 @@ class LoneStep {
       uint4 low = make_uint4(0, 0, 0, 0), high = low, x = low;
       if (first + 8 * t < tasks.columns) {
         low = pieces.of[2 * u], high = pieces.of[2 * u + 1];
-        x = begins_branch(kind) ? normed(kind, first + 8 * t, norm)
-                                : stretch(tasks, first + 8 * t);
+        x = begins_branch(kind) ? normed(kind, first + 8 * t, norm) : stretch(tasks, first + 8 * t);
       }
       multiply_add<T>(sums, low.x, high.x, low.y, high.y, x.x, x.y);
       multiply_add<T>(sums, low.z, high.z, low.w, high.w, x.z, x.w);
@@ -351,7 +361,8 @@ class LoneStep {
     scratch[(row + 8) * kWarps + warp()] = odd ? sums[3] : sums[2];
   }
 
-  // ---- the end of a product, by one warp --------------------------------------------------------
+  // ---- the end of a product, by one warp; of the projection, by all
+  // ------------------------------
 
   __device__ void finish(LoneKind kind, int layer, int tile, const Extras& extras,
                          const float* scratch) const {
@@ -363,7 +374,7 @@ class LoneStep {
 #pragma unroll 1
     for (int lanes = 1; lanes < tasks.fold(); lanes *= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
     if (kind == kLoneQkv) {
-      finish_projection(layer, projection_tile(s_, tile), sum, extras);
+      finish_projection(layer, items_.projection(tile), sum, extras);
     } else if (kind == kLoneFf1) {
       finish_feed_forward(layer, tile, sum + extras.bias);
     } else {
@@ -374,11 +385,10 @@ class LoneStep {
   __device__ void finish_projection(int layer, const ProjectionTile& tile, float sum,
                                     const Extras& extras) const {
     const bool value = tile.kind == ProjectionTile::kValue;
-    float low = sum, high = __shfl_xor_sync(~0u, sum, 8);
-    if (lane() >= tile.rows.low_count) return;
-    const bool both = lane() < tile.rows.high_count;
-    low += extras.bias;
-    high += extras.high_bias;
+    const float other = __shfl_xor_sync(~0u, sum, 8);
+    const bool second = lane() & 8;  // of a pair
+    float low = (second ? other : sum) + extras.bias,
+          high = (second ? sum : other) + extras.high_bias;
     if (value) {
       low = elementwise::to_float(elementwise::from_float<T>(low));
       high = elementwise::to_float(elementwise::from_float<T>(high));
@@ -387,18 +397,26 @@ class LoneStep {
       low = from * extras.cos - high * extras.sin;
       high = high * extras.cos + from * extras.sin;
     }
-    uint64_t* to = part(p_.layout.projected);
-    store_word(to + tile.rows.low + lane(), stamped(bits_of(low), stamp(layer)));
-    if (both) store_word(to + tile.rows.high + lane(), stamped(bits_of(high), stamp(layer)));
-    if (tile.kind == ProjectionTile::kQuery) return;
+    // Each warp for some blocks of a cluster, half of it for one.
+    const int column = tile.first + lane() % 8, apart = tile.rows.high - tile.rows.low;
+    if (lane() % 8 < (second ? tile.rows.high_count : tile.rows.low_count)) {
+      const int at = place_in_head(tile.kind, tile.head) + column + (second ? apart : 0);
+#pragma unroll 1
+      for (int rank = thread() / 16; rank < p_.layout.cluster; rank += kThreads / 16) {
+        store_word(projected(rank) + at, stamped(bits_of(second ? high : low), stamp(layer)));
+      }
+    }
+    if (tile.kind == ProjectionTile::kQuery || thread() >= tile.rows.low_count) return;
+    // Heads that share a key have the same one.
+    const int shared = s_.heads / s_.kv_heads;
+    if (clusters() && items_.head() != tile.head * shared) return;
+    const bool both = lane() < tile.rows.high_count;
     // The slots that the new row goes to, which are read from the next step on.
     const HeadCache& cache = caches_[layer * s_.kv_heads + tile.head];
     const int32_t* entry = words_ + p_.writes + 2 * (layer % p_.patterns * s_.kv_heads + tile.head);
-    const int column = tile.first + lane(), apart = tile.rows.high - tile.rows.low;
 #pragma unroll 1
     for (int i = 0; i < entry[1]; i++) {
-      std::byte* row =
-          static_cast<std::byte*>(cache.rows) + words_[entry[0] + i] * p_.row_bytes;
+      std::byte* row = static_cast<std::byte*>(cache.rows) + words_[entry[0] + i] * p_.row_bytes;
       if (value) {
         T* at = reinterpret_cast<T*>(row + static_cast<int64_t>(s_.qk_dim) * 4) + column;
         at[0] = elementwise::from_float<T>(low);
@@ -492,10 +510,7 @@ class LoneStep {
     if (thread() < s_.v_dim / 2) {
       const WarpsJoined joined(s_.v_dim, scratch_);
       const float2 stats = joined.stats();
-      uint64_t* to = part(p_.layout.ranges) + 4 * (static_cast<int64_t>(range.head * s_.v_dim / 2 +
-                                                                        thread()) *
-                                                       p_.layout.key_splits +
-                                                   range.split);
+      uint64_t* to = range_words(range.head, thread()) + 4 * range.split;
       const auto number = [&](float x) { return stamped(bits_of(x), stamp(layer)); };
       store_words(to, number(stats.x), number(stats.y));
       store_words(to + 2, number(joined.sum(2 * thread())), number(joined.sum(2 * thread() + 1)));
@@ -503,16 +518,41 @@ class LoneStep {
     tick(10);
   }
 
+  // What the fused projection gives, as block `rank` of the cluster reads it.
+  __device__ uint64_t* projected(int rank) const {
+    if (!clusters()) return part(p_.layout.projected);
+    return of_rank(shared<uint64_t>(p_.layout.words_at), rank);
+  }
+  // Where there the query, key or value of a head begins.
+  __device__ int place_in_head(ProjectionTile::Kind kind, int head) const {
+    const int kinds_before = clusters() ? 1 : kind == ProjectionTile::kQuery ? 0 : s_.heads;
+    if (clusters()) head = 0;
+    if (kind == ProjectionTile::kQuery) return head * s_.qk_dim;
+    if (kind == ProjectionTile::kKey) return (kinds_before + head) * s_.qk_dim;
+    return (kinds_before + (clusters() ? 1 : s_.kv_heads)) * s_.qk_dim + head * s_.v_dim;
+  }
+  // What the ranges of a head give for its numbers 2 pair and 2 pair + 1: where they are joined.
+  __device__ uint64_t* range_words(int head, int pair) const {
+    const int splits = p_.layout.key_splits, cluster = p_.layout.cluster;
+    if (!clusters()) {
+      return part(p_.layout.ranges) + 4 * static_cast<int64_t>(head * s_.v_dim / 2 + pair) * splits;
+    }
+    return of_rank(shared<uint64_t>(p_.layout.words_at) + p_.layout.projected_words +
+                       4 * (pair / cluster) * splits,
+                   pair % cluster);
+  }
+
   // A head's query, and the new key and value where the range has them, into shared memory.
   __device__ void gather_head(int layer, const KeyRange& range, float* to) const {
     const int q = s_.qk_dim / 2, v = s_.v_dim / 2;
     const bool fresh = range.begin <= range.fresh && range.fresh < range.end;
-    const uint64_t* from = part(p_.layout.projected);
-    const int first_key = (s_.heads + range.kv_head) * s_.qk_dim;
-    const int first_value = (s_.heads + s_.kv_heads) * s_.qk_dim + range.kv_head * s_.v_dim;
+    const uint64_t* from = projected(items_.rank());
+    const int first_query = place_in_head(ProjectionTile::kQuery, range.head),
+              first_key = place_in_head(ProjectionTile::kKey, range.kv_head),
+              first_value = place_in_head(ProjectionTile::kValue, range.kv_head);
 #pragma unroll 1
     for (int i = thread(); i < (fresh ? 2 * q + v : q); i += kThreads) {
-      const uint64_t* words = from + (i < q       ? range.head * s_.qk_dim + 2 * i
+      const uint64_t* words = from + (i < q       ? first_query + 2 * i
                                       : i < 2 * q ? first_key + 2 * (i - q)
                                                   : first_value + 2 * (i - 2 * q));
       StampedPair pair;
@@ -546,14 +586,17 @@ class LoneStep {
   // Two numbers of what attention gives a warp, its lanes the ranges of keys. The first warps come
   // last, as they have more to do before.
   __device__ void join_ranges(int layer) const {
-    const int pairs = s_.heads * s_.v_dim / 2, splits = p_.layout.key_splits;
+    const int splits = p_.layout.key_splits, of_head = s_.v_dim / 2, pairs = s_.heads * of_head;
+    const int own = clusters() ? items_.rank() : block(),
+              step = clusters() ? p_.layout.cluster : blocks();
+    const int head = clusters() ? items_.head() : 0;
+    if (head >= s_.heads) return;
 #pragma unroll 1
-    for (int pair = block() + blocks() * (kWarps - 1 - warp()); pair < pairs;
-         pair += blocks() * kWarps) {
+    for (int pair = own + step * (kWarps - 1 - warp()); pair < (clusters() ? of_head : pairs);
+         pair += step * kWarps) {
       float highest = -INFINITY, total = 0, low = 0, high = 0;
       if (lane() < splits) {
-        const uint64_t* from =
-            part(p_.layout.ranges) + 4 * (static_cast<int64_t>(pair) * splits + lane());
+        const uint64_t* from = range_words(head, pair) + 4 * lane();
         StampedPair stats, sums;
         stats.load(from);
         sums.load(from + 2);
@@ -577,7 +620,8 @@ class LoneStep {
       }
       const float inverse = total == 0 ? 0 : __fdividef(1, total);  // a query without keys
       const uint32_t bits = pack<T>(low * inverse, high * inverse);
-      publish(p_.layout.attended, pairs, pair, 0, stamp(layer), [&](int) { return bits; });
+      publish(p_.layout.attended, pairs, head * of_head + pair, 0, stamp(layer),
+              [&](int) { return bits; });
     }
   }
 
@@ -599,7 +643,8 @@ class LoneStep {
                    bias = Numbers<4>::load_constant(p_.tables.norm_bias + column);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-          const float y = (stream(false)[column + i] - norm.mean) * norm.rstd * gain.v[i] + bias.v[i];
+          const float y =
+              (stream(false)[column + i] - norm.mean) * norm.rstd * gain.v[i] + bias.v[i];
           sum += w.v[i] * y;
         }
       }
@@ -614,6 +659,7 @@ class LoneStep {
   const DecodeBlock* blocks_;  // in shared memory, as all below
   const HeadCache* caches_;
   float* scratch_;
+  const OwnItems items_{p_};
   CopiesAhead<T, kLanes> ahead_;
   bool turn_ = false;  // which half of scratch_ the next tile's sums go to
 };

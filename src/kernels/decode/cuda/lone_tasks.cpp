@@ -25,20 +25,23 @@ FoldedTasks fold(int rows, int in, int blocks) {
 
 }  // namespace
 
-LoneLayout lone_layout(const DecodeShape& shape, const Gpu& gpu) {
+LoneLayout lone_layout(const DecodeShape& shape, const Gpu& gpu, int cluster) {
   const StepShape s = step_shape(shape);
   LoneLayout layout;
   if (s.d_model % 8 != 0 || s.ff_width % 8 != 0) return layout;
   layout.inverse_width = 1.0f / static_cast<float>(s.d_model);
   const int columns_in = s.heads * s.v_dim;
   layout.tasks[kLoneFf2] = fold(s.d_model, s.ff_width, gpu.multiprocessors);
-  layout.blocks = std::min(gpu.multiprocessors, layout.tasks[kLoneFf2].tiles);
+  layout.blocks = std::min(gpu.multiprocessors, layout.tasks[kLoneFf2].tiles) / cluster * cluster;
+  layout.cluster = cluster;
+  if (layout.blocks < s.heads * cluster && cluster > 1) return layout;
   layout.tasks[kLoneProj] = fold(s.d_model, columns_in, layout.blocks);
   layout.tasks[kLoneFf1] = {cover(s.ff_width, kTileRows), 0, s.d_model, 0};
   layout.tasks[kLoneQkv] = {projection_tiles(s), 0, s.d_model, 0};
   const int widest = std::max(s.qk_dim, s.v_dim);
   layout.lanes = widest <= 64 ? 4 : widest <= 128 ? 8 : 16;
-  layout.key_splits = std::clamp(layout.blocks / s.heads, 1, kMostKeySplits);
+  layout.key_splits =
+      cluster > 1 ? cluster : std::clamp(layout.blocks / s.heads, 1, kMostKeySplits);
   layout.tasks[kLoneKeys].tiles = s.heads * layout.key_splits;
   for (FoldedTasks& tasks : layout.tasks) {
     tasks.groups = cover(cover(tasks.columns, kChunk), kWarps * kLoneChunks);
@@ -58,11 +61,17 @@ LoneLayout lone_layout(const DecodeShape& shape, const Gpu& gpu) {
   layout.blocks_at = take_shared(layers * static_cast<int64_t>(sizeof(DecodeBlock)));
   layout.caches_at = take_shared(layers * s.kv_heads * static_cast<int64_t>(sizeof(HeadCache)));
   layout.stream_at = take_shared(2 * d_model * 4);
-  layout.operands_at = take_shared(
-      std::max(operands(layout.tasks[kLoneProj]), operands(layout.tasks[kLoneFf2])));
+  layout.operands_at =
+      take_shared(std::max(operands(layout.tasks[kLoneProj]), operands(layout.tasks[kLoneFf2])));
   layout.fresh_at = take_shared((2 * s.qk_dim + s.v_dim) * 4);
-  layout.scratch_at = take_shared(std::max<int64_t>(
-      2 * kTileRows * kWarps * 4, int64_t{kWarps} * (kMergeWords + s.v_dim) * 4));
+  layout.scratch_at = take_shared(
+      std::max<int64_t>(2 * kTileRows * kWarps * 4, int64_t{kWarps} * (kMergeWords + s.v_dim) * 4));
+  if (cluster > 1) {
+    layout.projected_words = 2 * s.qk_dim + s.v_dim;
+    layout.words_at = take_shared(
+        (layout.projected_words + int64_t{cover(s.v_dim / 2, cluster)} * layout.key_splits * 4) *
+        8);
+  }
   layout.norms_at = take_shared(kLoneNorms * 2 * d_model * 4);
   layout.ahead_at = take_shared(int64_t{kLoneAhead} * kLonePieces * kThreads * 16);
   layout.fits = layout.shared_bytes <= gpu.shared_bytes;

@@ -12,8 +12,8 @@ namespace lace::cuda::decode {
 // The phases of a layer.
 enum LoneKind { kLoneQkv, kLoneKeys, kLoneProj, kLoneFf1, kLoneFf2, kLoneKinds };
 
-// A product whose rows are cut into 1, 2, 4 or 8 stretches of columns: the 16 rows of a tile are the
-// stretches of some rows of weights, one after the other, and of mma's 8 columns each holds the
+// A product whose rows are cut into 1, 2, 4 or 8 stretches of columns: the 16 rows of a tile are
+// the stretches of some rows of weights, one after the other, and of mma's 8 columns each holds the
 // operands of a stretch. A block adds up whole rows; block b has tiles b, b + blocks, ….
 struct FoldedTasks {
   int tiles = 0;
@@ -43,9 +43,13 @@ struct LoneLayout {
   bool fits = false;  // false: the model takes the way of several sequences
   int blocks = 0;     // of kThreads threads, all at once; each has a tile of ff2
   int lanes = 0;      // that share a key: 4, 8 or 16
+  // Blocks of a cluster, each of which has the projection and the attention of a head, then
+  // another; 1: all blocks have those of all heads.
+  int cluster = 1;
   int key_splits = 1;
-  float inverse_width = 1;  // 1 / d_model
+  float inverse_width = 1;        // 1 / d_model
   FoldedTasks tasks[kLoneKinds];  // of kLoneKeys the tiles alone: heads · key_splits
+  int projected_words = 0;        // of a head's query, key and value where there are clusters
   // Shared memory, beginning with StepWords as far as they fit.
   int64_t blocks_at = 0;    // DecodeBlock [layers]
   int64_t caches_at = 0;    // HeadCache [layers, kv_heads]
@@ -53,6 +57,7 @@ struct LoneLayout {
   int64_t operands_at = 0;  // compute, stretches operand_stride apart
   int64_t fresh_at = 0;     // float: query, key and value of a head
   int64_t scratch_at = 0;   // of sums
+  int64_t words_at = 0;     // with clusters: what is `projected` and `ranges` below, of a head
   int64_t norms_at = 0;     // float [kLoneNorms, 2, d_model]
   int64_t ahead_at = 0;     // [kLoneAhead, kLonePieces, kThreads] of 16 bytes
   int64_t shared_bytes = 0;
@@ -68,11 +73,24 @@ struct LoneLayout {
   int64_t words = 0;
 };
 
-LoneLayout lone_layout(const DecodeShape& shape, const Gpu& gpu);
+// cluster: blocks of a cluster that the GPU may run, each on a multiprocessor of its own, as many
+// at once as it takes to cover heads; 1: none.
+LoneLayout lone_layout(const DecodeShape& shape, const Gpu& gpu, int cluster = 1);
 
 // Elements from a stretch of operands to the next.
-LACE_HOST_DEVICE constexpr int stretch_stride(int columns) {
-  return cover(columns, 64) * 64 + 32;
+LACE_HOST_DEVICE constexpr int stretch_stride(int columns) { return cover(columns, 64) * 64 + 32; }
+
+// Which of the fused projection's tiles is number `tile` of a head, which are its query's, then its
+// key's and its value's.
+LACE_HOST_DEVICE inline int head_tile(const StepShape& s, int head, int tile) {
+  const int turned = turned_tiles(s), kv_head = head / (s.heads / s.kv_heads);
+  if (tile < turned) return head * turned + tile;
+  tile -= turned;
+  if (tile < turned) return (s.heads + kv_head) * turned + tile;
+  return (s.heads + s.kv_heads) * turned + kv_head * value_tiles(s) + (tile - turned);
+}
+LACE_HOST_DEVICE inline int head_tiles(const StepShape& s) {
+  return 2 * turned_tiles(s) + value_tiles(s);
 }
 
 }  // namespace lace::cuda::decode
