@@ -170,6 +170,7 @@ std::shared_ptr<const GpuDecodePlan> plan_gpu_decode(const DecodeShape& shape, i
   std::vector<int> clusters = {16, 8, 1};
   if (const char* cluster = std::getenv("LACE_DECODE_CLUSTER")) clusters = {std::atoi(cluster)};
   for (const int cluster : clusters) {
+    if (cluster == 0) return plan;
     plan->lone = cuda::decode::lone_layout(shape, gpu, cluster);
     if (!plan->lone.fits) continue;
     plan->lone_kernel = half ? cuda::decode::lone_step_kernel_fp16(plan->lone)

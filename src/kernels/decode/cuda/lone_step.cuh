@@ -93,7 +93,7 @@ class LoneStep {
   }
   // This block's of a part that has copies of `count` words.
   __device__ const uint64_t* own_copy(int64_t offset, int count) const {
-    return part(offset) + static_cast<int64_t>(block() % p_.layout.copies) * count;
+    return part(offset) + static_cast<int64_t>(copy_) * count;
   }
   __device__ bool clusters() const { return p_.layout.cluster > 1; }
   __device__ uint32_t stamp(int layer) const { return p_.stamp + static_cast<uint32_t>(layer); }
@@ -661,6 +661,7 @@ class LoneStep {
   float* scratch_;
   const OwnItems items_{p_};
   CopiesAhead<T, kLanes> ahead_;
+  const int copy_ = block() % p_.layout.copies;  // that the block reads
   bool turn_ = false;  // which half of scratch_ the next tile's sums go to
 };
 
