@@ -8,61 +8,82 @@
 namespace lace::cuda::decode {
 
 // A range of the keys of a query.
-struct KeyRange {
+struct KeyTask {
   int head = 0, kv_head = 0, split = 0;
+};
+
+// Its keys in a layer.
+struct KeyRange {
   const int32_t* runs = nullptr;
   int begin = 0, end = 0;
   int fresh = -1;  // the key that is of this step; its row is not in memory yet
 };
 
-__device__ inline KeyRange key_range(const LoneParams& p, const int32_t* words, int layer,
-                                     int task) {
-  const int splits = p.layout.key_splits;
+__device__ inline KeyRange key_range(const LoneParams& p, const int32_t* words, int pattern,
+                                     const KeyTask& task) {
+  const int32_t* entry = words + p.reads + kReadWords * (pattern * p.shape.heads + task.head);
+  const int keys = entry[1],
+            each = p.layout.key_splits == 16 ? cover(keys, 16) : cover(keys, p.layout.key_splits);
   KeyRange range;
-  range.head = static_cast<int>(static_cast<unsigned>(task) / static_cast<unsigned>(splits));
-  range.split = task - range.head * splits;
-  range.kv_head = static_cast<int>(static_cast<unsigned>(range.head) /
-                                   static_cast<unsigned>(p.shape.heads / p.shape.kv_heads));
-  const int32_t* entry =
-      words + p.reads + kReadWords * (layer % p.patterns * p.shape.heads + range.head);
-  const int keys = entry[1], each = cover(keys, splits);
   range.runs = words + entry[0];
-  range.begin = least(keys, range.split * each);
+  range.begin = least(keys, task.split * each);
   range.end = least(keys, range.begin + each);
   range.fresh = entry[2];
   return range;
 }
 
-// What a block has of a phase: items first(), first() + step(), … before end().
+// What a block has of a phase: items first(), first() + step(), … before end(). What there is to
+// know of its first ones is worked out once, as whole numbers take long to divide.
 class OwnItems {
  public:
-  __device__ explicit OwnItems(const LoneParams& params) : p_(params) {}
+  __device__ explicit OwnItems(const LoneParams& params) : p_(params) {
+    head_ = quotient(block(), p_.layout.cluster);
+    rank_ = block() - head_ * p_.layout.cluster;
+    const bool any = !own(kLoneQkv) || head_ < p_.shape.heads;
+    qkv_end_ = !own(kLoneQkv) ? p_.layout.tasks[kLoneQkv].tiles : any ? head_tiles(p_.shape) : 0;
+    if (any) projection_ = find_projection(first(kLoneQkv));
+    keys_ = find_keys(block());
+  }
 
-  __device__ int first(int kind) const { return own(kind) ? rank() : block(); }
+  __device__ int first(int kind) const { return own(kind) ? rank_ : block(); }
   __device__ int step(int kind) const {
     return own(kind) ? p_.layout.cluster : static_cast<int>(gridDim.x);
   }
   __device__ int end(int kind) const {
-    if (!own(kind)) return p_.layout.tasks[kind].tiles;
-    return head() < p_.shape.heads ? head_tiles(p_.shape) : 0;
+    return kind == kLoneQkv ? qkv_end_ : p_.layout.tasks[kind].tiles;
   }
   __device__ ProjectionTile projection(int item) const {
-    return projection_tile(p_.shape, own(kLoneQkv) ? head_tile(p_.shape, head(), item) : item);
+    return item == first(kLoneQkv) ? projection_ : find_projection(item);
   }
+  __device__ KeyTask keys(int item) const { return item == block() ? keys_ : find_keys(item); }
 
   // Of the cluster; some have none.
-  __device__ int head() const {
-    return static_cast<int>(static_cast<unsigned>(block()) /
-                            static_cast<unsigned>(p_.layout.cluster));
-  }
-  __device__ int rank() const { return block() - head() * p_.layout.cluster; }
+  __device__ int head() const { return head_; }
+  __device__ int rank() const { return rank_; }
 
  private:
   __device__ static int block() { return static_cast<int>(blockIdx.x); }
+  __device__ static int quotient(int a, int b) {
+    return static_cast<int>(static_cast<unsigned>(a) / static_cast<unsigned>(b));
+  }
   // The items are of the cluster's head.
   __device__ bool own(int kind) const { return p_.layout.cluster > 1 && kind == kLoneQkv; }
 
+  __device__ ProjectionTile find_projection(int item) const {
+    return projection_tile(p_.shape, own(kLoneQkv) ? head_tile(p_.shape, head_, item) : item);
+  }
+  __device__ KeyTask find_keys(int item) const {
+    KeyTask task;
+    task.head = quotient(item, p_.layout.key_splits);
+    task.split = item - task.head * p_.layout.key_splits;
+    task.kv_head = quotient(task.head, quotient(p_.shape.heads, p_.shape.kv_heads));
+    return task;
+  }
+
   const LoneParams& p_;
+  int head_, rank_, qkv_end_;
+  ProjectionTile projection_;
+  KeyTask keys_;
 };
 
 // A thread's share of the weights of kLoneChunks chunks: of each the low and the high row.
@@ -80,9 +101,22 @@ template <typename T, int kLanes>
 class CopiesAhead {
  public:
   // words, blocks, caches: as the step has them.
-  __device__ CopiesAhead(const LoneParams& params, const int32_t* words, const DecodeBlock* blocks,
-                         const HeadCache* caches)
-      : p_(params), s_(params.shape), words_(words), blocks_(blocks), caches_(caches) {}
+  __device__ CopiesAhead(const LoneParams& params, const OwnItems& items, const int32_t* words,
+                         const DecodeBlock* blocks, const HeadCache* caches)
+      : p_(params),
+        s_(params.shape),
+        items_(items),
+        words_(words),
+        blocks_(blocks),
+        caches_(caches),
+        item_(items.first(0)) {
+#pragma unroll 1
+    for (int kind = 0; kind < kLoneKinds; kind++) {
+      if (kind != kLoneKeys && items.first(kind) < items.end(kind)) {
+        *first_rows(kind) = find_rows(kind, items.first(kind));
+      }
+    }
+  }
 
   __device__ void take(WeightPieces& pieces) {
     copy();
@@ -173,7 +207,11 @@ class CopiesAhead {
 #pragma unroll 1
     while (layer_ < s_.layers) {
       if (item_ >= items_.end(kind_)) {
-        if (++kind_ == kLoneKinds) kind_ = 0, layer_++;
+        if (++kind_ == kLoneKinds) {
+          kind_ = 0;
+          layer_++;
+          if (++pattern_ == p_.patterns) pattern_ = 0;
+        }
         item_ = items_.first(kind_);
       } else if (group_ == groups()) {
         group_ = 0;
@@ -187,46 +225,57 @@ class CopiesAhead {
   __device__ int groups() {
     if (kind_ != kLoneKeys) return p_.layout.tasks[kind_].groups;
     if (group_ == 0) {
-      const KeyRange range = key_range(p_, words_, layer_, item_);
+      const KeyTask task = items_.keys(item_);
+      const KeyRange range = key_range(p_, words_, pattern_, task);
       walk_ = SlotWalk(range.runs);
       key_ = range.begin + thread() / kLanes;
       end_ = range.end;
       fresh_ = range.fresh;
-      rows_ = static_cast<const std::byte*>(caches_[layer_ * s_.kv_heads + range.kv_head].rows);
+      rows_ = static_cast<const std::byte*>(caches_[layer_ * s_.kv_heads + task.kv_head].rows);
       row_groups_ = cover(range.end - range.begin, kKeysAhead * kThreads / kLanes) * kRowGroups;
       row_turn_ = 0;
     }
     return row_groups_;
   }
 
+  // Where in a product's weights this thread's rows of a tile begin, the low and the high one.
+  __device__ int2 find_rows(int kind, int item) const {
+    const FoldedTasks& tasks = p_.layout.tasks[kind];
+    const int lane = thread() % 32;
+    // Rows that a tile lacks are others of it: their sums are left out.
+    if (kind == kLoneQkv) {
+      const Tile tile = items_.projection(item).rows;
+      const int low = tile.low + least(lane / 4, tile.low_count - 1);
+      const int high = lane / 4 < tile.high_count ? tile.high + lane / 4 : low;
+      return make_int2(low * tasks.in(), high * tasks.in());
+    }
+    const int last = (kind == kLoneFf1 ? s_.ff_width : s_.d_model) - 1;
+    int at[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int number = lane / 4 + 8 * half;
+      at[half] =
+          least(tasks.row(item, number), last) * tasks.in() + tasks.stretch(number) * tasks.columns;
+    }
+    return make_int2(at[0], at[1]);
+  }
+  __device__ int2* first_rows(int kind) const {
+    return reinterpret_cast<int2*>(shared_memory() + p_.layout.rows_at) + kind * kThreads +
+           thread();
+  }
+
   __device__ void copy_weights() {
     const DecodeBlock& w = blocks_[layer_];
     const FoldedTasks& tasks = p_.layout.tasks[kind_];
-    const int in = tasks.in();
     const void* of_kind = kind_ == kLoneQkv    ? w.qkv_weight
                           : kind_ == kLoneProj ? w.proj_weight
                           : kind_ == kLoneFf1  ? w.ff1_weight
                                                : w.ff2_weight;
-    const T* weight = static_cast<const T*>(of_kind);
     const int lane = thread() % 32;
-    // Rows that a tile lacks are others of it: their sums are left out.
-    const T* rows[2];
-    if (kind_ == kLoneQkv) {
-      const Tile tile = items_.projection(item_).rows;
-      const int low = tile.low + least(lane / 4, tile.low_count - 1);
-      const int high = lane / 4 < tile.high_count ? tile.high + lane / 4 : low;
-      rows[0] = weight + static_cast<int64_t>(low) * in;
-      rows[1] = weight + static_cast<int64_t>(high) * in;
-    } else {
-      const int last = (kind_ == kLoneFf1 ? s_.ff_width : s_.d_model) - 1;
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const int number = lane / 4 + 8 * half;
-        const int row = least(tasks.row(item_, number), last);
-        rows[half] =
-            weight + static_cast<int64_t>(row) * in + tasks.stretch(number) * tasks.columns;
-      }
-    }
+    const bool first = item_ == items_.first(kind_);
+    const int2 at = first ? *first_rows(kind_) : find_rows(kind_, item_);
+    const T* rows[2] = {static_cast<const T*>(of_kind) + at.x,
+                        static_cast<const T*>(of_kind) + at.y};
 #pragma unroll
     for (int u = 0; u < kLoneChunks; u++) {
       const int column = (warp() + (kLoneChunks * group_ + u) * kWarps) * kChunk + lane % 4 * 8;
@@ -234,7 +283,7 @@ class CopiesAhead {
       copy_async<16>(slot(free_, 2 * u), rows[0] + column);
       copy_async<16>(slot(free_, 2 * u + 1), rows[1] + column);
     }
-    if ((kind_ == kLoneQkv || kind_ == kLoneFf1) && item_ == items_.first(kind_) && group_ == 0) {
+    if ((kind_ == kLoneQkv || kind_ == kLoneFf1) && first && group_ == 0) {
       float* to = norm_slot(norm_free_);
       copy_norm(to, kind_ == kLoneQkv ? w.norm1_weight : w.norm2_weight);
       copy_norm(to + s_.d_model, kind_ == kLoneQkv ? w.norm1_bias : w.norm2_bias);
@@ -280,12 +329,12 @@ class CopiesAhead {
 
   const LoneParams& p_;
   const StepShape& s_;
+  const OwnItems items_;
   const int32_t* words_;
   const DecodeBlock* blocks_;
   const HeadCache* caches_;
-  const OwnItems items_{p_};
   // The next group to be copied.
-  int layer_ = 0, kind_ = 0, item_ = items_.first(0), group_ = 0;
+  int layer_ = 0, pattern_ = 0, kind_ = 0, item_, group_ = 0;
   int room_ = kLoneAhead;  // groups
   int free_ = 0, taken_ = 0, norm_free_ = 0, norm_taken_ = 0;
   // Of kLoneKeys: this thread's next key of the range, and the rows whose values come next.

@@ -33,7 +33,8 @@ class LoneStep {
         blocks_(shared<DecodeBlock>(params.layout.blocks_at)),
         caches_(shared<HeadCache>(params.layout.caches_at)),
         scratch_(shared<float>(params.layout.scratch_at)),
-        ahead_(params, words_, blocks_, caches_) {}
+        items_(params),
+        ahead_(params, items_, words_, blocks_, caches_) {}
 
   __device__ __forceinline__ void run() {
     if (clusters()) {
@@ -63,6 +64,7 @@ class LoneStep {
           multiply(static_cast<LoneKind>(kind), layer);
         }
       }
+      if (++pattern_ == p_.patterns) pattern_ = 0;
     }
     if (p_.logits != nullptr) logits();
     tick(13);
@@ -368,9 +370,10 @@ class LoneStep {
                          const float* scratch) const {
     const FoldedTasks& tasks = p_.layout.tasks[kind];
     const float* own = scratch + lane() % kTileRows * kWarps;
-    float sum = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; w++) sum += own[w];
+    static_assert(kWarps == 8);
+    const float4 a = reinterpret_cast<const float4*>(own)[0],
+                 b = reinterpret_cast<const float4*>(own)[1];
+    float sum = ((a.x + a.y) + (a.z + a.w)) + ((b.x + b.y) + (b.z + b.w));
 #pragma unroll 1
     for (int lanes = 1; lanes < tasks.fold(); lanes *= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
     if (kind == kLoneQkv) {
@@ -413,7 +416,7 @@ class LoneStep {
     const bool both = lane() < tile.rows.high_count;
     // The slots that the new row goes to, which are read from the next step on.
     const HeadCache& cache = caches_[layer * s_.kv_heads + tile.head];
-    const int32_t* entry = words_ + p_.writes + 2 * (layer % p_.patterns * s_.kv_heads + tile.head);
+    const int32_t* entry = words_ + p_.writes + 2 * (pattern_ * s_.kv_heads + tile.head);
 #pragma unroll 1
     for (int i = 0; i < entry[1]; i++) {
       std::byte* row = static_cast<std::byte*>(cache.rows) + words_[entry[0] + i] * p_.row_bytes;
@@ -479,7 +482,8 @@ class LoneStep {
   __device__ void attend_range(int layer, int task) {
     using Share = KeyShare<kLanes>;
     constexpr int kRound = kKeysAhead * Share::kBlockKeys;
-    const KeyRange range = key_range(p_, words_, layer, task);
+    const KeyTask head = items_.keys(task);
+    const KeyRange range = key_range(p_, words_, pattern_, head);
     const int own = warp() * Share::kGroups + lane() / kLanes;
     float *q = shared<float>(p_.layout.fresh_at), *key = q + s_.qk_dim, *value = key + s_.qk_dim;
     QuerySums<T, kLanes> sums;
@@ -489,7 +493,7 @@ class LoneStep {
       KeyVectors vectors;
       if (any) ahead_.take_rows(range, first + own, vectors);
       if (first == range.begin) {
-        gather_head(layer, range, q);
+        gather_head(layer, head, range, q);
         __syncthreads();
         tick(9);
         sums.ask(s_.qk_dim, 1.44269504f / sqrtf(static_cast<float>(s_.qk_dim)),
@@ -510,7 +514,7 @@ class LoneStep {
     if (thread() < s_.v_dim / 2) {
       const WarpsJoined joined(s_.v_dim, scratch_);
       const float2 stats = joined.stats();
-      uint64_t* to = range_words(range.head, thread()) + 4 * range.split;
+      uint64_t* to = range_words(head.head, thread()) + 4 * head.split;
       const auto number = [&](float x) { return stamped(bits_of(x), stamp(layer)); };
       store_words(to, number(stats.x), number(stats.y));
       store_words(to + 2, number(joined.sum(2 * thread())), number(joined.sum(2 * thread() + 1)));
@@ -543,13 +547,14 @@ class LoneStep {
   }
 
   // A head's query, and the new key and value where the range has them, into shared memory.
-  __device__ void gather_head(int layer, const KeyRange& range, float* to) const {
+  __device__ void gather_head(int layer, const KeyTask& task, const KeyRange& range,
+                              float* to) const {
     const int q = s_.qk_dim / 2, v = s_.v_dim / 2;
     const bool fresh = range.begin <= range.fresh && range.fresh < range.end;
     const uint64_t* from = projected(items_.rank());
-    const int first_query = place_in_head(ProjectionTile::kQuery, range.head),
-              first_key = place_in_head(ProjectionTile::kKey, range.kv_head),
-              first_value = place_in_head(ProjectionTile::kValue, range.kv_head);
+    const int first_query = place_in_head(ProjectionTile::kQuery, task.head),
+              first_key = place_in_head(ProjectionTile::kKey, task.kv_head),
+              first_value = place_in_head(ProjectionTile::kValue, task.kv_head);
 #pragma unroll 1
     for (int i = thread(); i < (fresh ? 2 * q + v : q); i += kThreads) {
       const uint64_t* words = from + (i < q       ? first_query + 2 * i
@@ -659,9 +664,10 @@ class LoneStep {
   const DecodeBlock* blocks_;  // in shared memory, as all below
   const HeadCache* caches_;
   float* scratch_;
-  const OwnItems items_{p_};
+  const OwnItems items_;
   CopiesAhead<T, kLanes> ahead_;
   const int copy_ = block() % p_.layout.copies;  // that the block reads
+  int pattern_ = 0;                              // of the layer
   bool turn_ = false;  // which half of scratch_ the next tile's sums go to
 };
 

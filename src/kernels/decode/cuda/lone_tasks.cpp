@@ -72,6 +72,7 @@ LoneLayout lone_layout(const DecodeShape& shape, const Gpu& gpu, int cluster) {
         (layout.projected_words + int64_t{cover(s.v_dim / 2, cluster)} * layout.key_splits * 4) *
         8);
   }
+  layout.rows_at = take_shared(int64_t{kLoneKinds} * kThreads * 8);
   layout.norms_at = take_shared(kLoneNorms * 2 * d_model * 4);
   layout.ahead_at = take_shared(int64_t{kLoneAhead} * kLonePieces * kThreads * 16);
   layout.fits = layout.shared_bytes <= gpu.shared_bytes;

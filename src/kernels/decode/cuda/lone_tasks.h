@@ -58,6 +58,7 @@ struct LoneLayout {
   int64_t fresh_at = 0;     // float: query, key and value of a head
   int64_t scratch_at = 0;   // of sums
   int64_t words_at = 0;     // with clusters: what is `projected` and `ranges` below, of a head
+  int64_t rows_at = 0;      // int2 [kLoneKinds, kThreads]: where threads' rows of weights begin
   int64_t norms_at = 0;     // float [kLoneNorms, 2, d_model]
   int64_t ahead_at = 0;     // [kLoneAhead, kLonePieces, kThreads] of 16 bytes
   int64_t shared_bytes = 0;
