@@ -140,10 +140,7 @@ class QuerySums {
     most_ = now;
     total_ *= kept;
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-#pragma unroll
-      for (int c = 0; c < 8; c++) out_[i][c] *= kept;
-    }
+    for (float& x : out_) x *= kept;
 #pragma unroll
     for (int u = 0; u < kKeysAhead; u++) {
       const float weight = power_of_two(logits[u] - shift);
@@ -153,7 +150,7 @@ class QuerySums {
         float value[8];
         elementwise::Vector<T, 8>{of.values[u][i]}.unpack_to(value);
 #pragma unroll
-        for (int c = 0; c < 8; c++) out_[i][c] += weight * value[c];
+        for (int c = 0; c < 8; c++) out_[8 * i + c] += weight * value[c];
       }
     }
   }
@@ -170,33 +167,39 @@ class QuerySums {
 #pragma unroll
     for (int lanes = kLanes; lanes < 32; lanes *= 2) total_ += __shfl_xor_sync(~0u, total_, lanes);
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-#pragma unroll
-      for (int c = 0; c < 8; c++) {
-        out_[i][c] *= kept;
-#pragma unroll
-        for (int lanes = kLanes; lanes < 32; lanes *= 2) {
-          out_[i][c] += __shfl_xor_sync(~0u, out_[i][c], lanes);
-        }
-      }
-    }
-    if (static_cast<int>(threadIdx.x) % 32 >= kLanes) return;
+    for (float& x : out_) x *= kept;
+    constexpr int kLeft = 16 * kLanes / 32;  // numbers that a lane ends with
+    const int first = share_sums<8, kLanes>();
     float* own = scratch + static_cast<int>(threadIdx.x) / 32 * (kMergeWords + v_dim);
-    if (lane() == 0) own[0] = highest, own[1] = total_;
+    if (static_cast<int>(threadIdx.x) % 32 == 0) own[0] = highest, own[1] = total_;
+    const int column = (first / 8 * kLanes + lane()) * 8 + first % 8;
+    if (column >= v_dim) return;
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-      const int column = (i * kLanes + lane()) * 8;
-      if (column >= v_dim) continue;
-#pragma unroll
-      for (int c = 0; c < 8; c++) own[kMergeWords + column + c] = out_[i][c];
-    }
+    for (int i = 0; i < kLeft; i++) own[kMergeWords + column + i] = out_[i];
   }
 
  private:
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % kLanes; }
 
+  // Adds up what the groups of a warp have, from 2 · kHalf numbers on: of two groups, kAway lanes
+  // apart, one goes on with the first half of them, the other with the second. Gives the number
+  // that is out_[0] at the end.
+  template <int kHalf, int kAway>
+  __device__ int share_sums() {
+    if constexpr (kAway < 32) {
+      const bool second = (static_cast<int>(threadIdx.x) & kAway) != 0;
+#pragma unroll
+      for (int i = 0; i < kHalf; i++) {
+        const float other = __shfl_xor_sync(~0u, second ? out_[i] : out_[kHalf + i], kAway);
+        out_[i] = (second ? out_[kHalf + i] : out_[i]) + other;
+      }
+      return (second ? kHalf : 0) + share_sums<kHalf / 2, 2 * kAway>();
+    }
+    return 0;
+  }
+
   float q_[4][4];
-  float out_[2][8] = {};
+  float out_[16] = {};
   float most_ = -INFINITY, total_ = 0;
 };
 
