@@ -97,55 +97,18 @@ void fill(const GpuDecodePlan& plan, const GpuDecodeStep& step,
   }
 }
 
-cudaLaunchAttribute clusters_of(int blocks) {
-  cudaLaunchAttribute cluster = {};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
-  return cluster;
-}
-
-// Whether the GPU runs all clusters of a step at once.
-bool runs_clusters(const GpuDecodePlan& plan) {
-  const cuda::decode::LoneLayout& layout = plan.lone;
-  if (attribute(cudaDevAttrClusterLaunch) == 0) return false;
-  if (cudaFuncSetAttribute(plan.lone_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) !=
-      cudaSuccess) {
-    cudaGetLastError();
-    return false;
-  }
-  cudaLaunchAttribute attributes[] = {clusters_of(layout.cluster)};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(layout.blocks));
-  config.blockDim = dim3(cuda::decode::kThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(layout.shared_bytes);
-  config.attrs = attributes;
-  config.numAttrs = 1;
-  int count = 0;
-  const cudaError_t error = cudaOccupancyMaxActiveClusters(&count, plan.lone_kernel, &config);
-  if (std::getenv("LACE_DECODE_CLOCKS") != nullptr) {
-    std::fprintf(stderr, "clusters of %d: %d (%s)\n", layout.cluster, count,
-                 cudaGetErrorName(error));
-  }
-  if (error != cudaSuccess) {
-    cudaGetLastError();
-    return false;
-  }
-  return count * layout.cluster >= layout.blocks;
-}
-
-void launch(const Context& context, const void* kernel, int blocks, int cluster,
+void launch(const Context& context, const void* kernel, int blocks, int threads,
             int64_t shared_bytes, void* params) {
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeCooperative;
-  attributes[0].val.cooperative = 1;
-  attributes[1] = clusters_of(cluster);
+  cudaLaunchAttribute cooperative = {};
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(cuda::decode::kThreads);
+  config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = static_cast<cudaStream_t>(context.stream);
-  config.attrs = attributes;
-  config.numAttrs = cluster > 1 ? 2 : 1;
+  config.attrs = &cooperative;
+  config.numAttrs = 1;
   void* arguments[] = {params};
   LACE_CUDA(cudaLaunchKernelExC(&config, kernel, arguments));
 }
@@ -166,18 +129,12 @@ std::shared_ptr<const GpuDecodePlan> plan_gpu_decode(const DecodeShape& shape, i
   plan->kernel = half ? cuda::decode::step_kernel_fp16(plan->layout)
                       : cuda::decode::step_kernel_bf16(plan->layout);
   allow_shared_memory(plan->kernel);
-  if (batch > 1) return plan;
-  std::vector<int> clusters = {16, 8, 1};
-  if (const char* cluster = std::getenv("LACE_DECODE_CLUSTER")) clusters = {std::atoi(cluster)};
-  for (const int cluster : clusters) {
-    if (cluster == 0) return plan;
-    plan->lone = cuda::decode::lone_layout(shape, gpu, cluster);
-    if (!plan->lone.fits) continue;
+  if (batch > 1 || std::getenv("LACE_DECODE_BARRIER") != nullptr) return plan;
+  plan->lone = cuda::decode::lone_layout(shape, gpu);
+  if (plan->lone.fits) {
     plan->lone_kernel = half ? cuda::decode::lone_step_kernel_fp16(plan->lone)
                              : cuda::decode::lone_step_kernel_bf16(plan->lone);
     allow_shared_memory(plan->lone_kernel);
-    if (cluster == 1 || runs_clusters(*plan)) return plan;
-    plan->lone.fits = false;
   }
   return plan;
 }
@@ -195,14 +152,15 @@ void gpu_decode_step(const Context& context, const GpuDecodePlan& plan, const Gp
     params.layout = plan.lone;
     params.stamp = step.number * static_cast<uint32_t>(plan.shape.layers) + 1;
     params.clocks = debug_clocks();
-    launch(context, plan.lone_kernel, plan.lone.blocks, plan.lone.cluster, plan.lone.shared_bytes,
-           &params);
+    launch(context, plan.lone_kernel, plan.lone.blocks, cuda::decode::kLoneThreads,
+           plan.lone.shared_bytes, &params);
   } else {
     cuda::decode::StepParams params;
     fill(plan, step, params);
     params.layout = plan.layout;
     params.batch = static_cast<int>(plan.batch);
-    launch(context, plan.kernel, plan.layout.blocks, 1, plan.layout.shared_bytes, &params);
+    launch(context, plan.kernel, plan.layout.blocks, cuda::decode::kThreads,
+           plan.layout.shared_bytes, &params);
   }
 }
 

@@ -14,9 +14,9 @@ namespace lace::cuda::decode {
 //   norm, the fused projection, turned, rows into the caches | attention over ranges of keys
 //   | ranges joined | projection | norm, ff1, quick-GELU | ff2 |     … and at the end norm, logits
 //
-// Where a bar is, blocks write words that others wait for one by one (stamped.cuh). All of a
-// block's threads have what the phase needs of the model in shared memory by then: each thread
-// copies for itself, some phases ahead (copies_ahead.cuh).
+// Where a bar is, blocks write words that others wait for one by one (stamped.cuh). What a phase
+// needs of the model is in shared memory by then: some of a block's threads do nothing but copy it,
+// some phases ahead (copies_ahead.cuh).
 //
 // A word is written anew in the next layer. Who does so has all of x by then, to which each block
 // has added something at the end of the layer before, when it had read all that it was to read
@@ -33,22 +33,22 @@ class LoneStep {
         blocks_(shared<DecodeBlock>(params.layout.blocks_at)),
         caches_(shared<HeadCache>(params.layout.caches_at)),
         scratch_(shared<float>(params.layout.scratch_at)),
-        items_(params),
-        ahead_(params, items_, words_, blocks_, caches_) {}
+        slots_(params),
+        own_keys_(params, block()) {
+    const ProjectionTile tile =
+        projection_tile(s_, least(block(), p_.layout.tasks[kLoneQkv].tiles - 1));
+    own_projection_ = tile;
+    own_turn_ = find_turn(tile);
+  }
 
   __device__ __forceinline__ void run() {
-    if (clusters()) {
-      const int words = p_.layout.projected_words +
-                        cover(s_.v_dim / 2, p_.layout.cluster) * p_.layout.key_splits * 4;
-#pragma unroll 1
-      for (int i = thread(); i < words; i += kThreads) {
-        shared<uint64_t>(p_.layout.words_at)[i] = stamped(0, p_.stamp - 1);
-      }
-      cluster_barrier();
-    }
     copy_table(p_.tables.blocks, s_.layers, p_.layout.blocks_at);
     copy_table(p_.tables.caches, s_.layers * s_.kv_heads, p_.layout.caches_at);
     __syncthreads();
+    if (threadIdx.x >= kThreads) {
+      LoneCopier<T, kLanes>(p_, words_, blocks_, caches_).run();
+      return;
+    }
     tick(15);
     // One piece of code for all products: what runs once a layer anew would be fetched anew.
 #pragma unroll 1
@@ -68,7 +68,6 @@ class LoneStep {
     }
     if (p_.logits != nullptr) logits();
     tick(13);
-    if (clusters()) cluster_barrier();  // before what others still write into is another launch's
   }
 
  private:
@@ -93,11 +92,6 @@ class LoneStep {
   __device__ uint64_t* part(int64_t offset) const {
     return reinterpret_cast<uint64_t*>(p_.workspace) + offset;
   }
-  // This block's of a part that has copies of `count` words.
-  __device__ const uint64_t* own_copy(int64_t offset, int count) const {
-    return part(offset) + static_cast<int64_t>(copy_) * count;
-  }
-  __device__ bool clusters() const { return p_.layout.cluster > 1; }
   __device__ uint32_t stamp(int layer) const { return p_.stamp + static_cast<uint32_t>(layer); }
 
   // ---- the start --------------------------------------------------------------------------------
@@ -106,7 +100,7 @@ class LoneStep {
     if (p_.far_words != nullptr) return p_.far_words;
     auto* words = shared<int32_t>(0);
 #pragma unroll 1
-    for (int i = thread(); i < p_.word_count; i += kThreads) words[i] = p_.words[i];
+    for (int i = thread(); i < p_.word_count; i += kLoneThreads) words[i] = p_.words[i];
     return words;
   }
 
@@ -115,7 +109,7 @@ class LoneStep {
     const auto* words = reinterpret_cast<const uint64_t*>(from);
     const int all = count * static_cast<int>(sizeof(E) / 8);
 #pragma unroll 1
-    for (int i = thread(); i < all; i += kThreads) shared<uint64_t>(to)[i] = __ldg(words + i);
+    for (int i = thread(); i < all; i += kLoneThreads) shared<uint64_t>(to)[i] = __ldg(words + i);
   }
 
   // ---- what comes from other blocks -------------------------------------------------------------
@@ -167,11 +161,11 @@ class LoneStep {
         to[column] = x;
       }
     } else {
-      gather_numbers(own_copy(place_of_x(layer - 1), s_.d_model), stamp(layer - 1), to);
+      gather_numbers(part(place_of_x(layer - 1)), stamp(layer - 1), to);
     }
   }
   __device__ int64_t place_of_x(int layer) const {
-    return p_.layout.x + (layer % 2 == 0 ? 0 : p_.layout.copies * s_.d_model);
+    return p_.layout.x + (layer % 2 == 0 ? 0 : s_.d_model);
   }
   __device__ void gather_numbers(const uint64_t* from, uint32_t stamp, float* to) const {
     gather(
@@ -183,9 +177,9 @@ class LoneStep {
 
   // A product's operands, two of them a word.
   __device__ void gather_operands(int64_t offset, const FoldedTasks& tasks, uint32_t stamp) const {
-    const int in = tasks.in(), stride = stretch_stride(tasks.columns);
+    const int stride = stretch_stride(tasks.columns);
     gather(
-        own_copy(offset, in / 2), in / 4, stamp,
+        part(offset), tasks.in() / 4, stamp,
         [&](int i) {
           const auto stretch =
               static_cast<int>(static_cast<unsigned>(4 * i) / static_cast<unsigned>(tasks.columns));
@@ -197,48 +191,16 @@ class LoneStep {
 
   // ---- products ---------------------------------------------------------------------------------
 
-  // What lanes need beside weights to finish their rows: lane `number` of a plain tile, or of the
-  // projection's the pair lane mod 8.
-  struct Extras {
-    float bias = 0, high_bias = 0;
+  // What the numbers of a pair of rows of the projection are turned by: pair lane mod 8.
+  struct Turn {
     float cos = 1, sin = 0;
   };
-
-  __device__ Extras find_extras(LoneKind kind, int layer, int tile) const {
-    Extras extras;
-    const DecodeBlock& w = blocks_[layer];
-    const bool more = layer + 1 < s_.layers;
-    const DecodeBlock& next = blocks_[more ? layer + 1 : layer];  // asked for ahead
-    if (kind == kLoneQkv) {
-      const ProjectionTile rows = items_.projection(tile);
-      const T* bias = static_cast<const T*>(w.qkv_bias);
-      const T* next_bias = static_cast<const T*>(next.qkv_bias);
-      const int pair = lane() % 8;
-      if (pair < rows.rows.low_count) {
-        extras.bias = elementwise::to_float(bias[rows.rows.low + pair]);
-        fetch_into_l2(next_bias + rows.rows.low + pair);
-        if (rows.kind != ProjectionTile::kValue && p_.cos != nullptr) {
-          extras.cos = p_.cos[rows.first + pair];
-          extras.sin = p_.sin[rows.first + pair];
-        }
-      }
-      if (pair < rows.rows.high_count) {
-        extras.high_bias = elementwise::to_float(bias[rows.rows.high + pair]);
-        fetch_into_l2(next_bias + rows.rows.high + pair);
-      }
-    } else if (warp() == 0) {
-      const auto bias_of = [&](const DecodeBlock& of) {
-        return static_cast<const T*>(kind == kLoneProj  ? of.proj_bias
-                                     : kind == kLoneFf1 ? of.ff1_bias
-                                                        : of.ff2_bias);
-      };
-      const int row = p_.layout.tasks[kind].row(tile, lane() % kTileRows);
-      if (row < (kind == kLoneFf1 ? s_.ff_width : s_.d_model)) {
-        extras.bias = elementwise::to_float(bias_of(w)[row]);
-        fetch_into_l2(bias_of(next) + row);
-      }
+  __device__ Turn find_turn(const ProjectionTile& tile) const {
+    const int pair = lane() % 8;
+    if (tile.kind == ProjectionTile::kValue || p_.cos == nullptr || pair >= tile.rows.low_count) {
+      return {};
     }
-    return extras;
+    return {p_.cos[tile.first + pair], p_.sin[tile.first + pair]};
   }
 
   __device__ static bool begins_branch(LoneKind kind) {
@@ -249,40 +211,44 @@ class LoneStep {
     float mean = 0, rstd = 0;
   };
 
-  // A product by this block's tiles of it.
+  // A product by this block's tiles of it. At each first barrier of two the group at hand has been
+  // copied, at each second one it has been read.
   __device__ void multiply(LoneKind kind, int layer) {
     const FoldedTasks& tasks = p_.layout.tasks[kind];
-    const int own = items_.first(kind), end = items_.end(kind);
-    const bool any = own < end;
-    Extras extras;
+    const bool any = block() < tasks.tiles;
+    gather_input(kind, layer, any);
     Norm norm;
-    int tile = own;
+    int tile = block();
     do {
-      float sums[4] = {};
+      float sums[4] = {}, bias = 0, high_bias = 0;
 #pragma unroll 1
       for (int group = 0; group < tasks.groups; group++) {
-        WeightPieces pieces;
-        if (any) {
-          if (group == 0) extras = find_extras(kind, layer, tile);
-          ahead_.take(pieces);
-        }
-        if (tile == own && group == 0) {
-          gather_input(kind, layer, any);
-          tick(1 + 2 * kind);
-          if (begins_branch(kind)) norm = find_norm(stream(kind == kLoneFf1), p_.block_eps);
-        }
+        __syncthreads();
         if (!any) return;
-        multiply_group(kind, tasks, group, norm, pieces, sums);
+        if (group == 0) {
+          const T* biases = slots_.biases(taken_);
+          const int number = lane() % kTileRows;
+          bias = elementwise::to_float(
+              biases[kind == kLoneQkv ? number % 8 : number >> tasks.fold_log]);
+          high_bias = elementwise::to_float(biases[8 + number % 8]);
+          if (tile == block()) {
+            tick(1 + 2 * kind);
+            if (begins_branch(kind)) norm = find_norm(stream(kind == kLoneFf1), p_.block_eps);
+          }
+        }
+        multiply_group(kind, tasks, group, norm, sums);
+        taken_ = LoneSlots<T>::next(taken_);
+        if (group + 1 < tasks.groups) __syncthreads();
       }
       float* scratch = scratch_ + (turn_ ? kTileRows * kWarps : 0);
       turn_ = !turn_;
       leave_sums(tasks, sums, scratch);
       __syncthreads();
-      if (warp() == 0 || kind == kLoneQkv) finish(kind, layer, tile, extras, scratch);
-      tile += items_.step(kind);
-    } while (tile < end);
+      if (warp() == 0) finish(kind, layer, tile, bias, high_bias, scratch);
+      tile += blocks();
+    } while (tile < tasks.tiles);
     tick(2 + 2 * kind);
-    if (begins_branch(kind)) ahead_.end_norm();
+    if (begins_branch(kind)) norm_ = LoneSlots<T>::next_norm(norm_);
   }
 
   // What a product is of, into shared memory. any: this block has some of it.
@@ -290,18 +256,19 @@ class LoneStep {
     if (kind == kLoneQkv) {
       gather_stream(layer);
     } else if (kind == kLoneFf1) {
-      gather_numbers(own_copy(p_.layout.second, s_.d_model), stamp(layer), stream(true));
+      gather_numbers(part(p_.layout.second), stamp(layer), stream(true));
     } else if (any) {
       gather_operands(kind == kLoneProj ? p_.layout.attended : p_.layout.ff, p_.layout.tasks[kind],
                       stamp(layer));
     }
-    __syncthreads();
   }
 
   __device__ void multiply_group(LoneKind kind, const FoldedTasks& tasks, int group,
-                                 const Norm& norm, const WeightPieces& pieces,
-                                 float (&sums)[4]) const {
+                                 const Norm& norm, float (&sums)[4]) const {
     const int t = lane() % 4;
+    WeightPieces pieces;
+#pragma unroll
+    for (int i = 0; i < kLonePieces; i++) pieces.of[i] = *slots_.piece(taken_, i, thread());
 #pragma unroll
     for (int u = 0; u < kLoneChunks; u++) {
       const int first = (warp() + (kLoneChunks * group + u) * kWarps) * kChunk;
@@ -316,28 +283,32 @@ class LoneStep {
     }
   }
 
-  // By each warp for itself.
-  __device__ Norm find_norm(const float* row, float eps) const {
-    float sum = 0;
+  // By each warp for itself, in one pass: of differences from the mean of the norm before, which is
+  // near.
+  __device__ Norm find_norm(const float* row, float eps) {
+    float sum = 0, squares = 0;
 #pragma unroll 4
     for (int column = lane() * 4; column < s_.d_model; column += 128) {
       const float4 x = *reinterpret_cast<const float4*>(row + column);
-      sum += (x.x + x.y) + (x.z + x.w);
-    }
-    const float mean = warp_sum(sum) * p_.layout.inverse_width;
-    float squares = 0;
-#pragma unroll 4
-    for (int column = lane() * 4; column < s_.d_model; column += 128) {
-      const float4 x = *reinterpret_cast<const float4*>(row + column);
-      const float a = x.x - mean, b = x.y - mean, c = x.z - mean, d = x.w - mean;
+      const float a = x.x - near_mean_, b = x.y - near_mean_, c = x.z - near_mean_,
+                  d = x.w - near_mean_;
+      sum += (a + b) + (c + d);
       squares += (a * a + b * b) + (c * c + d * d);
     }
-    return {mean, rsqrtf(warp_sum(squares) * p_.layout.inverse_width + eps)};
+#pragma unroll
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+      sum += __shfl_xor_sync(~0u, sum, lanes);
+      squares += __shfl_xor_sync(~0u, squares, lanes);
+    }
+    const float away = sum * p_.layout.inverse_width;
+    const float variance = fmaxf(squares * p_.layout.inverse_width - away * away, 0.0f);
+    near_mean_ += away;
+    return {near_mean_, rsqrtf(variance + eps)};
   }
 
   // Eight operands from `column` on.
   __device__ uint4 normed(LoneKind kind, int column, const Norm& norm) const {
-    const float *x = stream(kind == kLoneFf1) + column, *weight = ahead_.norm() + column,
+    const float *x = stream(kind == kLoneFf1) + column, *weight = slots_.norm(norm_) + column,
                 *bias = weight + s_.d_model;
     float y[8];
 #pragma unroll
@@ -363,10 +334,10 @@ class LoneStep {
     scratch[(row + 8) * kWarps + warp()] = odd ? sums[3] : sums[2];
   }
 
-  // ---- the end of a product, by one warp; of the projection, by all
-  // ------------------------------
+  // ---- the end of a product, by one warp --------------------------------------------------------
 
-  __device__ void finish(LoneKind kind, int layer, int tile, const Extras& extras,
+  // bias: of row lane mod 16 of the tile, of the projection's of rows lane mod 8 and 8 more.
+  __device__ void finish(LoneKind kind, int layer, int tile, float bias, float high_bias,
                          const float* scratch) const {
     const FoldedTasks& tasks = p_.layout.tasks[kind];
     const float* own = scratch + lane() % kTileRows * kWarps;
@@ -377,43 +348,35 @@ class LoneStep {
 #pragma unroll 1
     for (int lanes = 1; lanes < tasks.fold(); lanes *= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
     if (kind == kLoneQkv) {
-      finish_projection(layer, items_.projection(tile), sum, extras);
+      const bool first = tile == block();
+      const ProjectionTile of = first ? own_projection_ : projection_tile(s_, tile);
+      finish_projection(layer, of, first ? own_turn_ : find_turn(of), sum, bias, high_bias);
     } else if (kind == kLoneFf1) {
-      finish_feed_forward(layer, tile, sum + extras.bias);
+      finish_feed_forward(layer, tile, sum + bias);
     } else {
-      finish_branch(kind, layer, tile, tasks, sum + extras.bias);
+      finish_branch(kind, layer, tile, tasks, sum + bias);
     }
   }
 
-  __device__ void finish_projection(int layer, const ProjectionTile& tile, float sum,
-                                    const Extras& extras) const {
+  __device__ void finish_projection(int layer, const ProjectionTile& tile, const Turn& turn,
+                                    float sum, float bias, float high_bias) const {
     const bool value = tile.kind == ProjectionTile::kValue;
-    const float other = __shfl_xor_sync(~0u, sum, 8);
-    const bool second = lane() & 8;  // of a pair
-    float low = (second ? other : sum) + extras.bias,
-          high = (second ? sum : other) + extras.high_bias;
+    float low = sum + bias, high = __shfl_xor_sync(~0u, sum, 8) + high_bias;
+    if (lane() >= tile.rows.low_count) return;
+    const bool both = lane() < tile.rows.high_count;
     if (value) {
       low = elementwise::to_float(elementwise::from_float<T>(low));
       high = elementwise::to_float(elementwise::from_float<T>(high));
     } else {
       const float from = low;
-      low = from * extras.cos - high * extras.sin;
-      high = high * extras.cos + from * extras.sin;
+      low = from * turn.cos - high * turn.sin;
+      high = high * turn.cos + from * turn.sin;
     }
-    // Each warp for some blocks of a cluster, half of it for one.
-    const int column = tile.first + lane() % 8, apart = tile.rows.high - tile.rows.low;
-    if (lane() % 8 < (second ? tile.rows.high_count : tile.rows.low_count)) {
-      const int at = place_in_head(tile.kind, tile.head) + column + (second ? apart : 0);
-#pragma unroll 1
-      for (int rank = thread() / 16; rank < p_.layout.cluster; rank += kThreads / 16) {
-        store_word(projected(rank) + at, stamped(bits_of(second ? high : low), stamp(layer)));
-      }
-    }
-    if (tile.kind == ProjectionTile::kQuery || thread() >= tile.rows.low_count) return;
-    // Heads that share a key have the same one.
-    const int shared = s_.heads / s_.kv_heads;
-    if (clusters() && items_.head() != tile.head * shared) return;
-    const bool both = lane() < tile.rows.high_count;
+    uint64_t* to = part(p_.layout.projected) + lane();
+    store_word(to + tile.rows.low, stamped(bits_of(low), stamp(layer)));
+    if (both) store_word(to + tile.rows.high, stamped(bits_of(high), stamp(layer)));
+    if (tile.kind == ProjectionTile::kQuery) return;
+    const int column = tile.first + lane(), apart = tile.rows.high - tile.rows.low;
     // The slots that the new row goes to, which are read from the next step on.
     const HeadCache& cache = caches_[layer * s_.kv_heads + tile.head];
     const int32_t* entry = words_ + p_.writes + 2 * (pattern_ * s_.kv_heads + tile.head);
@@ -432,40 +395,21 @@ class LoneStep {
     }
   }
 
-  // Writes value(i) for i < 2^count_log, as words first + i < words of all copies of a part. All
-  // lanes call value() at once.
-  template <typename Value>
-  __device__ void publish(int64_t offset, int words, int first, int count_log, uint32_t stamp,
-                          const Value& value) const {
-#pragma unroll 1
-    for (int from = 0; from < p_.layout.copies << count_log; from += 32) {
-      const int copy = (from + lane()) >> count_log;
-      const int number = (from + lane()) & ((1 << count_log) - 1);
-      const uint32_t bits = value(number);
-      if (copy < p_.layout.copies && first + number < words) {
-        store_word(part(offset) + static_cast<int64_t>(copy) * words + first + number,
-                   stamped(bits, stamp));
-      }
-    }
-  }
-
   __device__ void finish_feed_forward(int layer, int tile, float x) const {
     const float y = __fdividef(x, 1 + power_of_two(-1.702f * 1.44269504f * x));
-    publish(p_.layout.ff, s_.ff_width / 2, tile * kTileRows / 2, FoldedTasks::kTileLog - 1,
-            stamp(layer), [&](int i) {
-              const float low = __shfl_sync(~0u, y, 2 * i), high = __shfl_sync(~0u, y, 2 * i + 1);
-              return pack<T>(low, high);
-            });
+    const float other = __shfl_xor_sync(~0u, y, 1);
+    const int row = tile * kTileRows + lane();
+    if (lane() >= kTileRows || lane() % 2 != 0 || row >= s_.ff_width) return;
+    store_word(part(p_.layout.ff) + row / 2, stamped(pack<T>(y, other), stamp(layer)));
   }
 
   __device__ void finish_branch(LoneKind kind, int layer, int tile, const FoldedTasks& tasks,
                                 float sum) const {
-    const int row = tasks.row(tile, lane() % kTileRows);
     const bool second = kind == kLoneFf2;
-    const float x = row < s_.d_model ? stream(second)[row] + sum : 0;
-    publish(second ? place_of_x(layer) : p_.layout.second, s_.d_model, tasks.row(tile, 0),
-            tasks.rows_log(), stamp(layer),
-            [&](int i) { return bits_of(__shfl_sync(~0u, x, i << tasks.fold_log)); });
+    const int row = tasks.row(tile, lane());
+    if (lane() >= kTileRows || tasks.stretch(lane()) != 0 || row >= s_.d_model) return;
+    store_word(part(second ? place_of_x(layer) : p_.layout.second) + row,
+               stamped(bits_of(stream(second)[row] + sum), stamp(layer)));
   }
 
   // ---- attention --------------------------------------------------------------------------------
@@ -482,24 +426,23 @@ class LoneStep {
   __device__ void attend_range(int layer, int task) {
     using Share = KeyShare<kLanes>;
     constexpr int kRound = kKeysAhead * Share::kBlockKeys;
-    const KeyTask head = items_.keys(task);
-    const KeyRange range = key_range(p_, words_, pattern_, head);
+    const KeyTask head = task == block() ? own_keys_ : KeyTask(p_, task);
+    const KeyRange range(p_, words_, pattern_, head);
     const int own = warp() * Share::kGroups + lane() / kLanes;
     float *q = shared<float>(p_.layout.fresh_at), *key = q + s_.qk_dim, *value = key + s_.qk_dim;
     QuerySums<T, kLanes> sums;
+    gather_head(layer, head, range, q);
     int first = range.begin;
     do {
-      const bool any = first < range.end;
-      KeyVectors vectors;
-      if (any) ahead_.take_rows(range, first + own, vectors);
+      __syncthreads();
       if (first == range.begin) {
-        gather_head(layer, head, range, q);
-        __syncthreads();
         tick(9);
         sums.ask(s_.qk_dim, 1.44269504f / sqrtf(static_cast<float>(s_.qk_dim)),
                  [&](int column) { return *reinterpret_cast<const float4*>(q + column); });
       }
-      if (!any) break;
+      if (first >= range.end) break;
+      KeyVectors vectors;
+      take_rows(range, first + own, vectors);
 #pragma unroll
       for (int u = 0; u < kKeysAhead; u++) {
         if (vectors.live[u] && first + own + u * Share::kBlockKeys == range.fresh) {
@@ -508,13 +451,14 @@ class LoneStep {
       }
       sums.add(vectors);
       first += kRound;
+      if (first < range.end) __syncthreads();
     } while (first < range.end);
     sums.leave(s_.v_dim, scratch_);
     __syncthreads();
     if (thread() < s_.v_dim / 2) {
       const WarpsJoined joined(s_.v_dim, scratch_);
       const float2 stats = joined.stats();
-      uint64_t* to = range_words(head.head, thread()) + 4 * head.split;
+      uint64_t* to = range_words(head.head * s_.v_dim / 2 + thread()) + 4 * head.split;
       const auto number = [&](float x) { return stamped(bits_of(x), stamp(layer)); };
       store_words(to, number(stats.x), number(stats.y));
       store_words(to + 2, number(joined.sum(2 * thread())), number(joined.sum(2 * thread() + 1)));
@@ -522,28 +466,37 @@ class LoneStep {
     tick(10);
   }
 
-  // What the fused projection gives, as block `rank` of the cluster reads it.
-  __device__ uint64_t* projected(int rank) const {
-    if (!clusters()) return part(p_.layout.projected);
-    return of_rank(shared<uint64_t>(p_.layout.words_at), rank);
+  // What the ranges give for two numbers of a head: of all heads', pair number `pair`.
+  __device__ uint64_t* range_words(int pair) const {
+    return part(p_.layout.ranges) + 4 * static_cast<int64_t>(pair) * p_.layout.key_splits;
   }
-  // Where there the query, key or value of a head begins.
-  __device__ int place_in_head(ProjectionTile::Kind kind, int head) const {
-    const int kinds_before = clusters() ? 1 : kind == ProjectionTile::kQuery ? 0 : s_.heads;
-    if (clusters()) head = 0;
-    if (kind == ProjectionTile::kQuery) return head * s_.qk_dim;
-    if (kind == ProjectionTile::kKey) return (kinds_before + head) * s_.qk_dim;
-    return (kinds_before + (clusters() ? 1 : s_.kv_heads)) * s_.qk_dim + head * s_.v_dim;
-  }
-  // What the ranges of a head give for its numbers 2 pair and 2 pair + 1: where they are joined.
-  __device__ uint64_t* range_words(int head, int pair) const {
-    const int splits = p_.layout.key_splits, cluster = p_.layout.cluster;
-    if (!clusters()) {
-      return part(p_.layout.ranges) + 4 * static_cast<int64_t>(head * s_.v_dim / 2 + pair) * splits;
+
+  // Keys key, key + KeyShare::kBlockKeys, … of a range. The one of this step is left out.
+  __device__ void take_rows(const KeyRange& range, int key, KeyVectors& vectors) {
+    const int lane = thread() % kLanes;
+    const int values = LoneSlots<T>::next(LoneSlots<T>::next(taken_));
+#pragma unroll
+    for (int u = 0; u < kKeysAhead; u++) {
+      const int own = key + u * KeyShare<kLanes>::kBlockKeys;
+      vectors.live[u] = own < range.end;
+      const bool there = own < range.end && own != range.fresh;
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        vectors.keys[u][i] = make_float4(0, 0, 0, 0);
+        if (there && (i * kLanes + lane) * 4 < s_.qk_dim) {
+          vectors.keys[u][i] = *reinterpret_cast<const float4*>(slots_.piece(taken_, i, thread()));
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        vectors.values[u][i] = make_uint4(0, 0, 0, 0);
+        if (there && (i * kLanes + lane) * 8 < s_.v_dim) {
+          vectors.values[u][i] = *slots_.piece(values, 2 * u + i, thread());
+        }
+      }
+      taken_ = LoneSlots<T>::next(taken_);
     }
-    return of_rank(shared<uint64_t>(p_.layout.words_at) + p_.layout.projected_words +
-                       4 * (pair / cluster) * splits,
-                   pair % cluster);
+    taken_ = LoneSlots<T>::next(taken_);
   }
 
   // A head's query, and the new key and value where the range has them, into shared memory.
@@ -551,10 +504,10 @@ class LoneStep {
                               float* to) const {
     const int q = s_.qk_dim / 2, v = s_.v_dim / 2;
     const bool fresh = range.begin <= range.fresh && range.fresh < range.end;
-    const uint64_t* from = projected(items_.rank());
-    const int first_query = place_in_head(ProjectionTile::kQuery, task.head),
-              first_key = place_in_head(ProjectionTile::kKey, task.kv_head),
-              first_value = place_in_head(ProjectionTile::kValue, task.kv_head);
+    const uint64_t* from = part(p_.layout.projected);
+    const int first_query = task.head * s_.qk_dim,
+              first_key = (s_.heads + task.kv_head) * s_.qk_dim,
+              first_value = (s_.heads + s_.kv_heads) * s_.qk_dim + task.kv_head * s_.v_dim;
 #pragma unroll 1
     for (int i = thread(); i < (fresh ? 2 * q + v : q); i += kThreads) {
       const uint64_t* words = from + (i < q       ? first_query + 2 * i
@@ -591,17 +544,13 @@ class LoneStep {
   // Two numbers of what attention gives a warp, its lanes the ranges of keys. The first warps come
   // last, as they have more to do before.
   __device__ void join_ranges(int layer) const {
-    const int splits = p_.layout.key_splits, of_head = s_.v_dim / 2, pairs = s_.heads * of_head;
-    const int own = clusters() ? items_.rank() : block(),
-              step = clusters() ? p_.layout.cluster : blocks();
-    const int head = clusters() ? items_.head() : 0;
-    if (head >= s_.heads) return;
+    const int splits = p_.layout.key_splits, pairs = s_.heads * s_.v_dim / 2;
 #pragma unroll 1
-    for (int pair = own + step * (kWarps - 1 - warp()); pair < (clusters() ? of_head : pairs);
-         pair += step * kWarps) {
+    for (int pair = block() + blocks() * (kWarps - 1 - warp()); pair < pairs;
+         pair += blocks() * kWarps) {
       float highest = -INFINITY, total = 0, low = 0, high = 0;
       if (lane() < splits) {
-        const uint64_t* from = range_words(head, pair) + 4 * lane();
+        const uint64_t* from = range_words(pair) + 4 * lane();
         StampedPair stats, sums;
         stats.load(from);
         sums.load(from + 2);
@@ -624,16 +573,17 @@ class LoneStep {
         high += __shfl_xor_sync(~0u, high, lanes);
       }
       const float inverse = total == 0 ? 0 : __fdividef(1, total);  // a query without keys
-      const uint32_t bits = pack<T>(low * inverse, high * inverse);
-      publish(p_.layout.attended, pairs, head * of_head + pair, 0, stamp(layer),
-              [&](int) { return bits; });
+      if (lane() == 0) {
+        store_word(part(p_.layout.attended) + pair,
+                   stamped(pack<T>(low * inverse, high * inverse), stamp(layer)));
+      }
     }
   }
 
   // ---- the end ----------------------------------------------------------------------------------
 
   // In float32, a warp a symbol of the vocabulary.
-  __device__ void logits() const {
+  __device__ void logits() {
     gather_stream(s_.layers);
     __syncthreads();
     const Norm norm = find_norm(stream(false), p_.final_eps);
@@ -664,15 +614,19 @@ class LoneStep {
   const DecodeBlock* blocks_;  // in shared memory, as all below
   const HeadCache* caches_;
   float* scratch_;
-  const OwnItems items_;
-  CopiesAhead<T, kLanes> ahead_;
-  const int copy_ = block() % p_.layout.copies;  // that the block reads
-  int pattern_ = 0;                              // of the layer
-  bool turn_ = false;  // which half of scratch_ the next tile's sums go to
+  const LoneSlots<T> slots_;
+  int taken_ = 0, norm_ = 0;  // the slots of the next group and of the next norm
+  // Of the block's first items, as whole numbers take long to divide.
+  const KeyTask own_keys_;
+  ProjectionTile own_projection_;
+  Turn own_turn_;
+  int pattern_ = 0;      // of the layer
+  float near_mean_ = 0;  // of the norm before
+  bool turn_ = false;    // which half of scratch_ the next tile's sums go to
 };
 
 template <typename T, int kLanes>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kLoneThreads, 1)
     lone_step_kernel(const __grid_constant__ LoneParams params) {
   LoneStep<T, kLanes>(params).run();
 }

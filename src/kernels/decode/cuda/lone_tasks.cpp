@@ -1,7 +1,6 @@
 #include "kernels/decode/cuda/lone_tasks.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "kernels/decode/cuda/step_words.h"
 
@@ -25,28 +24,24 @@ FoldedTasks fold(int rows, int in, int blocks) {
 
 }  // namespace
 
-LoneLayout lone_layout(const DecodeShape& shape, const Gpu& gpu, int cluster) {
+LoneLayout lone_layout(const DecodeShape& shape, const Gpu& gpu) {
   const StepShape s = step_shape(shape);
   LoneLayout layout;
   if (s.d_model % 8 != 0 || s.ff_width % 8 != 0) return layout;
   layout.inverse_width = 1.0f / static_cast<float>(s.d_model);
   const int columns_in = s.heads * s.v_dim;
   layout.tasks[kLoneFf2] = fold(s.d_model, s.ff_width, gpu.multiprocessors);
-  layout.blocks = std::min(gpu.multiprocessors, layout.tasks[kLoneFf2].tiles) / cluster * cluster;
-  layout.cluster = cluster;
-  if (layout.blocks < s.heads * cluster && cluster > 1) return layout;
+  layout.blocks = std::min(gpu.multiprocessors, layout.tasks[kLoneFf2].tiles);
   layout.tasks[kLoneProj] = fold(s.d_model, columns_in, layout.blocks);
   layout.tasks[kLoneFf1] = {cover(s.ff_width, kTileRows), 0, s.d_model, 0};
   layout.tasks[kLoneQkv] = {projection_tiles(s), 0, s.d_model, 0};
   const int widest = std::max(s.qk_dim, s.v_dim);
   layout.lanes = widest <= 64 ? 4 : widest <= 128 ? 8 : 16;
-  layout.key_splits =
-      cluster > 1 ? cluster : std::clamp(layout.blocks / s.heads, 1, kMostKeySplits);
+  layout.key_splits = std::clamp(layout.blocks / s.heads, 1, kMostKeySplits);
   layout.tasks[kLoneKeys].tiles = s.heads * layout.key_splits;
   for (FoldedTasks& tasks : layout.tasks) {
     tasks.groups = cover(cover(tasks.columns, kChunk), kWarps * kLoneChunks);
   }
-  if (const char* copies = std::getenv("LACE_DECODE_COPIES")) layout.copies = std::atoi(copies);
 
   const auto take_shared = [&](int64_t bytes) {
     const int64_t at = layout.shared_bytes;
@@ -66,13 +61,8 @@ LoneLayout lone_layout(const DecodeShape& shape, const Gpu& gpu, int cluster) {
   layout.fresh_at = take_shared((2 * s.qk_dim + s.v_dim) * 4);
   layout.scratch_at = take_shared(
       std::max<int64_t>(2 * kTileRows * kWarps * 4, int64_t{kWarps} * (kMergeWords + s.v_dim) * 4));
-  if (cluster > 1) {
-    layout.projected_words = 2 * s.qk_dim + s.v_dim;
-    layout.words_at = take_shared(
-        (layout.projected_words + int64_t{cover(s.v_dim / 2, cluster)} * layout.key_splits * 4) *
-        8);
-  }
-  layout.rows_at = take_shared(int64_t{kLoneKinds} * kThreads * 8);
+  layout.rows_at = take_shared(int64_t{kLoneKinds} * kLoneCopiers * 8);
+  layout.biases_at = take_shared(int64_t{kLoneAhead} * kTileRows * 2);
   layout.norms_at = take_shared(kLoneNorms * 2 * d_model * 4);
   layout.ahead_at = take_shared(int64_t{kLoneAhead} * kLonePieces * kThreads * 16);
   layout.fits = layout.shared_bytes <= gpu.shared_bytes;
@@ -82,13 +72,13 @@ LoneLayout lone_layout(const DecodeShape& shape, const Gpu& gpu, int cluster) {
     layout.words += round_up(words, 32);
     return at;
   };
-  const int64_t copies = layout.copies, heads = s.heads, kv_heads = s.kv_heads;
-  layout.x = take(2 * copies * d_model);
-  layout.second = take(copies * d_model);
+  const int64_t heads = s.heads, kv_heads = s.kv_heads;
+  layout.x = take(2 * d_model);
+  layout.second = take(d_model);
   layout.projected = take((heads + kv_heads) * s.qk_dim + kv_heads * s.v_dim);
   layout.ranges = take(heads * s.v_dim / 2 * layout.key_splits * 4);
-  layout.attended = take(copies * columns_in / 2);
-  layout.ff = take(copies * s.ff_width / 2);
+  layout.attended = take(columns_in / 2);
+  layout.ff = take(s.ff_width / 2);
   return layout;
 }
 

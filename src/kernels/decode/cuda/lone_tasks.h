@@ -34,22 +34,20 @@ struct FoldedTasks {
   static_assert(1 << kTileLog == kTileRows);
 };
 
+// kThreads threads of a block multiply and attend, so many others copy for them.
+constexpr int kLoneCopiers = 128, kLoneThreads = kThreads + kLoneCopiers;
 constexpr int kLoneChunks = 2;
-constexpr int kLonePieces = 4;  // of 16 bytes, that a thread copies ahead as one group
+constexpr int kLonePieces = 4;  // of 16 bytes, for each thread that multiplies: a group of copies
 constexpr int kLoneAhead = 6;   // groups that are on their way
 constexpr int kLoneNorms = 5;   // norms whose weights are there or on their way
 
 struct LoneLayout {
   bool fits = false;  // false: the model takes the way of several sequences
-  int blocks = 0;     // of kThreads threads, all at once; each has a tile of ff2
+  int blocks = 0;     // of kLoneThreads threads, all at once; each has a tile of ff2
   int lanes = 0;      // that share a key: 4, 8 or 16
-  // Blocks of a cluster, each of which has the projection and the attention of a head, then
-  // another; 1: all blocks have those of all heads.
-  int cluster = 1;
   int key_splits = 1;
   float inverse_width = 1;        // 1 / d_model
   FoldedTasks tasks[kLoneKinds];  // of kLoneKeys the tiles alone: heads · key_splits
-  int projected_words = 0;        // of a head's query, key and value where there are clusters
   // Shared memory, beginning with StepWords as far as they fit.
   int64_t blocks_at = 0;    // DecodeBlock [layers]
   int64_t caches_at = 0;    // HeadCache [layers, kv_heads]
@@ -57,41 +55,24 @@ struct LoneLayout {
   int64_t operands_at = 0;  // compute, stretches operand_stride apart
   int64_t fresh_at = 0;     // float: query, key and value of a head
   int64_t scratch_at = 0;   // of sums
-  int64_t words_at = 0;     // with clusters: what is `projected` and `ranges` below, of a head
-  int64_t rows_at = 0;      // int2 [kLoneKinds, kThreads]: where threads' rows of weights begin
+  int64_t rows_at = 0;      // int2 [kLoneKinds, kLoneCopiers]: where threads' rows of weights begin
+  int64_t biases_at = 0;    // compute [kLoneAhead, kTileRows]
   int64_t norms_at = 0;     // float [kLoneNorms, 2, d_model]
   int64_t ahead_at = 0;     // [kLoneAhead, kLonePieces, kThreads] of 16 bytes
   int64_t shared_bytes = 0;
-  // The workspace, in words of 64 bits, of which those that all blocks read are there `copies`
-  // times.
-  int copies = 8;
-  int64_t x = 0;          // [2, copies, d_model]: the stream after ff2, of layers in turn
-  int64_t second = 0;     // [copies, d_model]: after the projection
+  // The workspace, in words of 64 bits.
+  int64_t x = 0;          // [2, d_model]: the stream after ff2, of layers in turn
+  int64_t second = 0;     // [d_model]: after the projection
   int64_t projected = 0;  // what the fused projection gives, turned
   int64_t ranges = 0;     // [heads, v_dim / 2, key_splits, 4]: highest logit, Σ weights, two sums
-  int64_t attended = 0;   // [copies, heads · v_dim / 2]: two of compute a word
-  int64_t ff = 0;         // [copies, ff_width / 2]: as these
+  int64_t attended = 0;   // [heads · v_dim / 2]: two of compute a word
+  int64_t ff = 0;         // [ff_width / 2]: as these
   int64_t words = 0;
 };
 
-// cluster: blocks of a cluster that the GPU may run, each on a multiprocessor of its own, as many
-// at once as it takes to cover heads; 1: none.
-LoneLayout lone_layout(const DecodeShape& shape, const Gpu& gpu, int cluster = 1);
+LoneLayout lone_layout(const DecodeShape& shape, const Gpu& gpu);
 
 // Elements from a stretch of operands to the next.
 LACE_HOST_DEVICE constexpr int stretch_stride(int columns) { return cover(columns, 64) * 64 + 32; }
-
-// Which of the fused projection's tiles is number `tile` of a head, which are its query's, then its
-// key's and its value's.
-LACE_HOST_DEVICE inline int head_tile(const StepShape& s, int head, int tile) {
-  const int turned = turned_tiles(s), kv_head = head / (s.heads / s.kv_heads);
-  if (tile < turned) return head * turned + tile;
-  tile -= turned;
-  if (tile < turned) return (s.heads + kv_head) * turned + tile;
-  return (s.heads + s.kv_heads) * turned + kv_head * value_tiles(s) + (tile - turned);
-}
-LACE_HOST_DEVICE inline int head_tiles(const StepShape& s) {
-  return 2 * turned_tiles(s) + value_tiles(s);
-}
 
 }  // namespace lace::cuda::decode

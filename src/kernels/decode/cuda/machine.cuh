@@ -73,42 +73,18 @@ __device__ inline uint32_t load_acquired(const uint32_t* word) {
 // that a launch passes from block to block without a barrier. Later loads of a word see what
 // earlier ones saw or what came after.
 __device__ inline void store_word(uint64_t* to, uint64_t word) {
-  asm volatile("st.relaxed.gpu.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
 }
 __device__ inline void store_words(uint64_t* to, uint64_t first, uint64_t second) {
-  asm volatile("st.relaxed.gpu.v2.u64 [%0], {%1, %2};" ::"l"(to), "l"(first), "l"(second)
+  asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(to), "l"(first), "l"(second)
                : "memory");
 }
 __device__ inline void load_words(const uint64_t* from, uint64_t& first, uint64_t& second) {
-  asm volatile("ld.relaxed.gpu.v2.u64 {%0, %1}, [%2];"
+  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
                : "=l"(first), "=l"(second)
                : "l"(from)
                : "memory");
 }
-
-// Clusters are of GPUs from sm_90 on; elsewhere a block is one.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-template <typename P>
-__device__ P* of_rank(P* own, int) {
-  return own;
-}
-__device__ inline void cluster_barrier() { __syncthreads(); }
-#else
-// What lies in the shared memory of a block of the own cluster where `own` lies in the own.
-template <typename P>
-__device__ P* of_rank(P* own, int rank) {
-  uint64_t address;
-  asm("mapa.u64 %0, %1, %2;" : "=l"(address) : "l"(own), "r"(rank));
-  return reinterpret_cast<P*>(address);
-}
-// For all threads of a cluster: what they wrote before is there for all after it.
-__device__ inline void cluster_barrier() {
-  asm volatile(
-      "barrier.cluster.arrive.release.aligned;\n"
-      "barrier.cluster.wait.acquire.aligned;" ::
-          : "memory");
-}
-#endif
 
 __device__ inline long long clock_now() { return clock64(); }
 __device__ inline void add_clocks(long long* to, long long value) {

@@ -53,8 +53,8 @@ template <typename T>
 bool run(const LoneParams& params, uint32_t seed) {
   const auto launch = [&](auto lanes) {
     return emulation::launch(
-        params.layout.blocks, kThreads, static_cast<size_t>(params.layout.shared_bytes), seed,
-        [&] { LoneStep<T, lanes()>(params).run(); }, kMostRounds, params.layout.cluster);
+        params.layout.blocks, kLoneThreads, static_cast<size_t>(params.layout.shared_bytes), seed,
+        [&] { LoneStep<T, lanes()>(params).run(); }, kMostRounds);
   };
   switch (params.layout.lanes) {
     case 4:
@@ -72,7 +72,6 @@ struct Case {
   Gpu gpu;
   bool rotary = false, far_words = false;
   bool lone = true;   // one sequence by stamped values, where the model fits
-  int cluster = 1;    // blocks, then
   int positions = 0;  // tables
   int steps = 4;
   int64_t prompt = 0;    // slots that are stored at once before
@@ -213,7 +212,7 @@ class Decoding {
     params_.batch = static_cast<int>(batch);
     workspace_ = Array<std::byte>(params_.layout.workspace_bytes);
     std::memset(workspace_.data() + params_.layout.barrier, 0, 8);
-    lone_.layout = batch == 1 && c_.lone ? lone_layout(s_, c_.gpu, c_.cluster) : LoneLayout();
+    lone_.layout = batch == 1 && c_.lone ? lone_layout(s_, c_.gpu) : LoneLayout();
     if (lone_.layout.fits) {
       workspace_ = Array<std::byte>(lone_.layout.words * 8);
       std::memset(workspace_.data(), 0, static_cast<size_t>(lone_.layout.words * 8));
@@ -377,7 +376,7 @@ TEST(EmulatedDecode, RandomModels) {
 
 LoneLayout lone_layout_of(Case c) {
   c.shape.compute = DType::kBFloat16;
-  return lone_layout(c.shape, c.gpu, c.cluster);
+  return lone_layout(c.shape, c.gpu);
 }
 
 // One sequence, whose blocks pass one another stamped values.
@@ -389,25 +388,6 @@ TEST(EmulatedDecode, LoneSequences) {
     c.batch = 1;
     c.shape.d_model = 8 * pick(rng, 1, 20);
     c.shape.ff_width = 8 * pick(rng, 1, 80);
-    EXPECT_TRUE(lone_layout_of(c).fits);
-    expect_equal(c, rng);
-    if (HasFatalFailure()) return;
-  }
-}
-
-// A cluster of blocks for each head, and one without.
-TEST(EmulatedDecode, LoneSequencesInClusters) {
-  for (uint64_t seed = 0; seed < 2; ++seed) {
-    SCOPED_TRACE(seed);
-    std::mt19937_64 rng(3000 + 77 * seed);
-    Case c = random_case(rng);
-    c.batch = 1;
-    c.cluster = 2;
-    c.shape.d_model = 16 * pick(rng, 8, 10);
-    c.shape.ff_width = 128 * pick(rng, 1, 2);
-    c.gpu.multiprocessors = 10;
-    c.prompt = seed % 2 == 0 ? 0 : 30;
-    c.steps = 2;
     EXPECT_TRUE(lone_layout_of(c).fits);
     expect_equal(c, rng);
     if (HasFatalFailure()) return;

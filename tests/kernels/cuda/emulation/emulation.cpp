@@ -43,20 +43,15 @@ void Copies::wait(size_t left) {
 }
 
 bool launch(int blocks, int threads, size_t shared_bytes, uint32_t seed,
-            const std::function<void()>& kernel, int most_rounds, int cluster) {
+            const std::function<void()>& kernel, int most_rounds) {
   body = &kernel;
   grid = dim3(static_cast<unsigned>(blocks));
   std::vector<Block> all(static_cast<size_t>(blocks));
-  std::vector<Barrier> clusters(all.size() / static_cast<size_t>(cluster));
   std::vector<std::unique_ptr<std::byte, void (*)(void*)>> shared;
   std::vector<Fiber> fibers(static_cast<size_t>(blocks * threads));
   for (size_t b = 0; b < all.size(); ++b) {
     all[b].index = {static_cast<unsigned>(b), 0, 0};
     all[b].barrier.size = threads;
-    const size_t of = b / static_cast<size_t>(cluster);
-    all[b].cluster = &all[of * static_cast<size_t>(cluster)];
-    all[b].cluster_barrier = &clusters[of];
-    clusters[of].size = threads * cluster;
     all[b].warps.resize(static_cast<size_t>(threads) / 32);
     for (Warp& warp : all[b].warps) warp.barrier.size = 32;
     shared.emplace_back(static_cast<std::byte*>(std::aligned_alloc(16, shared_bytes)), std::free);

@@ -47,8 +47,6 @@ struct Warp {
 struct Block {
   uint3 index;
   Barrier barrier;
-  Block* cluster = nullptr;  // the first of its cluster
-  Barrier* cluster_barrier = nullptr;
   std::vector<Warp> warps;
   std::byte* shared = nullptr;
 };
@@ -101,10 +99,10 @@ inline void wait(Barrier& barrier) {
 inline Warp& warp() { return current->block->warps[current->thread.x / 32]; }
 inline int lane() { return static_cast<int>(current->thread.x % 32); }
 
-// Runs `kernel` by blocks · threads threads, in clusters of so many blocks. False if they wait for
-// one another for ever: if they are not done after all have had `most_rounds` turns.
+// Runs `kernel` by blocks · threads threads. False if they wait for one another for ever: if they
+// are not done after all have had `most_rounds` turns.
 bool launch(int blocks, int threads, size_t shared_bytes, uint32_t seed,
-            const std::function<void()>& kernel, int most_rounds = 1 << 20, int cluster = 1);
+            const std::function<void()>& kernel, int most_rounds = 1 << 20);
 
 }  // namespace lace::emulation
 

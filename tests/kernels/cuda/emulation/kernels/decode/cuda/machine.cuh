@@ -85,13 +85,6 @@ inline void load_words(const uint64_t* from, uint64_t& first, uint64_t& second) 
   emulation::yield();
   second = from[1];
 }
-template <typename P>
-P* of_rank(P* own, int rank) {
-  const emulation::Block& block = *emulation::current->block;
-  return reinterpret_cast<P*>(block.cluster[rank].shared +
-                              (reinterpret_cast<std::byte*>(own) - block.shared));
-}
-inline void cluster_barrier() { emulation::wait(*emulation::current->block->cluster_barrier); }
 inline long long clock_now() { return 0; }
 inline void add_clocks(long long*, long long) {}
 
