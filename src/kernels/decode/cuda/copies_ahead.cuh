@@ -147,7 +147,7 @@ class LoneCopier {
 
  private:
   static constexpr int kHalves = kThreads / kLoneCopiers;  // threads that one copies for
-  static_assert(kHalves == 2 && kLoneCopiers % 32 == 0);
+  static_assert(kWarps % kHalves == 0 && kLoneCopiers % 32 == 0);
 
   __device__ static int thread() { return static_cast<int>(threadIdx.x) - kThreads; }
   __device__ static int block() { return static_cast<int>(blockIdx.x); }

@@ -1,10 +1,7 @@
 // Plans and launches of steps.
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <iterator>
-#include <vector>
 
 #include <cuda_runtime_api.h>
 
@@ -26,38 +23,6 @@ struct GpuDecodePlan {
 };
 
 namespace {
-
-long long* debug_clocks() {
-  static long long* clocks = [] {
-    long long* memory = nullptr;
-    if (std::getenv("LACE_DECODE_CLOCKS") == nullptr) return memory;
-    LACE_CUDA(cudaMalloc(reinterpret_cast<void**>(&memory), 132 * 16 * 8));
-    LACE_CUDA(cudaMemset(memory, 0, 132 * 16 * 8));
-    static long long* kept = memory;
-    std::atexit([] {
-      std::vector<long long> all(132 * 16);
-      cudaMemcpy(all.data(), kept, all.size() * 8, cudaMemcpyDeviceToHost);
-      const char* names[16] = {"steps",   "qkv:in", "qkv:do", "", "", "proj:in",
-                               "proj:do", "ff1:in", "ff1:do", "", "", "join",
-                               "",        "logits", "",       ""};
-      names[9] = "att/ff2:in";
-      names[10] = "att/ff2:do";
-      for (int i = 0; i < 16; i++) {
-        double sum = 0, least = 1e30, most = 0;
-        for (int b = 0; b < 128; b++) {
-          const double x = static_cast<double>(all[static_cast<size_t>(b * 16 + i)]);
-          sum += x / 128;
-          least = std::min(least, x);
-          most = std::max(most, x);
-        }
-        std::fprintf(stderr, "%2d %-10s mean %12.0f least %12.0f most %12.0f\n", i, names[i], sum,
-                     least, most);
-      }
-    });
-    return memory;
-  }();
-  return clocks;
-}
 
 int attribute(cudaDeviceAttr name) {
   int device = 0, value = 0;
@@ -129,7 +94,7 @@ std::shared_ptr<const GpuDecodePlan> plan_gpu_decode(const DecodeShape& shape, i
   plan->kernel = half ? cuda::decode::step_kernel_fp16(plan->layout)
                       : cuda::decode::step_kernel_bf16(plan->layout);
   allow_shared_memory(plan->kernel);
-  if (batch > 1 || std::getenv("LACE_DECODE_BARRIER") != nullptr) return plan;
+  if (batch > 1) return plan;
   plan->lone = cuda::decode::lone_layout(shape, gpu);
   if (plan->lone.fits) {
     plan->lone_kernel = half ? cuda::decode::lone_step_kernel_fp16(plan->lone)
@@ -151,7 +116,6 @@ void gpu_decode_step(const Context& context, const GpuDecodePlan& plan, const Gp
     fill(plan, step, params);
     params.layout = plan.lone;
     params.stamp = step.number * static_cast<uint32_t>(plan.shape.layers) + 1;
-    params.clocks = debug_clocks();
     launch(context, plan.lone_kernel, plan.lone.blocks, cuda::decode::kLoneThreads,
            plan.lone.shared_bytes, &params);
   } else {

@@ -49,7 +49,6 @@ class LoneStep {
       LoneCopier<T, kLanes>(p_, words_, blocks_, caches_).run();
       return;
     }
-    tick(15);
     // One piece of code for all products: what runs once a layer anew would be fetched anew.
 #pragma unroll 1
     for (int layer = 0; layer < s_.layers; layer++) {
@@ -57,9 +56,7 @@ class LoneStep {
       for (int kind = 0; kind < kLoneKinds; kind++) {
         if (kind == kLoneKeys) {
           attention(layer);
-          tick(11);
           join_ranges(layer);
-          tick(12);
         } else {
           multiply(static_cast<LoneKind>(kind), layer);
         }
@@ -67,18 +64,9 @@ class LoneStep {
       if (++pattern_ == p_.patterns) pattern_ = 0;
     }
     if (p_.logits != nullptr) logits();
-    tick(13);
   }
 
  private:
-  long long last_ = clock_now();
-  __device__ void tick(int i) {
-    if (p_.clocks == nullptr) return;
-    const long long now = clock_now();
-    if (thread() == 0) add_clocks(p_.clocks + block() * 16 + i, now - last_);
-    last_ = now;
-  }
-
   __device__ static int thread() { return static_cast<int>(threadIdx.x); }
   __device__ static int warp() { return thread() / 32; }
   __device__ static int lane() { return thread() % 32; }
@@ -216,7 +204,6 @@ class LoneStep {
   __device__ void multiply(LoneKind kind, int layer) {
     const FoldedTasks& tasks = p_.layout.tasks[kind];
     const bool any = block() < tasks.tiles;
-    gather_input(kind, layer, any);
     Norm norm;
     int tile = block();
     do {
@@ -224,7 +211,9 @@ class LoneStep {
 #pragma unroll 1
       for (int group = 0; group < tasks.groups; group++) {
         __syncthreads();
-        if (!any) return;
+        WeightPieces pieces;
+#pragma unroll
+        for (int i = 0; i < kLonePieces; i++) pieces.of[i] = *slots_.piece(taken_, i, thread());
         if (group == 0) {
           const T* biases = slots_.biases(taken_);
           const int number = lane() % kTileRows;
@@ -232,11 +221,13 @@ class LoneStep {
               biases[kind == kLoneQkv ? number % 8 : number >> tasks.fold_log]);
           high_bias = elementwise::to_float(biases[8 + number % 8]);
           if (tile == block()) {
-            tick(1 + 2 * kind);
+            gather_input(kind, layer, any);
+            sync_first<kThreads>();
+            if (!any) return;
             if (begins_branch(kind)) norm = find_norm(stream(kind == kLoneFf1), p_.block_eps);
           }
         }
-        multiply_group(kind, tasks, group, norm, sums);
+        multiply_group(kind, tasks, group, norm, pieces, sums);
         taken_ = LoneSlots<T>::next(taken_);
         if (group + 1 < tasks.groups) __syncthreads();
       }
@@ -247,7 +238,6 @@ class LoneStep {
       if (warp() == 0) finish(kind, layer, tile, bias, high_bias, scratch);
       tile += blocks();
     } while (tile < tasks.tiles);
-    tick(2 + 2 * kind);
     if (begins_branch(kind)) norm_ = LoneSlots<T>::next_norm(norm_);
   }
 
@@ -264,11 +254,9 @@ class LoneStep {
   }
 
   __device__ void multiply_group(LoneKind kind, const FoldedTasks& tasks, int group,
-                                 const Norm& norm, float (&sums)[4]) const {
+                                 const Norm& norm, const WeightPieces& pieces,
+                                 float (&sums)[4]) const {
     const int t = lane() % 4;
-    WeightPieces pieces;
-#pragma unroll
-    for (int i = 0; i < kLonePieces; i++) pieces.of[i] = *slots_.piece(taken_, i, thread());
 #pragma unroll
     for (int u = 0; u < kLoneChunks; u++) {
       const int first = (warp() + (kLoneChunks * group + u) * kWarps) * kChunk;
@@ -431,18 +419,18 @@ class LoneStep {
     const int own = warp() * Share::kGroups + lane() / kLanes;
     float *q = shared<float>(p_.layout.fresh_at), *key = q + s_.qk_dim, *value = key + s_.qk_dim;
     QuerySums<T, kLanes> sums;
-    gather_head(layer, head, range, q);
     int first = range.begin;
     do {
       __syncthreads();
+      KeyVectors vectors;
+      if (first < range.end) take_rows(range, first + own, vectors);
       if (first == range.begin) {
-        tick(9);
+        gather_head(layer, head, range, q);
+        sync_first<kThreads>();
         sums.ask(s_.qk_dim, 1.44269504f / sqrtf(static_cast<float>(s_.qk_dim)),
                  [&](int column) { return *reinterpret_cast<const float4*>(q + column); });
       }
       if (first >= range.end) break;
-      KeyVectors vectors;
-      take_rows(range, first + own, vectors);
 #pragma unroll
       for (int u = 0; u < kKeysAhead; u++) {
         if (vectors.live[u] && first + own + u * Share::kBlockKeys == range.fresh) {
@@ -463,7 +451,6 @@ class LoneStep {
       store_words(to, number(stats.x), number(stats.y));
       store_words(to + 2, number(joined.sum(2 * thread())), number(joined.sum(2 * thread() + 1)));
     }
-    tick(10);
   }
 
   // What the ranges give for two numbers of a head: of all heads', pair number `pair`.

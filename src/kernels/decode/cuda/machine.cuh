@@ -69,6 +69,12 @@ __device__ inline uint32_t load_acquired(const uint32_t* word) {
   return value;
 }
 
+// A barrier of the first kCount threads of a block, besides that of all.
+template <int kCount>
+__device__ void sync_first() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kCount) : "memory");
+}
+
 // Two words of 64 bits side by side, each stored and loaded at once, at a multiple of 16 bytes; all
 // that a launch passes from block to block without a barrier. Later loads of a word see what
 // earlier ones saw or what came after.
@@ -84,11 +90,6 @@ __device__ inline void load_words(const uint64_t* from, uint64_t& first, uint64_
                : "=l"(first), "=l"(second)
                : "l"(from)
                : "memory");
-}
-
-__device__ inline long long clock_now() { return clock64(); }
-__device__ inline void add_clocks(long long* to, long long value) {
-  asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
 }
 
 // 2^x

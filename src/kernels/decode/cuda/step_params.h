@@ -34,7 +34,6 @@ struct StepParams : StepArguments {
 struct LoneParams : StepArguments {
   LoneLayout layout;
   uint32_t stamp = 0;  // that values of the first layer carry; those of the next one more
-  long long* clocks = nullptr;
 };
 
 static_assert(sizeof(StepParams) <= 4096 && sizeof(LoneParams) <= 4096,

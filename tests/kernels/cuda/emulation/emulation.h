@@ -46,7 +46,7 @@ struct Warp {
 
 struct Block {
   uint3 index;
-  Barrier barrier;
+  Barrier barrier, first;  // of all threads, of the first ones
   std::vector<Warp> warps;
   std::byte* shared = nullptr;
 };

@@ -67,6 +67,12 @@ inline uint32_t load_acquired(const uint32_t* word) {
   return *word;
 }
 
+template <int kCount>
+void sync_first() {
+  if (emulation::current->thread.x >= kCount) std::abort();
+  emulation::current->block->first.size = kCount;
+  emulation::wait(emulation::current->block->first);
+}
 inline void store_word(uint64_t* to, uint64_t word) {
   if (reinterpret_cast<uintptr_t>(to) % 8 != 0) std::abort();
   emulation::yield();
@@ -85,9 +91,6 @@ inline void load_words(const uint64_t* from, uint64_t& first, uint64_t& second) 
   emulation::yield();
   second = from[1];
 }
-inline long long clock_now() { return 0; }
-inline void add_clocks(long long*, long long) {}
-
 inline float power_of_two(float x) { return std::exp2(x); }
 
 }  // namespace lace::cuda::decode
