@@ -80,8 +80,9 @@ class LoneSlots {
 };
 
 // The threads of a block that copy, kLoneAhead groups ahead, while the others multiply. All of them
-// come to the same barriers: before one a group is waited for, behind the next its room is used
-// again.
+// come to the same barriers: before one a group is waited for, behind the next it has been read,
+// and its room is used again when the one after that is behind, where the others have to wait
+// anyway.
 template <typename T, int kLanes>
 class LoneCopier {
  public:
@@ -101,7 +102,8 @@ class LoneCopier {
     for (int kind = 0; kind < kLoneKinds; kind++) {
       if (kind != kLoneKeys) *first_rows(kind) = find_rows(kind, block());
     }
-    int room = kLoneAhead;
+    copy(kLoneAhead);
+    int room = 0;  // groups that have been read since
     int pattern = 0;
 #pragma unroll 1
     for (int phase = 0; phase < s_.layers * kLoneKinds; phase++) {
@@ -126,14 +128,10 @@ class LoneCopier {
         first = false;
 #pragma unroll 1
         for (int round = 0; round < rounds; round++) {
-          copy(room);
-          room = 0;
-          if (any && groups == 1) {
-            wait_for_copies_before<kLoneAhead - 1>();
-          } else if (groups > 1) {
-            wait_for_copies_before<kLoneAhead - LoneSlots<T>::kRowGroups>();
-          }
+          if (any && groups > 0) wait_before(kLoneAhead - room - groups);
           __syncthreads();
+          copy(room);  // while the others wait for what comes from other blocks
+          room = 0;
           if (!any) break;
           __syncthreads();
           room = groups;
@@ -152,6 +150,18 @@ class LoneCopier {
   __device__ static int thread() { return static_cast<int>(threadIdx.x) - kThreads; }
   __device__ static int block() { return static_cast<int>(blockIdx.x); }
   __device__ static int blocks() { return static_cast<int>(gridDim.x); }
+
+  // Until at most `left` groups are on their way.
+  __device__ static void wait_before(int left) {
+    static_assert(kLoneAhead == 2 * LoneSlots<T>::kRowGroups);
+    if (left >= 4) {
+      wait_for_copies_before<4>();
+    } else if (left >= 2) {
+      wait_for_copies_before<2>();
+    } else {
+      wait_for_copies_before<0>();
+    }
+  }
 
   // The next groups, as far as there are any.
   __device__ __forceinline__ void copy(int groups) {
