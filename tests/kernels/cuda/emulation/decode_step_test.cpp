@@ -452,6 +452,32 @@ TEST(EmulatedDecode, ManySequences) {
   expect_equal(c, rng);
 }
 
+// More keys in a range than a block looks at at once, and several ranges a block.
+TEST(EmulatedDecode, LoneSequenceOfManyKeys) {
+  for (const int multiprocessors : {1, 2, 3}) {
+    SCOPED_TRACE(multiprocessors);
+    std::mt19937_64 rng(static_cast<uint64_t>(41 + multiprocessors));
+    Case c;
+    c.shape = {.compute = DType::kBFloat16,
+               .layers = 2,
+               .d_model = 32,
+               .heads = 2,
+               .kv_heads = 1,
+               .qk_dim = 136,
+               .v_dim = 8,
+               .ff_width = 32,
+               .vocab = 20,
+               .block_eps = 1e-5,
+               .final_eps = 1e-6};
+    c.gpu = {.multiprocessors = multiprocessors, .shared_bytes = 232448};
+    c.steps = 2;
+    c.prompt = 55;  // rounds of 32
+    EXPECT_EQ(lone_layout_of(c).lanes, 16);
+    expect_equal<__nv_bfloat16>(c, {Pattern::parse("dense"), Pattern::parse("local(40)")}, rng);
+    if (HasFatalFailure()) return;
+  }
+}
+
 // A word of the layer before is not taken for the new one, whenever that comes; one that nobody
 // writes is awaited for ever.
 TEST(EmulatedDecode, StampsAreAwaited) {
