@@ -104,8 +104,8 @@ TileShape best_forward_tile(const AttentionShape& s, const Plan& plan) {
   constexpr TileShape kWide = tile_of(ForwardTiling::kWide);
   constexpr TileShape kShort = tile_of(ForwardTiling::kShort);
   if (find_kernel(s, kWide) == nullptr) return forward_tile(s);
-  // Blocks are most often of 64 or 128, and leave fewer tiles than the plan has.
-  if (s.live_blocks) return kStandard;
+  // Of a tile that has several blocks more is computed than is live.
+  if (s.live_blocks) return s.block_size <= kShort.others ? kShort : kStandard;
   if (plan.tile.others < kStandard.others) return plan.tile;
   int64_t tiles = 0, full_tiles = 0, pairs = 0;
   for (const HeadGroup& group : plan.groups) {
