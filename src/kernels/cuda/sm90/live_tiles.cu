@@ -113,6 +113,7 @@ __global__ void __launch_bounds__(kListThreads) list_kernel(const LiveLaunch lau
   const int32_t run_begin = place.run;
   int32_t tiles = 0;
   for (int32_t r = tile.run_begin; r < tile.run_end; ++r) {
+    __syncthreads();  // the run before is read no more
     if (thread < kRunWords) {
       reinterpret_cast<uint32_t*>(&memory.run)[thread] =
           __ldg(reinterpret_cast<const uint32_t*>(launch.work.runs + r) + thread);
