@@ -15,6 +15,8 @@
 
 #include "lace/pattern.h"
 
+#include "kernels/cuda/sm90/attention_forward.h"
+
 namespace lace::test {
 namespace {
 
@@ -272,6 +274,29 @@ TEST(Sm90LiveTiles, HeadsApartHaveTheSameTilesEach) {
       }
     }
   }
+}
+
+// Blocks of tiles take little; a mask of rows for every tile of many heads is left to others.
+TEST(Sm90LiveTiles, RefusesTablesOfManyGigabytes) {
+  AttentionShape shape;
+  shape.device = Device::kCuda;
+  shape.dtype = DType::kBFloat16;
+  shape.batch = 1;
+  shape.heads = shape.kv_heads = 64;
+  shape.q_len = shape.k_len = 32768;
+  shape.qk_dim = shape.v_dim = 64;
+  shape.live_blocks = true;
+  const auto refusal = [&](int64_t block_size, int64_t mask_heads) {
+    shape.block_size = block_size, shape.mask_heads = mask_heads;
+    return sm90::unsupported(shape);
+  };
+  EXPECT_EQ(refusal(128, 64), "");
+  EXPECT_EQ(refusal(48, 1), "");
+  EXPECT_NE(refusal(48, 64).find("blocks of 48 may take"), std::string::npos);
+  shape.q_len -= 64;
+  EXPECT_NE(refusal(128, 64), "") << "blocks begin within tiles";
+  shape.q_len -= 64;
+  EXPECT_EQ(refusal(128, 64), "");
 }
 
 }  // namespace
