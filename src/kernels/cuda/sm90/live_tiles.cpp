@@ -74,7 +74,8 @@ WorkTables live_tables(const Context& context, const cuda::UploadedPlan& uploade
   const int64_t masks = launch.mask_count + places.places.masks;
   LACE_CHECK(masks <= most_masks(work.owner_rows) && places.places.mask_ids <= INT32_MAX,
              "[attention] cuda_sm90 keeps plans of up to ", most_masks(work.owner_rows),
-             " tiles that are cut to masks of blocks, got ", masks);
+             " tiles that are cut to masks of blocks, got ", masks,
+             "; LACE_KERNEL=cuda_portable keeps none");
   Parts parts;
   const size_t listed_at = parts.add<WorkTile>(launch.tile_count);
   const size_t tiles_at = parts.add<WorkTile>(launch.tile_count);
