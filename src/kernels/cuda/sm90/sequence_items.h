@@ -168,18 +168,20 @@ LACE_HOST_DEVICE inline SequenceItem make_item(const SequenceTables& tables, int
   return item;
 }
 
-// Sequences of about one length, in eighths of powers of two.
-constexpr int32_t kLengthClasses = 256;
+// Sizes that are about alike: eighths of powers of two.
+constexpr int32_t kSizeClasses = 256;
+LACE_HOST_DEVICE inline int32_t size_class(int32_t size) {
+  if (size <= 0) return 0;
+#ifdef __CUDA_ARCH__
+  const int32_t width = 32 - __clz(size);
+#else
+  const int32_t width = std::bit_width(static_cast<uint32_t>(size));
+#endif
+  return width <= 3 ? size : (width - 3) * 8 + (size >> (width - 4) & 7);
+}
 LACE_HOST_DEVICE inline int32_t length_class(const Extent& owners, const Extent& others) {
   const int32_t a = owners.end - owners.begin, b = others.end - others.begin;
-  const int32_t length = a > b ? a : b;
-  if (length <= 0) return 0;
-#ifdef __CUDA_ARCH__
-  const int32_t width = 32 - __clz(length);
-#else
-  const int32_t width = std::bit_width(static_cast<uint32_t>(length));
-#endif
-  return width <= 3 ? length : (width - 3) * 8 + (length >> (width - 4) & 7);
+  return size_class(a > b ? a : b);
 }
 
 }  // namespace lace::sm90
