@@ -22,8 +22,8 @@ class Contender:
     what: str
     exact: bool = True   # computes the row's pattern
     parameters: tuple = ()  # that get gradients too
-    mask: object = None  # () -> a mask of the row, made anew
-    lists: str = ""      # in the names of the kernels of a call that make one
+    make_mask: object = None  # () -> a mask of the row, made anew
+    listing_kernels: str = ""  # what the names of those have that list what is live
 
 
 def swap(x):
@@ -59,7 +59,7 @@ def lace_blocks(row):
     def run(q, k, v):
         return swap(torch.ops.lace.attention(swap(q), swap(k), swap(v), row.pattern,
                                              block_mask=live, block_size=row.l)[0])
-    return Contender(run, "torch.ops.lace.attention with a mask of blocks", lists="LiveLaunch")
+    return Contender(run, "torch.ops.lace.attention with a mask of blocks", listing_kernels="LiveLaunch")
 
 
 def lace_attention(row):
@@ -248,7 +248,7 @@ def flex_attention(row):
             lambda b, h, i, j: kept(h, i, j), None, None, row.n, row.n, device="cuda")
     return Contender(lambda q, k, v: swap(flex.compiled(
         swap(q), swap(k), swap(v), block_mask=mask, enable_gqa=grouped)), "FlexAttention",
-        mask=made)
+        make_mask=made)
 
 
 def flex_two_passes(row):

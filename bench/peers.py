@@ -109,14 +109,14 @@ def call(contender, direction, inputs):
 
 
 def listing_ms(run, lists, calls=5):
-    """Of a call the time of the kernels that have `lists` in their names."""
+    """Of a call the time of the kernels that have `lists` in their names; None: there are none."""
     from torch.profiler import ProfilerActivity, profile
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         for _ in range(calls):
             run()
         torch.cuda.synchronize()
-    return sum(event.device_time_total for event in profiled.key_averages()
-               if lists in event.key) * 1e-3 / calls
+    found = [event.device_time_total for event in profiled.key_averages() if lists in event.key]
+    return sum(found) * 1e-3 / calls if found else None
 
 
 def relative_error(got, want):
@@ -153,11 +153,11 @@ def measure(row, direction, contenders, inputs, seconds, progress):
             ms = sample_ms(run, 2)
             calls = max(1, min(20, round(4 / ms)))
             rounds = max(3, min(25, int(1e3 * seconds / (calls * ms + 1))))
-            if contender.lists:
-                figures[name]["listing_ms"] = listing_ms(run, contender.lists)
-            if contender.mask:
-                contender.mask()
-                figures[name]["mask_ms"] = sample_ms(contender.mask, 1)
+            if contender.listing_kernels:
+                figures[name]["listing_ms"] = listing_ms(run, contender.listing_kernels)
+            if contender.make_mask:
+                contender.make_mask()
+                figures[name]["mask_ms"] = sample_ms(contender.make_mask, 1)
             running[name] = (run, calls, rounds, [])
         except Exception as error:
             figures[name]["error"] = first_line(error)
@@ -316,7 +316,7 @@ def print_report(report, names):
         for name, figures in result["contenders"].items():
             if "error" in figures:
                 print(f"{result['row']} {result['direction']} {name}: {figures['error']}")
-            if "listing_ms" in figures:
+            if figures.get("listing_ms"):
                 print(f"{result['row']} {result['direction']} {name}: of its time "
                       f"{number(figures['listing_ms'])} ms list what is live")
             if "mask_ms" in figures:

@@ -1,4 +1,4 @@
-"""What a BlockMask of FlexAttention says, as a pattern.
+"""What a BlockMask of FlexAttention says, as a pattern or as a tensor of blocks.
 
 Read from its index tensors, and from mask_mod on the blocks that it cuts, and those alone: nothing
 of size length² is made.

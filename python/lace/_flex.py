@@ -98,7 +98,7 @@ def read_once(block_mask: BlockMask, query: Tensor, key: Tensor) -> tuple[list[R
         readings, reason = read_block_mask(block_mask, *lengths)
         known = (lengths, readings, reason)
         _read[block_mask] = known
-    _check_heads(block_mask, query)
+    _check_heads(block_mask, query, "flex_attention")
     return known[1], known[2]
 
 
@@ -108,7 +108,7 @@ def run_whole_blocks(
     """out and lse with a BlockMask that is_of_whole_blocks(). options: those of lace.attention."""
     from ._attention import attention
 
-    _check_heads(block_mask, query)
+    _check_heads(block_mask, query, "attention")
     live, size = live_blocks(block_mask)
     more: dict[str, Any] = {"block_mask": live, "block_size": size, "return_lse": True}
     result: tuple[Tensor, Tensor] = attention(
@@ -117,10 +117,10 @@ def run_whole_blocks(
     return result
 
 
-def _check_heads(block_mask: BlockMask, query: Tensor) -> None:
+def _check_heads(block_mask: BlockMask, query: Tensor, operation: str) -> None:
     batch, heads = block_mask.kv_num_blocks.shape[:2]
     if batch not in (1, query.shape[0]) or heads not in (1, query.shape[1]):
         raise Error(
-            f"[flex_attention] block_mask is of {batch} batch elements and {heads} heads, query "
+            f"[{operation}] block_mask is of {batch} batch elements and {heads} heads, query "
             f"has {query.shape[0]} and {query.shape[1]}"
         )

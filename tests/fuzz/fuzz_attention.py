@@ -2,7 +2,8 @@
 """Random calls of torch.ops.lace.attention against its definition in float64.
 
   fuzz_attention.py PATH/liblace_torch.so --kernel NAME [--seconds S] [--cases N] [--seed N]
-                    [--first CASE] [--small] [--masked] [--jobs J] [--failures N] [--under COMMAND] [--json]
+                    [--first CASE] [--small] [--masked] [--jobs J] [--failures N] [--under COMMAND]
+                    [--json]
 
 Case k of a seed is always the same call: a pattern (all atoms with small, large and odd arguments,
 `|`, `&`, parentheses, heads(…), both directions; mostly ones that need several passes), lengths of
@@ -63,7 +64,9 @@ def arguments():
     parser.add_argument("--seed", type=int)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--small", action="store_true", help="other cases, a sixteenth of the size")
-    parser.add_argument("--masked", action="store_true", help="other cases, all with masks of blocks")
+    parser.add_argument(
+        "--masked", action="store_true", help="other cases, all with masks of blocks"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the cases")
     parser.add_argument("--under", default="", help="what runs them, such as compute-sanitizer")
     parser.add_argument("--failures", type=int, default=1, help="stop after so many")

@@ -81,6 +81,12 @@ struct Listing {
                      size, first_query};
     launch.owners = {plan.transposed ? 0 : first_query, size, static_cast<int32_t>(plan.owner_len)};
     launch.others = {plan.transposed ? first_query : 0, size, static_cast<int32_t>(plan.other_len)};
+    const BlockSide owners = sm90::side_of(plan, launch.blocks, true);
+    const BlockSide others = sm90::side_of(plan, launch.blocks, false);
+    EXPECT_EQ(owners.first, launch.owners.first);
+    EXPECT_EQ(others.first, launch.others.first);
+    EXPECT_EQ(owners.length, launch.owners.length);
+    EXPECT_EQ(others.length, launch.others.length);
     places = sm90::live_places(work, launch.owners, launch.others, heads_apart);
   }
 
@@ -102,7 +108,7 @@ struct Listing {
   // What is known of tile t of `run`, and the masks of its rows, against every pair.
   void check_tile(const Mask& mask, int32_t head, const WorkTile& tile, const WorkRun& run,
                   int32_t t) const {
-    const sm90::LiveGrid grid = sm90::grid_of(launch, launch.blocks.heads > 1 ? head : 0);
+    const sm90::LiveGrid grid = sm90::live_grid(launch, launch.blocks.heads > 1 ? head : 0);
     const int32_t of_mask = launch.blocks.heads > 1 ? head : 0;
     const int32_t shift = t * run.step;
     int live = 0, pairs = 0;

@@ -224,7 +224,7 @@ struct Backward {
   // Where each head has a mask of its own, its tiles are apart.
   const UploadedWork& work_of(const cuda::UploadedPlan& on_device, const Plan& of,
                               int64_t heads_per_item) const {
-    const bool apart = shape.live_blocks && args.blocks.heads > 1;
+    const bool apart = shape.live_blocks && heads_apart(args.blocks);
     return uploaded_work(on_device, of, apart ? 1 : heads_per_item, stream, apart);
   }
 

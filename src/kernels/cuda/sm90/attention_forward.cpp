@@ -84,7 +84,7 @@ std::string unsupported(const AttentionShape& s) {
   }
   if (!s.positive_scale) return "scale must be positive, and a normal float32";
   if (s.live_blocks) {
-    const int64_t bytes = live_table_bytes(s, forward_tile(s));
+    const int64_t bytes = live_table_bytes(s);
     if (bytes > kMostLiveBytes) {
       return concat("tables of what is live of blocks of ", s.block_size, " may take ", bytes >> 20,
                     " MiB");
@@ -129,7 +129,7 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   const auto stream = static_cast<cudaStream_t>(context.stream);
   const std::shared_ptr<const cuda::UploadedPlan> on_device = cuda::upload(plan, stream);
   const UploadedWork& uploaded =
-      uploaded_work(*on_device, plan, 1, stream, s.live_blocks && args.blocks.heads > 1);
+      uploaded_work(*on_device, plan, 1, stream, s.live_blocks && heads_apart(args.blocks));
   const Work& work = uploaded.work;
   const ForwardKernel* kernel = find_kernel(s, {work.owner_rows, work.other_rows});
   LACE_CHECK(kernel != nullptr, "[attention] cuda_sm90 has no forward kernel for tiles of ",

@@ -48,13 +48,10 @@ WorkTables live_tables(const Context& context, const cuda::UploadedPlan& uploade
   const Work& work = of.work;
   LiveLaunch launch;
   launch.by_keys = plan.transposed;
-  const auto side = [&](bool keys, int64_t length) -> BlockSide {
-    return {keys ? 0 : blocks.first_query, blocks.size, static_cast<int32_t>(length)};
-  };
-  launch.owners = side(plan.transposed, plan.owner_len);
-  launch.others = side(!plan.transposed, plan.other_len);
+  launch.owners = side_of(plan, blocks, true);
+  launch.others = side_of(plan, blocks, false);
   const auto make = [&](UploadedPlaces& made, cuda::DevicePacker& packer) {
-    made.places = live_places(work, launch.owners, launch.others, blocks.heads > 1);
+    made.places = live_places(work, launch.owners, launch.others, heads_apart(blocks));
     packer.add(made.places.sources, &made.sources);
     packer.add(work.passes, &made.passes);
   };
@@ -98,14 +95,15 @@ WorkTables live_tables(const Context& context, const cuda::UploadedPlan& uploade
   return tables;
 }
 
-int64_t live_table_bytes(const AttentionShape& shape, TileShape tile) {
+int64_t live_table_bytes(const AttentionShape& shape) {
+  constexpr TileShape kSmallest{128, 64};
   const auto tiles = [](int64_t rows, int64_t of_tile) { return rows / of_tile + 1; };
-  const bool cut = shape.block_size % std::max(tile.owners, tile.others) != 0 ||
+  const bool cut = shape.block_size % std::max(kSmallest.owners, kSmallest.others) != 0 ||
                    (!shape.sequences && (shape.k_len - shape.q_len) % shape.block_size != 0);
   const int64_t of_tile =
-      static_cast<int64_t>(sizeof(WorkRun)) / 2 + 4 + (cut ? tile.owners * 16 : 0);
-  return shape.mask_heads * tiles(shape.q_len, tile.owners) * tiles(shape.k_len, tile.others) *
-         of_tile;
+      static_cast<int64_t>(sizeof(WorkRun)) / 2 + 4 + (cut ? kSmallest.owners * 16 : 0);
+  return shape.mask_heads * tiles(shape.q_len, kSmallest.owners) *
+         tiles(shape.k_len, kSmallest.others) * of_tile;
 }
 
 }  // namespace lace::sm90

@@ -106,7 +106,7 @@ __device__ inline void list_tiles(const LiveLaunch& launch, ListMemory& memory) 
         __ldg(reinterpret_cast<const uint32_t*>(source) + thread);
   }
   LiveSource place = launch.sources[blockIdx.x];
-  const LiveGrid grid = grid_of(launch, place.head);
+  const LiveGrid grid = live_grid(launch, place.head);
   __syncthreads();
   const WorkTile& tile = memory.tile;
   const BlockRange owners = blocks_of(tile.owners, offsets, 0, launch.owners);

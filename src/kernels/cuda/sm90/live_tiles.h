@@ -69,8 +69,19 @@ WorkTables live_tables(const Context& context, const cuda::UploadedPlan& uploade
                        const UploadedWork& of, const Plan& plan, const LiveBlocks& blocks,
                        Workspace& memory);
 
-// About how many bytes they take at most, of `shape` in tiles of `tile`.
-int64_t live_table_bytes(const AttentionShape& shape, TileShape tile);
+// About how many bytes they take, before there is a plan: as if it had every pair of rows, in the
+// smallest tiles that a kernel has, and nothing off the grid of blocks.
+int64_t live_table_bytes(const AttentionShape& shape);
+
+// Whether heads have masks of their own, and so tiles.
+inline bool heads_apart(const LiveBlocks& blocks) { return blocks.heads > 1; }
+
+// The owners of `plan`, or its others.
+inline BlockSide side_of(const Plan& plan, const LiveBlocks& blocks, bool owners) {
+  const bool keys = owners == plan.transposed;
+  return {keys ? 0 : blocks.first_query, blocks.size,
+          static_cast<int32_t>(owners ? plan.owner_len : plan.other_len)};
+}
 
 // ---- what the kernels compute, on the host for tests
 
@@ -92,7 +103,7 @@ struct LiveGrid {
   }
 };
 
-LACE_HOST_DEVICE inline LiveGrid grid_of(const LiveLaunch& launch, int32_t head) {
+LACE_HOST_DEVICE inline LiveGrid live_grid(const LiveLaunch& launch, int32_t head) {
   const int64_t of_head = static_cast<int64_t>(launch.blocks.blocks) * launch.blocks.blocks;
   return {launch.blocks.live + head * of_head, launch.blocks.blocks, launch.owners, launch.others,
           launch.by_keys};
@@ -127,7 +138,8 @@ LACE_HOST_DEVICE inline bool may_be_cut(const WorkRun& run, const int32_t* offse
   return !within_steps;
 }
 
-// Of a tile of owners with one of others, as far as a few look-ups tell: kSome may be any.
+// Of a tile of owners with one of others, as far as a few look-ups tell: kSome where that does not
+// tell.
 LACE_HOST_DEVICE inline Live live_pairs(const LiveGrid& grid, const BlockRange& owners,
                                         const BlockRange& others) {
   constexpr int64_t kMost = 16;

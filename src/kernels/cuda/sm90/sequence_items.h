@@ -1,12 +1,12 @@
 #pragma once
 
-#include <bit>
 #include <cstdint>
 #include <vector>
 
 #include <cuda_runtime_api.h>
 
 #include "kernels/cuda/sm90/sets.h"
+#include "kernels/cuda/sm90/size_classes.h"
 #include "kernels/cuda/sm90/work.h"
 #include "kernels/kernel.h"
 
@@ -168,17 +168,6 @@ LACE_HOST_DEVICE inline SequenceItem make_item(const SequenceTables& tables, int
   return item;
 }
 
-// Sizes that are about alike: eighths of powers of two.
-constexpr int32_t kSizeClasses = 256;
-LACE_HOST_DEVICE inline int32_t size_class(int32_t size) {
-  if (size <= 0) return 0;
-#ifdef __CUDA_ARCH__
-  const int32_t width = 32 - __clz(size);
-#else
-  const int32_t width = std::bit_width(static_cast<uint32_t>(size));
-#endif
-  return width <= 3 ? size : (width - 3) * 8 + (size >> (width - 4) & 7);
-}
 LACE_HOST_DEVICE inline int32_t length_class(const Extent& owners, const Extent& others) {
   const int32_t a = owners.end - owners.begin, b = others.end - others.begin;
   return size_class(a > b ? a : b);

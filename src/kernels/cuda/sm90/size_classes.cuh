@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/cuda/sm90/sequence_items.h"
+#include "kernels/cuda/sm90/size_classes.h"
 
 namespace lace::sm90 {
 

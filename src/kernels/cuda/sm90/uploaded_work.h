@@ -66,7 +66,7 @@ size_t counter_count(const Work& work, int64_t batch);
 
 // The items of a launch of `of`, which is of `uploaded`, in sections of `section` heads
 // (order_items): their order is uploaded at the first call with this batch and section, and kept.
-// tables: those of `of`, or as many tiles of its passes under a mask (live_tiles.h).
+// tables: those of `of`, or those that live_tables() wrote from them.
 ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& of,
                      const WorkTables& tables, const Plan& plan, int64_t batch, int32_t section,
                      int32_t* counters, cudaStream_t stream);

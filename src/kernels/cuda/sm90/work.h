@@ -120,7 +120,8 @@ constexpr int64_t most_masks(int32_t owner_rows) {
 // plan: of tiles no larger than 192 × 128, and lengths below 2^30. Where every `heads_per_item`
 // neighbouring heads have the same tiles, an item is for all of them (the query heads that share a
 // key head): they count as one head and `members` says how many they are.
-// heads_apart: each head has a group of its own, and so tiles that nothing else is (live_tiles.h).
+// heads_apart: each head has a group of its own, and so tiles that no other head has
+// (live_tiles.h).
 Work make_work(const Plan& plan, int64_t heads_per_item, bool heads_apart = false);
 
 // What a block takes at a time: a tile of owners for a head of the batch.

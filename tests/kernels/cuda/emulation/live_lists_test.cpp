@@ -49,8 +49,8 @@ struct Listing {
     for (int64_t i = 0; i < count; ++i) live[static_cast<size_t>(i)] = is_live(random);
     launch.blocks = {live.get(), heads, blocks, size, first_query};
     launch.by_keys = plan.transposed;
-    launch.owners = {plan.transposed ? 0 : first_query, size, static_cast<int32_t>(plan.owner_len)};
-    launch.others = {plan.transposed ? first_query : 0, size, static_cast<int32_t>(plan.other_len)};
+    launch.owners = side_of(plan, launch.blocks, true);
+    launch.others = side_of(plan, launch.blocks, false);
     places = live_places(work, launch.owners, launch.others, heads_apart);
     launch.work.tiles = work.tiles.data();
     launch.work.runs = work.runs.data();
@@ -89,7 +89,7 @@ struct Listing {
   }
 
   bool in_live_block(int32_t head, int32_t owner, int32_t other) const {
-    return grid_of(launch, launch.blocks.heads > 1 ? head : 0)
+    return live_grid(launch, launch.blocks.heads > 1 ? head : 0)
         .is_live(launch.owners.block_of(owner), launch.others.block_of(other));
   }
 
