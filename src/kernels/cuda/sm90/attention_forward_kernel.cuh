@@ -109,9 +109,10 @@ struct Consumer {
     masks[1].load(params.queue.work.mask_rows, first + 8);
   }
   // The cap before the masks: tanh would make −1 of their −∞.
-  template <bool kCapped>
   __device__ void cap_and_mask_scores(const KeySlot& slot, RowMask<kKeys> (&masks)[2]) {
-    if constexpr (kCapped) cap_scores(scores, params.cap_scale);
+    if (params.cap_scale != 0) [[unlikely]] {
+      cap_scores(scores, params.cap_scale);
+    }
     if (!slot.masks(group) && slot.range >= kKeys) return;
     if (slot.range < kKeys) {
       masks[0].cut(slot.range);
@@ -146,18 +147,16 @@ struct Consumer {
     if constexpr (Config::kOverlaps) cutlass::arch::NamedBarrier::arrive(2 * 128, 1 + next);
   }
 
-  // All tiles of keys of one item. kCapped: with a softcap, whose code beside the loops' own makes
-  // items of few tiles up to 8% slower.
-  template <bool kCapped>
+  // All tiles of keys of one item.
   __device__ void run_item(int32_t tiles, Softmax& softmax) {
 #pragma unroll
     for (int i = 0; i < Config::kVDim / 2; ++i) out[i] = 0;
     int32_t left = skip_dead(tiles);
     while (left > 0) {
-      weigh<kCapped>(softmax);
+      weigh(softmax);
       --left;
       if constexpr (Config::kOverlaps) {
-        for (; left > 0 && !next_is_dead(); --left) weigh_next<kCapped>(softmax);
+        for (; left > 0 && !next_is_dead(); --left) weigh_next(softmax);
       }
       add_values();
       left = skip_dead(left);
@@ -178,7 +177,6 @@ struct Consumer {
   }
 
   // Scores of a tile become weights.
-  template <bool kCapped>
   __device__ void weigh(Softmax& softmax) {
     float rescale[2];
     const KeySlot slot = shared.keys[key.stage()];
@@ -191,13 +189,12 @@ struct Consumer {
     fence_registers(scores);
     shared.k_empty[key.stage()].arrive();
     key.next();
-    cap_and_mask_scores<kCapped>(slot, masks);
+    cap_and_mask_scores(slot, masks);
     softmax.step(scores, params.scale_log2, rescale);
     rescale_out(rescale);
     pack_weights();
   }
   // The same while the weights of the tile before meet their values.
-  template <bool kCapped>
   __device__ void weigh_next(Softmax& softmax) {
     float rescale[2] = {1, 1};
     const KeySlot slot = shared.keys[key.stage()];
@@ -212,7 +209,7 @@ struct Consumer {
     fence_registers(scores);
     shared.k_empty[key.stage()].arrive();
     key.next();
-    cap_and_mask_scores<kCapped>(slot, masks);
+    cap_and_mask_scores(slot, masks);
     if (pin(params.scale_log2)) softmax.step(scores, params.scale_log2, rescale);
     cute::warpgroup_wait<0>();
     fence_registers(out);
@@ -417,11 +414,7 @@ struct Consumer {
       const bool has_rows = group * 64 < range_end(item.tile.owner_count);
       Softmax softmax;
       if (has_rows) {
-        if (params.cap_scale == 0) {
-          run_item<false>(item.tile.tiles, softmax);
-        } else {
-          run_item<true>(item.tile.tiles, softmax);
-        }
+        run_item(item.tile.tiles, softmax);
       } else {
         skip_item(item.tile.tiles);
       }
