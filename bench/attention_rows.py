@@ -45,6 +45,7 @@ def rows():
     f = dict(batch=1, n=32768, heads=64, kv_heads=8, dim=128, l=128, c=32, documents=DOCUMENTS)
     e = dict(batch=1, n=32768, heads=64, kv_heads=8, dim=128, l=1024)
     g = dict(batch=1, n=32768, heads=8, kv_heads=4, dim=256, l=1024)
+    i = dict(batch=1, n=32768, heads=64, kv_heads=8, dim=128, l=128)
     h = dict(batch=1, n=131072, heads=64, kv_heads=8, dim=64, l=128, learned_sinks=True)
     beside = dict(f, n=24288, documents=(12288, *[200] * 60))
     dense_a, dense_b = ("A dense", 2.23, 7.90), ("B dense", 8.39, 28.9)
@@ -86,6 +87,7 @@ def rows():
         Row("F-beside fixed", "block(128) | summary(128, 32)", "fixed", **beside),
         Row("G gemma-3", "local(1024)", "local", **g),
         Row("H gpt-oss", "local(128)", "local", **h),
+        Row("I blocks", "dense", "blocks", **i),
     ]
 
 
@@ -131,6 +133,13 @@ def bigbird_blocks(row, n):
     return live
 
 
+def chosen_blocks(row, n):
+    """bool [n / l, n / l], queries by keys: an eighth of all, drawn, and the diagonal."""
+    count = -(-n // row.l)
+    live = np.random.default_rng(1).random((count, count)) < 0.125
+    return live | np.eye(count, dtype=bool)
+
+
 def keep(row, n):
     """f(head, query, key) -> bool, of tensors that broadcast."""
     if row.documents:
@@ -142,6 +151,9 @@ def keep(row, n):
     if row.kind == "bigbird":
         blocks = torch.from_numpy(bigbird_blocks(row, n)).cuda()
         return lambda h, i, j: blocks[h, i // BLOCK, j // BLOCK]
+    if row.kind == "blocks":
+        chosen = torch.from_numpy(chosen_blocks(row, n)).cuda()
+        return lambda h, i, j: (i >= j) & chosen[i // l, j // l]
     if row.kind == "dense":
         return (lambda h, i, j: i >= j) if row.causal else (lambda h, i, j: (i >= 0) & (j >= 0))
     return {
@@ -165,6 +177,9 @@ def live_pairs(row):
     n, l, c, i = row.n, row.l, row.c, np.arange(row.n, dtype=np.int64)
     if row.kind == "bigbird":
         return int(bigbird_blocks(row, n).sum()) * BLOCK * BLOCK
+    if row.kind == "blocks":
+        below = np.tril(chosen_blocks(row, n), -1).sum() * l * l
+        return int(below + n // l * (l * (l + 1) // 2)) * row.heads
     if row.kind == "longformer":
         window = np.minimum(i + 256, n - 1) - np.maximum(i - 256, 0) + 1
         keys = np.where(i < 64, n, window + np.clip(i - 256, 0, 64))

@@ -63,8 +63,8 @@ PRESETS = {
     },
     "images": {
         "runs": {"dense": "cifar10_dense", "fixed": "cifar10_fixed", "strided": "cifar10"},
-        "set": [*SHORT, "train.batch=16", "train.accumulate=1", "train.validate_every=200",
-                "train.validate_windows=256", "eval.batch=16"],
+        "set": [*SHORT, "model.embedding_gain=4", "train.batch=16", "train.accumulate=1",
+                "train.validate_every=200", "train.validate_windows=256", "eval.batch=16"],
         "sample": ["--count", "36"],
     },
     "music": {

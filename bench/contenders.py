@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from attention_rows import keep
+from attention_rows import chosen_blocks, keep
 
 CONTENDERS = ["lace", "fa3", "cudnn", "fa2", "flex", "flex2"]
 
@@ -22,6 +22,8 @@ class Contender:
     what: str
     exact: bool = True   # computes the row's pattern
     parameters: tuple = ()  # that get gradients too
+    make_mask: object = None  # () -> a mask of the row, made anew
+    listing_kernels: str = ""  # what the names of those have that list what is live
 
 
 def swap(x):
@@ -51,9 +53,20 @@ def sinks_of(row):
     return torch.linspace(-2, 2, row.heads, device="cuda").requires_grad_()
 
 
+def lace_blocks(row):
+    live = torch.from_numpy(chosen_blocks(row, row.n)).cuda()
+
+    def run(q, k, v):
+        return swap(torch.ops.lace.attention(swap(q), swap(k), swap(v), row.pattern,
+                                             block_mask=live, block_size=row.l)[0])
+    return Contender(run, "torch.ops.lace.attention with a mask of blocks", listing_kernels="LiveLaunch")
+
+
 def lace_attention(row):
     if row.documents:
         return lace_documents(row)
+    if row.kind == "blocks":
+        return lace_blocks(row)
     sinks = sinks_of(row)
 
     def run(q, k, v):
@@ -228,8 +241,14 @@ def flex_attention(row):
             return swap(flex.sink(out, lse, sinks))
         return Contender(run, "FlexAttention, its sinks joined by log-sum-exp",
                          parameters=(sinks,))
+    made = None
+    if row.kind == "blocks":
+        kept = keep(row, row.n)
+        made = lambda: flex.module.create_block_mask(
+            lambda b, h, i, j: kept(h, i, j), None, None, row.n, row.n, device="cuda")
     return Contender(lambda q, k, v: swap(flex.compiled(
-        swap(q), swap(k), swap(v), block_mask=mask, enable_gqa=grouped)), "FlexAttention")
+        swap(q), swap(k), swap(v), block_mask=mask, enable_gqa=grouped)), "FlexAttention",
+        make_mask=made)
 
 
 def flex_two_passes(row):

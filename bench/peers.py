@@ -6,7 +6,9 @@
                  [--seconds 0.5] [--limit SECONDS] [--check] [--million]
 
 Rows: layers, each under several patterns (attention_rows.py); F of packed documents, H with
-learned sinks, whose gradient counts too. Contenders:
+learned sinks, whose gradient counts too, I with a mask of blocks in a tensor: lists of what is live
+are part of lace's time, the making of FlexAttention's BlockMask is not (both are printed).
+Contenders:
   lace    torch.ops.lace.attention
   fa3     FlashAttention-3, from the library that --fa3 names (torch.ops.flash_attn_3)
   cudnn   scaled_dot_product_attention by cuDNN
@@ -106,6 +108,17 @@ def call(contender, direction, inputs):
     return [out, *torch.autograd.grad(outs, inputs, [dout] * len(outs))]
 
 
+def listing_ms(run, lists, calls=5):
+    """Of a call the time of the kernels that have `lists` in their names; None: there are none."""
+    from torch.profiler import ProfilerActivity, profile
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for _ in range(calls):
+            run()
+        torch.cuda.synchronize()
+    found = [event.device_time_total for event in profiled.key_averages() if lists in event.key]
+    return sum(found) * 1e-3 / calls if found else None
+
+
 def relative_error(got, want):
     got, want = got.detach().float(), want.detach().float()
     return float((got - want).norm() / want.norm())
@@ -140,6 +153,11 @@ def measure(row, direction, contenders, inputs, seconds, progress):
             ms = sample_ms(run, 2)
             calls = max(1, min(20, round(4 / ms)))
             rounds = max(3, min(25, int(1e3 * seconds / (calls * ms + 1))))
+            if contender.listing_kernels:
+                figures[name]["listing_ms"] = listing_ms(run, contender.listing_kernels)
+            if contender.make_mask:
+                contender.make_mask()
+                figures[name]["mask_ms"] = sample_ms(contender.make_mask, 1)
             running[name] = (run, calls, rounds, [])
         except Exception as error:
             figures[name]["error"] = first_line(error)
@@ -298,6 +316,12 @@ def print_report(report, names):
         for name, figures in result["contenders"].items():
             if "error" in figures:
                 print(f"{result['row']} {result['direction']} {name}: {figures['error']}")
+            if figures.get("listing_ms"):
+                print(f"{result['row']} {result['direction']} {name}: of its time "
+                      f"{number(figures['listing_ms'])} ms list what is live")
+            if "mask_ms" in figures:
+                print(f"{result['row']} {result['direction']} {name}: its mask is made before, in "
+                      f"{number(figures['mask_ms'])} ms")
     peers = [name for name in names if name != "lace"]
     lines = [["row", "direction", "lace ms", "±", "TFLOP/s", "of matmul", *peers, "best peer",
               "peer/lace", "dense fa3/lace", "at most", ""]]

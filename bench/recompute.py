@@ -41,7 +41,7 @@ def measure(arguments, layers, recompute, seconds):
     try:
         result = lace_json(arguments.lace, [
             "bench", "step", arguments.recipe, "--device", arguments.device, "--steps",
-            str(arguments.steps)], settings, seconds=seconds)
+            str(arguments.steps), "--no-profile"], settings, seconds=seconds)
     except subprocess.TimeoutExpired:
         result = {"error": f"not done after {seconds:.0f} s"}
     except RuntimeError as error:

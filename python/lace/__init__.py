@@ -16,6 +16,7 @@ import torch
 
 from ._library import Error, NotSupportedError, library_path
 from ._attention import attention, packed_sequences, padded_sequences, varlen_attention
+from ._block_masks import live_blocks
 from ._explain import Explanation, explain
 from ._flex import flex_attention
 from ._pattern import Pattern
@@ -51,6 +52,7 @@ __all__ = [
     "explain",
     "flex_attention",
     "library_path",
+    "live_blocks",
     "nn",
     "packed_sequences",
     "padded_sequences",

@@ -84,10 +84,14 @@ def _run(
 def _run_block_mask(
     q: Tensor, k: Tensor, v: Tensor, block_mask: BlockMask, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """As _run, of what a BlockMask of FlexAttention says: read once, on the host."""
-    from ._flex import read_once
+    """As _run, of what a BlockMask of FlexAttention says: read once, on the host, where it has a
+    mask_mod."""
+    from ._block_masks import is_of_whole_blocks
+    from ._flex import read_once, run_whole_blocks
     from ._masks import run_readings
 
+    if is_of_whole_blocks(block_mask, q.shape[-2], k.shape[-2]):
+        return run_whole_blocks(q, k, v, block_mask, **options)
     readings, reason = read_once(block_mask, q, k)
     if reason:
         raise Error(f"[attention] {reason}: lace.flex_attention hands it to torch's")
@@ -179,9 +183,9 @@ def attention(
     block_mask: bool ``[heads or 1, blocks, blocks]`` or ``[blocks, blocks]``, queries by keys, in
     blocks of block_size positions: of the pattern's pairs those in live blocks. It may be another
     at every call: torch.compile takes it as an input, and a GPU reads it where it is, without
-    waiting. One that stays is faster as a pattern (Pattern.from_blocks). pattern may also be a
-    BlockMask of FlexAttention that a pattern of lace says (lace.flex_attention tells which), read
-    once.
+    waiting. One that stays may be a pattern (Pattern.from_blocks), whose plan is made once. pattern
+    may also be a BlockMask of FlexAttention that a pattern of lace says (lace.flex_attention tells
+    which), read once.
 
     Differentiable once; works under autocast and torch.compile, and with torch.func's grad, vjp,
     jacrev and vmap (over more batch; sinks that are mapped, too, and packed documents take a call
@@ -189,7 +193,10 @@ def attention(
     before any work.
     """
     if isinstance(block_mask, BlockMask):
-        raise Error("[attention] block_mask is a bool tensor; a BlockMask stands for the pattern")
+        raise Error(
+            "[attention] block_mask is a bool tensor, as lace.live_blocks makes one; a BlockMask "
+            "stands for the pattern"
+        )
     if isinstance(pattern, BlockMask):
         others = (k_lens, q_start, k_start, sequences, max_len, block_mask, block_size)
         if any(value is not None for value in others):

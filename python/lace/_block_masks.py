@@ -1,4 +1,4 @@
-"""What a BlockMask of FlexAttention says, as a pattern.
+"""What a BlockMask of FlexAttention says, as a pattern or as a tensor of blocks.
 
 Read from its index tensors, and from mask_mod on the blocks that it cuts, and those alone: nothing
 of size length² is made.
@@ -9,14 +9,53 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.attention.flex_attention import BlockMask, noop_mask
 
+from ._library import Error
 from ._masks import BLOCK_SIZES, Reading, band_text, bounds_of, joined, of_keys
 from ._pattern import Pattern
 
 Tensor = torch.Tensor
 
 _PAIRS_AT_ONCE = 1 << 24
+
+
+def live_blocks(block_mask: BlockMask) -> tuple[Tensor, int]:
+    """The blocks that a BlockMask names, whole or cut, as ``lace.attention`` takes them: bool
+    ``[heads or 1, blocks, blocks]`` on its device, and the positions of a block.
+
+    Made of its index tensors by the device, which nobody waits for. mask_mod is not asked: what it
+    cuts of blocks the pattern has to say, such as ``"dense"`` what is behind the diagonal::
+
+        live, size = lace.live_blocks(block_mask)
+        out = lace.attention(q, k, v, "dense", block_mask=live, block_size=size)
+
+    Raises lace.Error unless it is of one batch element, and its blocks are square.
+    """
+    reason = _unlike_a_tensor(block_mask)
+    if reason:
+        raise Error(f"[live_blocks] {reason}")
+    live = _dense(block_mask.kv_num_blocks, block_mask.kv_indices)
+    if block_mask.full_kv_num_blocks is not None and block_mask.full_kv_indices is not None:
+        live = live | _dense(block_mask.full_kv_num_blocks, block_mask.full_kv_indices)
+    return live[0], block_mask.BLOCK_SIZE[0]
+
+
+def is_of_whole_blocks(block_mask: BlockMask, q_len: int, k_len: int) -> bool:
+    """Whether for these lengths live_blocks() is all that it says."""
+    lengths = q_len == k_len and tuple(block_mask.seq_lengths) == (q_len, k_len)
+    return lengths and block_mask.mask_mod is noop_mask and not _unlike_a_tensor(block_mask)
+
+
+def _unlike_a_tensor(block_mask: BlockMask) -> str:
+    """Why no tensor of blocks says what its index tensors say; empty if one does."""
+    q_block, k_block = block_mask.BLOCK_SIZE
+    batch, _, rows, columns = block_mask.kv_indices.shape
+    if batch != 1:
+        return f"the BlockMask is of {batch} batch elements, not of 1"
+    if q_block != k_block or rows != columns:
+        return f"the BlockMask has {rows} × {columns} blocks of {q_block} × {k_block}: not squares"
+    return ""
 
 
 def read_block_mask(block_mask: BlockMask, q_len: int, k_len: int) -> tuple[list[Reading], str]:
@@ -28,10 +67,10 @@ def read_block_mask(block_mask: BlockMask, q_len: int, k_len: int) -> tuple[list
         return [], "the BlockMask was made for other lengths"
     if q_block != k_block or q_block % BLOCK_SIZES[-1] != 0:
         return [], f"the blocks are {q_block} × {k_block}: not squares of a multiple of 16"
-    partial = _dense(block_mask.kv_num_blocks, block_mask.kv_indices)
+    partial = _dense(block_mask.kv_num_blocks, block_mask.kv_indices).cpu()
     full = torch.zeros_like(partial)
     if block_mask.full_kv_num_blocks is not None and block_mask.full_kv_indices is not None:
-        full = _dense(block_mask.full_kv_num_blocks, block_mask.full_kv_indices)
+        full = _dense(block_mask.full_kv_num_blocks, block_mask.full_kv_indices).cpu()
     readings = []
     for element in range(len(partial)):
         where = partial[element].nonzero()
@@ -62,11 +101,11 @@ def _read(blocks: _Blocks) -> Reading | None:
 
 
 def _dense(count: Tensor, indices: Tensor) -> Tensor:
-    """bool [batch, heads, blocks, blocks] of rows' first `count` `indices`."""
-    count, indices = count.cpu().long(), indices.cpu().long()
+    """bool [batch, heads, blocks, blocks] of rows' first `count` `indices`, on their device."""
+    indices, device = indices.long(), indices.device
     columns = indices.shape[-1]
-    live = torch.zeros((*count.shape, columns + 1), dtype=torch.bool)
-    valid = torch.arange(columns) < count[..., None]
+    live = torch.zeros((*count.shape, columns + 1), dtype=torch.bool, device=device)
+    valid = torch.arange(columns, device=device) < count[..., None]
     live.scatter_(-1, torch.where(valid, indices, columns), True)
     return live[..., :columns]
 

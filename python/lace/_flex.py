@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.attention.flex_attention import flex_attention as torch_flex_attention
 
-from ._block_masks import read_block_mask
+from ._block_masks import is_of_whole_blocks, live_blocks, read_block_mask
 from ._library import Error, warn_once
 from ._masks import Reading, run_readings
 from ._pattern import Pattern
@@ -43,6 +43,8 @@ def flex_attention(
     diagonal), for all batch elements alike and with as many queries as keys. Anything else is
     computed by torch's flex_attention, with one warning. A BlockMask is read once, when it is first
     used, on the host: reuse the object, and keep the tensors that its mask_mod reads as they are.
+    One without a mask_mod (BlockMask.from_kv_blocks), of square blocks of any size and one batch
+    element, is not read: the device takes its index tensors as they are at each call.
 
     Raises lace.Error for score_mod: use scale for a factor, a pattern for a mask, and
     torch's flex_attention for anything else.
@@ -58,6 +60,11 @@ def flex_attention(
             f"[flex_attention] key has {key.shape[-3]} heads, query {query.shape[-3]}: "
             "give enable_gqa=True"
         )
+    if block_mask is not None and is_of_whole_blocks(
+        block_mask, query.shape[-2], key.shape[-2]
+    ):
+        out, lse = run_whole_blocks(query, key, value, block_mask, scale=scale)
+        return (out, lse) if return_lse else out
     readings = [Reading(Pattern("bidirectional(dense)"))]
     reason = "there are more queries than keys" if query.shape[-2] > key.shape[-2] else ""
     if block_mask is not None and not reason:
@@ -91,10 +98,29 @@ def read_once(block_mask: BlockMask, query: Tensor, key: Tensor) -> tuple[list[R
         readings, reason = read_block_mask(block_mask, *lengths)
         known = (lengths, readings, reason)
         _read[block_mask] = known
+    _check_heads(block_mask, query, "flex_attention")
+    return known[1], known[2]
+
+
+def run_whole_blocks(
+    query: Tensor, key: Tensor, value: Tensor, block_mask: BlockMask, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """out and lse with a BlockMask that is_of_whole_blocks(). options: those of lace.attention."""
+    from ._attention import attention
+
+    _check_heads(block_mask, query, "attention")
+    live, size = live_blocks(block_mask)
+    more: dict[str, Any] = {"block_mask": live, "block_size": size, "return_lse": True}
+    result: tuple[Tensor, Tensor] = attention(
+        query, key, value, "bidirectional(dense)", **more, **options
+    )
+    return result
+
+
+def _check_heads(block_mask: BlockMask, query: Tensor, operation: str) -> None:
     batch, heads = block_mask.kv_num_blocks.shape[:2]
     if batch not in (1, query.shape[0]) or heads not in (1, query.shape[1]):
         raise Error(
-            f"[flex_attention] block_mask is of {batch} batch elements and {heads} heads, query "
+            f"[{operation}] block_mask is of {batch} batch elements and {heads} heads, query "
             f"has {query.shape[0]} and {query.shape[1]}"
         )
-    return known[1], known[2]

@@ -52,6 +52,8 @@ struct AttentionShape {
   bool packed = false;         // they lie one behind another: tensors have a batch of 1, stride 0
   bool softcap = false;        // `softcap` of the arguments is there
   bool live_blocks = false;    // `blocks` of the arguments is there
+  int64_t block_size = 0;      // positions in one of `blocks`
+  int64_t mask_heads = 0;      // how many masks `blocks` has: `heads`, or 1
 
   // How many [heads, rows] there are in memory, and which of them a batch element has.
   int64_t batch_in_memory() const { return packed ? 1 : batch; }

@@ -168,6 +168,10 @@ AttentionArguments check_attention(const char* op, const at::Tensor& q, const at
       op, options.scale.value_or(1 / std::sqrt(static_cast<double>(shape.qk_dim))), shape.dtype);
   check_block_mask(op, shape, options);
   shape.live_blocks = shape.device == Device::kCuda && options.block_mask.defined();
+  if (shape.live_blocks) {
+    shape.block_size = options.block_size;
+    shape.mask_heads = options.block_mask.dim() == 2 ? 1 : options.block_mask.size(0);
+  }
   arguments.softcap = check_softcap(op, options.softcap, shape.dtype);
   shape.softcap = options.softcap.has_value();
   shape.aligned = is_aligned(q) && is_aligned(k) && is_aligned(v);

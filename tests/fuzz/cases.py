@@ -34,13 +34,13 @@ class Profile:
     work: int  # most of pairs · head dims
     aligned: bool = False  # rows must begin at multiples of 16 bytes
     positive_scale: bool = False
-    block_masks: bool = True
+    block_masks: float = 0.1  # share of the cases
 
 
 CPU = Profile("cpu", [torch.float32, torch.bfloat16, torch.float16], 512, 1, 200_000, 10_000_000)
 PROFILES = {
     "cuda_sm90": Profile(
-        "cuda", [torch.bfloat16, torch.float16], 128, 8, 8_000_000, 1_000_000_000, True, True, False
+        "cuda", [torch.bfloat16, torch.float16], 128, 8, 8_000_000, 1_000_000_000, True, True
     ),
     "cuda_portable": Profile(
         "cuda", [torch.bfloat16, torch.float16], 256, 8, 4_000_000, 500_000_000
@@ -227,6 +227,16 @@ class Case:
             )
         return "\n".join(lines)
 
+    def block_pairs(self, length):
+        """Of `length` positions with themselves those in live blocks: bool [heads or 1, length,
+        length]."""
+        live, size = self.block_mask
+        live = live.expand(1, *live.shape) if live.dim() == 2 else live
+        pairs = torch.zeros((len(live), length, length), dtype=torch.bool)
+        inside = live.repeat_interleave(size, 1).repeat_interleave(size, 2)[:, :length, :length]
+        pairs[:, : inside.shape[1], : inside.shape[2]] = inside
+        return pairs
+
     def actual_scale(self):
         return self.qk_dim**-0.5 if self.scale is None else self.scale
 
@@ -371,9 +381,10 @@ def draw_storage(rng, case, aligned):
         case.values[name] = draw_values(rng, case.dtype)
 
 
-def draw_case(kernel, seed, number, folder, small=False):
-    """folder: where its masks' files will lie. small: of a sixteenth of the size."""
-    profile = PROFILES[kernel]
+def draw_case(kernel, seed, number, folder, small=False, masked=False):
+    """folder: where its masks' files will lie. small: of a sixteenth of the size. masked: with a
+    mask of blocks."""
+    profile = replace(PROFILES[kernel], **({"block_masks": 1.0} if masked else {}))
     if small:
         profile = replace(profile, pairs=profile.pairs // 16, work=profile.work // 16)
     rng = random.Random(f"lace {kernel} {seed} {number}")
@@ -415,10 +426,11 @@ def draw_case(kernel, seed, number, folder, small=False):
     case.of_lse = case.backward and rng.random() < 0.3
     if rng.random() < 0.2:
         case.softcap = rng.choice([0.5, 2.0, 10.0, 30.0, 50.0, rng.uniform(0.3, 100)])
-    if case.sequences is None and rng.random() < (0.1 if profile.block_masks else FEW):
+    if rng.random() < profile.block_masks:
+        positions = case.sequences.positions() if case.sequences else k_len
         size = rng.choice([1, 16, 24, 64, 128, rng.randint(1, 200)])
-        size = max(size, -(-k_len // 64))  # 64 blocks at most
-        blocks = max(1, -(-k_len // size) - rng.choice([0, 0, 0, 1]))
+        size = max(size, -(-positions // 64))  # 64 blocks at most
+        blocks = max(1, -(-positions // size) - rng.choice([0, 0, 0, 1]))
         shape = rng.choice([(blocks, blocks), (1, blocks, blocks), (heads, blocks, blocks)])
         share, gen = rng.choice([0.1, 0.5, 0.9]), torch.Generator().manual_seed(rng.getrandbits(63))
         case.block_mask = (torch.rand(shape, generator=gen) < share, size)

@@ -2,7 +2,8 @@
 """Random calls of torch.ops.lace.attention against its definition in float64.
 
   fuzz_attention.py PATH/liblace_torch.so --kernel NAME [--seconds S] [--cases N] [--seed N]
-                    [--first CASE] [--small] [--jobs J] [--failures N] [--under COMMAND] [--json]
+                    [--first CASE] [--small] [--masked] [--jobs J] [--failures N] [--under COMMAND]
+                    [--json]
 
 Case k of a seed is always the same call: a pattern (all atoms with small, large and odd arguments,
 `|`, `&`, parentheses, heads(…), both directions; mostly ones that need several passes), lengths of
@@ -63,6 +64,9 @@ def arguments():
     parser.add_argument("--seed", type=int)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--small", action="store_true", help="other cases, a sixteenth of the size")
+    parser.add_argument(
+        "--masked", action="store_true", help="other cases, all with masks of blocks"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the cases")
     parser.add_argument("--under", default="", help="what runs them, such as compute-sanitizer")
     parser.add_argument("--failures", type=int, default=1, help="stop after so many")
@@ -84,6 +88,7 @@ def repeat_command(options, number):
         f"{sys.executable} {os.path.relpath(__file__)} {options.library} --kernel {options.kernel} "
         f"--seed {options.seed} --first {number} --cases 1"
         + (" --small" if options.small else "")
+        + (" --masked" if options.masked else "")
         + (f" --under {shlex.quote(options.under)}" if options.under else "")
     )
 
@@ -211,16 +216,6 @@ class Worker:
         dtype = dtypes[case.dtype != self.torch.float64]
         return self.torch.tensor(case.sinks, dtype=dtype, device=self.device)
 
-    def spread(self, case):
-        """The block mask of a case, pair by pair: [heads or 1, q_len, k_len]."""
-        live, size = case.block_mask
-        live = live.expand(1, *live.shape) if live.dim() == 2 else live
-        pairs = self.torch.zeros((len(live), case.k_len, case.k_len), dtype=bool)
-        inside = live.repeat_interleave(size, 1).repeat_interleave(size, 2)
-        inside = inside[:, : case.k_len, : case.k_len]
-        pairs[:, : inside.shape[1], : inside.shape[2]] = inside
-        return pairs[:, case.k_len - case.q_len :].to(self.device)
-
     def gradient_of_lse(self, case, lse):
         gen = self.torch.Generator(self.device).manual_seed(case.values_seed + 1)
         given = self.torch.randn(lse.shape, generator=gen, device=self.device)
@@ -238,7 +233,8 @@ class Worker:
         else:
             live = case.pattern.mask(case.heads, case.q_len, case.k_len, self.device)
             if case.block_mask:
-                live = live & self.spread(case)
+                pairs = case.block_pairs(case.k_len)[:, case.k_len - case.q_len :]
+                live = live & pairs.to(self.device)
             of_q = self.torch.ones((1, 1, case.q_len, 1), dtype=bool, device=self.device)
         sinks = dlse = None
         if case.sinks:
@@ -316,7 +312,9 @@ class Worker:
             os.pwrite(progress, struct.pack("<qd", number, time.time()), 0)
             if options.under:
                 print("case", number, flush=True)
-            case = draw_case(options.kernel, options.seed, number, folder, options.small)
+            case = draw_case(
+                options.kernel, options.seed, number, folder, options.small, options.masked
+            )
             number += step
             try:
                 measured = self.run(case)
@@ -383,8 +381,7 @@ class Job:
         command += ["--first", str(options.first), "--jobs", str(options.jobs)]
         command += ["--failures", str(options.failures), "--under", options.under]
         command += ["--worker", f"{self.progress}:{offset}"]
-        if options.small:
-            command.append("--small")
+        command += ["--small"] * options.small + ["--masked"] * options.masked
         if options.seconds is not None:
             command += ["--seconds", str(options.seconds)]
         if options.cases is not None:
@@ -425,7 +422,9 @@ class Job:
             sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
             from cases import draw_case
 
-            case = draw_case(options.kernel, options.seed, number, "FOLDER", options.small)
+            case = draw_case(
+                options.kernel, options.seed, number, "FOLDER", options.small, options.masked
+            )
             failure = report_failure(options, case, f"the process {how}")
         said = [line for line in said if not line.startswith("case ")]
         none = {"cases": 0, "skipped": {}, "largest": {}, "failures": []}

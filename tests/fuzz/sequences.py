@@ -57,11 +57,16 @@ class Sequences:
             k_start=ints([p.k_start for p in self.places]),
         )  # fmt: skip
 
+    def positions(self):
+        return max(self.max_len, *(p.length for p in self.places))
+
     def live(self, case, device):
         """Live pairs [batch, heads, q_len, k_len], and rows of q and of k that are of a sequence,
         [batch, 1, rows, 1]."""
-        n = max(self.max_len, *(p.length for p in self.places))
+        n = self.positions()
         whole = case.pattern.mask(case.heads, n, n, device)
+        if case.block_mask:
+            whole = whole & case.block_pairs(n).to(device)
         sizes = (case.batch, case.heads, case.q_len, case.k_len)
         live = torch.zeros(sizes, dtype=torch.bool, device=device)
         of_q = torch.zeros((case.batch, 1, case.q_len, 1), dtype=torch.bool, device=device)

@@ -249,6 +249,7 @@ class WorkerTest(unittest.TestCase):
             first=0,
             jobs=1,
             small=False,
+            masked=False,
             under="",
             hung=9,
         )

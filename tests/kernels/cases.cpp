@@ -379,6 +379,10 @@ std::string Case::name() const {
   for (const auto& [q, k] : sequences) {
     text += concat("_", q.begin, "to", q.end, "at", q.row, "x", k.begin, "to", k.end, "at", k.row);
   }
+  if (blocks.size != 0) {
+    text += concat("_blocks", blocks.size, "x", blocks.heads, "_less", blocks.missing, "_share",
+                   blocks.share);
+  }
   std::string safe;
   for (const char c : text) {
     const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_';

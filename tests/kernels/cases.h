@@ -22,6 +22,14 @@ enum class Layout {
   kShared,      // inputs with batch stride 0
 };
 
+// A mask of blocks beside the plan (LiveBlocks), drawn: `share` of them are live.
+struct CaseBlocks {
+  int64_t size = 0;     // 0: no mask
+  int64_t heads = 1;    // or as many as the case
+  int64_t missing = 0;  // as many fewer than would cover all positions
+  double share = 0.5;
+};
+
 struct Case {
   std::string pattern = "dense";
   DType dtype = DType::kFloat32;
@@ -39,6 +47,7 @@ struct Case {
   std::vector<Sequence> sequences = {};
   bool packed = false;
   int64_t plan_len = 0;
+  CaseBlocks blocks = {};
 
   // Unique in the list, and fit for the name of a test.
   std::string name() const;

@@ -254,6 +254,7 @@ TEST(LoneTasks, LayoutsFit) {
         end = begin + count;
       }
       EXPECT_LE(end, layout.words);
+      EXPECT_EQ(layout.words * 8 % 256, 0);  // where the other way has its parts
     }
   }
 }
@@ -269,6 +270,14 @@ TEST(LoneTasks, EveryMultiprocessorHasWork) {
   for (const int kind : {kLoneQkv, kLoneProj, kLoneFf1, kLoneFf2}) {
     EXPECT_EQ(layout.tasks[kind].groups, 1);
   }
+}
+
+TEST(LoneTasks, LongSumsOverKeysGoTheOtherWay) {
+  const LoneLayout layout = lone_layout(enwik8(), kHopper);
+  EXPECT_TRUE(goes_alone(layout, 1));
+  EXPECT_TRUE(goes_alone(layout, 16 * 512));
+  EXPECT_FALSE(goes_alone(layout, 16 * 512 + 1));
+  EXPECT_FALSE(goes_alone(LoneLayout(), 1));  // does not fit
 }
 
 std::string error_of(const DecodeShape& shape, const Gpu& gpu = kHopper) {
@@ -355,6 +364,7 @@ TEST(DecodeWords, KnowTheNewRow) {
                                                              {{}, -1}}) {
     slots.writes = {writes};
     const StepWords words({}, 1, patterns);
+    EXPECT_EQ(words.most_keys, 23);
     EXPECT_EQ(words.words[static_cast<size_t>(words.reads) + 2], want)
         << (writes.empty() ? -1 : writes[0]);
   }

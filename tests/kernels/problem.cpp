@@ -107,11 +107,18 @@ Problem::Problem(const Case& shape, uint64_t seed)
 
 Problem::Problem(const Case& shape, uint64_t seed, const KernelTiles& tiles) : case_(shape) {
   const bool has_sequences = !case_.sequences.empty();
-  const BoundPattern bound = Pattern::parse(case_.pattern)
-                                 .bind(case_.heads, has_sequences ? case_.plan_len : case_.q_len,
-                                       has_sequences ? case_.plan_len : case_.k_len);
-  plan_ = compile(bound, tiles.forward, false);
-  transposed_ = compile(bound, tiles.transposed, true);
+  const Pattern pattern = Pattern::parse(case_.pattern);
+  const auto bind = [&](const Pattern& p) {
+    return p.bind(case_.heads, has_sequences ? case_.plan_len : case_.q_len,
+                  has_sequences ? case_.plan_len : case_.k_len);
+  };
+  plan_ = compile(bind(pattern), tiles.forward, false);
+  transposed_ = compile(bind(pattern), tiles.transposed, true);
+  if (case_.blocks.size != 0) {
+    const BoundPattern whole = bind(within(pattern, draw_blocks(seed + 5)));
+    whole_plan_ = compile(whole, tiles.forward, false);
+    whole_transposed_ = compile(whole, tiles.transposed, true);
+  }
   Three inputs = make_qkv(true);
   q_ = inputs.q;
   k_ = inputs.k;
@@ -147,6 +154,9 @@ AttentionShape Problem::shape() const {
   shape.sequences = !case_.sequences.empty();
   shape.packed = case_.packed;
   shape.softcap = case_.softcap != 0;
+  shape.live_blocks = case_.blocks.size != 0;
+  shape.block_size = case_.blocks.size;
+  shape.mask_heads = shape.live_blocks ? case_.blocks.heads : 0;
   return shape;
 }
 
@@ -244,6 +254,39 @@ Tensor4 Problem::enter(Machine& machine, const Tensor& tensor) const {
   return entered;
 }
 
+std::shared_ptr<const BlockMask> Problem::draw_blocks(uint64_t seed) {
+  const CaseBlocks& drawn = case_.blocks;
+  const int64_t length = case_.sequences.empty() ? case_.k_len : case_.plan_len;
+  blocks_ = (length + drawn.size - 1) / drawn.size - drawn.missing;
+  const int64_t bytes = drawn.heads * blocks_ * blocks_;
+  std::vector<uint8_t> live;
+  std::mt19937_64 generator(seed);
+  std::bernoulli_distribution is_live(drawn.share);
+  for (int64_t i = 0; i < bytes; ++i) live.push_back(is_live(generator) ? 1 : 0);
+  live_ = contiguous(DType::kFloat32, 1, 1, 1, (bytes + 3) / 4);
+  std::memcpy(live_.buffer().data(), live.data(), live.size());
+  return block_mask(drawn.heads, blocks_, drawn.size, live);
+}
+
+LiveBlocks Problem::enter_blocks(const Kernel& kernel, Machine& machine) const {
+  if (!shape_for(kernel).live_blocks) return {};
+  const int64_t first = case_.sequences.empty() ? case_.k_len - case_.q_len : 0;
+  return {static_cast<const bool*>(machine.enter(live_).data),
+          static_cast<int32_t>(case_.blocks.heads), static_cast<int32_t>(blocks_),
+          static_cast<int32_t>(case_.blocks.size), static_cast<int32_t>(first)};
+}
+
+// Kernels of a GPU are given the mask, others a plan with it.
+AttentionShape Problem::shape_for(const Kernel& kernel) const {
+  AttentionShape shape = this->shape();
+  shape.live_blocks &= kernel.device == Device::kCuda;
+  return shape;
+}
+
+bool Problem::has_whole_plan(const Kernel& kernel) const {
+  return case_.blocks.size != 0 && !shape_for(kernel).live_blocks;
+}
+
 const Sequence* Problem::enter_sequences(Machine& machine) const {
   if (case_.sequences.empty()) return nullptr;
   return static_cast<const Sequence*>(machine.enter(sequences_).data);
@@ -258,7 +301,8 @@ Forward Problem::forward(const Kernel& kernel, const Executor& executor, Machine
     set_all(lse, -std::numeric_limits<double>::infinity());
   }
   ForwardArgs args;
-  args.shape = shape();
+  args.shape = shape_for(kernel);
+  args.blocks = enter_blocks(kernel, machine);
   args.sequences = enter_sequences(machine);
   args.scale = scale();
   args.softcap = case_.softcap;
@@ -267,7 +311,7 @@ Forward Problem::forward(const Kernel& kernel, const Executor& executor, Machine
   args.v = enter(machine, v_);
   args.out = enter(machine, out);
   args.lse = machine.enter(lse).data;
-  kernel.forward(context, plan_, args);
+  kernel.forward(context, has_whole_plan(kernel) ? whole_plan_ : plan_, args);
   machine.leave();
   return {out.values(), lse.values()};
 }
@@ -294,7 +338,8 @@ Backward Problem::backward(const Kernel& kernel, const Executor& executor, const
     for (Tensor* gradient : {&gradients.q, &gradients.k, &gradients.v}) set_all(*gradient, 0);
   }
   BackwardArgs args;
-  args.shape = shape();
+  args.shape = shape_for(kernel);
+  args.blocks = enter_blocks(kernel, machine);
   args.scale = scale();
   args.softcap = case_.softcap;
   args.sequences = enter_sequences(machine);
@@ -308,7 +353,11 @@ Backward Problem::backward(const Kernel& kernel, const Executor& executor, const
   args.dv = enter(machine, gradients.v);
   args.lse = machine.enter(lse).data;
   if (case_.dlse) args.dlse = machine.enter(dlse_).data;
-  kernel.backward(context, plan_, transposed_, args);
+  if (has_whole_plan(kernel)) {
+    kernel.backward(context, whole_plan_, whole_transposed_, args);
+  } else {
+    kernel.backward(context, plan_, transposed_, args);
+  }
   machine.leave();
   return {gradients.q.values(), gradients.k.values(), gradients.v.values()};
 }

@@ -93,13 +93,20 @@ class Problem {
   int64_t tensors() const { return case_.packed ? 1 : case_.batch; }
   Tensor4 enter(Machine& machine, const Tensor& tensor) const;
   const Sequence* enter_sequences(Machine& machine) const;
+  std::shared_ptr<const BlockMask> draw_blocks(uint64_t seed);
+  bool has_whole_plan(const Kernel& kernel) const;
+  AttentionShape shape_for(const Kernel& kernel) const;
+  LiveBlocks enter_blocks(const Kernel& kernel, Machine& machine) const;
   // Poisons the rows of an input that are of no sequence.
   void poison_padding(Tensor& tensor, bool of_keys) const;
 
   Case case_;
-  Plan plan_, transposed_;
+  // Of the pattern; and with a mask of blocks as kernels take it that are given no blocks.
+  Plan plan_, transposed_, whole_plan_, whole_transposed_;
   Tensor q_, k_, v_, dout_, dlse_;
   Tensor sequences_;  // their bytes
+  Tensor live_;       // likewise
+  int64_t blocks_ = 0;
   double max_logit_ = 0;
 };
 

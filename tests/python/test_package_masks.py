@@ -5,11 +5,12 @@ Usage: test_package_masks.py [unittest options], on an interpreter that has the 
 
 import math
 import unittest
+import unittest.mock
 import warnings
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention.flex_attention import create_block_mask
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 import lace
 
@@ -277,6 +278,68 @@ class BlockMaskTest(PackageTest):
         q, k, v = tensors(q_len=96)
         few = lace.attention(q, k, v, "dense", block_mask=self.live()[:, :2, :2], block_size=16)
         self.assertTrue((few[:, :, 32:] == 0).all())
+
+    @staticmethod
+    def index_tensors(live):
+        return (
+            live.sum(-1, dtype=torch.int32)[None],
+            live.int().argsort(dim=-1, descending=True, stable=True).int()[None],
+        )
+
+    def test_block_masks_without_a_mask_mod(self):
+        whole, cut = self.live(1) & ~self.live(2), self.live(2)
+        mask = self.spread(whole | cut)
+        for heads in (4, 1):
+            block_mask = BlockMask.from_kv_blocks(
+                *self.index_tensors(cut[:heads]),
+                *self.index_tensors(whole[:heads]),
+                BLOCK_SIZE=16,
+                seq_lengths=(96, 96),
+            )
+            live, size = lace.live_blocks(block_mask)
+            self.assertTrue(torch.equal(live, (whole | cut)[:heads]))
+            self.assertEqual(size, 16)
+            with unittest.mock.patch.object(lace._flex, "read_block_mask") as reads:
+                ours, theirs = tensors(grad=True), tensors(grad=True)
+                expected = F.scaled_dot_product_attention(*theirs, mask[:heads])
+                got, lse = lace.flex_attention(*ours, block_mask=block_mask, return_lse=True)
+                self.assert_close(got, expected)
+                self.assertEqual(lse.shape, ours[0].shape[:3])
+                self.assert_close(lace.attention(*ours, block_mask), expected)
+                reads.assert_not_called()
+            got.square().sum().backward()
+            expected.square().sum().backward()
+            for a, b in zip(ours, theirs, strict=True):
+                self.assert_close(a.grad, b.grad, 1e-4)
+        # Its tensors may change from call to call.
+        q, k, v = tensors()
+        block_mask.kv_num_blocks.zero_()
+        expected = F.scaled_dot_product_attention(q, k, v, self.spread(whole[:1]))
+        seen = self.spread(whole[:1]).any(-1, keepdim=True)
+        self.assert_close(
+            lace.flex_attention(q, k, v, block_mask=block_mask), expected.masked_fill(~seen, 0)
+        )
+
+    def test_live_blocks_beside_a_pattern_say_what_a_causal_block_mask_says(self):
+        live = self.spread(self.live()[:1])[0]
+        block_mask = create_block_mask(
+            lambda b, h, i, j: live[i, j] & (i >= j), None, None, 96, 96, "cpu", BLOCK_SIZE=16
+        )
+        q, k, v = tensors()
+        blocks, size = lace.live_blocks(block_mask)
+        self.assert_close(
+            lace.attention(q, k, v, "dense", block_mask=blocks, block_size=size),
+            F.scaled_dot_product_attention(q, k, v, live.tril()),
+        )
+
+    def test_says_which_block_masks_are_no_tensor_of_blocks(self):
+        everything = lambda b, h, i, j: i >= 0  # noqa: E731
+        of_two = create_block_mask(everything, 2, None, 96, 96, "cpu", BLOCK_SIZE=16)
+        oblong = create_block_mask(everything, None, None, 96, 96, "cpu", BLOCK_SIZE=(16, 32))
+        longer = create_block_mask(everything, None, None, 96, 192, "cpu", BLOCK_SIZE=16)
+        for block_mask, reason in [(of_two, "2 batch"), (oblong, "16 × 32"), (longer, "6 × 12")]:
+            with self.assertRaisesRegex(lace.Error, reason):
+                lace.live_blocks(block_mask)
 
     def test_gradients_and_lengths(self):
         lens = torch.tensor([70, 96])

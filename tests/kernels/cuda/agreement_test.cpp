@@ -160,6 +160,64 @@ void add_capped(std::vector<Case>& cases) {
   }
 }
 
+// Masks of blocks beside the plan: of one element, of less than a tile, of tiles and of more; of
+// all heads or each its own; where nothing is live, or nearly all; one pass and several, dq at once
+// and from sums; tiles in steps, of columns, of residue classes, of lists; fewer queries than keys;
+// documents.
+void add_blocks(std::vector<Case>& cases) {
+  const char* const patterns[] = {"dense",
+                                  "bidirectional(dense)",
+                                  "local(150)",
+                                  "block(128)",
+                                  "strided(96)",
+                                  "local(64) | strided(64)",
+                                  "block(128) | summary(128, 32)",
+                                  "random(2, 64, 7) | local(48)",
+                                  "heads(3*local(64) | strided(32), 1*dense)",
+                                  "bidirectional(local(130) | global(3))"};
+  int count = 0;
+  for (const char* pattern : patterns) {
+    for (const int64_t size : {1, 16, 24, 64, 100, 128, 256}) {
+      for (const int64_t dim : {64, 128, 256}) {
+        ++count;
+        const double share = count % 5 == 0 ? 0.02 : count % 5 == 1 ? 0.95 : 0.4;
+        const CaseBlocks blocks{size, count % 2 == 0 ? 4 : 1, count % 3 == 0 ? 1 : 0, share};
+        const bool fewer = count % 4 >= 2;
+        cases.push_back({.pattern = pattern,
+                         .dtype = count % 2 == 0 ? DType::kFloat16 : DType::kBFloat16,
+                         .batch = 1 + count % 2,
+                         .heads = 4,
+                         .kv_heads = count % 3 == 0 ? 4 : 2,
+                         .q_len = fewer ? 309 : 389,
+                         .k_len = 389,
+                         .qk_dim = dim,
+                         .v_dim = dim == 128 && count % 4 == 0 ? 64 : dim,
+                         .layout = count % 3 == 1 ? Layout::kRowsFirst : Layout::kContiguous,
+                         .softcap = count % 7 == 0 ? 1.0 : 0.0,
+                         .dlse = count % 2 == 0,
+                         .blocks = blocks});
+        if (size == 16 || size == 100 || size == 128) {
+          Case made = documents(pattern, dim, {127, 1, 300, 0, 129, 64});
+          made.blocks = blocks;
+          made.blocks.heads = blocks.heads == 1 ? 1 : made.heads;
+          cases.push_back(made);
+        }
+      }
+    }
+  }
+  // More tiles than a block lists at once.
+  for (const int64_t size : {40, 128}) {
+    cases.push_back({.dtype = DType::kFloat16,
+                     .heads = 1,
+                     .kv_heads = 1,
+                     .q_len = 100,
+                     .k_len = 128 * 300,
+                     .qk_dim = 64,
+                     .v_dim = 64,
+                     .blocks = {size, 1, 0, 0.3}});
+  }
+}
+
 // The CPU kernels' cases of head_dims that GPU kernels take, float32 as float16.
 std::vector<Case> cuda_cases() {
   std::vector<Case> cases = all_cases();
@@ -174,6 +232,7 @@ std::vector<Case> cuda_cases() {
   add_heads_apart(cases);
   add_wide(cases);
   add_capped(cases);
+  add_blocks(cases);
   return cases;
 }
 

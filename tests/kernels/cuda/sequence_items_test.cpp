@@ -208,7 +208,7 @@ void check_list(const Work& work, int64_t section, const std::vector<Extent>& ow
   // What came so far: of each head of a sequence its tiles, and how many have been counted.
   std::map<std::pair<int32_t, int32_t>, int> seen;
   std::map<int32_t, int32_t> counted;
-  int32_t longest = sm90::kLengthClasses;
+  int32_t longest = sm90::kSizeClasses;
   for (const sm90::SequenceItem& item : listed.items) {
     ASSERT_GE(item.tile, 0) << "a place without an item";
     const int32_t s = item.head / heads;
@@ -348,7 +348,7 @@ TEST(Sm90SequenceItems, ClassesOfLengthsAscend) {
     ASSERT_GE(own, before);
     before = own;
   }
-  EXPECT_LT(sm90::length_class({0, INT32_MAX, 0}, {}), sm90::kLengthClasses);
+  EXPECT_LT(sm90::length_class({0, INT32_MAX, 0}, {}), sm90::kSizeClasses);
   EXPECT_EQ(sm90::length_class({5, 5, 0}, {7, 6, 0}), 0);
 }
 

@@ -12,6 +12,7 @@
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/sm90/backward_params.h"
 #include "kernels/cuda/sm90/clear_rows.h"
+#include "kernels/cuda/sm90/live_tiles.h"
 #include "kernels/cuda/sm90/tensor_maps.h"
 #include "kernels/cuda/softcap.h"
 
@@ -72,7 +73,7 @@ struct Launch {
   cudaStream_t stream;
   std::unique_ptr<BackwardParams> params = std::make_unique<BackwardParams>();
   bool by_keys = true;  // owners are keys
-  Workspace counters{}, items{};
+  Workspace counters{}, items{}, live{};
 
   const AttentionShape& shape() const { return args.shape; }
 
@@ -93,10 +94,14 @@ struct Launch {
     auto* zeros = reinterpret_cast<int32_t*>(counters.get());
     const int64_t batch = shape().sequences ? 1 : shape().batch;
     const int32_t section = section_of(work, batch, bytes_of_head, kSectionBytes);
-    params->queue = shape().sequences
-                        ? sequence_queue(context, on_device, uploaded, plan, shape(),
-                                         args.sequences, by_keys, section, zeros, items)
-                        : item_queue(on_device, uploaded, plan, batch, section, zeros, stream);
+    const WorkTables tables =
+        shape().live_blocks ? live_tables(context, on_device, uploaded, plan, args.blocks, live)
+                            : uploaded.tables;
+    params->queue =
+        shape().sequences
+            ? sequence_queue(context, on_device, uploaded, tables, plan, shape(), args.sequences,
+                             by_keys, section, zeros, items)
+            : item_queue(on_device, uploaded, tables, plan, batch, section, zeros, stream);
     params->statistics = statistics;
     params->scale = static_cast<float>(args.scale);
     if (shape().softcap) params->cap_scale = cuda::cap_scale(args.scale, args.softcap);
@@ -189,8 +194,7 @@ struct Backward {
     }
     Gradient dq = gradient_of(args.dq, shape.qk_dim);
     const auto on_device = cuda::upload(transposed, stream);
-    const UploadedWork& keys =
-        uploaded_work(*on_device, transposed, shape.heads / shape.kv_heads, stream);
+    const UploadedWork& keys = work_of(*on_device, transposed, shape.heads / shape.kv_heads);
     if (splits(kernels)) {
       run_statistics(nullptr);
       run_keys(*on_device, keys, BackwardMode::kDvAlone, {});
@@ -199,7 +203,8 @@ struct Backward {
     }
     if (keys.work.sole_others && !shape.softcap) {
       run_statistics(nullptr);
-      if (shape.sequences) clear_dq(nullptr);  // a query without keys is in no tile
+      // A query without keys is in no tile.
+      if (shape.sequences || shape.live_blocks) clear_dq(nullptr);
       return run_keys(*on_device, keys, BackwardMode::kKeys, dq);
     }
     if (context.deterministic || shape.softcap || saves_memory(keys.work) || is_short(keys.work)) {
@@ -210,11 +215,17 @@ struct Backward {
     const Workspace sums = context.allocate_floats(batch * shape.heads * shape.q_len * dim);
     dq.sums = reinterpret_cast<float*>(sums.get());
     run_statistics(dq.sums);
-    run_keys(*on_device,
-             passes_over_much(keys.work) ? uploaded_work(*on_device, transposed, 1, stream) : keys,
+    run_keys(*on_device, passes_over_much(keys.work) ? work_of(*on_device, transposed, 1) : keys,
              BackwardMode::kKeys, dq);
     round(dq, static_cast<float>(args.scale), shape.heads, shape.q_len, 1,
           static_cast<int32_t>(dim) / kDqPlane);
+  }
+
+  // Where each head has a mask of its own, its tiles are apart.
+  const UploadedWork& work_of(const cuda::UploadedPlan& on_device, const Plan& of,
+                              int64_t heads_per_item) const {
+    const bool apart = shape.live_blocks && heads_apart(args.blocks);
+    return uploaded_work(on_device, of, apart ? 1 : heads_per_item, stream, apart);
   }
 
   // The result of `gradient`, for `heads` heads of `members` heads of its sums.
@@ -308,7 +319,7 @@ struct Backward {
   void run_queries() const {
     if (shape.sequences) clear_dq(args.sequences);
     const auto on_device = cuda::upload(plan, stream);
-    const UploadedWork& uploaded = uploaded_work(*on_device, plan, 1, stream);
+    const UploadedWork& uploaded = work_of(*on_device, plan, 1);
     const Work& work = uploaded.work;
     Launch launch{context,  args,  kernel_of(kernels, BackwardMode::kQueries), plan, *on_device,
                   uploaded, stream};

@@ -12,6 +12,7 @@
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/sm90/clear_rows.h"
 #include "kernels/cuda/sm90/forward_params.h"
+#include "kernels/cuda/sm90/live_tiles.h"
 #include "kernels/cuda/sm90/tensor_maps.h"
 #include "kernels/cuda/softcap.h"
 
@@ -26,6 +27,9 @@ constexpr int64_t kJoinedSectionBytes = 20 << 20;
 // and up to which two blocks a multiprocessor are.
 constexpr int64_t kManyTiles = 6;
 constexpr int64_t kFewTiles = 3;
+
+// What tables of live tiles may take.
+constexpr int64_t kMostLiveBytes = int64_t{4} << 30;
 
 // What a head's tensors take, and may take together, where heads are worked on together: those of a
 // batch element, or of a sequence, which has at most the positions of the plan.
@@ -79,7 +83,13 @@ std::string unsupported(const AttentionShape& s) {
            "positive multiple of them";
   }
   if (!s.positive_scale) return "scale must be positive, and a normal float32";
-  if (s.live_blocks) return "it does not read masks of blocks from tensors";
+  if (s.live_blocks) {
+    const int64_t bytes = live_table_bytes(s);
+    if (bytes > kMostLiveBytes) {
+      return concat("tables of what is live of blocks of ", s.block_size, " may take ", bytes >> 20,
+                    " MiB");
+    }
+  }
   if (s.sequences && (s.q_len == 0 || s.k_len == 0)) return "sequences without rows of q or of k";
   return {};
 }
@@ -94,6 +104,8 @@ TileShape best_forward_tile(const AttentionShape& s, const Plan& plan) {
   constexpr TileShape kWide = tile_of(ForwardTiling::kWide);
   constexpr TileShape kShort = tile_of(ForwardTiling::kShort);
   if (find_kernel(s, kWide) == nullptr) return forward_tile(s);
+  // Of a tile that has several blocks more is computed than is live.
+  if (s.live_blocks) return s.block_size <= kShort.others ? kShort : kStandard;
   if (plan.tile.others < kStandard.others) return plan.tile;
   int64_t tiles = 0, full_tiles = 0, pairs = 0;
   for (const HeadGroup& group : plan.groups) {
@@ -116,7 +128,8 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   if (s.batch == 0 || s.heads == 0) return;
   const auto stream = static_cast<cudaStream_t>(context.stream);
   const std::shared_ptr<const cuda::UploadedPlan> on_device = cuda::upload(plan, stream);
-  const UploadedWork& uploaded = uploaded_work(*on_device, plan, 1, stream);
+  const UploadedWork& uploaded =
+      uploaded_work(*on_device, plan, 1, stream, s.live_blocks && heads_apart(args.blocks));
   const Work& work = uploaded.work;
   const ForwardKernel* kernel = find_kernel(s, {work.owner_rows, work.other_rows});
   LACE_CHECK(kernel != nullptr, "[attention] cuda_sm90 has no forward kernel for tiles of ",
@@ -147,11 +160,14 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   params->k_steps = make(args.k, s.qk_dim, s.kv_heads, false, params->k);
   params->v_steps = make(args.v, s.v_dim, s.kv_heads, false, params->v);
   const int32_t section = section_for(s, plan, work);
-  Workspace items;
-  params->queue = s.sequences
-                      ? sequence_queue(context, *on_device, uploaded, plan, s, args.sequences,
-                                       false, section, counters, items)
-                      : item_queue(*on_device, uploaded, plan, batch, section, counters, stream);
+  Workspace items, live;
+  const WorkTables tables =
+      s.live_blocks ? live_tables(context, *on_device, uploaded, plan, args.blocks, live)
+                    : uploaded.tables;
+  params->queue = s.sequences ? sequence_queue(context, *on_device, uploaded, tables, plan, s,
+                                               args.sequences, false, section, counters, items)
+                              : item_queue(*on_device, uploaded, tables, plan, batch, section,
+                                           counters, stream);
   if (s.sequences) {
     const Tensor4 lse{args.lse, s.heads * s.q_len, s.q_len, 1};
     constexpr uint32_t kNegativeInfinity = 0xff800000;

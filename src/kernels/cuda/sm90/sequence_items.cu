@@ -1,29 +1,11 @@
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/sm90/sequence_items.h"
+#include "kernels/cuda/sm90/size_classes.cuh"
 
 namespace lace::sm90 {
 namespace {
 
 constexpr int kCountThreads = 1024, kListThreads = 256;
-
-// Where the next sequence of each class goes, classes of long ones first; of counts. By a warp.
-__device__ void place_classes(int32_t (&places)[kLengthClasses], int lane) {
-  constexpr int kOwn = kLengthClasses / 32;
-  int32_t total = 0;
-  for (int i = 0; i < kOwn; ++i) total += places[kLengthClasses - 1 - lane * kOwn - i];
-  int32_t end = total;
-  for (int step = 1; step < 32; step *= 2) {
-    const int32_t before = __shfl_up_sync(~0u, end, step);
-    if (lane >= step) end += before;
-  }
-  int32_t place = end - total;
-  for (int i = 0; i < kOwn; ++i) {
-    int32_t& of_class = places[kLengthClasses - 1 - lane * kOwn - i];
-    const int32_t count = of_class;
-    of_class = place;
-    place += count;
-  }
-}
 
 // Adds up what lanes of a warp before this one have.
 __device__ PhaseItems scan_warp(PhaseItems items, int lane) {
@@ -37,14 +19,14 @@ __device__ PhaseItems scan_warp(PhaseItems items, int lane) {
 
 // One block: the order of the sequences, and how many items are before each unit.
 __global__ void __launch_bounds__(kCountThreads) count_kernel(const SequenceLaunch launch) {
-  __shared__ int32_t places[kLengthClasses];
+  __shared__ int32_t places[kSizeClasses];
   __shared__ PhaseItems warps[32];
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const auto class_of = [&](int32_t s) {
     const Sequence sequence = launch.sequences[s];
     return length_class(launch.owners.of(sequence), launch.others.of(sequence));
   };
-  if (thread < kLengthClasses) places[thread] = 0;
+  if (thread < kSizeClasses) places[thread] = 0;
   __syncthreads();
   for (int32_t s = thread; s < launch.batch; s += kCountThreads) atomicAdd(&places[class_of(s)], 1);
   __syncthreads();

@@ -1,12 +1,12 @@
 #pragma once
 
-#include <bit>
 #include <cstdint>
 #include <vector>
 
 #include <cuda_runtime_api.h>
 
 #include "kernels/cuda/sm90/sets.h"
+#include "kernels/cuda/sm90/size_classes.h"
 #include "kernels/cuda/sm90/work.h"
 #include "kernels/kernel.h"
 
@@ -168,18 +168,9 @@ LACE_HOST_DEVICE inline SequenceItem make_item(const SequenceTables& tables, int
   return item;
 }
 
-// Sequences of about one length, in eighths of powers of two.
-constexpr int32_t kLengthClasses = 256;
 LACE_HOST_DEVICE inline int32_t length_class(const Extent& owners, const Extent& others) {
   const int32_t a = owners.end - owners.begin, b = others.end - others.begin;
-  const int32_t length = a > b ? a : b;
-  if (length <= 0) return 0;
-#ifdef __CUDA_ARCH__
-  const int32_t width = 32 - __clz(length);
-#else
-  const int32_t width = std::bit_width(static_cast<uint32_t>(length));
-#endif
-  return width <= 3 ? length : (width - 3) * 8 + (length >> (width - 4) & 7);
+  return size_class(a > b ? a : b);
 }
 
 }  // namespace lace::sm90

@@ -5,6 +5,7 @@
 #include "lace/error.h"
 
 #include "kernels/cuda/section_order.h"
+#include "kernels/cuda/sm90/parts.h"
 
 namespace lace::sm90 {
 namespace {
@@ -30,9 +31,6 @@ const SequenceTables& sequence_tables(const cuda::UploadedPlan& uploaded, const 
   const auto make = [&](UploadedSections& made, cuda::DevicePacker& packer) {
     SequenceTables& tables = made.tables;
     sections = sections_of(work, section);
-    tables.tiles = of.tables.tiles;
-    tables.runs = of.tables.runs;
-    tables.offsets = of.tables.offsets;
     packer.add(work.groups, &tables.groups);
     packer.add(work.passes, &tables.passes);
     packer.add(work.firsts, &tables.firsts);
@@ -44,30 +42,15 @@ const SequenceTables& sequence_tables(const cuda::UploadedPlan& uploaded, const 
     tables.head_count = static_cast<int32_t>(work.heads.size());
     tables.section_count = static_cast<int32_t>(sections.size());
   };
-  return uploaded.table<UploadedSections>({work.members, section}, stream, make).tables;
+  return uploaded.table<UploadedSections>({work.variant(), section}, stream, make).tables;
 }
-
-// Parts of one allocation, each at a multiple of 16 bytes.
-class Parts {
- public:
-  template <typename T>
-  size_t add(int64_t count) {
-    const size_t at = bytes_;
-    bytes_ += (static_cast<size_t>(count) * sizeof(T) + 15) / 16 * 16;
-    return at;
-  }
-  size_t bytes() const { return bytes_; }
-
- private:
-  size_t bytes_ = 0;
-};
 
 }  // namespace
 
 const UploadedWork& uploaded_work(const cuda::UploadedPlan& uploaded, const Plan& plan,
-                                  int64_t heads_per_item, cudaStream_t stream) {
+                                  int64_t heads_per_item, cudaStream_t stream, bool heads_apart) {
   const auto make = [&](UploadedWork& made, cuda::DevicePacker& packer) {
-    made.work = make_work(plan, heads_per_item);
+    made.work = make_work(plan, heads_per_item, heads_apart);
     packer.add(made.work.tiles, &made.tables.tiles);
     packer.add(made.work.runs, &made.tables.runs);
     packer.add(made.work.mask_ids, &made.tables.mask_ids);
@@ -75,15 +58,16 @@ const UploadedWork& uploaded_work(const cuda::UploadedPlan& uploaded, const Plan
     packer.add(made.work.offsets, &made.tables.offsets);
     packer.add(made.work.row_bits, &made.tables.row_bits);
   };
-  return uploaded.table<UploadedWork>({heads_per_item}, stream, make);
+  return uploaded.table<UploadedWork>({heads_per_item, heads_apart}, stream, make);
 }
 
 size_t counter_count(const Work& work, int64_t batch) {
   return static_cast<size_t>(1 + batch * static_cast<int64_t>(work.heads.size()));
 }
 
-ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& of, const Plan& plan,
-                     int64_t batch, int32_t section, int32_t* counters, cudaStream_t stream) {
+ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& of,
+                     const WorkTables& tables, const Plan& plan, int64_t batch, int32_t section,
+                     int32_t* counters, cudaStream_t stream) {
   const Work& work = of.work;
   LACE_CHECK(work.items * batch <= INT32_MAX,
              "[attention] cuda_sm90 works on fewer than 2^31 tiles of all heads, got ", work.items,
@@ -94,8 +78,8 @@ ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& of,
     packer.add(items, &made.items);
   };
   ItemQueue queue;
-  queue.work = of.tables;
-  queue.order = uploaded.table<UploadedOrder>({work.members, batch, section}, stream, make).items;
+  queue.work = tables;
+  queue.order = uploaded.table<UploadedOrder>({work.variant(), batch, section}, stream, make).items;
   queue.next_item = counters;
   queue.done = counters + 1;
   queue.heads = static_cast<int32_t>(work.heads.size());
@@ -108,13 +92,16 @@ ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& of,
 }
 
 ItemQueue sequence_queue(const Context& context, const cuda::UploadedPlan& uploaded,
-                         const UploadedWork& of, const Plan& plan, const AttentionShape& shape,
-                         const Sequence* sequences, bool by_keys, int32_t section,
-                         int32_t* counters, Workspace& memory) {
+                         const UploadedWork& of, const WorkTables& tables, const Plan& plan,
+                         const AttentionShape& shape, const Sequence* sequences, bool by_keys,
+                         int32_t section, int32_t* counters, Workspace& memory) {
   const auto stream = static_cast<cudaStream_t>(context.stream);
   const Work& work = of.work;
   SequenceLaunch launch;
   launch.tables = sequence_tables(uploaded, of, section, stream);
+  launch.tables.tiles = tables.tiles;
+  launch.tables.runs = tables.runs;
+  launch.tables.offsets = tables.offsets;
   launch.sequences = sequences;
   launch.batch = static_cast<int32_t>(shape.batch);
   launch.owners = {by_keys, static_cast<int32_t>(plan.owner_len)};
@@ -139,7 +126,7 @@ ItemQueue sequence_queue(const Context& context, const cuda::UploadedPlan& uploa
   list_items(launch, stream);
 
   ItemQueue queue;
-  queue.work = of.tables;
+  queue.work = tables;
   queue.of_sequences = {
       launch.items,  launch.item_count,        launch.waits, sequences, launch.owners,
       launch.others, launch.tables.pass_count, shape.packed};

@@ -54,27 +54,30 @@ struct UploadedWork {
   WorkTables tables;
 };
 
-// The work of `plan` for items of up to `heads_per_item` heads (work.h), made and uploaded at the
-// first call as device_plan.h tells. Valid as long as `uploaded`, which is `plan` on the current
-// device.
+// The work of `plan` for items of up to `heads_per_item` heads, its heads apart or not (work.h),
+// made and uploaded at the first call as device_plan.h tells. Valid as long as `uploaded`, which is
+// `plan` on the current device.
 const UploadedWork& uploaded_work(const cuda::UploadedPlan& uploaded, const Plan& plan,
-                                  int64_t heads_per_item, cudaStream_t stream);
+                                  int64_t heads_per_item, cudaStream_t stream,
+                                  bool heads_apart = false);
 
 // How many int32 counters a launch needs, all 0 at its start.
 size_t counter_count(const Work& work, int64_t batch);
 
 // The items of a launch of `of`, which is of `uploaded`, in sections of `section` heads
 // (order_items): their order is uploaded at the first call with this batch and section, and kept.
-ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& of, const Plan& plan,
-                     int64_t batch, int32_t section, int32_t* counters, cudaStream_t stream);
+// tables: those of `of`, or those that live_tables() wrote from them.
+ItemQueue item_queue(const cuda::UploadedPlan& uploaded, const UploadedWork& of,
+                     const WorkTables& tables, const Plan& plan, int64_t batch, int32_t section,
+                     int32_t* counters, cudaStream_t stream);
 
 // The items of the sequences of `shape`, whose owners take `owner_rows` rows of a batch element in
 // memory; sections are of at most `section` heads. Enqueues what lists them, in `memory`.
-// by_keys: owners are keys.
+// tables: as item_queue() has them; by_keys: owners are keys.
 ItemQueue sequence_queue(const Context& context, const cuda::UploadedPlan& uploaded,
-                         const UploadedWork& of, const Plan& plan, const AttentionShape& shape,
-                         const Sequence* sequences, bool by_keys, int32_t section,
-                         int32_t* counters, Workspace& memory);
+                         const UploadedWork& of, const WorkTables& tables, const Plan& plan,
+                         const AttentionShape& shape, const Sequence* sequences, bool by_keys,
+                         int32_t section, int32_t* counters, Workspace& memory);
 
 // How many heads of the batch shall be worked on together: as many as leave `bytes_of_head` each in
 // `bytes`, and enough that the longest item of the last ones does not stand alone at the end.

@@ -141,10 +141,10 @@ int32_t add_mask(const Mask& mask, Work& work) {
 }
 
 void add_masks(const Plan& plan, Work& work) {
-  const size_t most =
-      std::min<size_t>(kMaskIndex, (1 << 29) / static_cast<size_t>(work.owner_rows));
-  LACE_CHECK(plan.masks.size() <= most, "[attention] cuda_sm90 runs plans of up to ", most,
-             " different masks, got ", plan.masks.size());
+  const int64_t most = most_masks(work.owner_rows);
+  LACE_CHECK(static_cast<int64_t>(plan.masks.size()) <= most,
+             "[attention] cuda_sm90 runs plans of up to ", most, " different masks, got ",
+             plan.masks.size());
   std::vector<int32_t> flags;
   for (const Mask& mask : plan.masks) flags.push_back(add_mask(mask, work));
   for (const int32_t id : plan.mask_ids) {
@@ -195,6 +195,18 @@ bool has_sole_others(const Plan& plan) {
   return true;
 }
 
+// The same, but that each head has a group of its own.
+Plan with_heads_apart(const Plan& plan) {
+  Plan apart = plan;
+  apart.groups.clear();
+  for (size_t h = 0; h < plan.head_group.size(); ++h) {
+    const HeadGroup& group = plan.groups[static_cast<size_t>(plan.head_group[h])];
+    apart.groups.push_back({group.pass_begin, group.pass_end, 1});
+    apart.head_group[h] = static_cast<int32_t>(h);
+  }
+  return apart;
+}
+
 }  // namespace
 
 int64_t Work::size_bytes() const {
@@ -203,7 +215,12 @@ int64_t Work::size_bytes() const {
          bytes(row_bits);
 }
 
-Work make_work(const Plan& plan, int64_t heads_per_item) {
+Work make_work(const Plan& plan, int64_t heads_per_item, bool heads_apart) {
+  if (heads_apart) {
+    Work work = make_work(with_heads_apart(plan), 1);
+    work.heads_apart = true;
+    return work;
+  }
   LACE_CHECK(plan.tile.owners <= kOwnerRows && plan.tile.others <= kOtherRows,
              "[attention] cuda_sm90 runs plans of tiles up to 192 x 128, got ", plan.tile.owners,
              " x ", plan.tile.others);

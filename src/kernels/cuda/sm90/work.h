@@ -103,15 +103,26 @@ struct Work {
   int32_t other_rows = 128;     // 64 or 128: no tile has more others
   int64_t tiles_of_others = 0;  // of all heads
   int32_t longest = 0;          // tiles of others of an item, at most
+  bool heads_apart = false;     // each has tiles of its own
   bool several_passes = false;
   bool sole_others = false;  // every position of others is in one tile, of one pass, alone
   int64_t size_bytes() const;
+  // Tells works of one plan apart.
+  int64_t variant() const { return 2 * int64_t{members} + (heads_apart ? 1 : 0); }
 };
+
+// How many masks a work may have: int32 counts their words.
+constexpr int64_t most_masks(int32_t owner_rows) {
+  const int64_t most = (int64_t{1} << 29) / owner_rows;
+  return most < kMaskIndex ? most : kMaskIndex;
+}
 
 // plan: of tiles no larger than 192 × 128, and lengths below 2^30. Where every `heads_per_item`
 // neighbouring heads have the same tiles, an item is for all of them (the query heads that share a
 // key head): they count as one head and `members` says how many they are.
-Work make_work(const Plan& plan, int64_t heads_per_item);
+// heads_apart: each head has a group of its own, and so tiles that no other head has
+// (live_tiles.h).
+Work make_work(const Plan& plan, int64_t heads_per_item, bool heads_apart = false);
 
 // What a block takes at a time: a tile of owners for a head of the batch.
 struct WorkItem {

@@ -53,7 +53,7 @@ class LoneSlots {
  public:
   static constexpr int kRowGroups = kKeysAhead + 1;
   static_assert(kLonePieces == 2 * kLoneChunks && kLonePieces == 4 && kKeysAhead == 2 &&
-                    kRowGroups < kLoneAhead,
+                    kKeysAhead == kLoneKeysAhead && kRowGroups < kLoneAhead,
                 "keys are a group, the values of both another");
 
   __device__ explicit LoneSlots(const LoneParams& params) : p_(params) {}

@@ -18,7 +18,7 @@ struct GpuDecodePlan {
   int64_t batch = 0;
   cuda::decode::StepLayout layout;
   const void* kernel = nullptr;
-  cuda::decode::LoneLayout lone;  // of one sequence that fits
+  cuda::decode::LoneLayout lone;  // of one sequence, which has two ways
   const void* lone_kernel = nullptr;
 };
 
@@ -105,13 +105,13 @@ std::shared_ptr<const GpuDecodePlan> plan_gpu_decode(const DecodeShape& shape, i
 }
 
 size_t workspace_bytes(const GpuDecodePlan& plan) {
-  return static_cast<size_t>(plan.lone.fits ? plan.lone.words * 8 : plan.layout.workspace_bytes);
+  return static_cast<size_t>(plan.lone.words * 8 + plan.layout.workspace_bytes);
 }
 
 std::string_view gpu_decode_name() { return "cuda"; }
 
 void gpu_decode_step(const Context& context, const GpuDecodePlan& plan, const GpuDecodeStep& step) {
-  if (plan.lone.fits) {
+  if (cuda::decode::goes_alone(plan.lone, step.changing->most_keys)) {
     cuda::decode::LoneParams params;
     fill(plan, step, params);
     params.layout = plan.lone;
@@ -122,6 +122,7 @@ void gpu_decode_step(const Context& context, const GpuDecodePlan& plan, const Gp
     cuda::decode::StepParams params;
     fill(plan, step, params);
     params.layout = plan.layout;
+    params.workspace += plan.lone.words * 8;  // behind the other way's
     params.batch = static_cast<int>(plan.batch);
     launch(context, plan.kernel, plan.layout.blocks, cuda::decode::kThreads,
            plan.layout.shared_bytes, &params);

@@ -22,7 +22,16 @@ FoldedTasks fold(int rows, int in, int blocks) {
   return tasks;
 }
 
+// Times that a block may look at as many keys as it does at once.
+constexpr int kMostRounds = 4;
+
 }  // namespace
+
+bool goes_alone(const LoneLayout& layout, int64_t most_keys) {
+  if (!layout.fits) return false;
+  const int64_t at_once = int64_t{kThreads} / layout.lanes * kLoneKeysAhead;
+  return most_keys <= kMostRounds * at_once * layout.key_splits;
+}
 
 LoneLayout lone_layout(const DecodeShape& shape, const Gpu& gpu) {
   const StepShape s = step_shape(shape);

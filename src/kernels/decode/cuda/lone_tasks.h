@@ -36,6 +36,7 @@ struct FoldedTasks {
 
 // kThreads threads of a block multiply and attend, so many others copy for them.
 constexpr int kLoneCopiers = 128, kLoneThreads = kThreads + kLoneCopiers;
+constexpr int kLoneKeysAhead = 2;  // keys that a thread looks at at once
 constexpr int kLoneChunks = 2;
 constexpr int kLonePieces = 4;  // of 16 bytes, for each thread that multiplies: a group of copies
 constexpr int kLoneAhead = 6;   // groups that are on their way
@@ -71,6 +72,10 @@ struct LoneLayout {
 };
 
 LoneLayout lone_layout(const DecodeShape& shape, const Gpu& gpu);
+
+// Whether a step whose queries have up to so many keys goes this way: where most of its time is
+// reading them, the other has more of them on their way.
+bool goes_alone(const LoneLayout& layout, int64_t most_keys);
 
 // Elements from a stretch of operands to the next.
 LACE_HOST_DEVICE constexpr int stretch_stride(int columns) { return cover(columns, 64) * 64 + 32; }

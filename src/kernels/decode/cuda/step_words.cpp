@@ -1,5 +1,6 @@
 #include "kernels/decode/cuda/step_words.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "lace/error.h"
@@ -75,6 +76,7 @@ StepWords::StepWords(std::span<const int64_t> tokens, int64_t batch,
           }
         }
       }
+      most_keys = std::max(most_keys, pattern::key_count(runs));
       set(read, begin, pattern::key_count(runs));
       words[static_cast<size_t>(read++)] = word(find_slot(runs, layer->writes[kv_head]));
     }

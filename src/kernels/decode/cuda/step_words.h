@@ -27,6 +27,7 @@ struct StepWords {
 
   std::vector<int32_t> words;
   int patterns = 0;
+  int64_t most_keys = 0;          // of a query
   int64_t reads = 0, writes = 0;  // where the tables of queries and new rows begin
 };
 

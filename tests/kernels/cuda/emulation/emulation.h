@@ -1,5 +1,6 @@
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -7,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <random>
+#include <type_traits>
 #include <vector>
 
 #include <cuda_runtime_api.h>
@@ -113,16 +115,42 @@ bool launch(int blocks, int threads, size_t shared_bytes, uint32_t seed,
 inline void __syncthreads() { lace::emulation::wait(lace::emulation::current->block->barrier); }
 int __syncthreads_or(int);
 
-inline float __shfl_sync(unsigned, float value, int source) {
+inline void __syncwarp() { lace::emulation::wait(lace::emulation::warp().barrier); }
+// `value` of another lane.
+template <typename T>
+T value_of_lane(T value, int lane) {
   lace::emulation::Warp& warp = lace::emulation::warp();
   std::memcpy(&warp.words[lace::emulation::lane()][0], &value, sizeof(value));
   lace::emulation::wait(warp.barrier);
-  std::memcpy(&value, &warp.words[source][0], sizeof(value));
+  std::memcpy(&value, &warp.words[lane][0], sizeof(value));
   lace::emulation::wait(warp.barrier);
   return value;
 }
-inline float __shfl_xor_sync(unsigned mask, float value, int other) {
-  return __shfl_sync(mask, value, lace::emulation::lane() ^ other);
+inline float __shfl_xor_sync(unsigned, float value, int mask) {
+  return value_of_lane(value, lace::emulation::lane() ^ mask);
+}
+template <typename T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return value_of_lane(value, lane);
+}
+template <typename T>
+T __shfl_up_sync(unsigned, T value, int distance) {
+  const int lane = lace::emulation::lane();
+  return value_of_lane(value, lane < distance ? lane : lane - distance);
+}
+inline unsigned __ballot_sync(unsigned, bool flag) {
+  lace::emulation::Warp& warp = lace::emulation::warp();
+  warp.words[lace::emulation::lane()][0] = flag ? 1 : 0;
+  lace::emulation::wait(warp.barrier);
+  unsigned bits = 0;
+  for (int lane = 0; lane < 32; ++lane) bits |= warp.words[lane][0] << lane;
+  lace::emulation::wait(warp.barrier);
+  return bits;
+}
+inline bool __all_sync(unsigned mask, bool flag) { return __ballot_sync(mask, flag) == ~0u; }
+inline int __popc(unsigned bits) { return std::popcount(bits); }
+inline int __ffs(int bits) {
+  return bits == 0 ? 0 : std::countr_zero(static_cast<unsigned>(bits)) + 1;
 }
 
 template <typename T>
@@ -135,8 +163,9 @@ T __ldcg(const T* from) {
 }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
-inline unsigned atomicAdd(unsigned* word, unsigned value) {
-  const unsigned before = *word;
+template <typename T>
+T atomicAdd(T* word, std::type_identity_t<T> value) {
+  const T before = *word;
   *word += value;
   return before;
 }
