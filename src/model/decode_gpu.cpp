@@ -91,6 +91,7 @@ class GpuDecodeState final : public CachedDecodeState {
     }
     block_table_ = upload(weights_->model.blocks);
     cache_table_ = upload(tables);
+    number_ = 0;
     workspace_ = at::zeros({static_cast<int64_t>(workspace_bytes(*plan_))}, bytes_here());
   }
 
@@ -163,6 +164,7 @@ class GpuDecodeState final : public CachedDecodeState {
     }
     args.logits = logits;
     args.workspace = static_cast<std::byte*>(workspace_.mutable_data_ptr());
+    args.number = number_++;
     gpu_decode_step(context(), *plan_, args);
     advance(slots_ + 1);
   }
@@ -191,6 +193,7 @@ class GpuDecodeState final : public CachedDecodeState {
   std::vector<at::Tensor> caches_;        // [layers, kv_heads] of uint8 [batch, bytes]
   at::Tensor block_table_, cache_table_;  // GpuDecodeTables' arrays
   at::Tensor workspace_;
+  uint32_t number_ = 0;  // of steps that it has had
 };
 
 }  // namespace

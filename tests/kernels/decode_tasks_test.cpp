@@ -1,5 +1,6 @@
 // What a step on a GPU is cut into: each piece once, all of it within what there is.
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "lace/error.h"
 
+#include "kernels/decode/cuda/lone_tasks.h"
 #include "kernels/decode/cuda/step_params.h"
 #include "kernels/decode/cuda/step_words.h"
 #include "kernels/decode/cuda/tasks.h"
@@ -180,6 +182,104 @@ TEST(DecodeTasks, EveryMultiprocessorHasWork) {
   EXPECT_EQ(many.proj.split_columns, one.proj.split_columns);
 }
 
+// ---- one sequence -------------------------------------------------------------------------------
+
+// Every number of a matrix of weights is in one stretch of one tile.
+void expect_covers(const FoldedTasks& tasks, int rows, int in) {
+  EXPECT_EQ(tasks.in(), in);
+  EXPECT_EQ(tasks.columns % 8, 0);
+  EXPECT_GE(tasks.groups * kLoneChunks * kWarps * kChunk, tasks.columns);
+  std::map<std::pair<int, int>, int> times;
+  for (int tile = 0; tile < tasks.tiles; ++tile) {
+    EXPECT_LT(tasks.row(tile, 0), rows) << "a tile without rows";
+    for (int number = 0; number < kTileRows; ++number) {
+      if (tasks.row(tile, number) < rows) {
+        ++times[{tasks.row(tile, number), tasks.stretch(number)}];
+      }
+    }
+  }
+  EXPECT_EQ(times.size(), static_cast<size_t>(rows * tasks.fold()));
+  for (const auto& [place, count] : times) EXPECT_EQ(count, 1) << place.first;
+}
+
+TEST(LoneTasks, LayoutsFit) {
+  for (const DecodeShape& shape : shapes()) {
+    for (const Gpu gpu : {kHopper, Gpu{132, 101376}, Gpu{1, 232448}, Gpu{16, 166912}}) {
+      SCOPED_TRACE(testing::Message()
+                   << shape.d_model << ", " << gpu.multiprocessors << ", " << gpu.shared_bytes);
+      const LoneLayout layout = lone_layout(shape, gpu);
+      EXPECT_EQ(layout.fits, shape.d_model % 8 == 0 && layout.shared_bytes <= gpu.shared_bytes);
+      if (!layout.fits) continue;
+      const StepShape s = step_shape(shape);
+      // Each block ends every layer: nobody else knows when it has read what it waited for.
+      EXPECT_GE(layout.blocks, 1);
+      EXPECT_LE(layout.blocks, std::min(gpu.multiprocessors, layout.tasks[kLoneFf2].tiles));
+      EXPECT_EQ(layout.tasks[kLoneQkv].tiles, projection_tiles(s));
+      EXPECT_EQ(layout.tasks[kLoneKeys].tiles, s.heads * layout.key_splits);
+      EXPECT_LE(layout.key_splits, kMostKeySplits);
+      expect_covers(layout.tasks[kLoneProj], s.d_model, s.heads * s.v_dim);
+      expect_covers(layout.tasks[kLoneFf1], s.ff_width, s.d_model);
+      expect_covers(layout.tasks[kLoneFf2], s.d_model, s.ff_width);
+      const int64_t words = kLaunchWords * 4, d = s.d_model;
+      const std::pair<int64_t, int64_t> shared[] = {
+          {0, words},
+          {layout.blocks_at, s.layers * int64_t{sizeof(DecodeBlock)}},
+          {layout.caches_at, s.layers * s.kv_heads * int64_t{sizeof(HeadCache)}},
+          {layout.stream_at, 2 * d * 4},
+          {layout.operands_at, s.ff_width * 2},
+          {layout.fresh_at, (2 * s.qk_dim + s.v_dim) * 4},
+          {layout.scratch_at, kWarps * (kMergeWords + s.v_dim) * 4},
+          {layout.rows_at, kLoneKinds * kLoneCopiers * 8},
+          {layout.biases_at, kLoneAhead * kTileRows * 2},
+          {layout.norms_at, kLoneNorms * 2 * d * 4},
+          {layout.ahead_at, kLoneAhead * kLonePieces * kThreads * 16}};
+      int64_t end = 0;
+      for (const auto& [begin, bytes] : shared) {
+        EXPECT_GE(begin, end);
+        EXPECT_EQ(begin % 128, 0);
+        end = begin + bytes;
+      }
+      EXPECT_LE(end, layout.shared_bytes);
+      const std::pair<int64_t, int64_t> parts[] = {
+          {layout.x, 2 * d},
+          {layout.second, d},
+          {layout.projected, (s.heads + s.kv_heads) * s.qk_dim + s.kv_heads * s.v_dim},
+          {layout.ranges, int64_t{s.heads} * s.v_dim * 2 * layout.key_splits},
+          {layout.attended, s.heads * s.v_dim / 2},
+          {layout.ff, s.ff_width / 2}};
+      end = 0;
+      for (const auto& [begin, count] : parts) {
+        EXPECT_GE(begin, end);
+        EXPECT_EQ(begin % 2, 0);  // pairs of words are read at once
+        end = begin + count;
+      }
+      EXPECT_LE(end, layout.words);
+      EXPECT_EQ(layout.words * 8 % 256, 0);  // where the other way has its parts
+    }
+  }
+}
+
+TEST(LoneTasks, EveryMultiprocessorHasWork) {
+  const LoneLayout layout = lone_layout(enwik8(), kHopper);
+  EXPECT_TRUE(layout.fits);
+  EXPECT_EQ(layout.blocks, 128);
+  EXPECT_EQ(layout.key_splits, 16);
+  EXPECT_EQ(layout.tasks[kLoneFf1].tiles, 128);
+  EXPECT_EQ(layout.tasks[kLoneFf2].tiles, 128);  // of whole rows: nobody adds up parts
+  EXPECT_EQ(layout.tasks[kLoneProj].tiles, 128);
+  for (const int kind : {kLoneQkv, kLoneProj, kLoneFf1, kLoneFf2}) {
+    EXPECT_EQ(layout.tasks[kind].groups, 1);
+  }
+}
+
+TEST(LoneTasks, LongSumsOverKeysGoTheOtherWay) {
+  const LoneLayout layout = lone_layout(enwik8(), kHopper);
+  EXPECT_TRUE(goes_alone(layout, 1));
+  EXPECT_TRUE(goes_alone(layout, 16 * 512));
+  EXPECT_FALSE(goes_alone(layout, 16 * 512 + 1));
+  EXPECT_FALSE(goes_alone(LoneLayout(), 1));  // does not fit
+}
+
 std::string error_of(const DecodeShape& shape, const Gpu& gpu = kHopper) {
   try {
     step_layout(shape, 1, gpu);
@@ -205,7 +305,7 @@ TEST(DecodeTasks, NamesWhatDoesNotFit) {
 // ---- what changes from step to step -------------------------------------------------------------
 
 pattern::KeyRuns runs_at(const StepWords& words, int pattern, int head, int heads) {
-  const auto entry = static_cast<size_t>(words.reads + 2 * (pattern * heads + head));
+  const auto entry = static_cast<size_t>(words.reads + kReadWords * (pattern * heads + head));
   pattern::KeyRuns runs;
   int64_t left = words.words[entry + 1];
   for (auto at = static_cast<size_t>(words.words[entry]); left > 0; at += 4) {
@@ -243,8 +343,31 @@ TEST(DecodeWords, SayWhatSlotsThereAre) {
     }
   }
   // Three different sets of runs, of 1, 2 and 1 runs and none.
-  EXPECT_EQ(words.words.size(), 3u + 2 * 2 * 4 + 2 * 2 * 2 + 4 * (1 + 2 + 1) + 4);
+  EXPECT_EQ(words.words.size(), 3u + 2 * 3 * 4 + 2 * 2 * 2 + 4 * (1 + 2 + 1) + 4);
   EXPECT_TRUE(words.fit_a_launch());
+}
+
+// Which of a query's keys has the new row, so that it is not looked for in memory.
+TEST(DecodeWords, KnowTheNewRow) {
+  LayerSlots slots;
+  slots.reads = {{{5, 9, 1, 0}, {0, 2, 7, 32}}};
+  const LayerSlots* const patterns[] = {&slots};
+  for (const auto& [writes, want] :
+       std::vector<std::pair<std::vector<int64_t>, int32_t>>{{{5}, 0},
+                                                             {{13}, 8},
+                                                             {{14}, -1},
+                                                             {{33}, 12},
+                                                             {{34}, -1},
+                                                             {{193}, 22},
+                                                             {{224}, -1},
+                                                             {{90, 7}, 2},
+                                                             {{}, -1}}) {
+    slots.writes = {writes};
+    const StepWords words({}, 1, patterns);
+    EXPECT_EQ(words.most_keys, 23);
+    EXPECT_EQ(words.words[static_cast<size_t>(words.reads) + 2], want)
+        << (writes.empty() ? -1 : writes[0]);
+  }
 }
 
 TEST(DecodeWords, StartHasNoSymbols) {
@@ -261,11 +384,11 @@ TEST(DecodeWords, KnowWhatALaunchCarries) {
   LayerSlots slots;
   slots.writes = {{0}};
   slots.reads.emplace_back();
-  for (int64_t i = 0; i < kLaunchWords / 4 - 2; ++i) slots.reads[0].push_back({2 * i, 1, 1, 0});
+  for (int64_t i = 0; i < (kLaunchWords - 8) / 4; ++i) slots.reads[0].push_back({2 * i, 1, 1, 0});
   const LayerSlots* const patterns[] = {&slots};
   EXPECT_TRUE(StepWords({}, 1, patterns).fit_a_launch());
-  EXPECT_TRUE(StepWords({}, 3, patterns).fit_a_launch());
-  EXPECT_FALSE(StepWords({}, 4, patterns).fit_a_launch());
+  EXPECT_TRUE(StepWords({}, 2, patterns).fit_a_launch());
+  EXPECT_FALSE(StepWords({}, 3, patterns).fit_a_launch());
   slots.writes[0][0] = int64_t{1} << 31;
   EXPECT_THROW(StepWords({}, 1, patterns), Error);
 }

@@ -123,6 +123,7 @@ TEST_F(DecodeCuda, SequencesDependOnTheirBatchByRoundingAlone) {
   const at::Tensor all = run(0, 64);
   EXPECT_TRUE(at::equal(all, run(0, 64)));  // and not on the run
   for (const int64_t b : {0, 31, 63}) {
+    EXPECT_TRUE(at::equal(run(b, 1), run(b, 1))) << b;
     EXPECT_LT(relative_error(all.narrow(0, b, 1), run(b, 1)), kBFloat16 / 3) << b;
   }
 }
@@ -134,7 +135,30 @@ TEST_F(DecodeCuda, MoreRunsThanALaunchCarries) {
   const SparseTransformer model(config, at::kCUDA);
   const at::Tensor tokens = random_tokens(2, 960);
   const at::Tensor want = wanted(model, tokens.to(at::kCUDA)).cpu();
-  const auto state = model.start_decoding(2);
+  for (const int64_t batch : {1, 2}) {
+    const auto state = model.start_decoding(batch);
+    const auto decode = [&](int64_t first, int64_t count) {
+      return model.decode(*state, tokens.narrow(0, 0, batch).narrow(1, first, count));
+    };
+    at::Tensor logits = decode(0, 950);
+    for (int64_t n = 950; n < 959; ++n) {
+      logits = decode(n, 1);
+      ASSERT_LT(relative_error(logits, want.narrow(0, 0, batch).select(1, n + 1)), kBFloat16)
+          << batch << ", " << n;
+    }
+  }
+}
+
+// One sequence whose blocks are few, so that each has many of its keys.
+TEST_F(DecodeCuda, ManyKeysABlock) {
+  ModelConfig config = wide_config();
+  config.patterns = {"dense"};
+  config.d_model = 16;
+  config.heads = 2;
+  const SparseTransformer model(config, at::kCUDA);
+  const at::Tensor tokens = random_tokens(1, 960);
+  const at::Tensor want = wanted(model, tokens.to(at::kCUDA)).cpu();
+  const auto state = model.start_decoding(1);
   at::Tensor logits = model.decode(*state, tokens.narrow(1, 0, 950));
   for (int64_t n = 950; n < 959; ++n) {
     logits = model.decode(*state, tokens.narrow(1, n, 1));

@@ -47,6 +47,7 @@ struct GpuDecodeStep {
   const float *cos = nullptr, *sin = nullptr;        // [qk_dim / 2] of the position; null: as is
   float* logits = nullptr;  // [batch, vocab], of the GPU or pinned; null: not wanted
   std::byte* workspace = nullptr;
+  uint32_t number = 0;  // another than those of the steps that the workspace has had before
 };
 
 // One slot more of each sequence.

@@ -18,6 +18,8 @@ struct GpuDecodePlan {
   int64_t batch = 0;
   cuda::decode::StepLayout layout;
   const void* kernel = nullptr;
+  cuda::decode::LoneLayout lone;  // of one sequence, which has two ways
+  const void* lone_kernel = nullptr;
 };
 
 namespace {
@@ -29,6 +31,53 @@ int attribute(cudaDeviceAttr name) {
   return value;
 }
 
+void allow_shared_memory(const void* kernel) {
+  // The most that any plan asks for, as the kernel is every plan's.
+  LACE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)));
+}
+
+void fill(const GpuDecodePlan& plan, const GpuDecodeStep& step,
+          cuda::decode::StepArguments& arguments) {
+  arguments.shape = cuda::decode::step_shape(plan.shape);
+  arguments.tables = step.tables;
+  arguments.block_eps = static_cast<float>(plan.shape.block_eps);
+  arguments.final_eps = static_cast<float>(plan.shape.final_eps);
+  arguments.row_bytes = row_bytes(plan.shape);
+  std::copy(std::begin(step.positions), std::end(step.positions), arguments.positions);
+  arguments.cos = step.cos;
+  arguments.sin = step.sin;
+  arguments.logits = step.logits;
+  arguments.workspace = step.workspace;
+  const cuda::decode::StepWords& changing = *step.changing;
+  arguments.patterns = changing.patterns;
+  arguments.reads = static_cast<int>(changing.reads);
+  arguments.writes = static_cast<int>(changing.writes);
+  arguments.word_count = static_cast<int>(changing.words.size());
+  arguments.far_words = step.far_words;
+  if (step.far_words == nullptr) {
+    LACE_CHECK(changing.fit_a_launch(), "[decode] a launch carries at most ",
+               cuda::decode::kLaunchWords, " words, got ", changing.words.size());
+    std::copy(changing.words.begin(), changing.words.end(), arguments.words);
+  }
+}
+
+void launch(const Context& context, const void* kernel, int blocks, int threads,
+            int64_t shared_bytes, void* params) {
+  cudaLaunchAttribute cooperative = {};
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = static_cast<cudaStream_t>(context.stream);
+  config.attrs = &cooperative;
+  config.numAttrs = 1;
+  void* arguments[] = {params};
+  LACE_CUDA(cudaLaunchKernelExC(&config, kernel, arguments));
+}
+
 }  // namespace
 
 std::shared_ptr<const GpuDecodePlan> plan_gpu_decode(const DecodeShape& shape, int64_t batch) {
@@ -37,61 +86,47 @@ std::shared_ptr<const GpuDecodePlan> plan_gpu_decode(const DecodeShape& shape, i
   auto plan = std::make_shared<GpuDecodePlan>();
   plan->shape = shape;
   plan->batch = batch;
-  plan->layout = cuda::decode::step_layout(
-      shape, batch,
-      {.multiprocessors = attribute(cudaDevAttrMultiProcessorCount),
-       .shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)});
-  plan->kernel = shape.compute == DType::kFloat16 ? cuda::decode::step_kernel_fp16(plan->layout)
-                                                  : cuda::decode::step_kernel_bf16(plan->layout);
-  // The most that any plan asks for, as the kernel is every plan's.
-  LACE_CUDA(cudaFuncSetAttribute(plan->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)));
+  const cuda::decode::Gpu gpu = {
+      .multiprocessors = attribute(cudaDevAttrMultiProcessorCount),
+      .shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
+  const bool half = shape.compute == DType::kFloat16;
+  plan->layout = cuda::decode::step_layout(shape, batch, gpu);
+  plan->kernel = half ? cuda::decode::step_kernel_fp16(plan->layout)
+                      : cuda::decode::step_kernel_bf16(plan->layout);
+  allow_shared_memory(plan->kernel);
+  if (batch > 1) return plan;
+  plan->lone = cuda::decode::lone_layout(shape, gpu);
+  if (plan->lone.fits) {
+    plan->lone_kernel = half ? cuda::decode::lone_step_kernel_fp16(plan->lone)
+                             : cuda::decode::lone_step_kernel_bf16(plan->lone);
+    allow_shared_memory(plan->lone_kernel);
+  }
   return plan;
 }
 
 size_t workspace_bytes(const GpuDecodePlan& plan) {
-  return static_cast<size_t>(plan.layout.workspace_bytes);
+  return static_cast<size_t>(plan.lone.words * 8 + plan.layout.workspace_bytes);
 }
 
 std::string_view gpu_decode_name() { return "cuda"; }
 
 void gpu_decode_step(const Context& context, const GpuDecodePlan& plan, const GpuDecodeStep& step) {
-  cuda::decode::StepParams params;
-  params.shape = cuda::decode::step_shape(plan.shape);
-  params.layout = plan.layout;
-  params.tables = step.tables;
-  params.block_eps = static_cast<float>(plan.shape.block_eps);
-  params.final_eps = static_cast<float>(plan.shape.final_eps);
-  params.batch = static_cast<int>(plan.batch);
-  params.row_bytes = row_bytes(plan.shape);
-  std::copy(std::begin(step.positions), std::end(step.positions), params.positions);
-  params.cos = step.cos;
-  params.sin = step.sin;
-  params.logits = step.logits;
-  params.workspace = step.workspace;
-  const cuda::decode::StepWords& changing = *step.changing;
-  params.patterns = changing.patterns;
-  params.reads = static_cast<int>(changing.reads);
-  params.writes = static_cast<int>(changing.writes);
-  params.word_count = static_cast<int>(changing.words.size());
-  params.far_words = step.far_words;
-  if (step.far_words == nullptr) {
-    LACE_CHECK(changing.fit_a_launch(), "[decode] a launch carries at most ",
-               cuda::decode::kLaunchWords, " words, got ", changing.words.size());
-    std::copy(changing.words.begin(), changing.words.end(), params.words);
+  if (cuda::decode::goes_alone(plan.lone, step.changing->most_keys)) {
+    cuda::decode::LoneParams params;
+    fill(plan, step, params);
+    params.layout = plan.lone;
+    params.stamp = step.number * static_cast<uint32_t>(plan.shape.layers) + 1;
+    launch(context, plan.lone_kernel, plan.lone.blocks, cuda::decode::kLoneThreads,
+           plan.lone.shared_bytes, &params);
+  } else {
+    cuda::decode::StepParams params;
+    fill(plan, step, params);
+    params.layout = plan.layout;
+    params.workspace += plan.lone.words * 8;  // behind the other way's
+    params.batch = static_cast<int>(plan.batch);
+    launch(context, plan.kernel, plan.layout.blocks, cuda::decode::kThreads,
+           plan.layout.shared_bytes, &params);
   }
-  cudaLaunchAttribute cooperative;
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(plan.layout.blocks));
-  config.blockDim = dim3(cuda::decode::kThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(plan.layout.shared_bytes);
-  config.stream = static_cast<cudaStream_t>(context.stream);
-  config.attrs = &cooperative;
-  config.numAttrs = 1;
-  void* arguments[] = {&params};
-  LACE_CUDA(cudaLaunchKernelExC(&config, plan.kernel, arguments));
 }
 
 void gpu_decode_store(const Context& context, const DecodeShape& shape,

@@ -50,6 +50,13 @@ __device__ void copy_async(void* to, const void* from) {
 }
 // Until the thread's own copies are there.
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+// Ends a group of the thread's own copies.
+__device__ inline void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Until those of all groups but the last kLeft are there.
+template <int kLeft>
+__device__ void wait_for_copies_before() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+}
 
 // What blocks of a launch tell one another through: all that a thread wrote, or saw written at a
 // barrier of its block, before add_released() is seen by who reads the sum with load_acquired().
@@ -60,6 +67,29 @@ __device__ inline uint32_t load_acquired(const uint32_t* word) {
   uint32_t value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
   return value;
+}
+
+// A barrier of the first kCount threads of a block, besides that of all.
+template <int kCount>
+__device__ void sync_first() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kCount) : "memory");
+}
+
+// Two words of 64 bits side by side, each stored and loaded at once, at a multiple of 16 bytes; all
+// that a launch passes from block to block without a barrier. Later loads of a word see what
+// earlier ones saw or what came after.
+__device__ inline void store_word(uint64_t* to, uint64_t word) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+}
+__device__ inline void store_words(uint64_t* to, uint64_t first, uint64_t second) {
+  asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(to), "l"(first), "l"(second)
+               : "memory");
+}
+__device__ inline void load_words(const uint64_t* from, uint64_t& first, uint64_t& second) {
+  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+               : "=l"(first), "=l"(second)
+               : "l"(from)
+               : "memory");
 }
 
 // 2^x

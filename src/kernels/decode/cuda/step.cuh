@@ -432,7 +432,7 @@ class Step {
   __device__ AttendTask attend_task(int layer, int task) const {
     const int splits = p_.layout.key_splits;
     const int split = task % splits, head = task / splits % s_.heads, b = task / splits / s_.heads;
-    const int32_t* entry = words_ + p_.reads + 2 * (layer % p_.patterns * s_.heads + head);
+    const int32_t* entry = words_ + p_.reads + kReadWords * (layer % p_.patterns * s_.heads + head);
     const int keys = entry[1], each = cover(keys, splits);
     const int kv_head = head / (s_.heads / s_.kv_heads);
     const HeadCache& cache = p_.tables.caches[layer * s_.kv_heads + kv_head];

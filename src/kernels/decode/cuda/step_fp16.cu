@@ -1,8 +1,13 @@
+#include "kernels/decode/cuda/lone_step.cuh"
 #include "kernels/decode/cuda/step.cuh"
 #include "kernels/decode/cuda/step_kernels.h"
 
 namespace lace::cuda::decode {
 
 const void* step_kernel_fp16(const StepLayout& layout) { return find_step_kernel<__half>(layout); }
+
+const void* lone_step_kernel_fp16(const LoneLayout& layout) {
+  return find_lone_kernel<__half>(layout);
+}
 
 }  // namespace lace::cuda::decode

@@ -1,5 +1,6 @@
 #include "kernels/decode/cuda/step_words.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "lace/error.h"
@@ -14,6 +15,22 @@ int32_t word(int64_t value) {
   return static_cast<int32_t>(value);
 }
 
+// Which of the slots that `runs` name is one of `slots`, counted from 0; −1 if none is.
+int64_t find_slot(const pattern::KeyRuns& runs, const std::vector<int64_t>& slots) {
+  int64_t before = 0;
+  for (const pattern::KeyRun& run : runs) {
+    for (const int64_t slot : slots) {
+      const int64_t away = slot - run.first;
+      const int64_t stretch = run.count > 1 ? away / run.stride : 0;
+      if (away < 0 || stretch >= run.count) continue;
+      const int64_t within = away - stretch * run.stride;
+      if (within < run.width) return before + stretch * run.width + within;
+    }
+    before += run.keys();
+  }
+  return -1;
+}
+
 }  // namespace
 
 StepWords::StepWords(std::span<const int64_t> tokens, int64_t batch,
@@ -26,8 +43,9 @@ StepWords::StepWords(std::span<const int64_t> tokens, int64_t batch,
   writes = reads;
   int64_t end = reads;
   for (const LayerSlots* layer : slots) {
-    writes += 2 * static_cast<int64_t>(layer->reads.size());
-    end += 2 * static_cast<int64_t>(layer->reads.size() + layer->writes.size());
+    writes += kReadWords * static_cast<int64_t>(layer->reads.size());
+    end += kReadWords * static_cast<int64_t>(layer->reads.size()) +
+           2 * static_cast<int64_t>(layer->writes.size());
   }
   words.resize(static_cast<size_t>(end));
 
@@ -42,7 +60,9 @@ StepWords::StepWords(std::span<const int64_t> tokens, int64_t batch,
   };
   std::vector<Known> known;
   for (const LayerSlots* layer : slots) {
-    for (const pattern::KeyRuns& runs : layer->reads) {
+    for (size_t head = 0; head < layer->reads.size(); ++head) {
+      const pattern::KeyRuns& runs = layer->reads[head];
+      const size_t kv_head = head / (layer->reads.size() / layer->writes.size());
       int64_t begin = -1;
       for (const Known& other : known) {
         if (*other.runs == runs) begin = other.begin;
@@ -56,7 +76,9 @@ StepWords::StepWords(std::span<const int64_t> tokens, int64_t batch,
           }
         }
       }
+      most_keys = std::max(most_keys, pattern::key_count(runs));
       set(read, begin, pattern::key_count(runs));
+      words[static_cast<size_t>(read++)] = word(find_slot(runs, layer->writes[kv_head]));
     }
     for (const std::vector<int64_t>& row : layer->writes) {
       set(write, static_cast<int64_t>(words.size()), static_cast<int64_t>(row.size()));

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/emulation/decode_reference.h"  // emulation first
+#include "kernels/decode/cuda/lone_step.cuh"
 #include "kernels/decode/cuda/step.cuh"
 #include "kernels/decode/cuda/store_kernel.cuh"
 #include "pattern/cache_slots.h"
@@ -45,11 +46,32 @@ bool run(const StepParams& params, uint32_t seed) {
   }
 }
 
+// Threads that wait for a value take turns for ever.
+constexpr int kMostRounds = 1 << 14;
+
+template <typename T>
+bool run(const LoneParams& params, uint32_t seed) {
+  const auto launch = [&](auto lanes) {
+    return emulation::launch(
+        params.layout.blocks, kLoneThreads, static_cast<size_t>(params.layout.shared_bytes), seed,
+        [&] { LoneStep<T, lanes()>(params).run(); }, kMostRounds);
+  };
+  switch (params.layout.lanes) {
+    case 4:
+      return launch(std::integral_constant<int, 4>());
+    case 8:
+      return launch(std::integral_constant<int, 8>());
+    default:
+      return launch(std::integral_constant<int, 16>());
+  }
+}
+
 struct Case {
   DecodeShape shape;
   int64_t batch = 1;
   Gpu gpu;
   bool rotary = false, far_words = false;
+  bool lone = true;   // one sequence by stamped values, where the model fits
   int positions = 0;  // tables
   int steps = 4;
   int64_t prompt = 0;    // slots that are stored at once before
@@ -137,20 +159,27 @@ class Decoding {
     std::vector<const LayerSlots*> pointers;
     for (const LayerSlots& slots : now) pointers.push_back(&slots);
     const StepWords words(position.tokens, batch, pointers);
-    params_.patterns = words.patterns;
-    params_.reads = static_cast<int>(words.reads);
-    params_.writes = static_cast<int>(words.writes);
-    params_.word_count = static_cast<int>(words.words.size());
+    StepArguments& told = lone_.layout.fits ? static_cast<StepArguments&>(lone_) : params_;
+    told.patterns = words.patterns;
+    told.reads = static_cast<int>(words.reads);
+    told.writes = static_cast<int>(words.writes);
+    told.word_count = static_cast<int>(words.words.size());
     const bool far = c_.far_words || !words.fit_a_launch();
-    params_.far_words = far ? words.words.data() : nullptr;
-    if (!far) std::copy(words.words.begin(), words.words.end(), params_.words);
-    std::copy(position.rows.begin(), position.rows.end(), params_.positions);
-    params_.cos = position.cos;
-    params_.sin = position.sin;
+    told.far_words = far ? words.words.data() : nullptr;
+    if (!far) std::copy(words.words.begin(), words.words.end(), told.words);
+    std::copy(position.rows.begin(), position.rows.end(), told.positions);
+    told.cos = position.cos;
+    told.sin = position.sin;
     const Array<float> logits(batch * s_.vocab);
-    params_.logits = logits.data();
-    ASSERT_TRUE(run<T>(params_, static_cast<uint32_t>(rng_()))) << "threads wait for one another";
-    EXPECT_EQ(reinterpret_cast<const uint64_t&>(workspace_[params_.layout.barrier]), 0u);
+    told.logits = logits.data();
+    const auto seed = static_cast<uint32_t>(rng_());
+    if (lone_.layout.fits) {
+      lone_.stamp = number_++ * static_cast<uint32_t>(s_.layers) + 1;
+      ASSERT_TRUE(run<T>(lone_, seed)) << "threads wait for one another";
+    } else {
+      ASSERT_TRUE(run<T>(params_, seed)) << "threads wait for one another";
+      EXPECT_EQ(reinterpret_cast<const uint64_t&>(workspace_[params_.layout.barrier]), 0u);
+    }
     for (size_t b = 0; b < references_.size(); ++b) {
       const Numbers64 want = references_[b].logits(position, next_ == 0 ? -1 : position.tokens[b]);
       double off = 0, all = 0;
@@ -179,17 +208,26 @@ class Decoding {
       rows_.emplace_back(batch * slots_of(i).size() * row_bytes(s_));
       caches_.push_back({rows_.back().data(), slots_of(i).size()});
     }
-    params_.shape = step_shape(s_);
     params_.layout = step_layout(s_, batch, c_.gpu);
+    params_.batch = static_cast<int>(batch);
     workspace_ = Array<std::byte>(params_.layout.workspace_bytes);
     std::memset(workspace_.data() + params_.layout.barrier, 0, 8);
-    params_.tables = model_.tables;
-    params_.tables.caches = caches_.data();
-    params_.block_eps = static_cast<float>(s_.block_eps);
-    params_.final_eps = static_cast<float>(s_.final_eps);
-    params_.batch = static_cast<int>(batch);
-    params_.row_bytes = row_bytes(s_);
-    params_.workspace = workspace_.data();
+    lone_.layout = batch == 1 && c_.lone ? lone_layout(s_, c_.gpu) : LoneLayout();
+    if (lone_.layout.fits) {
+      workspace_ = Array<std::byte>(lone_.layout.words * 8);
+      std::memset(workspace_.data(), 0, static_cast<size_t>(lone_.layout.words * 8));
+      number_ = pick(rng_, 0, 1) == 0 ? 0 : ~1u;  // whose stamps come round to zero
+    }
+    for (StepArguments* told :
+         {static_cast<StepArguments*>(&params_), static_cast<StepArguments*>(&lone_)}) {
+      told->shape = step_shape(s_);
+      told->tables = model_.tables;
+      told->tables.caches = caches_.data();
+      told->block_eps = static_cast<float>(s_.block_eps);
+      told->final_eps = static_cast<float>(s_.final_eps);
+      told->row_bytes = row_bytes(s_);
+      told->workspace = workspace_.data();
+    }
   }
 
   Position draw(int64_t i) {
@@ -270,6 +308,8 @@ class Decoding {
   std::vector<HeadCache> caches_;
   Array<std::byte> workspace_{0};
   StepParams params_;
+  LoneParams lone_;
+  uint32_t number_ = 0;
   Array<float> cos_, sin_;
   int64_t next_ = 0;
 };
@@ -334,6 +374,49 @@ TEST(EmulatedDecode, RandomModels) {
   }
 }
 
+LoneLayout lone_layout_of(Case c) {
+  c.shape.compute = DType::kBFloat16;
+  return lone_layout(c.shape, c.gpu);
+}
+
+// One sequence, whose blocks pass one another stamped values.
+TEST(EmulatedDecode, LoneSequences) {
+  for (uint64_t seed = 0; seed < 4; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937_64 rng(2000 + 77 * seed);
+    Case c = random_case(rng);
+    c.batch = 1;
+    c.shape.d_model = 8 * pick(rng, 1, 20);
+    c.shape.ff_width = 8 * pick(rng, 1, 80);
+    EXPECT_TRUE(lone_layout_of(c).fits);
+    expect_equal(c, rng);
+    if (HasFatalFailure()) return;
+  }
+}
+
+// Rows in stretches, keys in ranges, more of a tile than a thread copies at once, and a prompt of
+// more keys than a block looks at at once.
+TEST(EmulatedDecode, LoneSequenceOfManyBlocks) {
+  std::mt19937_64 rng(31);
+  Case c = random_case(rng);
+  c.shape.heads = 4;
+  c.shape.kv_heads = 2;
+  c.shape.v_dim = c.shape.qk_dim = 136;
+  c.shape.d_model = 64;
+  c.shape.ff_width = 1056;
+  c.shape.layers = 2;
+  c.gpu.multiprocessors = 10;
+  c.prompt = 40;
+  c.steps = 3;
+  c.batch = 1;
+  const LoneLayout layout = lone_layout_of(c);
+  EXPECT_TRUE(layout.fits);
+  EXPECT_GT(layout.tasks[kLoneFf2].fold_log, 0);
+  EXPECT_GT(layout.tasks[kLoneFf2].groups, 1);
+  EXPECT_GT(layout.key_splits, 1);
+  expect_equal(c, rng);
+}
+
 // Sums that are split over blocks, of columns and of keys.
 StepLayout layout_of(Case c) {
   c.shape.compute = DType::kBFloat16;
@@ -347,6 +430,7 @@ TEST(EmulatedDecode, SplitSums) {
   c.shape.ff_width = 640;
   c.shape.v_dim = 128;
   c.batch = 1;
+  c.lone = false;
   c.gpu.multiprocessors = 20;
   EXPECT_GT(layout_of(c).ff2.splits, 1);
   EXPECT_GT(layout_of(c).proj.splits, 1);
@@ -366,6 +450,64 @@ TEST(EmulatedDecode, ManySequences) {
   EXPECT_EQ(layout_of(c).sequences, 64);
   EXPECT_FALSE(layout_of(c).own_norms);
   expect_equal(c, rng);
+}
+
+// More keys in a range than a block looks at at once, and several ranges a block.
+TEST(EmulatedDecode, LoneSequenceOfManyKeys) {
+  for (const int multiprocessors : {1, 2, 3}) {
+    SCOPED_TRACE(multiprocessors);
+    std::mt19937_64 rng(static_cast<uint64_t>(41 + multiprocessors));
+    Case c;
+    c.shape = {.compute = DType::kBFloat16,
+               .layers = 2,
+               .d_model = 32,
+               .heads = 2,
+               .kv_heads = 1,
+               .qk_dim = 136,
+               .v_dim = 8,
+               .ff_width = 32,
+               .vocab = 20,
+               .block_eps = 1e-5,
+               .final_eps = 1e-6};
+    c.gpu = {.multiprocessors = multiprocessors, .shared_bytes = 232448};
+    c.steps = 2;
+    c.prompt = 55;  // rounds of 32
+    EXPECT_EQ(lone_layout_of(c).lanes, 16);
+    expect_equal<__nv_bfloat16>(c, {Pattern::parse("dense"), Pattern::parse("local(40)")}, rng);
+    if (HasFatalFailure()) return;
+  }
+}
+
+// A word of the layer before is not taken for the new one, whenever that comes; one that nobody
+// writes is awaited for ever.
+TEST(EmulatedDecode, StampsAreAwaited) {
+  constexpr uint32_t kStamp = 5;
+  for (uint32_t seed = 0; seed < 20; ++seed) {
+    for (const bool missing : {false, true}) {
+      SCOPED_TRACE(seed);
+      const Array<uint64_t> words(64);
+      for (int i = 0; i < 64; ++i) words[i] = stamped(1000, kStamp - 1);
+      const Array<uint32_t> got(64);
+      const auto kernel = [&] {
+        const int i = 2 * static_cast<int>(threadIdx.x);
+        if (blockIdx.x == 0) {
+          for (uint32_t turns = (threadIdx.x * 7 + seed) % 9; turns > 0; --turns) {
+            emulation::yield();
+          }
+          store_word(words.data() + i, stamped(static_cast<uint32_t>(i), kStamp));
+          if (missing && threadIdx.x == seed) return;
+          store_word(words.data() + i + 1, stamped(static_cast<uint32_t>(i) + 1, kStamp));
+        } else {
+          StampedPair pair;
+          pair.load(words.data() + i);
+          pair.await(words.data() + i, kStamp);
+          got[i] = pair.first(), got[i + 1] = pair.second();
+        }
+      };
+      ASSERT_EQ(emulation::launch(2, 32, 16, seed, kernel, 1000), !missing);
+      for (uint32_t i = 0; !missing && i < 64; ++i) EXPECT_EQ(got[i], i);
+    }
+  }
 }
 
 // Prompts longer than the rings of their patterns, then forks, then symbols that are taken back.

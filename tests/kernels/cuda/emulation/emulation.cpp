@@ -4,7 +4,6 @@
 #include <cstdlib>
 #include <memory>
 #include <numeric>
-#include <random>
 
 namespace lace::emulation {
 
@@ -19,12 +18,32 @@ void run_fiber() {
 }
 
 constexpr size_t kStackBytes = 1 << 16;
-constexpr int kMostRounds = 1 << 20;  // of all threads: far more than any launch takes
+
+void perform(std::vector<Copies::Copy>& copies) {
+  for (const Copies::Copy& copy : copies) std::memcpy(copy.to, copy.from, copy.bytes);
+  copies.clear();
+}
 
 }  // namespace
 
+// Some are done at once, others when they are waited for.
+void Copies::begin(void* to, const void* from, size_t bytes) {
+  if (random() % 2 == 0) {
+    std::memcpy(to, from, bytes);
+  } else {
+    groups.back().push_back({to, from, bytes});
+  }
+}
+
+void Copies::wait(size_t left) {
+  while (groups.size() > left + 1) {
+    perform(groups.front());
+    groups.erase(groups.begin());
+  }
+}
+
 bool launch(int blocks, int threads, size_t shared_bytes, uint32_t seed,
-            const std::function<void()>& kernel) {
+            const std::function<void()>& kernel, int most_rounds) {
   body = &kernel;
   grid = dim3(static_cast<unsigned>(blocks));
   std::vector<Block> all(static_cast<size_t>(blocks));
@@ -50,7 +69,7 @@ bool launch(int blocks, int threads, size_t shared_bytes, uint32_t seed,
       makecontext(&fiber.context, run_fiber, 0);
     }
   }
-  std::mt19937 random(seed);
+  random.seed(seed);
   std::vector<size_t> order(fibers.size());
   std::iota(order.begin(), order.end(), size_t{0});
   for (int round = 0; !order.empty(); ++round) {
@@ -64,7 +83,7 @@ bool launch(int blocks, int threads, size_t shared_bytes, uint32_t seed,
       swapcontext(&scheduler, &fiber.context);
       ran = true;
     }
-    if (!ran || round == kMostRounds) return false;
+    if (!ran || round == most_rounds) return false;
     std::erase_if(order, [&](size_t i) { return fibers[i].done; });
   }
   return true;

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <random>
 #include <type_traits>
 #include <vector>
 
@@ -46,13 +48,29 @@ struct Warp {
 
 struct Block {
   uint3 index;
-  Barrier barrier;
+  Barrier barrier, first;  // of all threads, of the first ones
   std::vector<Warp> warps;
   std::byte* shared = nullptr;
 };
 
+// A thread's copies into shared memory that it does not wait for, in groups.
+struct Copies {
+  struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+  };
+  std::vector<std::vector<Copy>> groups{1};  // the last one has not ended
+
+  void begin(void* to, const void* from, size_t bytes);
+  void end_group() { groups.emplace_back(); }
+  // Does those of all groups but the last `left` that have ended.
+  void wait(size_t left);
+};
+
 struct Fiber {
   ucontext_t context;
+  Copies copies;
   std::unique_ptr<char[]> stack;
   uint3 thread;
   Block* block = nullptr;
@@ -64,6 +82,8 @@ struct Fiber {
 inline Fiber* current = nullptr;
 inline ucontext_t scheduler;
 inline dim3 grid;
+
+inline std::mt19937 random;
 
 inline void yield() { swapcontext(&current->context, &scheduler); }
 
@@ -81,9 +101,10 @@ inline void wait(Barrier& barrier) {
 inline Warp& warp() { return current->block->warps[current->thread.x / 32]; }
 inline int lane() { return static_cast<int>(current->thread.x % 32); }
 
-// Runs `kernel` by blocks · threads threads. False if they wait for one another for ever.
+// Runs `kernel` by blocks · threads threads. False if they wait for one another for ever: if they
+// are not done after all have had `most_rounds` turns.
 bool launch(int blocks, int threads, size_t shared_bytes, uint32_t seed,
-            const std::function<void()>& kernel);
+            const std::function<void()>& kernel, int most_rounds = 1 << 20);
 
 }  // namespace lace::emulation
 
@@ -140,6 +161,8 @@ template <typename T>
 T __ldcg(const T* from) {
   return *from;
 }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 template <typename T>
 T atomicAdd(T* word, std::type_identity_t<T> value) {
   const T before = *word;

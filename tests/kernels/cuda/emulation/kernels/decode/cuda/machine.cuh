@@ -49,9 +49,17 @@ template <int kBytes>
 void copy_async(void* to, const void* from) {
   if (reinterpret_cast<uintptr_t>(to) % kBytes != 0) std::abort();
   if (reinterpret_cast<uintptr_t>(from) % kBytes != 0) std::abort();
-  std::memcpy(to, from, kBytes);
+  emulation::current->copies.begin(to, from, kBytes);
 }
-inline void wait_for_copies() {}
+inline void end_copies() { emulation::current->copies.end_group(); }
+inline void wait_for_copies() {
+  end_copies();
+  emulation::current->copies.wait(0);
+}
+template <int kLeft>
+void wait_for_copies_before() {
+  emulation::current->copies.wait(kLeft);
+}
 
 inline void add_released(uint32_t* word, uint32_t value) { *word += value; }
 inline uint32_t load_acquired(const uint32_t* word) {
@@ -59,6 +67,30 @@ inline uint32_t load_acquired(const uint32_t* word) {
   return *word;
 }
 
+template <int kCount>
+void sync_first() {
+  if (emulation::current->thread.x >= kCount) std::abort();
+  emulation::current->block->first.size = kCount;
+  emulation::wait(emulation::current->block->first);
+}
+inline void store_word(uint64_t* to, uint64_t word) {
+  if (reinterpret_cast<uintptr_t>(to) % 8 != 0) std::abort();
+  emulation::yield();
+  *to = word;
+}
+inline void store_words(uint64_t* to, uint64_t first, uint64_t second) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0) std::abort();
+  store_word(to, first);
+  store_word(to + 1, second);
+}
+// The two may be of different times.
+inline void load_words(const uint64_t* from, uint64_t& first, uint64_t& second) {
+  if (reinterpret_cast<uintptr_t>(from) % 16 != 0) std::abort();
+  emulation::yield();
+  first = from[0];
+  emulation::yield();
+  second = from[1];
+}
 inline float power_of_two(float x) { return std::exp2(x); }
 
 }  // namespace lace::cuda::decode
