@@ -133,13 +133,17 @@ def main():
 
     rows = []
     for name in entry_points(torch, arguments.seq_len, arguments.device == "cuda"):
-        print(name, file=sys.stderr, flush=True)
+        print(name, file=sys.stderr, end=": ", flush=True)
         done = subprocess.run([sys.executable, *sys.argv, "--only", name], capture_output=True,
                               text=True)
         if done.returncode == 0:
             rows.append(json.loads(done.stdout.strip().split("\n")[-1]))
         else:
             rows.append({"entry_point": name, "error": done.stderr.strip().split("\n")[-1][:300]})
+        # Told as it is known: whoever stops the program keeps what it has measured.
+        told = [f"{key[:-3]} {value:.3g} ms" for key, value in rows[-1].items()
+                if key.endswith("_ms") and value is not None]
+        print(", ".join(told) or rows[-1]["error"], file=sys.stderr, flush=True)
     machine = torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu"
     if arguments.json:
         print(json.dumps({"benchmark": "first_calls", "machine": machine,
