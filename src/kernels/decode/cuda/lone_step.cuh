@@ -4,6 +4,7 @@
 #include "kernels/decode/cuda/copies_ahead.cuh"
 #include "kernels/decode/cuda/norm.cuh"
 #include "kernels/decode/cuda/product.cuh"
+#include "kernels/decode/cuda/projected.cuh"
 #include "kernels/decode/cuda/stamped.cuh"
 #include "kernels/decode/cuda/step_params.h"
 
@@ -356,9 +357,7 @@ class LoneStep {
       low = elementwise::to_float(elementwise::from_float<T>(low));
       high = elementwise::to_float(elementwise::from_float<T>(high));
     } else {
-      const float from = low;
-      low = from * turn.cos - high * turn.sin;
-      high = high * turn.cos + from * turn.sin;
+      turn_pair(low, high, turn.cos, turn.sin);
     }
     uint64_t* to = part(p_.layout.projected) + lane();
     store_word(to + tile.rows.low, stamped(bits_of(low), stamp(layer)));
@@ -371,15 +370,7 @@ class LoneStep {
 #pragma unroll 1
     for (int i = 0; i < entry[1]; i++) {
       std::byte* row = static_cast<std::byte*>(cache.rows) + words_[entry[0] + i] * p_.row_bytes;
-      if (value) {
-        T* at = reinterpret_cast<T*>(row + static_cast<int64_t>(s_.qk_dim) * 4) + column;
-        at[0] = elementwise::from_float<T>(low);
-        if (both) at[apart] = elementwise::from_float<T>(high);
-      } else {
-        float* at = reinterpret_cast<float*>(row) + column;
-        at[0] = low;
-        at[apart] = high;
-      }
+      store_pair<T>(row, value, s_.qk_dim, column, apart, both, low, high);
     }
   }
 

@@ -5,6 +5,7 @@
 #include "kernels/decode/cuda/norm.cuh"
 #include "kernels/decode/cuda/operands.cuh"
 #include "kernels/decode/cuda/product.cuh"
+#include "kernels/decode/cuda/projected.cuh"
 #include "kernels/decode/cuda/step_params.h"
 
 namespace lace::cuda::decode {
@@ -396,11 +397,7 @@ class Step {
 #pragma unroll 1
     for (int n = thread() / 8; n < count; n += kThreads / 8) {
       float low = sum(pair, n) + extras.bias, high = both ? sum(pair + 8, n) + extras.high_bias : 0;
-      if (!value) {
-        const float from = low;
-        low = from * extras.cos - high * extras.sin;
-        high = high * extras.cos + from * extras.sin;
-      }
+      if (!value) turn_pair(low, high, extras.cos, extras.sin);
       if (tile.kind == ProjectionTile::kQuery) {
         float* to = part<float>(p_.layout.q) +
                     (static_cast<int64_t>(first + n) * s_.heads + tile.head) * s_.qk_dim + column;
@@ -415,15 +412,7 @@ class Step {
       for (int i = 0; i < entry[1]; i++) {
         std::byte* row = static_cast<std::byte*>(extras.cache.rows) +
                          ((first + n) * extras.cache.slots + words_[entry[0] + i]) * p_.row_bytes;
-        if (value) {
-          T* to = reinterpret_cast<T*>(row + static_cast<int64_t>(s_.qk_dim) * 4) + column;
-          to[0] = elementwise::from_float<T>(low);
-          if (both) to[apart] = elementwise::from_float<T>(high);
-        } else {
-          float* to = reinterpret_cast<float*>(row) + column;
-          to[0] = low;
-          to[apart] = high;
-        }
+        store_pair<T>(row, value, s_.qk_dim, column, apart, both, low, high);
       }
     }
   }
