@@ -131,8 +131,8 @@ void map_attention(const Options& options) {
   if (options.out.empty()) renew_report(options.run);
   if (options.json) return print_json(json);
   std::cout << format_count(static_cast<int64_t>(maps.maps.size())) << " maps, means over "
-            << format_count(maps.windows) << " windows, in " << path_text(path) << "\n"
-            << "lace report " << path_text(options.run) << " shows them\n";
+            << format_count(maps.windows) << " windows, in " << path_text(path) << "\n";
+  if (options.out.empty()) std::cout << "report: " << path_text(options.run) << "/report.html\n";
 }
 
 void add_attention(CLI::App& app) {

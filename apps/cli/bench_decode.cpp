@@ -284,7 +284,10 @@ void print(const Json& report) {
                number(row["fastest"], "share_of_bound", 100) + "%"});
   }
   std::cout
-      << table.to_string() << "A step draws a byte of each of " << report["batch"] << " sequences; "
+      << table.to_string() << "A step draws a byte of "
+      << (report["batch"] == 1 ? "one sequence"
+                               : concat("each of ", report["batch"].dump(), " sequences"))
+      << "; "
       << (report.contains("gpu") ? report["gpu"].get<std::string>()
                                  : concat(report["threads"].get<int>(), " threads"))
       << ", " << report["kernel"].get<std::string>()

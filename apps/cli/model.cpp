@@ -2,6 +2,7 @@
 
 #include "lace/model.h"
 
+#include <algorithm>
 #include <iostream>
 #include <memory>
 #include <numeric>
@@ -112,13 +113,14 @@ void print_table(const Recipe& recipe) {
                  format_count(c.layers * count(info))});
     }
   }
+  const size_t used = std::min(c.patterns.size(), static_cast<size_t>(c.layers));
   std::cout << colored(recipe.name, Color::kBold) << ": " << c.layers << " layers, "
             << format_count(c.seq_len) << " symbols of " << c.vocab << "\n"
             << "attention: " << c.heads << " heads";
   if (c.kv_heads_or_default() != c.heads) std::cout << " on " << c.kv_heads << " of keys";
   std::cout << ", q and k of " << c.qk_head_dim() << ", v of " << c.v_head_dim() << "; "
-            << (c.patterns.size() > 1 ? "patterns in turn: " : "pattern ");
-  for (size_t i = 0; i < c.patterns.size(); ++i) std::cout << (i ? ", " : "") << c.patterns[i];
+            << (used > 1 ? "patterns in turn: " : "pattern ");
+  for (size_t i = 0; i < used; ++i) std::cout << (i ? ", " : "") << c.patterns[i];
   std::cout << rotary_text(c) << "\nfeed-forward: " << c.ff_width() << "; dropout " << c.dropout
             << "; " << name(c.precision) << (c.recompute ? ", blocks recomputed in backward" : "")
             << "\n\n"

@@ -173,7 +173,7 @@ void sample(const Options& options) {
   LACE_CHECK(run.recipe.data.kind == DataKind::kText || options.raw || options.json ||
                  !options.out.empty(),
              "[sample] the run draws ", name(run.recipe.data.kind),
-             ", which are no text: give --out FILE, --raw or --json");
+             ", not text: give --out FILE, --raw or --json");
   const std::string text = prompt_of(options, run.recipe);
   const std::span prompt(reinterpret_cast<const uint8_t*>(text.data()), text.size());
   SampleOptions how = options.sample;

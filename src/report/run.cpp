@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cmath>
 #include <csignal>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -221,7 +222,14 @@ std::string text_at(const Json& json, std::initializer_list<const char*> keys) {
   return value.is_string() ? value.get<std::string>() : "";
 }
 
-std::vector<std::string> Run::patterns() const { return recipe.strings("model", "patterns"); }
+std::vector<std::string> Run::patterns() const {
+  std::vector<std::string> patterns = recipe.strings("model", "patterns");
+  const int64_t layers = recipe.integer("model", "layers").value_or(INT64_MAX);
+  if (layers >= 0 && static_cast<int64_t>(patterns.size()) > layers) {
+    patterns.resize(static_cast<size_t>(layers));
+  }
+  return patterns;
+}
 
 std::string Run::pattern() const {
   std::string text;

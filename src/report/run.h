@@ -38,7 +38,7 @@ struct Run {
 
   static constexpr size_t kMostSampledSteps = 12, kMostSamplesOfStep = 16;  // of text and audio 4
 
-  std::vector<std::string> patterns() const;  // the cycle's texts
+  std::vector<std::string> patterns() const;  // the cycle's texts, of layers that there are
   std::string pattern() const;                // the same as one text
   std::optional<int64_t> parameters() const;
   // Of a step, all ranks together; nothing if neither a checkpoint nor the recipe tells.

@@ -200,7 +200,7 @@ image_channels = 3"""), (b"[data]", b'[data]\nkind = "images"')):
     drawn = json.loads(sample(b"--prompt-file", b"pictures/3.png", b"--json").stdout)
     assert len(drawn["bytes"]) == 12, drawn
     error = lace(b"sample", b"of_pictures", code=1, cwd=folder).stderr
-    assert b"the run draws images, which are no text: give --out" in error, error
+    assert b"the run draws images, not text: give --out" in error, error
     error = lace(b"sample", b"of_pictures", b"--length", b"5", b"--out", b"x.png", code=1,
                  cwd=folder).stderr
     assert b"must make an image of 24 bytes, got 0 and 5" in error, error

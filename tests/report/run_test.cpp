@@ -69,6 +69,15 @@ TEST(Run, StepsBytesAndTime) {
   EXPECT_EQ(reader.update().state, State::kFinished);
 }
 
+TEST(Run, PatternsAreThoseOfItsLayers) {
+  std::string recipe = kRecipe;
+  recipe.replace(recipe.find("heads"), 0, "layers = 1\n");
+  const RunFolder folder;
+  folder.write("recipe.toml", recipe);
+  RunReader reader(folder.path());
+  EXPECT_EQ(reader.update().patterns(), std::vector<std::string>{"fixed(64, 16, 1)"});
+}
+
 TEST(Run, TimeIsThatOfTheCheckpointOfItsLastStep) {
   const RunFolder folder;
   folder.write("recipe.toml", kRecipe);
