@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <utility>
-#include <vector>
 
 #include <ATen/ATen.h>
 
@@ -23,20 +22,14 @@ void check_places(const char* op, const char* name, const at::Tensor& tensor,
              name, " must be int32 or int64, got ", tensor.scalar_type());
 }
 
-// The table of queries and keys whose first rows are at positions q_start and k_start, in rows
-// q_first and k_first of the tensors; [sequences] each.
-at::Tensor table_of(const at::Tensor& length, const at::Tensor& q_start, const at::Tensor& q_rows,
-                    const at::Tensor& q_first, const at::Tensor& k_start, const at::Tensor& k_rows,
-                    const at::Tensor& k_first) {
-  std::vector<at::Tensor> columns;
-  for (const auto& [start, rows, first] :
-       {std::tie(q_start, q_rows, q_first), std::tie(k_start, k_rows, k_first)}) {
-    const at::Tensor begin = at::minimum(start.clamp_min(0), length);
-    columns.push_back(begin);
-    columns.push_back(at::maximum(begin, at::minimum(start + rows, length)));
-    columns.push_back(first - start);
-  }
-  return at::stack(columns, 1).to(at::kInt);
+// The table of sequences of `length` [sequences] positions, whose queries and keys [2, sequences]
+// are `rows` each, from position `start` on, in rows `first` on of the tensors. Few operations: on
+// a GPU each is a launch that attention waits for.
+at::Tensor table_of(const at::Tensor& length, const at::Tensor& start, const at::Tensor& rows,
+                    const at::Tensor& first) {
+  const at::Tensor begin = at::minimum(start.clamp_min(0), length);
+  const at::Tensor end = at::maximum(begin, at::minimum(start + rows, length));
+  return at::stack({begin, end, first - start}, -1).transpose(0, 1).to(at::kInt).flatten(1);
 }
 
 }  // namespace
@@ -60,7 +53,8 @@ at::Tensor padded_sequences(c10::SymInt batch, c10::SymInt q_rows, c10::SymInt k
   const at::Tensor k_end = k_start + k_count;
   const at::Tensor q_start = places.q_start ? zero + *places.q_start : k_end - q_count;
   const at::Tensor length = (places.k_lens ? at::minimum(zero + *places.k_lens, k_end) : k_end);
-  return table_of(length.clamp_min(0), q_start, q_count, zero, k_start, k_count, zero);
+  return table_of(length.clamp_min(0), at::stack({q_start, k_start}), at::stack({q_count, k_count}),
+                  zero);
 }
 
 at::Tensor packed_sequences(const at::Tensor& cu_seqlens_q, const at::Tensor& cu_seqlens_k,
@@ -72,16 +66,18 @@ at::Tensor packed_sequences(const at::Tensor& cu_seqlens_q, const at::Tensor& cu
   check_places(op, "cu_seqlens_q", cu_seqlens_q, size);
   check_places(op, "cu_seqlens_k", cu_seqlens_k, size);
   if (q_start) check_places(op, "q_start", *q_start, size - 1);
-  const auto firsts = [&](const at::Tensor& cu) {
-    return cu.slice_symint(0, 0, size - 1).to(at::kLong);
-  };
-  const auto counts = [&](const at::Tensor& cu) {
-    return cu.slice(0, 1).to(at::kLong) - firsts(cu);
-  };
-  const at::Tensor q_rows = counts(cu_seqlens_q), k_rows = counts(cu_seqlens_k);
+  const auto firsts_of = [&](const at::Tensor& cu) { return cu.slice_symint(-1, 0, size - 1); };
+  if (!q_start && cu_seqlens_k.is_same(cu_seqlens_q)) {
+    const at::Tensor first = firsts_of(cu_seqlens_q);
+    const at::Tensor rows = (cu_seqlens_q.slice(0, 1) - first).clamp_min(0);
+    const at::Tensor zero = at::zeros_like(rows);
+    return at::stack({zero, rows, first, zero, rows, first}, 1).to(at::kInt);
+  }
+  const at::Tensor cu = at::stack({cu_seqlens_q.to(at::kLong), cu_seqlens_k.to(at::kLong)});
+  const at::Tensor first = firsts_of(cu), rows = cu.slice(1, 1) - first;
+  const at::Tensor q_rows = rows.select(0, 0), k_rows = rows.select(0, 1);
   const at::Tensor start = q_start ? q_start->to(at::kLong) : k_rows - q_rows;
-  return table_of(k_rows, start, q_rows, firsts(cu_seqlens_q), at::zeros_like(k_rows), k_rows,
-                  firsts(cu_seqlens_k));
+  return table_of(k_rows, at::stack({start, at::zeros_like(start)}), rows, first);
 }
 
 namespace ops {

@@ -103,7 +103,8 @@ TileShape best_forward_tile(const AttentionShape& s, const Plan& plan) {
   constexpr TileShape kStandard = tile_of(ForwardTiling::kStandard);
   constexpr TileShape kWide = tile_of(ForwardTiling::kWide);
   constexpr TileShape kShort = tile_of(ForwardTiling::kShort);
-  if (find_kernel(s, kWide) == nullptr) return forward_tile(s);
+  static_assert(caps(ForwardTiling::kStandard) && caps(ForwardTiling::kDeep));
+  if (s.softcap || find_kernel(s, kWide) == nullptr) return forward_tile(s);
   // Of a tile that has several blocks more is computed than is live.
   if (s.live_blocks) return s.block_size <= kShort.others ? kShort : kStandard;
   if (plan.tile.others < kStandard.others) return plan.tile;

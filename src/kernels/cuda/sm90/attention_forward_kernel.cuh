@@ -23,10 +23,12 @@ namespace lace::sm90 {
 struct Softmax {
   float max[2] = {-INFINITY, -INFINITY};  // of scaled scores
   float sum[2] = {0, 0};                  // of this thread's columns
+  float base[2];                          // max, or 0 for a row without keys so far
+  float rescale[2];                       // what weighs the tiles before the one seen last
 
-  // s: scores of a tile, then their weights. Returns in `rescale` what weighs the tiles before.
+  // s: scores of a tile.
   template <int kCount>
-  __device__ void step(float (&s)[kCount], float scale, float (&rescale)[2]) {
+  __device__ void see(const float (&s)[kCount], float scale) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float highs[4];  // short chains
@@ -39,16 +41,23 @@ struct Softmax {
       }
       float high = fmaxf(fmaxf(highs[0], highs[1]), fmaxf(highs[2], highs[3]));
       high = fmaxf(quad_max(high) * scale, max[r]);
-      const float base = high == -INFINITY ? 0.f : high;
-      rescale[r] = exp2_approx(max[r] - base);
+      base[r] = high == -INFINITY ? 0.f : high;
+      rescale[r] = exp2_approx(max[r] - base[r]);
       max[r] = high;
+    }
+  }
+  // The scores of that tile become weights.
+  template <int kCount>
+  __device__ void weigh(float (&s)[kCount], float scale) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
       float total = 0;
 #pragma unroll
       for (int j = 0; j < kCount / 4; ++j) {
         float& a = s[4 * j + 2 * r];
         float& b = s[4 * j + 2 * r + 1];
-        a = exp2_approx(a * scale - base);
-        b = exp2_approx(b * scale - base);
+        a = exp2_approx(a * scale - base[r]);
+        b = exp2_approx(b * scale - base[r]);
         total += a + b;
       }
       sum[r] = sum[r] * rescale[r] + total;
@@ -68,6 +77,8 @@ struct Consumer {
   int thread;       // in the warpgroup
   Ring<Config::kQueryStages> query{};
   Ring<Config::kStages> key{}, value{};
+  KeySlot next{};        // of the tile that is next,
+  bool is_next = false;  // if it has been seen to be there
   float scores[kKeys / 2];
   uint32_t weights[kKeys / 4];
   float out[Config::kVDim / 2];
@@ -77,23 +88,36 @@ struct Consumer {
   __device__ int row() const { return first_row(group, thread); }
 
   __device__ void arrive(Barrier& barrier) { arrive_warp(barrier, lane()); }
+  __device__ void release_keys() {
+    shared.k_empty[key.stage()].arrive();
+    key.next();
+    is_next = false;
+  }
+
+  // Descriptors of tiles, from those of the first stage.
+  __device__ uint64_t queries() const {
+    return advance(tile_descriptor(q_smem, Config::kQuerySliceBytes),
+                   query.stage() * Config::kQueryBytes + group * 64 * 128);
+  }
+  __device__ uint64_t keys() const {
+    return advance(tile_descriptor(q_smem + Config::kKeysAt, Config::kSliceBytes),
+                   key.stage() * Config::kKeyBytes);
+  }
+  __device__ uint64_t values() const {
+    return advance(tile_descriptor(q_smem + Config::kValuesAt, Config::kSliceBytes),
+                   value.stage() * Config::kValueBytes);
+  }
   __device__ void issue_scores() {
-    const uint32_t k = q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes;
-    const uint64_t keys = tile_descriptor(k, Config::kSliceBytes);
     fence_registers(scores);
     cute::warpgroup_arrive();
-    const uint32_t q = q_smem + query.stage() * Config::kQueryBytes + group * 64 * 128;
-    multiply_transposed<Element, kKeys, Config::kQkDim>(
-        scores, tile_descriptor(q, Config::kQuerySliceBytes), Config::kQuerySliceBytes, keys,
-        Config::kSliceBytes);
+    multiply_transposed<Element, kKeys, Config::kQkDim>(scores, queries(), Config::kQuerySliceBytes,
+                                                        keys(), Config::kSliceBytes);
     cute::warpgroup_commit_batch();
   }
   __device__ void issue_values() {
-    const uint32_t v = q_smem + Config::kValuesAt + value.stage() * Config::kValueBytes;
     fence_registers(out);
     cute::warpgroup_arrive();
-    multiply_add<Element, Config::kVDim, kKeys>(out, weights,
-                                                tile_descriptor(v, Config::kSliceBytes));
+    multiply_add<Element, Config::kVDim, kKeys>(out, weights, values());
     cute::warpgroup_commit_batch();
   }
 
@@ -108,12 +132,15 @@ struct Consumer {
     masks[0].load(params.queue.work.mask_rows, first);
     masks[1].load(params.queue.work.mask_rows, first + 8);
   }
-  // The cap before the masks: tanh would make −1 of their −∞.
+  // The cap before the masks: tanh would make −1 of their −∞. One branch skips both.
   __device__ void cap_and_mask_scores(const KeySlot& slot, RowMask<kKeys> (&masks)[2]) {
-    if (params.cap_scale != 0) [[unlikely]] {
-      cap_scores(scores, params.cap_scale);
+    const bool capped = Config::kCaps && params.cap_scale != 0;
+    const bool masked = slot.masks(group) || slot.range < kKeys;
+    if (!capped && !masked) return;
+    if constexpr (Config::kCaps) {
+      if (capped) cap_scores(scores, params.cap_scale);
     }
-    if (!slot.masks(group) && slot.range >= kKeys) return;
+    if (!masked) return;
     if (slot.range < kKeys) {
       masks[0].cut(slot.range);
       masks[1].cut(slot.range);
@@ -128,9 +155,9 @@ struct Consumer {
     }
   }
 
-  __device__ void rescale_out(const float (&rescale)[2]) {
+  __device__ void rescale_out(const Softmax& softmax) {
 #pragma unroll
-    for (int i = 0; i < Config::kVDim / 2; ++i) out[i] *= rescale[i / 2 % 2];
+    for (int i = 0; i < Config::kVDim / 2; ++i) out[i] *= softmax.rescale[i / 2 % 2];
   }
   __device__ void release_queries() {
     arrive(shared.q_empty[query.stage()]);
@@ -164,8 +191,17 @@ struct Consumer {
   }
   // Whether this consumer has no live pair in the tile that is next, which is waited for.
   __device__ bool next_is_dead() {
-    shared.k_full[key.stage()].wait(key.phase());
-    return shared.keys[key.stage()].dead(group);
+    if (!is_next) {
+      shared.k_full[key.stage()].wait(key.phase());
+      next = shared.keys[key.stage()];
+      is_next = true;
+    }
+    return next.dead(group);
+  }
+  // The same ahead of time, if the tile is there: nobody waits then.
+  __device__ void look_ahead() {
+    is_next = shared.k_full[key.stage()].test_wait(key.phase());
+    if (is_next) next = shared.keys[key.stage()];
   }
 
   // Leaves out the tiles to come in which this consumer has no live pair; returns how many of
@@ -176,10 +212,9 @@ struct Consumer {
     return tiles;
   }
 
-  // Scores of a tile become weights.
+  // Scores of the tile that is next become weights.
   __device__ void weigh(Softmax& softmax) {
-    float rescale[2];
-    const KeySlot slot = shared.keys[key.stage()];
+    const KeySlot slot = next;
     wait_turn();
     issue_scores();
     pass_turn();
@@ -187,35 +222,39 @@ struct Consumer {
     load_masks(slot, masks);
     cute::warpgroup_wait<0>();
     fence_registers(scores);
-    shared.k_empty[key.stage()].arrive();
-    key.next();
+    release_keys();
     cap_and_mask_scores(slot, masks);
-    softmax.step(scores, params.scale_log2, rescale);
-    rescale_out(rescale);
+    softmax.see(scores, params.scale_log2);
+    softmax.weigh(scores, params.scale_log2);
+    rescale_out(softmax);
     pack_weights();
   }
-  // The same while the weights of the tile before meet their values.
+  // The same while the weights of the tile before meet their values. What is pinned runs beside
+  // that product for sure; it is done before the exponentials are, which stand behind it, so that
+  // ptxas can put the multiplications by `rescale` and the conversions between them.
   __device__ void weigh_next(Softmax& softmax) {
-    float rescale[2] = {1, 1};
-    const KeySlot slot = shared.keys[key.stage()];
+    const KeySlot slot = next;
     RowMask<kKeys> masks[2];
     load_masks(slot, masks);
+    Barrier& values_there = shared.v_full[value.stage()];
+    const bool are_there = values_there.test_wait(value.phase());
     wait_turn();
     issue_scores();
-    shared.v_full[value.stage()].wait(value.phase());
+    if (!are_there) values_there.wait(value.phase());
     issue_values();
     pass_turn();
     cute::warpgroup_wait<1>();
     fence_registers(scores);
-    shared.k_empty[key.stage()].arrive();
-    key.next();
+    release_keys();
     cap_and_mask_scores(slot, masks);
-    if (pin(params.scale_log2)) softmax.step(scores, params.scale_log2, rescale);
+    if (pin(params.scale_log2)) softmax.see(scores, params.scale_log2);
     cute::warpgroup_wait<0>();
     fence_registers(out);
     arrive(shared.v_empty[value.stage()]);
     value.next();
-    rescale_out(rescale);
+    look_ahead();
+    softmax.weigh(scores, params.scale_log2);
+    rescale_out(softmax);
     pack_weights();
   }
   __device__ void add_values() {
@@ -239,8 +278,7 @@ struct Consumer {
     wait_turn();
     pass_turn();
     shared.k_full[key.stage()].wait(key.phase());
-    shared.k_empty[key.stage()].arrive();
-    key.next();
+    release_keys();
     shared.v_full[value.stage()].wait(value.phase());
     arrive(shared.v_empty[value.stage()]);
     value.next();
@@ -263,8 +301,7 @@ struct Consumer {
     for (int s = 0; s < Config::kPartialStages; ++s) {
       shared.k_full[key.stage()].wait(key.phase());
       if (s == stage) add_partial(covered_rows(tile.earlier, tile.earlier_bits), softmax);
-      shared.k_empty[key.stage()].arrive();
-      key.next();
+      release_keys();
     }
   }
   __device__ void add_partial(uint32_t covered, Softmax& softmax) {
@@ -478,7 +515,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks)
     }
   } else {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
-    Consumer<Config> consumer{params, shared, q_smem, warpgroup - 1,
+    Consumer<Config> consumer{params, shared, uniform(q_smem), warpgroup - 1,
                               static_cast<int>(threadIdx.x % 128)};
     consumer.run();
   }

@@ -18,6 +18,8 @@ struct ForwardConfig {
   static constexpr int kBlocks = kTiling == ForwardTiling::kShort ? 2 : 1;
   // Where two blocks share a multiprocessor, they overlap.
   static constexpr bool kOverlaps = kBlocks == 1;
+  // Whether a softcap is in the loop: it would stand between the instructions of all other calls.
+  static constexpr bool kCaps = caps(kTiling);
   static constexpr int kThreads = 128 * (1 + kConsumers);
   // A block starts with kStart registers a thread; some are moved from the producer to the
   // consumers, who would wait forever for more than there are.
@@ -32,6 +34,9 @@ struct ForwardConfig {
                                  : kQkDim + kVDim <= 128          ? 5
                                  : kQkDim + kVDim <= 192          ? 3
                                                                   : 2;
+  // With two stages, values are loaded behind the keys of the next tile, whose stage is free
+  // sooner.
+  static constexpr bool kValuesLag = kStages == 2 && kTiling != ForwardTiling::kDeep;
   static constexpr int kQuerySliceBytes = kOwners * 128;
   static constexpr int kSliceBytes = kKeys * 128;
   static constexpr int kQueryBytes = kQkDim / 64 * kQuerySliceBytes;
@@ -121,32 +126,55 @@ struct KeyLoader {
     }
   }
 
+  // A tile of others on its way.
+  struct Tile {
+    BoxPlace place;
+    int32_t shift, range;
+    bool in_box;
+  };
+
   __device__ void load_run(const WorkRun& run, int32_t kv_head, int32_t batch) {
     const int32_t* offsets = params.queue.work.offsets;
     const TileRange tiles = keys.enter(run, lane);
     const Side<kCut> side = keys.side();
     MaskWalk masks(params.queue.work, run, tiles.begin, lane);
     TileWalk walk(run, side, tiles.begin);
-    for (int32_t left = tiles.end - tiles.begin; left > 0; --left) {
+    // Where registers are few, read for each box.
+    const SetBox held(run.others);
+    const auto box = [&] { return Config::kProducerRegisters < 56 ? SetBox(run.others) : held; };
+    const auto load_values = [&](const Tile& tile) {
+      shared.v_empty[value.stage()].wait(value.phase() ^ 1);
+      load_set<Config::kVDim / 64, Config::kKeys>(
+          {params.v, params.v_steps, &shared.v_full[value.stage()],
+           q_smem + Config::kValuesAt + value.stage() * Config::kValueBytes, kv_head, batch},
+          run.others, box(), side, tile.place, tile.in_box, offsets, tile.shift, tile.range, lane);
+      value.next();
+    };
+    Tile before{walk.place, walk.shift, 0, false};
+    for (int32_t t = tiles.begin; t < tiles.end; ++t) {
       const bool whole = walk.is_whole(run.others, side);
       const int32_t range = walk.range(run.others, offsets, whole, side);
-      const bool box = (whole && !side.cut) ||
-                       is_box(run.others, side, walk.place, walk.shift, range, Config::kKeys);
+      const bool in_box = (whole && !side.cut) ||
+                          is_box(run.others, side, walk.place, walk.shift, range, Config::kKeys);
       const int32_t mask = masks.next(params.queue.work, run, lane);
       shared.k_empty[key.stage()].wait(key.phase() ^ 1);
       if (lane == 0) shared.keys[key.stage()] = {mask, range};
       load_set<Config::kQkDim / 64, Config::kKeys, true>(
           {params.k, params.k_steps, &shared.k_full[key.stage()],
            q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes, kv_head, batch},
-          run.others, side, walk.place, box, offsets, walk.shift, range, lane);
+          run.others, box(), side, walk.place, in_box, offsets, walk.shift, range, lane);
       key.next();
-      shared.v_empty[value.stage()].wait(value.phase() ^ 1);
-      load_set<Config::kVDim / 64, Config::kKeys>(
-          {params.v, params.v_steps, &shared.v_full[value.stage()],
-           q_smem + Config::kValuesAt + value.stage() * Config::kValueBytes, kv_head, batch},
-          run.others, side, walk.place, box, offsets, walk.shift, range, lane);
-      value.next();
+      const Tile tile{walk.place, walk.shift, range, in_box};
+      if constexpr (!Config::kValuesLag) {
+        load_values(tile);
+      } else {
+        if (t > tiles.begin) load_values(before);
+        before = tile;
+      }
       walk.next(run);
+    }
+    if constexpr (Config::kValuesLag) {
+      if (tiles.begin < tiles.end) load_values(before);
     }
   }
 };

@@ -43,6 +43,10 @@ constexpr TileShape tile_of(ForwardTiling tiling) {
       return {128, 128};
   }
 }
+// Those that know softcaps.
+constexpr bool caps(ForwardTiling tiling) {
+  return tiling == ForwardTiling::kStandard || tiling == ForwardTiling::kDeep;
+}
 static_assert(tile_of(ForwardTiling::kWide) == TileShape{kOwnerRows, kOtherRows});
 
 // One compiled kernel: the only place that says what it has room for.

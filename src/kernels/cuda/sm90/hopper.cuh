@@ -24,16 +24,17 @@ using Barrier = cutlass::arch::ClusterTransactionBarrier;
 // A tile of `rows` rows of head_dim 64 · n lies in shared memory as n slices [rows][64], each row
 // 128 bytes, swizzled by 128 bytes, its start a multiple of 1024 bytes.
 __device__ inline uint64_t tile_descriptor(uint32_t smem_address, uint32_t slice_bytes) {
-  const uint64_t start = (smem_address & 0x3FFFF) >> 4;
+  const uint64_t start = smem_address >> 4;
   const uint64_t leading = slice_bytes >> 4;  // between slices; read of transposed operands only
   const uint64_t stride = 1024 >> 4;          // between groups of 8 rows
   const uint64_t swizzle_128b = 1;
   return start | (leading << 16) | (stride << 32) | (swizzle_128b << 62);
 }
 
-// The descriptor `bytes` further on.
+// The descriptor `bytes` further on. Shared memory is so small that the low word never overflows.
 __device__ inline uint64_t advance(uint64_t descriptor, uint32_t bytes) {
-  return descriptor + (bytes >> 4);
+  const uint32_t low = static_cast<uint32_t>(descriptor) + (bytes >> 4);
+  return descriptor >> 32 << 32 | low;
 }
 
 namespace detail {
@@ -230,6 +231,10 @@ __device__ inline void quad_transpose(uint32_t (&v)[4], int lane) {
     v[2] = c, v[3] = d;
   }
 }
+
+// A value that is the same in all lanes. ptxas then keeps it, and what is made of it, in uniform
+// registers, and does not work out addresses anew between a barrier and the product behind it.
+__device__ inline uint32_t uniform(uint32_t x) { return __shfl_sync(~0u, x, 0); }
 
 // Holds always, as scales are positive. ptxas moves what no later branch depends on behind the next
 // wait for a product, exponentials above all, so that nothing is left to run beside the product;
