@@ -40,7 +40,7 @@ class Profile:
 CPU = Profile("cpu", [torch.float32, torch.bfloat16, torch.float16], 512, 1, 200_000, 10_000_000)
 PROFILES = {
     "cuda_sm90": Profile(
-        "cuda", [torch.bfloat16, torch.float16], 128, 8, 8_000_000, 1_000_000_000, True, True
+        "cuda", [torch.bfloat16, torch.float16], 256, 8, 8_000_000, 1_000_000_000, True, True
     ),
     "cuda_portable": Profile(
         "cuda", [torch.bfloat16, torch.float16], 256, 8, 4_000_000, 500_000_000

@@ -118,6 +118,8 @@ class Worker:
         self.torch, self.options = torch, options
         self.profile = cases.PROFILES[options.kernel]
         self.device = torch.device(self.profile.device)
+        # What watches a GPU's launches makes the reference's hundreds slow: then a CPU computes it.
+        self.reference_device = torch.device("cpu") if options.under else self.device
         torch.ops.load_library(options.library)
         torch.set_num_threads(1)
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -224,29 +226,30 @@ class Worker:
     def expect(self, case, tensors):
         from reference import attention64
 
-        q, k, v = (tensors[name].double() for name in "qkv")
-        dout = tensors["dout"].double() if case.backward else None
+        device = self.reference_device
+        q, k, v = (tensors[name].to(device).double() for name in "qkv")
+        dout = tensors["dout"].to(device).double() if case.backward else None
         if case.sequences:
-            live, of_q, of_k = case.sequences.live(case, self.device)
+            live, of_q, of_k = case.sequences.live(case, device)
             q, k, v = q.masked_fill(~of_q, 0), k.masked_fill(~of_k, 0), v.masked_fill(~of_k, 0)
             dout = dout.masked_fill(~of_q, 0) if case.backward else None
         else:
-            live = case.pattern.mask(case.heads, case.q_len, case.k_len, self.device)
+            live = case.pattern.mask(case.heads, case.q_len, case.k_len, device)
             if case.block_mask:
                 pairs = case.block_pairs(case.k_len)[:, case.k_len - case.q_len :]
-                live = live & pairs.to(self.device)
-            of_q = self.torch.ones((1, 1, case.q_len, 1), dtype=bool, device=self.device)
+                live = live & pairs.to(device)
+            of_q = self.torch.ones((1, 1, case.q_len, 1), dtype=bool, device=device)
         sinks = dlse = None
         if case.sinks:
-            sinks = self.sinks(case).double().view(1, -1, 1, 1)
+            sinks = self.sinks(case).to(device).double().view(1, -1, 1, 1)
             sinks = sinks.masked_fill(~of_q, -self.torch.inf)
         if case.of_lse:
-            dlse = self.gradient_of_lse(case, q[..., 0]).double()
+            dlse = self.gradient_of_lse(case, q[..., 0]).to(device).double()
             if case.dtype != self.torch.float64:
                 dlse = dlse.float().double()
         inputs = (q, k, v, live, case.actual_scale(), dout)
         kernel = self.options.kernel
-        more = {"sinks": sinks, "dlse": dlse, "softcap": case.softcap}
+        more = {"sinks": sinks, "dlse": dlse, "softcap": case.softcap, "device": self.device.type}
         return attention64(*inputs, case.dtype, case.independent(), kernel, **more)
 
     def run(self, case):
@@ -259,7 +262,7 @@ class Worker:
             mask.write()
         tensors, storages = case.build(self.device)
         if case.sequences:
-            poison(tensors, case, *case.sequences.live(case, self.device)[1:])
+            poison(tensors, case, *case.sequences.live(case, self.reference_device)[1:])
         copies = [storage.clone() for storage in storages]
         before = self.canary @ self.canary
         guards = self.fill_free_memory(case)
@@ -273,12 +276,15 @@ class Worker:
             whole["the second call"] = [self.same_bits(got[name], second[name]) for name in got]
         whole["an unrelated product"] = [self.same_bits(before, self.canary @ self.canary)]
         expected = self.expect(case, tensors)
+        got = {name: result.to(self.reference_device) for name, result in got.items()}
         for name, result in got.items():
             if result.shape != expected[name].value.shape:
                 raise Fault(f"{name} has the shape {list(result.shape)}")
         size = sizes(expected)
         numbers = [measure(got[name], expected[name], case.dtype, *size[name]) for name in got]
-        intact = [torch.stack(flags).all() for flags in whole.values()]
+        intact = [
+            torch.stack(flags).all().to(self.reference_device) for flags in whole.values()
+        ]
         numbers = torch.cat([*numbers, torch.stack(intact).double()]).tolist()
         for name, fine in zip(whole, numbers[-len(whole) :]):
             if not fine:

@@ -100,12 +100,14 @@ def flushed(a, b, denormal, a_off=0):
 
 
 def attention64(
-    q, k, v, live, scale, dout, dtype, independent, kernel="", sinks=None, dlse=None, softcap=None
-):
+    q, k, v, live, scale, dout, dtype, independent, kernel="", sinks=None, dlse=None, softcap=None,
+    device=None,
+):  # fmt: skip
     """Of tensors [batch, heads or kv_heads, rows, head_dim] in float64 and live [heads, q, k] or
     [batch, heads, q, k]: a dict of Expected by name; out and lse, and unless dout is None dq, dk
-    and dv, and dsinks. sinks: a logit [batch or 1, heads, q, 1], −∞ in rows that have none."""
-    eps = precision(dtype, q.device.type, kernel)
+    and dv, and dsinks. sinks: a logit [batch or 1, heads, q, 1], −∞ in rows that have none. device:
+    whose results are expected, if not that of q."""
+    eps = precision(dtype, device or q.device.type, kernel)
     u = eps.unit
     batch, heads, q_len, qk_dim = q.shape
     kv_heads, k_len, v_dim = k.shape[1], k.shape[2], v.shape[3]

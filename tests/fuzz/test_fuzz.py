@@ -36,7 +36,9 @@ def masked_attention(q, k, v, live, scale, softcap=None):
 
 def worker(kernel="reference", seed=3):
     os.environ["LACE_KERNEL"] = kernel
-    options = argparse.Namespace(library=LIBRARY, kernel=kernel, seed=seed, first=0, jobs=1)
+    options = argparse.Namespace(
+        library=LIBRARY, kernel=kernel, seed=seed, first=0, jobs=1, under=""
+    )
     return fuzz_attention.Worker(options)
 
 
