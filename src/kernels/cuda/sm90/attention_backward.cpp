@@ -28,13 +28,15 @@ constexpr int64_t kMostSumsBytes = 700'000'000;
 // Tiles of others that one query head's item has on average, up to which dq is computed on its own.
 constexpr int64_t kDqAloneUpTo = 2;
 
-// The kernels of one width, by BackwardMode; without a tile those that there are not.
+// The kernels of one width for calls with a softcap or without, by BackwardMode; without a tile
+// those that there are not.
 using Kernels = std::array<BackwardKernel, cuda::kBackwardModes>;
 
-template <typename Element, int kDim, BackwardMode... kModes>
+template <typename Element, int kDim, bool kCaps, BackwardMode... kModes>
 Kernels kernels_of_width() {
   Kernels kernels{};
-  ((kernels[static_cast<size_t>(kModes)] = make_backward_kernel<Element, kDim, kModes>()), ...);
+  ((kernels[static_cast<size_t>(kModes)] = make_backward_kernel<Element, kDim, kModes, kCaps>()),
+   ...);
   return kernels;
 }
 
@@ -45,10 +47,13 @@ const BackwardKernel& kernel_of(const Kernels& kernels, BackwardMode mode) {
 template <typename Element>
 const Kernels& kernels_for(const AttentionShape& s) {
   using enum BackwardMode;
-  static const std::array all{kernels_of_width<Element, 64, kKeys, kKeysAlone, kQueries>(),
-                              kernels_of_width<Element, 128, kKeys, kKeysAlone, kQueries>(),
-                              kernels_of_width<Element, 256, kQueries, kDkAlone, kDvAlone>()};
-  for (const Kernels& kernels : all) {
+  static const Kernels any = kernels_of_width<Element, 256, true, kQueries, kDkAlone, kDvAlone>();
+  static const std::array plain{
+      kernels_of_width<Element, 64, false, kKeys, kKeysAlone, kQueries>(),
+      kernels_of_width<Element, 128, false, kKeys, kKeysAlone, kQueries>(), any};
+  static const std::array capped{kernels_of_width<Element, 64, true, kKeysAlone, kQueries>(),
+                                 kernels_of_width<Element, 128, true, kKeysAlone, kQueries>(), any};
+  for (const Kernels& kernels : s.softcap ? capped : plain) {
     if (std::max(s.qk_dim, s.v_dim) <= kernel_of(kernels, kQueries).dim) return kernels;
   }
   throw Error(concat("[attention] cuda_sm90 has no backward kernel for head_dim ", s.qk_dim,
@@ -343,7 +348,8 @@ struct Backward {
 
 TileShape backward_tile(const AttentionShape& shape) {
   const Kernels& kernels = kernels_for(shape);
-  return kernel_of(kernels, splits(kernels) ? BackwardMode::kDkAlone : BackwardMode::kKeys).tile;
+  return kernel_of(kernels, splits(kernels) ? BackwardMode::kDkAlone : BackwardMode::kKeysAlone)
+      .tile;
 }
 
 void backward(const Context& context, const Plan& plan, const Plan& transposed,

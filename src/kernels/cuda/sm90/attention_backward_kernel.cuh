@@ -70,10 +70,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     const int lane = threadIdx.x % 32;
     if (threadIdx.x >= 96) {
       tell_passes(params.queue, shared.items, lane);
-    } else if (params.queue.has_sequences()) {
-      load_items<Config, true>(params, shared, tiles, lane);
-    } else {
+    } else if (!params.queue.has_sequences()) {
       load_items<Config, false>(params, shared, tiles, lane);
+    } else {
+      load_items<Config, true>(params, shared, tiles, lane);
     }
   } else {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
@@ -92,9 +92,9 @@ void launch_backward(const BackwardParams& params, int grid, cudaStream_t stream
   LACE_CUDA(cudaGetLastError());
 }
 
-template <typename Element, int kDim, BackwardMode kMode>
+template <typename Element, int kDim, BackwardMode kMode, bool kCaps>
 BackwardKernel make_backward_kernel() {
-  using Config = BackwardConfig<Element, kDim, kMode>;
+  using Config = BackwardConfig<Element, kDim, kMode, kCaps>;
   return {kDim, Config::kTile, launch_backward<Config>};
 }
 

@@ -404,18 +404,18 @@ struct Consumer {
     float total[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) total[r] = quad_sum(softmax.sum[r]);
+    float inverse[2];
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float inverse = total[r] > 0 ? 1 / total[r] : 0;
-      if (params.sinks != nullptr && (later >> r & 1) == 0) {
-        inverse = join_sink(__ldg(params.sinks + item.head), softmax.max[r], total[r]);
-      }
+    for (int r = 0; r < 2; ++r) inverse[r] = total[r] > 0 ? 1 / total[r] : 0;
+    if (params.sinks != nullptr) {
+      const float sink = __ldg(params.sinks + item.head);
 #pragma unroll
-      for (int j = 0; j < Config::kVDim / 8; ++j) {
-        out[4 * j + 2 * r] *= inverse;
-        out[4 * j + 2 * r + 1] *= inverse;
+      for (int r = 0; r < 2; ++r) {
+        if ((later >> r & 1) == 0) inverse[r] = join_sink(sink, softmax.max[r], total[r]);
       }
     }
+#pragma unroll
+    for (int i = 0; i < Config::kVDim / 2; ++i) out[i] *= inverse[i / 2 % 2];
     if (item.tile.later != kAll) {
       store_out(item, owners);
     } else {

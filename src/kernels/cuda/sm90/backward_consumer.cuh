@@ -106,8 +106,7 @@ struct BackwardConsumer {
   __device__ float4 of_columns(const float* values, int m) const {
     return *reinterpret_cast<const float4*>(&values[16 * m + lane() % 4 * 4]);
   }
-  // Of KEYS no call has a softcap (Backward::run()): its branch made that kernel 3 to 4% slower.
-  __device__ bool is_capped() const { return !Config::kAddsDq && params.cap_scale != 0; }
+  __device__ bool is_capped() const { return Config::kCaps && params.cap_scale != 0; }
   // visit(element of s, of dw, value of its query, which of the thread's rows): the value is of
   // `values` where owners are keys.
   template <typename Visit>
@@ -128,7 +127,7 @@ struct BackwardConsumer {
   __device__ void weigh(const OtherSlot<Config>& slot, bool masked,
                         const RowMask<kOthers> (&masks)[2]) {
     fence_registers(s);
-    if (is_capped()) [[unlikely]] {
+    if (is_capped()) {
       cap_scores(s, params.cap_scale);
     }
     if (masked) apply_masks(s, masks, lane());
@@ -164,7 +163,7 @@ struct BackwardConsumer {
   // Weights and gradients of scores become operands. In each branch, so that registers of a tile's
   // floats become free one by one.
   __device__ void pack_gradients(const OtherSlot<Config>& slot) {
-    if (is_capped()) [[unlikely]] {
+    if (is_capped()) {
       differentiate_capped(slot);
       pack_both();
     } else {

@@ -9,10 +9,11 @@ namespace lace::sm90 {
 
 // A block of the backward kernels: its tiles, its shared memory, and the warps that load.
 
-template <typename ElementType, int kDimValue, BackwardMode kModeValue>
+template <typename ElementType, int kDimValue, BackwardMode kModeValue, bool kCapsValue>
 struct BackwardConfig {
   using Element = ElementType;
   static constexpr BackwardMode kMode = kModeValue;
+  static constexpr bool kCaps = kCapsValue;
   static constexpr bool kByKeys = kMode != BackwardMode::kQueries;
   static constexpr bool kAddsDq = kMode == BackwardMode::kKeys;
   // The sums of owners.
@@ -199,8 +200,8 @@ struct BackwardLoader {
       const auto load = [&](const CUtensorMap* maps, const MapSteps& steps, Barrier& full,
                             uint32_t tile) {
         load_set<Config::kSlices, Config::kOthers>({maps, steps, &full, tile, other_head, batch},
-                                                   run.others, SetBox(run.others), side, walk.place,
-                                                   box, offsets, walk.shift, range, lane);
+                                                   run.others, side, walk.place, box, offsets,
+                                                   walk.shift, range, lane);
       };
       Barrier& full = shared.full[other.stage()];
       load(params.y0, params.y0_steps, full, tiles.y0 + other.stage() * Config::kOtherBytes);

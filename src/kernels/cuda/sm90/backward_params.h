@@ -59,8 +59,9 @@ struct BackwardKernel {
   void (*launch)(const BackwardParams& params, int grid, cudaStream_t stream) = nullptr;
 };
 
-// Instantiated once each, in instantiations/.
-template <typename Element, int kDim, BackwardMode kMode>
+// Instantiated once each, in instantiations/. kCaps: for calls with a softcap too, whose code would
+// stand between the instructions of all others.
+template <typename Element, int kDim, BackwardMode kMode, bool kCaps>
 BackwardKernel make_backward_kernel();
 
 }  // namespace lace::sm90

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/sm90/forward_params.h"
 #include "kernels/cuda/sm90/hopper.cuh"
 #include "kernels/cuda/sm90/items.cuh"
@@ -24,10 +26,13 @@ struct ForwardConfig {
   // A block starts with kStart registers a thread; some are moved from the producer to the
   // consumers, who would wait forever for more than there are.
   static constexpr int kStart = 65536 / kBlocks / kThreads / 8 * 8;
-  static constexpr int kConsumerRegisters = kTiling == ForwardTiling::kWide    ? 160
-                                            : kTiling == ForwardTiling::kShort ? 104
-                                                                               : 224;
-  static constexpr int kProducerRegisters = kConsumerRegisters == 224 ? 56 : 32;
+  static constexpr int kConsumerRegisters = kTiling == ForwardTiling::kStandard ? 208
+                                            : kTiling == ForwardTiling::kDeep   ? 224
+                                            : kTiling == ForwardTiling::kWide   ? 160
+                                                                                : 104;
+  static constexpr int kProducerRegisters = kTiling == ForwardTiling::kStandard ? 88
+                                            : kTiling == ForwardTiling::kDeep   ? 56
+                                                                                : 32;
   static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= kStart * (1 + kConsumers));
   static constexpr int kQueryStages = kTiling == ForwardTiling::kDeep ? 1 : 2;
   static constexpr int kStages = kTiling == ForwardTiling::kShort ? 4
@@ -130,52 +135,51 @@ struct KeyLoader {
   struct Tile {
     BoxPlace place;
     int32_t shift, range;
-    bool in_box;
+    bool box;
   };
 
-  __device__ void load_run(const WorkRun& run, int32_t kv_head, int32_t batch) {
+  __device__ void load_run(const WorkRun& of, int32_t kv_head, int32_t batch) {
+    // In registers, where there are enough: what tells of a free stage is then followed by a load.
+    constexpr bool kHolds = Config::kProducerRegisters > 56;
     const int32_t* offsets = params.queue.work.offsets;
-    const TileRange tiles = keys.enter(run, lane);
-    const Side<kCut> side = keys.side();
+    const TileRange tiles = keys.enter(of, lane);
+    std::conditional_t<kHolds, const WorkRun, const WorkRun&> run = of;
+    std::conditional_t<kHolds, const SideMemory, const SideMemory&> memory = shared.side;
+    const Side<kCut> side = keys.side(memory);
     MaskWalk masks(params.queue.work, run, tiles.begin, lane);
     TileWalk walk(run, side, tiles.begin);
-    // Where registers are few, read for each box.
-    const SetBox held(run.others);
-    const auto box = [&] { return Config::kProducerRegisters < 56 ? SetBox(run.others) : held; };
+    Tile before{walk.place, walk.shift, 0, false};
     const auto load_values = [&](const Tile& tile) {
       shared.v_empty[value.stage()].wait(value.phase() ^ 1);
       load_set<Config::kVDim / 64, Config::kKeys>(
           {params.v, params.v_steps, &shared.v_full[value.stage()],
            q_smem + Config::kValuesAt + value.stage() * Config::kValueBytes, kv_head, batch},
-          run.others, box(), side, tile.place, tile.in_box, offsets, tile.shift, tile.range, lane);
+          run.others, side, tile.place, tile.box, offsets, tile.shift, tile.range, lane);
       value.next();
     };
-    Tile before{walk.place, walk.shift, 0, false};
-    for (int32_t t = tiles.begin; t < tiles.end; ++t) {
+    for (int32_t left = tiles.end - tiles.begin; left > 0; --left) {
       const bool whole = walk.is_whole(run.others, side);
       const int32_t range = walk.range(run.others, offsets, whole, side);
-      const bool in_box = (whole && !side.cut) ||
-                          is_box(run.others, side, walk.place, walk.shift, range, Config::kKeys);
+      const bool box = (whole && !side.cut) ||
+                       is_box(run.others, side, walk.place, walk.shift, range, Config::kKeys);
       const int32_t mask = masks.next(params.queue.work, run, lane);
       shared.k_empty[key.stage()].wait(key.phase() ^ 1);
       if (lane == 0) shared.keys[key.stage()] = {mask, range};
       load_set<Config::kQkDim / 64, Config::kKeys, true>(
           {params.k, params.k_steps, &shared.k_full[key.stage()],
            q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes, kv_head, batch},
-          run.others, box(), side, walk.place, in_box, offsets, walk.shift, range, lane);
+          run.others, side, walk.place, box, offsets, walk.shift, range, lane);
       key.next();
-      const Tile tile{walk.place, walk.shift, range, in_box};
+      const Tile tile{walk.place, walk.shift, range, box};
       if constexpr (!Config::kValuesLag) {
         load_values(tile);
       } else {
-        if (t > tiles.begin) load_values(before);
+        if (left < tiles.end - tiles.begin) load_values(before);
         before = tile;
       }
       walk.next(run);
     }
-    if constexpr (Config::kValuesLag) {
-      if (tiles.begin < tiles.end) load_values(before);
-    }
+    if (Config::kValuesLag && tiles.begin < tiles.end) load_values(before);
   }
 };
 

@@ -4,6 +4,6 @@
 
 namespace lace::sm90 {
 
-template BackwardKernel make_backward_kernel<__half, 256, BackwardMode::kDkAlone>();
+template BackwardKernel make_backward_kernel<__half, 256, BackwardMode::kDkAlone, true>();
 
 }  // namespace lace::sm90

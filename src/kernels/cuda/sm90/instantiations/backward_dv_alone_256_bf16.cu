@@ -4,6 +4,6 @@
 
 namespace lace::sm90 {
 
-template BackwardKernel make_backward_kernel<__nv_bfloat16, 256, BackwardMode::kDvAlone>();
+template BackwardKernel make_backward_kernel<__nv_bfloat16, 256, BackwardMode::kDvAlone, true>();
 
 }  // namespace lace::sm90

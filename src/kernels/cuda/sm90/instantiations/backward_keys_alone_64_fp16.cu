@@ -4,6 +4,6 @@
 
 namespace lace::sm90 {
 
-template BackwardKernel make_backward_kernel<__half, 64, BackwardMode::kKeysAlone>();
+template BackwardKernel make_backward_kernel<__half, 64, BackwardMode::kKeysAlone, false>();
 
 }  // namespace lace::sm90

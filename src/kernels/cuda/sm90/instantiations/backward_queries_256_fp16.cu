@@ -4,6 +4,6 @@
 
 namespace lace::sm90 {
 
-template BackwardKernel make_backward_kernel<__half, 256, BackwardMode::kQueries>();
+template BackwardKernel make_backward_kernel<__half, 256, BackwardMode::kQueries, true>();
 
 }  // namespace lace::sm90

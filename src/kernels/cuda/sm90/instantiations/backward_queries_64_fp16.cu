@@ -4,6 +4,6 @@
 
 namespace lace::sm90 {
 
-template BackwardKernel make_backward_kernel<__half, 64, BackwardMode::kQueries>();
+template BackwardKernel make_backward_kernel<__half, 64, BackwardMode::kQueries, false>();
 
 }  // namespace lace::sm90

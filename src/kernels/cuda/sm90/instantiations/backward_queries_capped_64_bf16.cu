@@ -1,0 +1,9 @@
+#include <cuda_bf16.h>
+
+#include "kernels/cuda/sm90/attention_backward_kernel.cuh"
+
+namespace lace::sm90 {
+
+template BackwardKernel make_backward_kernel<__nv_bfloat16, 64, BackwardMode::kQueries, true>();
+
+}  // namespace lace::sm90
