@@ -252,8 +252,8 @@ std::vector<KernelTiles> tiles_of(const Kernel& kernel, const Case& problem,
     const KernelTiles asked{problem.tile, problem.tile};
     return {problem.tile == TileShape{64, 64} ? own : asked};
   }
-  // Those of forward where a query sees many keys, and where it sees few.
-  if (shape.qk_dim <= 64 && shape.v_dim <= 64) {
+  // Those of forward where a query sees many keys, and where it sees few: not with a softcap.
+  if (shape.qk_dim <= 64 && shape.v_dim <= 64 && !shape.softcap) {
     return {own, {{192, 128}, own.transposed}, {{128, 64}, own.transposed}};
   }
   return {own};

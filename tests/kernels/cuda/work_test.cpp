@@ -10,6 +10,8 @@
 
 #include "lace/pattern.h"
 
+#include "kernels/cuda/sm90/attention_forward.h"
+
 namespace lace::test {
 namespace {
 
@@ -26,6 +28,27 @@ TEST(Sm90Work, QueryHeadsOfOnePatternShareItems) {
   const sm90::Work apart = sm90::make_work(plan_of("fixed(128, 32, 4)", 8, {128, 128}, true), 2);
   EXPECT_EQ(apart.members, 1);
   EXPECT_EQ(apart.heads.size(), 8u);
+}
+
+// No tiles but those whose kernel knows softcaps get a call that has one.
+TEST(Sm90Work, ForwardHasTilesForWhatAQuerySees) {
+  const auto best = [](const char* text, int64_t dim, bool softcap) {
+    AttentionShape shape;
+    shape.device = Device::kCuda;
+    shape.dtype = DType::kBFloat16;
+    shape.qk_dim = shape.v_dim = dim;
+    shape.softcap = softcap;
+    return sm90::best_forward_tile(shape, plan_of(text, 1, sm90::forward_tile(shape)));
+  };
+  EXPECT_EQ(best("dense", 64, false), (TileShape{192, 128}));
+  EXPECT_EQ(best("local(64)", 64, false), (TileShape{128, 64}));
+  for (const char* text : {"dense", "local(64)"}) {
+    EXPECT_EQ(best(text, 64, true), (TileShape{128, 128})) << text;
+    for (const bool softcap : {false, true}) {
+      EXPECT_EQ(best(text, 128, softcap), (TileShape{128, 128})) << text;
+      EXPECT_EQ(best(text, 256, softcap), (TileShape{128, 64})) << text;
+    }
+  }
 }
 
 TEST(Sm90Work, FirstPassHasEveryRowOnce) {

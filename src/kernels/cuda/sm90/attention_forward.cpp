@@ -58,12 +58,14 @@ std::span<const ForwardKernel> kernels_of() {
   return kernels;
 }
 
-// The kernel for tiles of that size, or null if there is none for these head_dims.
+// The kernel for tiles of that size, or null if there is none for these head_dims and a softcap, if
+// there is one.
 const ForwardKernel* find_kernel(const AttentionShape& s, TileShape tile) {
   const auto kernels =
       s.dtype == DType::kFloat16 ? kernels_of<__half>() : kernels_of<__nv_bfloat16>();
   for (const ForwardKernel& kernel : kernels) {
-    if (tile_of(kernel.tiling) == tile && kernel.fits(s.qk_dim, s.v_dim)) return &kernel;
+    if (tile_of(kernel.tiling) != tile || !kernel.fits(s.qk_dim, s.v_dim)) continue;
+    if (!s.softcap || caps(kernel.tiling)) return &kernel;
   }
   return nullptr;
 }
@@ -103,8 +105,7 @@ TileShape best_forward_tile(const AttentionShape& s, const Plan& plan) {
   constexpr TileShape kStandard = tile_of(ForwardTiling::kStandard);
   constexpr TileShape kWide = tile_of(ForwardTiling::kWide);
   constexpr TileShape kShort = tile_of(ForwardTiling::kShort);
-  static_assert(caps(ForwardTiling::kStandard) && caps(ForwardTiling::kDeep));
-  if (s.softcap || find_kernel(s, kWide) == nullptr) return forward_tile(s);
+  if (find_kernel(s, kWide) == nullptr) return forward_tile(s);
   // Of a tile that has several blocks more is computed than is live.
   if (s.live_blocks) return s.block_size <= kShort.others ? kShort : kStandard;
   if (plan.tile.others < kStandard.others) return plan.tile;
@@ -134,8 +135,8 @@ void forward(const Context& context, const Plan& plan, const ForwardArgs& args) 
   const Work& work = uploaded.work;
   const ForwardKernel* kernel = find_kernel(s, {work.owner_rows, work.other_rows});
   LACE_CHECK(kernel != nullptr, "[attention] cuda_sm90 has no forward kernel for tiles of ",
-             work.owner_rows, " x ", work.other_rows, " with head_dim ", s.qk_dim, " and ",
-             s.v_dim);
+             work.owner_rows, " x ", work.other_rows, " with head_dim ", s.qk_dim, " and ", s.v_dim,
+             s.softcap ? " and a softcap" : "");
 
   const int64_t batch = s.batch_in_memory();
   const size_t counter_bytes = (counter_count(work, s.batch) * 4 + 255) / 256 * 256;
