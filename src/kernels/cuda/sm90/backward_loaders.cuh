@@ -200,8 +200,8 @@ struct BackwardLoader {
       const auto load = [&](const CUtensorMap* maps, const MapSteps& steps, Barrier& full,
                             uint32_t tile) {
         load_set<Config::kSlices, Config::kOthers>({maps, steps, &full, tile, other_head, batch},
-                                                   run.others, side, walk.place, box, offsets,
-                                                   walk.shift, range, lane);
+                                                   run.others, run.others, side, walk.place, box,
+                                                   offsets, walk.shift, range, lane);
       };
       Barrier& full = shared.full[other.stage()];
       load(params.y0, params.y0_steps, full, tiles.y0 + other.stage() * Config::kOtherBytes);

@@ -139,12 +139,15 @@ struct KeyLoader {
   };
 
   __device__ void load_run(const WorkRun& of, int32_t kv_head, int32_t batch) {
-    // In registers, where there are enough: what tells of a free stage is then followed by a load.
-    constexpr bool kHolds = Config::kProducerRegisters > 56;
+    // In registers, as far as there are enough: what tells of a free stage is then followed by a
+    // load at once.
+    constexpr bool kHolds = Config::kProducerRegisters > 56,
+                   kHoldsBox = Config::kProducerRegisters > 32;
     const int32_t* offsets = params.queue.work.offsets;
     const TileRange tiles = keys.enter(of, lane);
     std::conditional_t<kHolds, const WorkRun, const WorkRun&> run = of;
     std::conditional_t<kHolds, const SideMemory, const SideMemory&> memory = shared.side;
+    std::conditional_t<kHoldsBox, const SetBox, const WorkSet&> of_box = run.others;
     const Side<kCut> side = keys.side(memory);
     MaskWalk masks(params.queue.work, run, tiles.begin, lane);
     TileWalk walk(run, side, tiles.begin);
@@ -154,7 +157,7 @@ struct KeyLoader {
       load_set<Config::kVDim / 64, Config::kKeys>(
           {params.v, params.v_steps, &shared.v_full[value.stage()],
            q_smem + Config::kValuesAt + value.stage() * Config::kValueBytes, kv_head, batch},
-          run.others, side, tile.place, tile.box, offsets, tile.shift, tile.range, lane);
+          run.others, of_box, side, tile.place, tile.box, offsets, tile.shift, tile.range, lane);
       value.next();
     };
     for (int32_t left = tiles.end - tiles.begin; left > 0; --left) {
@@ -168,7 +171,7 @@ struct KeyLoader {
       load_set<Config::kQkDim / 64, Config::kKeys, true>(
           {params.k, params.k_steps, &shared.k_full[key.stage()],
            q_smem + Config::kKeysAt + key.stage() * Config::kKeyBytes, kv_head, batch},
-          run.others, side, walk.place, box, offsets, walk.shift, range, lane);
+          run.others, of_box, side, walk.place, box, offsets, walk.shift, range, lane);
       key.next();
       const Tile tile{walk.place, walk.shift, range, box};
       if constexpr (!Config::kValuesLag) {

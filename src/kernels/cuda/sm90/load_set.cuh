@@ -43,18 +43,24 @@ __device__ void arrive_expecting(Barrier& full, uint32_t bytes, int lane) {
   }
 }
 
+// What a load of a box asks of its set, for who holds it in registers.
+struct SetBox {
+  int32_t map, box_rows;
+  __device__ SetBox(const WorkSet& set) : map(set.map), box_rows(set.box_rows) {}
+};
+
 // Issues one box into kSlices slices of 64 columns. Called by all lanes of a warp: each arrives at
-// the barrier if kAll, else one.
-template <int kSlices, int kRows, bool kAll, bool kCut>
-__device__ void load_box(const LoadTarget& target, const WorkSet& set, const Side<kCut>& side,
+// the barrier if kAll, else one. of: a WorkSet, or its SetBox.
+template <int kSlices, int kRows, bool kAll, bool kCut, typename Set>
+__device__ void load_box(const LoadTarget& target, const Set& of, const Side<kCut>& side,
                          const BoxPlace& place, int lane) {
-  arrive_expecting<kAll>(*target.full, set.box_rows * 128 * kSlices, lane);
+  arrive_expecting<kAll>(*target.full, of.box_rows * 128 * kSlices, lane);
   if (lane == 0) {
     const int32_t last = kCut ? target.of_sequence(side.end) : target.batch;
 #pragma unroll
     for (int s = 0; s < kSlices; ++s) {
       const bool none = kCut && s > 0 && s * 64 >= target.steps.columns;
-      target.load(none ? kZeroMap : set.map, target.smem + s * kRows * 128, s * 64, place.row,
+      target.load(none ? kZeroMap : of.map, target.smem + s * kRows * 128, s * 64, place.row,
                   place.period, last);
     }
   }
@@ -102,14 +108,14 @@ __device__ void load_rows(const LoadTarget& target, const WorkSet& set, const Si
 
 // Loads the elements `range` of `set`, moved by `shift`, into kSlices slices of 64 columns; what
 // the tile holds beside them is not defined, but finite where the tensor is, and zeros where it
-// would be of no sequence or of another. box: as is_box() says; place: of the moved set. Called by
-// all lanes of a warp, as load_box().
-template <int kSlices, int kRows, bool kAll = false, bool kCut>
-__device__ void load_set(const LoadTarget& target, const WorkSet& set, const Side<kCut>& side,
-                         const BoxPlace& place, bool box, const int32_t* offsets, int32_t shift,
-                         int32_t range, int lane) {
+// would be of no sequence or of another. of: the set, or its SetBox; box: as is_box() says; place:
+// of the moved set. Called by all lanes of a warp, as load_box().
+template <int kSlices, int kRows, bool kAll = false, bool kCut, typename Set>
+__device__ void load_set(const LoadTarget& target, const WorkSet& set, const Set& of,
+                         const Side<kCut>& side, const BoxPlace& place, bool box,
+                         const int32_t* offsets, int32_t shift, int32_t range, int lane) {
   if (box) {
-    load_box<kSlices, kRows, kAll>(target, set, side, place, lane);
+    load_box<kSlices, kRows, kAll>(target, of, side, place, lane);
   } else if constexpr (kCut) {
     load_rows<kSlices, kRows, kAll>(target, set, side, offsets, shift, lane);
   } else {
@@ -158,7 +164,7 @@ __device__ void load_owners(const LoadTarget& target, const ItemQueue& queue, co
   const int32_t range = item.tile.owner_count;
   const auto load = [&](const Side<kCut>& side, int32_t shift) {
     const BoxPlace place(set, shift, side);
-    load_set<kSlices, kRows>(target, set, side, place,
+    load_set<kSlices, kRows>(target, set, set, side, place,
                              is_box(set, side, place, shift, range, kRows), queue.work.offsets,
                              shift, range, lane);
   };
