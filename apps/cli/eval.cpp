@@ -255,13 +255,14 @@ void print_table(const LoadedRun& run, const Measured& measured, const Options& 
   std::cout << "run files in " << path_text(options.run) << "/\n";
 }
 
-// So that the run's report shows them: of a whole split, since the baselines are.
-void keep(const Options& options, const LoadedRun& run, const Measured& measured,
+// So that the run's report shows them: of a whole split, since the baselines are. Returns whether
+// it is one.
+bool keep(const Options& options, const LoadedRun& run, const Measured& measured,
           const std::vector<Baseline>& rows) {
   const EvalResult& result = measured.result;
   if (!options.data.empty() ||
       static_cast<int64_t>(result.windows.size()) < result.available_windows)
-    return;
+    return false;
   Json entry = {{"bytes", result.bytes},
                 {"model",
                  {{"checkpoint", run.checkpoint},
@@ -274,6 +275,7 @@ void keep(const Options& options, const LoadedRun& run, const Measured& measured
       entry["rows"].push_back({{"name", row.name}, {"bits_per_byte", *row.bits_per_byte}});
   }
   keep_baselines(options.run, options.split, entry);
+  return true;
 }
 
 Json to_json(const LoadedRun& run, const Measured& measured, const Options& options,
@@ -316,7 +318,8 @@ void eval(const Options& options) {
   std::vector<Baseline> rows;
   if (options.baselines) {
     rows = baselines(scored.train.bytes, scored.bytes.bytes);
-    keep(options, run, measured, rows);
+    if (!keep(options, run, measured, rows))
+      std::cerr << "not kept for the run's report, which shows baselines of a whole split\n";
   }
   const Json training = training_summary(options.run);
   if (options.json)

@@ -126,7 +126,8 @@ void add_checkpoint(CLI::App& command, std::string& checkpoint) {
 }
 
 CLI::Option* add_set(CLI::App& command, std::vector<std::string>& overrides) {
-  return command.add_option("--set", overrides, "section.key=value, over the recipe's own")
+  return command
+      .add_option("--set", overrides, "section.key=value, over the recipe's own; once for each")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);
 }

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/format.h"
 #include "train/checkpoint.h"
 #include "train/data_fingerprint.h"
 
@@ -54,7 +55,7 @@ void resume(const RunFiles& files, Trainer& trainer, bool accept_changed_data, c
     }
     for (const std::string& error : errors) note(error);
     if (!errors.empty()) set_aside_last(files, note);
-    note(concat("goes on after step ", trainer.step()));
+    note(concat("goes on after step ", format_count(trainer.step())));
     return;
   }
   std::string all = errors.front();
