@@ -40,7 +40,7 @@ struct ForwardConfig {
                                  : kQkDim + kVDim <= 192          ? 3
                                                                   : 2;
   // With two stages, values are loaded behind the keys of the next tile, whose stage is free
-  // sooner.
+  // sooner. For kDeep, whose tiles of keys are small, that was slower.
   static constexpr bool kValuesLag = kStages == 2 && kTiling != ForwardTiling::kDeep;
   static constexpr int kQuerySliceBytes = kOwners * 128;
   static constexpr int kSliceBytes = kKeys * 128;
