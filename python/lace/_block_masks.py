@@ -143,7 +143,7 @@ class _Blocks:
         self.query = (self.where[:, 1, None] * self.size + offset)[:, :, None]
         self.keys = (self.where[:, 2, None] * self.size + offset)[:, None, :]
         self.inside = (self.query < self.length) & (self.keys < self.length)
-        self.difference = self.query - self.keys
+        self.difference = self.query.int() - self.keys.int()  # of every pair: as few bytes as may be
         self.cut = torch.zeros_like(self.full)
         self.cut[self.where[:, 0], self.where[:, 1], self.where[:, 2]] = True
         # Of each block its first position and its last, and of pairs of them what query − key is.
@@ -155,14 +155,16 @@ class _Blocks:
     def live_keys(self) -> tuple[int, int] | None:
         """The first key that is seen, and the last."""
         whole = self.full.any(dim=0).any(dim=0)
-        cut = self.keys.expand_as(self.bits)[self.bits]
+        cut = self.keys[:, 0][self.bits.any(dim=1)]
         first, last = torch.cat([self.first[whole], cut]), torch.cat([self.last[whole], cut])
         return (int(first.min()), int(last.max())) if len(first) > 0 else None
 
     def band(self) -> tuple[int, int]:
         """Of all live pairs the least and the highest query − key."""
-        low = torch.cat([self.least[self.full], self.difference[self.bits]]).min()
-        high = torch.cat([self.most[self.full], self.difference[self.bits]]).max()
+        least = torch.where(self.bits, self.difference, self.length).flatten(1).amin(dim=1)
+        most = torch.where(self.bits, self.difference, -self.length).flatten(1).amax(dim=1)
+        low = torch.cat([self.least[self.full], least]).min()
+        high = torch.cat([self.most[self.full], most]).max()
         return int(low), int(high)
 
 
