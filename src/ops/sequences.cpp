@@ -68,8 +68,9 @@ at::Tensor packed_sequences(const at::Tensor& cu_seqlens_q, const at::Tensor& cu
   if (q_start) check_places(op, "q_start", *q_start, size - 1);
   const auto firsts_of = [&](const at::Tensor& cu) { return cu.slice_symint(-1, 0, size - 1); };
   if (!q_start && cu_seqlens_k.is_same(cu_seqlens_q)) {
-    const at::Tensor first = firsts_of(cu_seqlens_q);
-    const at::Tensor rows = (cu_seqlens_q.slice(0, 1) - first).clamp_min(0);
+    // On a CPU, where attention checks the table, without overflow.
+    const at::Tensor cu = cu_seqlens_q.is_cpu() ? cu_seqlens_q.to(at::kLong) : cu_seqlens_q;
+    const at::Tensor first = firsts_of(cu), rows = (cu.slice(0, 1) - first).clamp_min(0);
     const at::Tensor zero = at::zeros_like(rows);
     return at::stack({zero, rows, first, zero, rows, first}, 1).to(at::kInt);
   }
