@@ -229,9 +229,9 @@ struct Consumer {
     rescale_out(softmax);
     pack_weights();
   }
-  // The same while the weights of the tile before meet their values. What is pinned runs beside
-  // that product for sure; it is done before the exponentials are, which stand behind it, so that
-  // ptxas can put the multiplications by `rescale` and the conversions between them.
+  // The same while the weights of the tile before meet their values. The maxima are pinned: they
+  // run beside that product. The exponentials stand behind the wait for it, so that ptxas can put
+  // the multiplications by `rescale` and the conversions between them.
   __device__ void weigh_next(Softmax& softmax) {
     const KeySlot slot = next;
     RowMask<kKeys> masks[2];
