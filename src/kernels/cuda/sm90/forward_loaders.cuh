@@ -29,9 +29,10 @@ struct ForwardConfig {
   static constexpr int kConsumerRegisters = kTiling == ForwardTiling::kStandard ? 208
                                             : kTiling == ForwardTiling::kDeep   ? 224
                                             : kTiling == ForwardTiling::kWide   ? 160
-                                                                                : 104;
+                                                                                : 96;
   static constexpr int kProducerRegisters = kTiling == ForwardTiling::kStandard ? 88
                                             : kTiling == ForwardTiling::kDeep   ? 56
+                                            : kTiling == ForwardTiling::kShort  ? 48
                                                                                 : 32;
   static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= kStart * (1 + kConsumers));
   static constexpr int kQueryStages = kTiling == ForwardTiling::kDeep ? 1 : 2;
@@ -142,7 +143,7 @@ struct KeyLoader {
     // In registers, as far as there are enough: what tells of a free stage is then followed by a
     // load at once.
     constexpr bool kHolds = Config::kProducerRegisters > 56,
-                   kHoldsBox = Config::kProducerRegisters > 32;
+                   kHoldsBox = Config::kProducerRegisters > 48;
     const int32_t* offsets = params.queue.work.offsets;
     const TileRange tiles = keys.enter(of, lane);
     std::conditional_t<kHolds, const WorkRun, const WorkRun&> run = of;
@@ -235,9 +236,14 @@ struct PartialLoader {
     }
     constexpr int kOfStage = Config::kPartialRows / 32;
     const float* partial = params.partial + first * Config::kVDim;
-#pragma unroll
+#pragma unroll 1  // less code: what all warps of kShort run hardly fits the nearest cache
     for (int i = 0; i < kOwn; i += kOfStage) {
-      copy<kOfStage>(partial, item.tile.owners.outer == 1, &rows[i], &lse[i]);
+      copy<kOfStage>(partial, item.tile.owners.outer == 1, rows, lse);
+#pragma unroll
+      for (int j = 0; j + kOfStage < kOwn; ++j) {  // the rows of the next stage
+        rows[j] = rows[j + kOfStage];
+        lse[j] = lse[j + kOfStage];
+      }
     }
   }
 
