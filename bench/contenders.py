@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attention_rows import chosen_blocks, keep
 
-CONTENDERS = ["lace", "fa3", "cudnn", "fa2", "flex", "flex2"]
+CONTENDERS = ["lace", "fa3", "fa4", "cudnn", "fa2", "flex", "flex2"]
 
 
 # ---- functions of q, k, v [batch, n, heads, head_dim] --------------------------------------------
@@ -115,12 +115,42 @@ def flash3_documents(row):
 
     def run(q, k, v, causal=True, left=-1, right=-1):
         return FlashAttention3.apply(q[0], k[0], v[0], causal, left, right, documents).unsqueeze(0)
+    return dense_documents(row, run)
+
+
+def dense_documents(row, run):
+    """A dense kernel of packed documents on the row, or its window (None where it has neither)."""
     if row.kind == "dense":
         return Contender(run, "dense, varlen")
     if row.kind == "sinks":
         return Contender(lambda q, k, v: run(q, k, v, False, row.l - 1, 0),
                          "window without sinks, varlen", exact=False)
     return None
+
+
+def flash4(row):
+    """FlashAttention-4, of the package flash-attn-4, which compiles its kernels at their first call;
+    learned sinks are arguments of its own."""
+    from flash_attn.cute import flash_attn_func, flash_attn_varlen_func
+    sinks = sinks_of(row)
+
+    def attend(q, k, v, causal=True, left=None, right=None):
+        options = dict(causal=causal, window_size=(left, right), learnable_sink=sinks)
+        if row.documents:
+            out = flash_attn_varlen_func(q[0], k[0], v[0], cu_seqlens_q=cu, cu_seqlens_k=cu,
+                                         max_seqlen_q=longest, max_seqlen_k=longest, **options)
+        else:
+            out = flash_attn_func(q, k, v, **options)
+        out = out[0] if isinstance(out, tuple) else out
+        return out.unsqueeze(0) if row.documents else out
+    if row.documents:
+        cu, longest = bounds(row), max(row.documents)
+        return dense_documents(row, attend)
+    contender = dense_kernel(row, attend,
+                             lambda q, k, v, left, right: attend(q, k, v, False, left, right))
+    if sinks is not None and contender is not None:
+        return Contender(contender.run, "window with learned sinks", parameters=(sinks,))
+    return contender
 
 
 def sdpa(backend):
@@ -293,6 +323,8 @@ def make_contender(name, row):
         return lace_attention(row)
     if row.documents and name in ("fa3", "cudnn", "fa2"):
         return flash3_documents(row) if name == "fa3" else None
+    if name == "fa4":
+        return flash4(row)
     if name == "fa3":
         window = lambda q, k, v, left, right: flash3(q, k, v, False, left, right)
         return dense_kernel(row, flash3, window)

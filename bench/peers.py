@@ -2,7 +2,7 @@
 """Times lace and what a PyTorch user has today on one GPU: one process, the same inputs, in turn.
 
   bench/peers.py build/cuda/lib/liblace_torch.so [--fa3 fa3.so] [--rows TEXT…] [--json FILE]
-                 [--directions forward,both] [--contenders lace,fa3,cudnn,fa2,flex,flex2]
+                 [--directions forward,both] [--contenders lace,fa3,fa4,cudnn,fa2,flex,flex2]
                  [--seconds 0.5] [--limit SECONDS] [--check] [--million]
 
 Rows: layers, each under several patterns (attention_rows.py); F of packed documents, H with
@@ -11,6 +11,7 @@ are part of lace's time, the making of FlexAttention's BlockMask is not (both ar
 Contenders:
   lace    torch.ops.lace.attention
   fa3     FlashAttention-3, from the library that --fa3 names (torch.ops.flash_attn_3)
+  fa4     FlashAttention-4, from the package flash-attn-4 where it is installed
   cudnn   scaled_dot_product_attention by cuDNN
   fa2     scaled_dot_product_attention by FlashAttention-2, and its window
   flex    FlexAttention with the pattern as its mask (compiled: some seconds a row)
@@ -356,7 +357,7 @@ def parse_arguments():
     parser.add_argument("--rows", nargs="*", default=[], help="only rows with one of these texts")
     parser.add_argument("--directions", default="forward,both")
     parser.add_argument("--contenders", default="lace,fa3,cudnn,fa2",
-                        help="of lace,fa3,cudnn,fa2,flex,flex2")
+                        help=f"of {','.join(CONTENDERS)}")
     parser.add_argument("--seconds", type=float, default=0.5,
                         help="to sample a contender in one row and direction (at least 3 samples)")
     parser.add_argument("--limit", type=float, default=1e9,
