@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from ._attention import attention, packed_sequences
 from ._pattern import Pattern
@@ -107,11 +108,15 @@ def band_text(lowest: int, highest: int, least: int, most: int) -> str | None:
     return None
 
 
-def read_mask(mask: Tensor) -> Reading | None:
-    """The pattern of a mask: bool [heads or 1, q_len, k_len], queries the last of the positions.
+def read_mask(mask: Tensor, q_len: int) -> Reading | None:
+    """The pattern of a mask: bool [heads or 1, q_len, k_len], queries the last of the positions;
+    or [heads or 1, 1, k_len], the same for all queries.
 
     None: it is not one that is looked for. Reads the mask a few times, on its device, and waits.
     """
+    if mask.shape[1] < q_len:
+        pattern = _pattern_of_keys(mask[:, 0], q_len)
+        return None if pattern is None else Reading(pattern)
     text = _band_text(mask)
     if text is not None:
         return Reading(Pattern(text))
@@ -123,38 +128,74 @@ def read_mask(mask: Tensor) -> Reading | None:
     return _documents(mask)
 
 
-def _differences(mask: Tensor) -> Tensor:
-    """Query − key: [q_len, k_len]."""
-    q_len, k_len = mask.shape[-2:]
-    query = torch.arange(k_len - q_len, k_len, device=mask.device)
-    return query[:, None] - torch.arange(k_len, device=mask.device)
+def _all_alike(mask: Tensor) -> bool:
+    """Whether all heads of bool [heads, …] have the same."""
+    return len(mask) == 1 or bool((mask[1:] == mask[:1]).all())
+
+
+def _pattern_of_keys(live: Tensor, q_len: int) -> Pattern | None:
+    """What says that all of several queries see the same keys: bool [heads or 1, k_len]. No band,
+    and no documents, but those that all of them see."""
+    heads, k_len = live.shape
+    columns = live[0].nonzero()[:, 0]
+    if len(columns) > 0 and _all_alike(live):
+        first, last = int(columns[0]), int(columns[-1])
+        if last - first + 1 == len(columns):
+            text = of_keys("bidirectional(dense)", first, last, k_len)
+            if text is not None:
+                return Pattern(text)
+    for size in BLOCK_SIZES:
+        if size >= k_len:
+            continue
+        blocks = -(-k_len // size)
+        padded = F.pad(live, (0, blocks * size - k_len))
+        live_blocks = padded.view(heads, blocks, size).any(dim=2)
+        if bool((live_blocks.repeat_interleave(size, 1)[:, :k_len] == live).all()):
+            has_query = torch.arange(1, blocks + 1, device=live.device) * size > k_len - q_len
+            return Pattern.from_blocks(
+                live_blocks[:, None, :] & has_query[:, None], size, causal=False
+            )
+    return None
+
+
+def _ends(live: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row of bool [rows, columns] the first and the last that is live; columns and -1 where
+    none is."""
+    columns = live.shape[1]
+    first = live.view(torch.uint8).argmax(dim=1)
+    last = columns - 1 - live.flip(1).view(torch.uint8).argmax(dim=1)
+    some = live.any(dim=1)
+    return torch.where(some, first, columns), torch.where(some, last, -1)
+
+
+def _is_rows_of(live: Tensor, begin: Tensor, end: Tensor) -> bool:
+    """Whether row i of bool [rows, columns] is live from begin[i] to end[i], and nowhere else."""
+    column = torch.arange(live.shape[1], dtype=torch.int32, device=live.device)
+    band = (column >= begin.int()[:, None]) & (column <= end.int()[:, None])
+    return bool((band == live).all())
 
 
 def _band_text(mask: Tensor) -> str | None:
     """The text of a band along the diagonal over keys side by side, for all heads alike."""
-    columns = mask.any(dim=0).any(dim=0).nonzero()
-    if len(columns) == 0:
+    live, q_len, length = mask[0], *mask.shape[1:]
+    columns = live.any(dim=0).nonzero()
+    if len(columns) == 0 or not _all_alike(mask):
         return None
-    first, last, length = int(columns[0]), int(columns[-1]), mask.shape[-1]
-    differences = _differences(mask)
+    first, last = int(columns[0]), int(columns[-1])
+    query = torch.arange(length - q_len, length, device=mask.device)
+    begins, ends = _ends(live)
+    some = begins <= ends
+    lowest, highest = int((query - ends)[some].min()), int((query - begins)[some].max())
     # Keys that no query sees may be outside the band, or padding.
     for begin in dict.fromkeys([0, first]):
         for end in dict.fromkeys([length - 1, last]):
-            inside = slice(begin, end + 1)
-            text = _band_of(mask[:, :, inside], differences[:, inside])
+            text = band_text(lowest, highest, length - q_len - end, length - 1 - begin)
             text = None if text is None else of_keys(text, begin, end, length)
-            if text is not None:
+            if text is not None and _is_rows_of(
+                live, (query - highest).clamp_min(begin), (query - lowest).clamp_max(end)
+            ):
                 return text
     return None
-
-
-def _band_of(live: Tensor, difference: Tensor) -> str | None:
-    least, most = int(difference.min()), int(difference.max())
-    lowest = int(difference.masked_fill(~live[0], most).min())
-    highest = int(difference.masked_fill(~live[0], least).max())
-    if not bool((live == ((difference >= lowest) & (difference <= highest))).all()):
-        return None
-    return band_text(lowest, highest, least, most)
 
 
 def of_keys(text: str, first: int, last: int, length: int) -> str | None:
@@ -185,29 +226,29 @@ def _blocks(mask: Tensor, size: int) -> Pattern | None:
     spread = spread.repeat_interleave(size, 2)[:, :, :k_len]
     if bool((spread == mask).all()):
         return Pattern.from_blocks(live, size, causal=False)
-    causal = _differences(mask) >= 0
-    if bool(((spread & causal) == mask).all()):
+    if bool((spread.tril(begin) == mask).all()):
         return Pattern.from_blocks(live, size)
     return None
 
 
 def _documents(mask: Tensor) -> Reading | None:
     """Documents one behind another, each with the same band, for all heads alike."""
-    _, q_len, length = mask.shape
-    live = mask.any(dim=0)
-    if q_len != length or not bool(live.any()):
+    live, q_len, length = mask[0], *mask.shape[1:]
+    if q_len != length or not bool(live.any()) or not _all_alike(mask):
         return None
     position = torch.arange(length, device=mask.device)
-    furthest = torch.where(live, position, 0).amax(dim=1)
-    furthest = torch.maximum(furthest, torch.where(live, position[:, None], 0).amax(dim=0))
-    bounds = bounds_of(torch.maximum(furthest, position))
+    begins, ends = _ends(live)
+    some = begins <= ends
+    furthest = torch.maximum(torch.maximum(ends, _ends(live.t())[1]), position)
+    bounds = bounds_of(furthest)
     number = torch.repeat_interleave(position[: len(bounds) - 1], bounds.diff())
-    difference = _differences(mask)
-    lowest, highest = int(difference[live].min()), int(difference[live].max())
+    lowest, highest = int((position - ends)[some].min()), int((position - begins)[some].max())
     longest = int(bounds.diff().max())
     text = band_text(lowest, highest, 1 - longest, longest - 1)
-    same = number[:, None] == number
-    band = same & (difference >= lowest) & (difference <= highest)
-    if text is None or not bool((mask == band).all()):
+    if text is None or not _is_rows_of(
+        live,
+        torch.maximum(position - highest, bounds[number]),
+        torch.minimum(position - lowest, bounds[number + 1] - 1),
+    ):
         return None
     return Reading(Pattern(text), bounds.cpu())

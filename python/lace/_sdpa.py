@@ -112,9 +112,12 @@ def _look(mask: Tensor, shape: tuple[int, ...]) -> tuple[list[Reading], str]:
         ) from None
     mask = mask.detach()
     mask = mask.reshape(*[1] * (len(shape) - mask.dim()), *mask.shape)
-    heads = mask.shape[-3]
+    for dim in range(len(shape) - 1):  # what was expanded is read once
+        if mask.stride(dim) == 0 and mask.shape[dim] > 1:
+            mask = mask.narrow(dim, 0, 1)
+    heads, rows = mask.shape[-3:-1]
     lead = [1] * (len(shape) - 3) if mask.shape[:-3].numel() == 1 else shape[:-3]
-    mask = mask.expand(*lead, heads, *shape[-2:]).reshape(-1, heads, *shape[-2:])
+    mask = mask.expand(*lead, heads, rows, shape[-1]).reshape(-1, heads, rows, shape[-1])
     if heads > 1 and bool((mask == mask[:, :1]).all()):
         mask = mask[:, :1]
     # Masks are compared before they are read: most batches have few.
@@ -124,7 +127,7 @@ def _look(mask: Tensor, shape: tuple[int, ...]) -> tuple[list[Reading], str]:
     while len(left) > 0:
         different += 1
         same = (mask[left] == mask[left[:1]]).flatten(1).all(dim=1)
-        reading = read_mask(mask[left[0]])
+        reading = read_mask(mask[left[0]], shape[-2])
         if reading is None:
             return [], "no pattern of lace says what the mask says"
         if different > MOST_GROUPS:

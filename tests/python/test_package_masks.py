@@ -87,6 +87,71 @@ class MaskedTest(PackageTest):
                         else:
                             self.assertIn("mask(", pattern.text)
 
+    @staticmethod
+    def drawn_mask(generator):
+        """A mask [heads, q_len, k_len] of a band that lace has, between some keys or in documents,
+        or of blocks; and whether it is exactly that, or has a pair too many or few."""
+        draw = lambda low, high: int(torch.randint(low, high, (), generator=generator))
+        k_len = (17, 32, 64, 70, 96, 130)[draw(0, 6)]
+        kind = ("band", "right", "left", "documents", "blocks")[draw(0, 5)]
+        q_len = k_len if kind == "documents" else draw(1, k_len + 1)
+        i, j = positions(q_len, k_len)
+        high = draw(1, k_len + 1)
+        low = -high if kind != "left" and draw(0, 2) else 0
+        mask = (i - j >= low) & (i - j <= high)
+        if kind == "right":
+            mask &= j < draw(1, k_len + 1)
+        elif kind == "left":
+            mask &= j >= draw(0, k_len)
+        elif kind == "documents":
+            document = (torch.rand(k_len, generator=generator) < 0.05).cumsum(0)
+            mask &= document[i] == document[j]
+        elif kind == "blocks":
+            live = torch.rand(-(-k_len // 16), -(-k_len // 16), generator=generator) < 0.5
+            mask = live[i // 16, j // 16]
+        exact = draw(0, 3) > 0
+        if not exact:
+            mask[draw(0, q_len), draw(0, k_len)] ^= True
+        return mask.expand(draw(1, 3), q_len, k_len), exact
+
+    def test_random_masks_are_read_exactly(self):
+        generator = torch.Generator().manual_seed(1)
+        read = missed = 0
+        for number in range(600):
+            mask, exact = self.drawn_mask(generator)
+            heads, q_len, k_len = mask.shape
+            reading = lace._masks.read_mask(mask, q_len)
+            if reading is None:
+                # What no pattern says without a row or a key that sees nothing.
+                missed += exact and bool(mask.any(1).all() and mask.any(2).all())
+                continue
+            read += 1
+            if reading.bounds is None:
+                said = reading.pattern.mask(q_len, k_len, heads)
+            else:
+                lengths = reading.bounds.diff().tolist()
+                said = torch.block_diag(*[reading.pattern.mask(n)[0] for n in lengths]).bool()
+            self.assertTrue((said == mask).all(), f"draw {number}: {reading.pattern.text}")
+        self.assertGreater(read, 300)
+        self.assertLess(missed, 30)
+
+    def test_the_same_keys_for_all_queries_are_read_as_such(self):
+        for heads, q_len, k_len in [(1, 2, 96), (2, 70, 96), (1, 130, 130)]:
+            drawn = torch.rand(40, heads, k_len, generator=torch.Generator().manual_seed(2))
+            for row in drawn < torch.linspace(0.01, 1, 40)[:, None, None]:
+                some = [row, torch.arange(k_len) < row.sum(), torch.arange(k_len) % 64 < 32]
+                for keys in (x.expand(heads, k_len)[:, None] for x in some):
+                    got = lace._masks.read_mask(keys, q_len)
+                    want = lace._masks.read_mask(keys.repeat(1, q_len, 1), q_len)
+                    self.assertEqual(got, want)
+        # A million tokens: a terabyte, if each query had keys of its own.
+        n = 2**20
+        keys = torch.arange(n) < n - 5
+        for mask in (keys, keys.expand(3, 1, n, n)):
+            groups, _ = lace._sdpa._look(mask, (3, 4, n, n))
+            texts = [group.pattern.text for group in groups]
+            self.assertEqual(texts, [f"bidirectional(sinks({n - 5}))"])
+
     def test_a_mask_that_changed_is_read_again(self):
         q, k, v = tensors()
         mask = torch.ones(96, 96, dtype=torch.bool).tril()
