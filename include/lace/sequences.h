@@ -19,12 +19,16 @@ struct SequencePlaces {
   std::optional<at::Tensor> k_lens = {};   // positions of the sequence; default: up to k's last row
   std::optional<at::Tensor> q_start = {};  // position of q's first row; default: q is k's last rows
   std::optional<at::Tensor> k_start = {};  // position of k's first row; default 0
+  std::optional<at::Tensor> k_first = {};  // position of the first key that is no padding
+  std::optional<at::Tensor> k_end = {};    // the position behind the last one
 };
-// Rows at positions below 0, or from the sequence's length on, are padding. So
+// Rows at positions below 0, or from the sequence's length on, are padding, of q and of k; of k
+// alone those before k_first and from k_end on: all queries have results. So
 //   padding on the right: k_lens
 //   padding on the left:  k_start = −(rows of padding)
 //   a static cache:       k_lens, and q_start = k_lens − q_rows
 //   a cache that has dropped its first rows: k_start = how many
+//   a mask of keys:       k_first and k_end
 // q_rows, k_rows: seq_len of q and of k.
 at::Tensor padded_sequences(c10::SymInt batch, c10::SymInt q_rows, c10::SymInt k_rows,
                             const SequencePlaces& places);

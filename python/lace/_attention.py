@@ -22,6 +22,8 @@ def padded_sequences(
     k_lens: Tensor | int | None = None,
     q_start: Tensor | int | None = None,
     k_start: Tensor | int | None = None,
+    k_first: Tensor | int | None = None,
+    k_end: Tensor | int | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Where the sequences of a padded batch stand, for ``attention(…, sequences=…)``: made once, it
@@ -33,12 +35,16 @@ def padded_sequences(
     - k_lens: positions of the sequence; default up to the last row of k
     - q_start: position of q's first row; default such that q is the last rows of k
     - k_start: position of k's first row; default 0
+    - k_first, k_end: the position of the first key that is no padding, and that behind the last
 
-    Rows at positions below 0, or from k_lens on, are padding. So padding on the right is k_lens;
-    padding on the left ``k_start = -padding``; a static cache k_lens and ``q_start = k_lens -
-    q_rows``; a cache that has dropped its first keys k_start, how many. device: of numbers.
+    Rows at positions below 0, or from k_lens on, are padding, of q and of k; of k alone those before
+    k_first and from k_end on: all queries have results. So padding on the right is k_lens; padding
+    on the left ``k_start = -padding``; a static cache k_lens and ``q_start = k_lens - q_rows``; a
+    cache that has dropped its first keys k_start, how many; a mask of keys k_first and k_end.
+    device: of numbers.
     """
     places = {"k_lens": k_lens, "q_start": q_start, "k_start": k_start}
+    places |= {"k_first": k_first, "k_end": k_end}
     tensors = [value for value in places.values() if isinstance(value, Tensor)]
     where = tensors[0].device if tensors else device
     given = {

@@ -133,9 +133,10 @@ BackwardResults attention_backward_meta(const at::Tensor&, const at::Tensor& q, 
 
 at::Tensor padded_sequences_op(c10::SymInt batch, c10::SymInt q_rows, c10::SymInt k_rows,
                                const OptionalTensor& k_lens, const OptionalTensor& q_start,
-                               const OptionalTensor& k_start) {
+                               const OptionalTensor& k_start, const OptionalTensor& k_first,
+                               const OptionalTensor& k_end) {
   return padded_sequences(std::move(batch), std::move(q_rows), std::move(k_rows),
-                          {k_lens, q_start, k_start});
+                          {k_lens, q_start, k_start, k_first, k_end});
 }
 
 // ---- autograd -----------------------------------------------------------------------------------
@@ -368,7 +369,8 @@ std::string attention_kernel(const at::Tensor& q, const at::Tensor& k, const at:
 TORCH_LIBRARY(lace, library) {
   library.def(
       "padded_sequences(SymInt batch, SymInt q_rows, SymInt k_rows, *, Tensor? k_lens=None, "
-      "Tensor? q_start=None, Tensor? k_start=None) -> Tensor",
+      "Tensor? q_start=None, Tensor? k_start=None, Tensor? k_first=None, Tensor? k_end=None) -> "
+      "Tensor",
       {at::Tag::pt2_compliant_tag});
   library.def(
       "packed_sequences(Tensor cu_seqlens_q, Tensor cu_seqlens_k, *, Tensor? q_start=None) -> "

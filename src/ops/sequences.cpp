@@ -22,13 +22,15 @@ void check_places(const char* op, const char* name, const at::Tensor& tensor,
              name, " must be int32 or int64, got ", tensor.scalar_type());
 }
 
-// The table of sequences of `length` [sequences] positions, whose queries and keys [2, sequences]
-// are `rows` each, from position `start` on, in rows `first` on of the tensors. Few operations: on
-// a GPU each is a launch that attention waits for.
-at::Tensor table_of(const at::Tensor& length, const at::Tensor& start, const at::Tensor& rows,
-                    const at::Tensor& first) {
-  const at::Tensor begin = at::minimum(start.clamp_min(0), length);
-  const at::Tensor end = at::maximum(begin, at::minimum(start + rows, length));
+// The table of sequences whose queries and keys [2, sequences] are `rows` each, from position
+// `start` on, in rows `first` on of the tensors; but positions below `least` (by default 0) or from
+// `limit` ([sequences] or [2, sequences]) on are padding. Few operations: on a GPU each is a launch
+// that attention waits for.
+at::Tensor table_of(const at::Tensor& limit, const at::Tensor& start, const at::Tensor& rows,
+                    const at::Tensor& first, const std::optional<at::Tensor>& least = {}) {
+  const at::Tensor from = least ? at::maximum(start, *least) : start.clamp_min(0);
+  const at::Tensor begin = at::minimum(from, limit);
+  const at::Tensor end = at::maximum(begin, at::minimum(start + rows, limit));
   return at::stack({begin, end, first - start}, -1).transpose(0, 1).to(at::kInt).flatten(1);
 }
 
@@ -40,21 +42,28 @@ at::Tensor padded_sequences(c10::SymInt batch, c10::SymInt q_rows, c10::SymInt k
   const at::Tensor* any = nullptr;
   for (const auto& [name, tensor] :
        {std::pair("k_lens", &places.k_lens), std::pair("q_start", &places.q_start),
-        std::pair("k_start", &places.k_start)}) {
+        std::pair("k_start", &places.k_start), std::pair("k_first", &places.k_first),
+        std::pair("k_end", &places.k_end)}) {
     if (!tensor->has_value()) continue;
     any = &**tensor;
     const bool alike = (*tensor)->dim() == 1 && (*tensor)->sym_size(0) == 1;
     check_places(op, name, **tensor, alike ? c10::SymInt(1) : batch);
   }
-  LACE_CHECK(any != nullptr, "[", op, "] needs k_lens, q_start or k_start, got none");
+  LACE_CHECK(any != nullptr, "[", op,
+             "] needs k_lens, q_start, k_start, k_first or k_end, got none");
   const at::Tensor zero = at::zeros_symint({batch}, any->options().dtype(at::kLong));
   const at::Tensor q_count = zero.add(at::Scalar(q_rows)), k_count = zero.add(at::Scalar(k_rows));
   const at::Tensor k_start = places.k_start ? zero + *places.k_start : zero;
   const at::Tensor k_end = k_start + k_count;
   const at::Tensor q_start = places.q_start ? zero + *places.q_start : k_end - q_count;
   const at::Tensor length = (places.k_lens ? at::minimum(zero + *places.k_lens, k_end) : k_end);
-  return table_of(length.clamp_min(0), at::stack({q_start, k_start}), at::stack({q_count, k_count}),
-                  zero);
+  at::Tensor end = length.clamp_min(0);
+  if (places.k_end) {
+    end = at::stack({end, at::minimum(end, (zero + *places.k_end).clamp_min(0))});
+  }
+  std::optional<at::Tensor> least;
+  if (places.k_first) least = at::stack({zero, (zero + *places.k_first).clamp_min(0)});
+  return table_of(end, at::stack({q_start, k_start}), at::stack({q_count, k_count}), zero, least);
 }
 
 at::Tensor packed_sequences(const at::Tensor& cu_seqlens_q, const at::Tensor& cu_seqlens_k,

@@ -12,7 +12,7 @@ import torch
 @dataclass
 class Place:
     """Of one sequence: its length, where its rows of q and k begin and how many there are, and the
-    positions of the first of them."""
+    positions of the first of them; keys: the positions of those that are no padding (None: all)."""
 
     length: int
     q_row: int
@@ -21,11 +21,13 @@ class Place:
     k_row: int
     k_rows: int
     k_start: int
+    keys: tuple | None = None
 
-    def rows(self, row, count, start):
+    def rows(self, row, count, start, keys=None):
         """The rows that there are, and their positions."""
         positions = range(max(start, 0), min(start + count, self.length))
-        return [row + p - start for p in positions], list(positions)
+        positions = [p for p in positions if keys is None or keys[0] <= p < keys[1]]
+        return [row + p - start for p in positions], positions
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Sequences:
         kind = "packed" if self.packed else "padded"
         return f"{kind}, max_len {self.max_len}: " + "; ".join(
             f"length {p.length} q {p.q_rows} at {p.q_start} k {p.k_rows} at {p.k_start}"
+            + (f" keys {p.keys[0]} to {p.keys[1]}" if p.keys else "")
             for p in self.places
         )
 
@@ -50,11 +53,16 @@ class Sequences:
             cu_q, cu_k = zip((self.places[0].q_row, self.places[0].k_row), *ends)
             starts = ints([p.q_start for p in self.places])
             return ops.packed_sequences(ints(cu_q), ints(cu_k), q_start=starts)
+        keys = {}
+        if any(p.keys for p in self.places):
+            bounds = [p.keys or (0, p.length) for p in self.places]
+            keys = {"k_first": ints([b[0] for b in bounds]), "k_end": ints([b[1] for b in bounds])}
         return ops.padded_sequences(
             len(self.places), q_len, k_len,
             k_lens=ints([p.length for p in self.places]),
             q_start=ints([p.q_start for p in self.places]).long(),
             k_start=ints([p.k_start for p in self.places]),
+            **keys,
         )  # fmt: skip
 
     def positions(self):
@@ -74,7 +82,7 @@ class Sequences:
         for index, place in enumerate(self.places):
             b = 0 if self.packed else index
             q, i = place.rows(place.q_row, place.q_rows, place.q_start)
-            k, j = place.rows(place.k_row, place.k_rows, place.k_start)
+            k, j = place.rows(place.k_row, place.k_rows, place.k_start, place.keys)
             of_q[b, 0, q] = True
             of_k[b, 0, k] = True
             if q and k:
@@ -119,6 +127,10 @@ def draw_padded(rng, batch, q_len, k_len):
         length = max(0, k_start + k_len - rng.choice([0, 1, rng.randint(0, k_len)]))
         q_start = rng.choice([k_start + k_len - q_len, length - q_len, rng.randint(-3, length)])
         places.append(Place(length, 0, q_len, q_start, 0, k_len, k_start))
+    if rng.random() < 0.4:  # masks of keys
+        for place in places:
+            first = rng.choice([0, rng.randint(-2, place.length)])
+            place.keys = (first, rng.choice([place.length, rng.randint(first, place.length + 2)]))
     return Sequences(False, places, max(k_len, *(p.length for p in places)))
 
 

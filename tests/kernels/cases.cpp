@@ -345,10 +345,14 @@ void add_sequences(std::vector<Case>& cases) {
                     {{100, 0, 0}, {90, -60, -60}, {150, 0, 0}, {0, 0, 0}, {37, -3, -3}}),
         // Queries inside the keys, keys that have lost their first ones, and both.
         padded_case(patterns[p], 20, 150, {{150, 64, 0}, {140, 100, -10}, {260, 200, 130}}),
+        // Keys that are padding, of queries that are not: on the right, on the left, all, none.
+        padded_case(patterns[p], 150, 150, std::vector<Placed>(5, {150, 0, 0})),
     };
+    const Extent keys[] = {{0, 70, 0}, {64, 150, 0}, {40, 40, 0}, {0, 150, 0}, {3, 130, 0}};
+    for (size_t s = 0; s < std::size(keys); ++s) made[3].sequences[s].k = keys[s];
     made[0].plan_len += 45;
     made[1].softcap = p % 3 == 0 ? 2 : 0;
-    made[2].dlse = true;
+    made[2].dlse = made[3].dlse = true;
     for (Case& problem : made) {
       problem.heads = 4;
       problem.kv_heads = 4;

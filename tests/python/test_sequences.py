@@ -117,6 +117,37 @@ class SequencesTest(unittest.TestCase):
                     if sunk:
                         self.assert_close(got[3:], [expected_sinks], 5e-5)
 
+    def test_masks_of_keys_leave_all_queries(self):
+        n, bounds = 96, torch.tensor([[0, 96], [0, 50], [33, 96], [20, 21], [40, 40], [-5, 200]])
+        i, j = torch.arange(n)[:, None], torch.arange(n)
+        inside = (j >= bounds[:, :1]) & (j < bounds[:, 1:])  # [batch, n]
+        for pattern, band in [
+            ("bidirectional(dense)", i >= 0),
+            ("dense", i >= j),
+            ("local(20)", (i >= j) & (i - j < 20)),
+            ("bidirectional(local(30))", (i - j).abs() <= 15),
+        ]:
+            for q_len in (n, 40):
+                with self.subTest(pattern=pattern, q_len=q_len):
+                    q, k, v = (rows(n * 6, 2, 16, s).unflatten(0, (6, n)) for s in range(3))
+                    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+                    q = q[:, :, n - q_len :]
+                    live = (band[n - q_len :] & inside[:, None])[:, None]
+                    some = live.any(-1, keepdim=True)
+                    plain = [t.clone().requires_grad_() for t in (q, k, v)]
+                    expected = torch.nn.functional.scaled_dot_product_attention(*plain, live | ~some)
+                    expected = expected.where(some, 0)
+                    hidden = ~inside[:, None, :, None]
+                    masked = [q.clone(), *[t.masked_fill(hidden, torch.nan) for t in (k, v)]]
+                    leaves = [t.requires_grad_() for t in masked]
+                    places = LACE.padded_sequences(
+                        6, q_len, n, k_first=bounds[:, 0], k_end=bounds[:, 1].int()
+                    )
+                    out, lse = LACE.attention(*leaves, pattern, sequences=places)
+                    self.assert_close([out], [expected])
+                    self.assertTrue((lse.isneginf() == ~some[..., 0]).all())
+                    self.assert_close(gradients([out], leaves), gradients([expected], plain), 2e-5)
+
     def test_queries_anywhere_and_caches_that_lost_their_past(self):
         n, pattern = 120, "block(16) | summary(16, 4) | sinks(3)"
         q, k, v = (rows(n, 2, 16, seed).transpose(0, 1)[None] for seed in range(3))
@@ -243,9 +274,11 @@ class SequencesTest(unittest.TestCase):
             LACE.padded_sequences(2, 8, 8, k_lens=torch.tensor([1, 2, 3]))
         with self.assertRaisesRegex(RuntimeError, "k_lens must be int32 or int64"):
             LACE.padded_sequences(2, 8, 8, k_lens=torch.tensor([1.0, 2]))
+        with self.assertRaisesRegex(RuntimeError, "k_end must have the shape .2., got .3."):
+            LACE.padded_sequences(2, 8, 8, k_end=torch.tensor([1, 2, 3]))
         with self.assertRaisesRegex(RuntimeError, "cu_seqlens_k must have the shape .3., got .2."):
             LACE.packed_sequences(cu, cu[:2])
-        with self.assertRaisesRegex(RuntimeError, "needs k_lens, q_start or k_start"):
+        with self.assertRaisesRegex(RuntimeError, "needs k_lens, .* k_first or k_end, got none"):
             LACE.padded_sequences(2, 8, 8)
 
 
