@@ -79,7 +79,7 @@ def read_block_mask(block_mask: BlockMask, q_len: int, k_len: int) -> tuple[list
         if reading is None:
             return [], "no pattern of lace says what the BlockMask says"
         readings.append(reading)
-    return joined(readings)
+    return joined(readings, q_len, k_len, block_mask.kv_indices.device)
 
 
 def _read(blocks: _Blocks) -> Reading | None:
@@ -91,7 +91,7 @@ def _read(blocks: _Blocks) -> Reading | None:
         for end in dict.fromkeys([blocks.length - 1, keys[1]]):
             text = _band(blocks, begin, end)
             if text is not None:
-                return Reading(Pattern(text))
+                return of_keys(text, begin, end + 1)
     for size in BLOCK_SIZES:
         if blocks.size % size == 0:
             pattern = _blocks(blocks, size)
@@ -183,8 +183,7 @@ def _band(blocks: _Blocks, begin: int, end: int) -> str | None:
     band &= (blocks.keys >= begin) & (blocks.keys <= end)
     if not torch.equal(blocks.bits, band & blocks.inside):
         return None
-    text = band_text(low, high, -end, blocks.length - 1 - begin)
-    return None if text is None else of_keys(text, begin, end, blocks.length)
+    return band_text(low, high, -end, blocks.length - 1 - begin)
 
 
 def _blocks(blocks: _Blocks, fine: int) -> Pattern | None:

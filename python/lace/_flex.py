@@ -39,10 +39,12 @@ def flex_attention(
 
     block_mask: its index tensors say which blocks are whole; of the others mask_mod is evaluated,
     and of those only. What they say together is run by lace if it is a band along the diagonal
-    (causal, a window) or made of square blocks of 16 positions or more (two-sided, or cut at the
-    diagonal), for all batch elements alike and with as many queries as keys. Anything else is
-    computed by torch's flex_attention, with one warning. A BlockMask is read once, when it is first
-    used, on the host: reuse the object, and keep the tensors that its mask_mod reads as they are.
+    (causal, a window), also with key padding or in each of several documents, or made of square
+    blocks of 16 positions or more (two-sided, or cut at the diagonal), with as many queries as keys;
+    batch elements may have masks of their own, up to 16 that differ in more than padding. Anything
+    else is computed by torch's flex_attention, with one warning. A BlockMask is read once, when it
+    is first used, on the host: reuse the object, and keep the tensors that its mask_mod reads as
+    they are.
     One without a mask_mod (BlockMask.from_kv_blocks), of square blocks of any size and one batch
     element, is not read: the device takes its index tensors as they are at each call.
 

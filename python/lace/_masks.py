@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ._attention import attention, packed_sequences
+from ._attention import attention, packed_sequences, padded_sequences
 from ._pattern import Pattern
 
 Tensor = torch.Tensor
@@ -27,7 +27,9 @@ class Reading:
 
     pattern: Pattern
     bounds: Tensor | None = None  # of documents one behind another, from 0 to the length
+    keys: tuple[int, int] | None = None  # the first that is no padding, and the end
     elements: Tensor | None = None
+    sequences: Tensor | None = None  # of elements with padding, or one row for all
 
 
 def run_reading(
@@ -36,6 +38,9 @@ def run_reading(
     """out and lse of attention(q, k, v) with a mask that was read: [batch, heads, seq_len, …].
     options: others of attention."""
     if reading.bounds is None:
+        if reading.sequences is not None:
+            table = reading.sequences.to(q.device).expand(q.shape[0], -1).contiguous()
+            options = options | {"sequences": table, "max_len": k.shape[2]}
         return attention(q, k, v, reading.pattern, return_lse=True, **options)
     batch, _, length, _ = q.shape
     begins = torch.arange(batch)[:, None] * length + reading.bounds[:-1]
@@ -58,18 +63,26 @@ def run_reading(
 MOST_GROUPS = 16
 
 
-def joined(readings: list[Reading]) -> tuple[list[Reading], str]:
+def joined(
+    readings: list[Reading], q_len: int, k_len: int, device: torch.device
+) -> tuple[list[Reading], str]:
     """Readings of batch elements 0, 1, … (of one: of all), each different one once with its
-    elements; or why there are too many."""
+    elements, whatever their padding is; or why there are too many."""
     elements: dict[tuple[str, tuple[int, ...]], list[int]] = {}
     for number, reading in enumerate(readings):
         bounds = () if reading.bounds is None else tuple(reading.bounds.tolist())
         elements.setdefault((reading.pattern.text, bounds), []).append(number)
     if len(elements) > MOST_GROUPS:
         return [], f"there are more than {MOST_GROUPS} different masks in a batch"
-    return [
-        replace(readings[some[0]], elements=torch.tensor(some)) for some in elements.values()
-    ], ""
+    result = []
+    for some in elements.values():
+        keys = [readings[number].keys or (0, k_len) for number in some]
+        table = None
+        if any(of != (0, k_len) for of in keys):
+            first, end = torch.tensor(keys).unbind(1)
+            table = padded_sequences(len(some), q_len, k_len, k_first=first, k_end=end).to(device)
+        result.append(replace(readings[some[0]], elements=torch.tensor(some), sequences=table))
+    return result, ""
 
 
 def run_readings(
@@ -115,11 +128,10 @@ def read_mask(mask: Tensor, q_len: int) -> Reading | None:
     None: it is not one that is looked for. Reads the mask a few times, on its device, and waits.
     """
     if mask.shape[1] < q_len:
-        pattern = _pattern_of_keys(mask[:, 0], q_len)
-        return None if pattern is None else Reading(pattern)
-    text = _band_text(mask)
-    if text is not None:
-        return Reading(Pattern(text))
+        return _same_keys(mask[:, 0], q_len)
+    reading = _band(mask)
+    if reading is not None:
+        return reading
     for block_size in BLOCK_SIZES:
         if block_size < mask.shape[-1]:
             pattern = _blocks(mask, block_size)
@@ -133,17 +145,28 @@ def _all_alike(mask: Tensor) -> bool:
     return len(mask) == 1 or bool((mask[1:] == mask[:1]).all())
 
 
-def _pattern_of_keys(live: Tensor, q_len: int) -> Pattern | None:
+def of_keys(text: str, begin: int, end: int) -> Reading:
+    """A band of keys begin … end − 1 alone."""
+    return Reading(Pattern(text), keys=(begin, end))
+
+
+def read_padding(live: Tensor) -> list[Reading] | None:
+    """Of each batch element keys side by side that all of its queries see: bool [batch, k_len].
+    None: one has others, or none."""
+    begins, ends = _ends(live)
+    if not bool(((begins <= ends) & (ends - begins + 1 == live.sum(dim=1))).all()):
+        return None
+    keys = torch.stack([begins, ends + 1], 1).tolist()
+    return [of_keys("bidirectional(dense)", begin, end) for begin, end in keys]
+
+
+def _same_keys(live: Tensor, q_len: int) -> Reading | None:
     """What says that all of several queries see the same keys: bool [heads or 1, k_len]. No band,
     and no documents, but those that all of them see."""
     heads, k_len = live.shape
-    columns = live[0].nonzero()[:, 0]
-    if len(columns) > 0 and _all_alike(live):
-        first, last = int(columns[0]), int(columns[-1])
-        if last - first + 1 == len(columns):
-            text = of_keys("bidirectional(dense)", first, last, k_len)
-            if text is not None:
-                return Pattern(text)
+    padding = read_padding(live[:1]) if _all_alike(live) else None
+    if padding is not None:
+        return padding[0]
     for size in BLOCK_SIZES:
         if size >= k_len:
             continue
@@ -152,9 +175,8 @@ def _pattern_of_keys(live: Tensor, q_len: int) -> Pattern | None:
         live_blocks = padded.view(heads, blocks, size).any(dim=2)
         if bool((live_blocks.repeat_interleave(size, 1)[:, :k_len] == live).all()):
             has_query = torch.arange(1, blocks + 1, device=live.device) * size > k_len - q_len
-            return Pattern.from_blocks(
-                live_blocks[:, None, :] & has_query[:, None], size, causal=False
-            )
+            spread = live_blocks[:, None, :] & has_query[:, None]
+            return Reading(Pattern.from_blocks(spread, size, causal=False))
     return None
 
 
@@ -175,8 +197,8 @@ def _is_rows_of(live: Tensor, begin: Tensor, end: Tensor) -> bool:
     return bool((band == live).all())
 
 
-def _band_text(mask: Tensor) -> str | None:
-    """The text of a band along the diagonal over keys side by side, for all heads alike."""
+def _band(mask: Tensor) -> Reading | None:
+    """A band along the diagonal over keys side by side, for all heads alike."""
     live, q_len, length = mask[0], *mask.shape[1:]
     columns = live.any(dim=0).nonzero()
     if len(columns) == 0 or not _all_alike(mask):
@@ -190,26 +212,11 @@ def _band_text(mask: Tensor) -> str | None:
     for begin in dict.fromkeys([0, first]):
         for end in dict.fromkeys([length - 1, last]):
             text = band_text(lowest, highest, length - q_len - end, length - 1 - begin)
-            text = None if text is None else of_keys(text, begin, end, length)
             if text is not None and _is_rows_of(
                 live, (query - highest).clamp_min(begin), (query - lowest).clamp_max(end)
             ):
-                return text
+                return of_keys(text, begin, end + 1)
     return None
-
-
-def of_keys(text: str, first: int, last: int, length: int) -> str | None:
-    """The pattern of a band, kept to keys first … last; None: no pattern says that."""
-    if first == 0 and last == length - 1:
-        return text
-    two_sided = text.startswith("bidirectional(")
-    if two_sided and first > 0:
-        return None  # global{…} has rows too there
-    keys = f"sinks({last + 1})" if first == 0 else f"global{{{first}..{last}}}"
-    band = text.removeprefix("bidirectional(").removesuffix(")") if two_sided else text
-    band = band + ")" if band.count("(") > band.count(")") else band
-    both = keys if band == "dense" else f"{band} & {keys}"
-    return f"bidirectional({both})" if two_sided else both
 
 
 def _blocks(mask: Tensor, size: int) -> Pattern | None:

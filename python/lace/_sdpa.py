@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ._library import Error, warn_once
-from ._masks import MOST_GROUPS, Reading, joined, read_mask, run_readings
+from ._masks import Reading, joined, read_mask, read_padding, run_readings
 from ._pattern import Pattern
 
 Tensor = torch.Tensor
@@ -34,9 +34,9 @@ def scaled_dot_product_attention(
         out        [..., heads,    q_len, v_head_dim]
 
     Run by lace: no mask; is_causal; and bool masks that are causal, a window or everything, also
-    with key padding (on the right; causal ones on the left too) or in each of several documents one
-    behind another; or a mask of square blocks of 16 to 256 positions (two-sided, or cut at the
-    diagonal). Batch elements with masks of their own are
+    with key padding on either side (another for each batch element, in one call) or in each of
+    several documents one behind another; or a mask of square blocks of 16 to 256 positions
+    (two-sided, or cut at the diagonal). Batch elements whose masks differ in more than padding are
     calls of their own, up to 16 different ones. The mask is read once a tensor, on the host: reuse
     the tensor. Any other mask, float masks, and more queries than keys are computed by torch's own
     function, with one warning. A mask that depends on the inputs of a compiled function breaks its
@@ -120,19 +120,19 @@ def _look(mask: Tensor, shape: tuple[int, ...]) -> tuple[list[Reading], str]:
     mask = mask.expand(*lead, heads, rows, shape[-1]).reshape(-1, heads, rows, shape[-1])
     if heads > 1 and bool((mask == mask[:, :1]).all()):
         mask = mask[:, :1]
+    if heads == 1 and rows < shape[-2]:
+        padded = read_padding(mask[:, 0, 0])
+        if padded is not None:
+            return joined(padded, shape[-2], shape[-1], mask.device)
     # Masks are compared before they are read: most batches have few.
     readings: list[Reading] = [Reading(Pattern("dense"))] * len(mask)
     left = torch.arange(len(mask), device=mask.device)
-    different = 0
     while len(left) > 0:
-        different += 1
         same = (mask[left] == mask[left[:1]]).flatten(1).all(dim=1)
         reading = read_mask(mask[left[0]], shape[-2])
         if reading is None:
             return [], "no pattern of lace says what the mask says"
-        if different > MOST_GROUPS:
-            return [], f"there are more than {MOST_GROUPS} different masks in a batch"
         for element in left[same].tolist():
             readings[element] = reading
         left = left[~same]
-    return joined(readings)
+    return joined(readings, shape[-2], shape[-1], mask.device)
