@@ -16,7 +16,8 @@ from xml.sax.saxutils import escape
 
 DIRECTIONS = {"forward": "forward", "both": "forward + backward"}
 NAMES = {"lace": "lace", "fa3": "FlashAttention-3", "fa4": "FlashAttention-4", "cudnn": "cuDNN",
-         "fa2": "FlashAttention-2", "flex": "FlexAttention", "flex2": "FlexAttention, two passes joined"}
+         "fa2": "FlashAttention-2", "flex": "FlexAttention",
+         "flex2": "FlexAttention, two passes joined"}
 COLOURS = {"lace": "#0b6e4f", "fa3": "#6c7a89", "fa4": "#4f5d6b", "cudnn": "#95a5b5",
            "fa2": "#bcc6cf", "flex": "#d9a441", "flex2": "#b97a1e"}
 WIDTH, LEFT, RIGHT, TOP, BAR, GAP = 860, 262, 96, 96, 13, 16

@@ -129,10 +129,11 @@ def dense_documents(row, run):
 
 
 def flash4(row):
-    """FlashAttention-4, of the package flash-attn-4, which compiles its kernels at their first call;
-    learned sinks are arguments of its own."""
+    """FlashAttention-4, of the package flash-attn-4: it compiles its kernels at their first call,
+    and takes learned sinks as an argument."""
     from flash_attn.cute import flash_attn_func, flash_attn_varlen_func
     sinks = sinks_of(row)
+    cu, longest = bounds(row), max(row.documents, default=0)
 
     def attend(q, k, v, causal=True, left=None, right=None):
         options = dict(causal=causal, window_size=(left, right), learnable_sink=sinks)
@@ -144,7 +145,6 @@ def flash4(row):
         out = out[0] if isinstance(out, tuple) else out
         return out.unsqueeze(0) if row.documents else out
     if row.documents:
-        cu, longest = bounds(row), max(row.documents)
         return dense_documents(row, attend)
     contender = dense_kernel(row, attend,
                              lambda q, k, v, left, right: attend(q, k, v, False, left, right))

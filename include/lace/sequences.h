@@ -22,8 +22,9 @@ struct SequencePlaces {
   std::optional<at::Tensor> k_first = {};  // position of the first key that is no padding
   std::optional<at::Tensor> k_end = {};    // the position behind the last one
 };
-// Rows at positions below 0, or from the sequence's length on, are padding, of q and of k; of k
-// alone those before k_first and from k_end on: all queries have results. So
+// Positions below 0, or from the sequence's length on, are padding of both q and k: such queries
+// give 0. Keys before k_first or from k_end on are not seen either, but queries there have results.
+// So
 //   padding on the right: k_lens
 //   padding on the left:  k_start = −(rows of padding)
 //   a static cache:       k_lens, and q_start = k_lens − q_rows

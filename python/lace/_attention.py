@@ -37,11 +37,11 @@ def padded_sequences(
     - k_start: position of k's first row; default 0
     - k_first, k_end: the position of the first key that is no padding, and that behind the last
 
-    Rows at positions below 0, or from k_lens on, are padding, of q and of k; of k alone those before
-    k_first and from k_end on: all queries have results. So padding on the right is k_lens; padding
-    on the left ``k_start = -padding``; a static cache k_lens and ``q_start = k_lens - q_rows``; a
-    cache that has dropped its first keys k_start, how many; a mask of keys k_first and k_end.
-    device: of numbers.
+    Positions below 0, or from k_lens on, are padding of both q and k: such queries give 0. Keys
+    before k_first or from k_end on are not seen either, but queries there have results. So padding
+    on the right is k_lens; padding on the left ``k_start = -padding``; a static cache k_lens and
+    ``q_start = k_lens - q_rows``; a cache that has dropped its first keys k_start, how many; a mask
+    of keys k_first and k_end. device: of numbers.
     """
     places = {"k_lens": k_lens, "q_start": q_start, "k_start": k_start}
     places |= {"k_first": k_first, "k_end": k_end}

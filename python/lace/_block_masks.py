@@ -85,7 +85,7 @@ def read_block_mask(block_mask: BlockMask, q_len: int, k_len: int) -> tuple[list
 def _read(blocks: _Blocks) -> Reading | None:
     keys = blocks.live_keys()
     if keys is None:
-        return None
+        return of_keys("bidirectional(dense)", 0, 0)
     # Keys that no query sees may be outside the band, or padding.
     for begin in dict.fromkeys([0, keys[0]]):
         for end in dict.fromkeys([blocks.length - 1, keys[1]]):

@@ -40,9 +40,9 @@ def flex_attention(
     block_mask: its index tensors say which blocks are whole; of the others mask_mod is evaluated,
     and of those only. What they say together is run by lace if it is a band along the diagonal
     (causal, a window), also with key padding or in each of several documents, or made of square
-    blocks of 16 positions or more (two-sided, or cut at the diagonal), with as many queries as keys;
-    batch elements may have masks of their own, up to 16 that differ in more than padding. Anything
-    else is computed by torch's flex_attention, with one warning. A BlockMask is read once, when it
+    blocks of 16 positions or more (two-sided, or cut at the diagonal), with as many queries as
+    keys; batch elements may have masks of their own, up to 16 that differ in more than padding.
+    Anything else is computed by torch's flex_attention, with one warning. A BlockMask is read once, when it
     is first used, on the host: reuse the object, and keep the tensors that its mask_mod reads as
     they are.
     One without a mask_mod (BlockMask.from_kv_blocks), of square blocks of any size and one batch
@@ -97,7 +97,8 @@ def read_once(block_mask: BlockMask, query: Tensor, key: Tensor) -> tuple[list[R
     lengths = (query.shape[-2], key.shape[-2])
     known = _read.get(block_mask)
     if known is None or known[0] != lengths:
-        readings, reason = read_block_mask(block_mask, *lengths)
+        with torch.inference_mode(False):  # what is kept may serve training later on
+            readings, reason = read_block_mask(block_mask, *lengths)
         known = (lengths, readings, reason)
         _read[block_mask] = known
     _check_heads(block_mask, query, "flex_attention")

@@ -174,4 +174,5 @@ def _over_batch(
 def _fold(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     """[size, batch, …] as [size · batch, …]; of a tensor that is not mapped the same for each."""
     mapped = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-    return mapped.flatten(0, 1)
+    folded = mapped.flatten(0, 1)  # of a batch of 1 perhaps a view, whose rows are one
+    return folded if tensor.is_floating_point() else folded.contiguous()  # a table

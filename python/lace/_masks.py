@@ -1,8 +1,8 @@
 """Patterns read off mask tensors, exactly: a mask either is one of lace's patterns or is not.
 
 What is looked for: a band of constant width along the diagonal (causal, a window, everything), of
-all keys or of those that are no padding; and masks of square blocks, two-sided or cut at the
-diagonal.
+all keys or of those that are no padding, or in each of several documents one behind another; and
+masks of square blocks, two-sided or cut at the diagonal.
 """
 
 from __future__ import annotations
@@ -29,7 +29,13 @@ class Reading:
     bounds: Tensor | None = None  # of documents one behind another, from 0 to the length
     keys: tuple[int, int] | None = None  # the first that is no padding, and the end
     elements: Tensor | None = None
-    sequences: Tensor | None = None  # of elements with padding, or one row for all
+    # The table of padded_sequences: a row for each of `elements`, or one for the whole batch; None
+    # without padding.
+    sequences: Tensor | None = None
+
+    def group(self) -> tuple[str, tuple[int, ...]]:
+        """What readings have in common that one call computes."""
+        return (self.pattern.text, () if self.bounds is None else tuple(self.bounds.tolist()))
 
 
 def run_reading(
@@ -61,6 +67,7 @@ def run_reading(
 
 
 MOST_GROUPS = 16
+TOO_MANY = f"a batch has more than {MOST_GROUPS} masks that differ in more than padding"
 
 
 def joined(
@@ -70,10 +77,9 @@ def joined(
     elements, whatever their padding is; or why there are too many."""
     elements: dict[tuple[str, tuple[int, ...]], list[int]] = {}
     for number, reading in enumerate(readings):
-        bounds = () if reading.bounds is None else tuple(reading.bounds.tolist())
-        elements.setdefault((reading.pattern.text, bounds), []).append(number)
+        elements.setdefault(reading.group(), []).append(number)
     if len(elements) > MOST_GROUPS:
-        return [], f"there are more than {MOST_GROUPS} different masks in a batch"
+        return [], TOO_MANY
     result = []
     for some in elements.values():
         keys = [readings[number].keys or (0, k_len) for number in some]
@@ -123,11 +129,11 @@ def band_text(lowest: int, highest: int, least: int, most: int) -> str | None:
 
 def read_mask(mask: Tensor, q_len: int) -> Reading | None:
     """The pattern of a mask: bool [heads or 1, q_len, k_len], queries the last of the positions;
-    or [heads or 1, 1, k_len], the same for all queries.
+    or [heads or 1, 1, k_len], the same for all queries, of which there may be one.
 
     None: it is not one that is looked for. Reads the mask a few times, on its device, and waits.
     """
-    if mask.shape[1] < q_len:
+    if mask.shape[1] == 1:
         return _same_keys(mask[:, 0], q_len)
     reading = _band(mask)
     if reading is not None:
@@ -151,18 +157,19 @@ def of_keys(text: str, begin: int, end: int) -> Reading:
 
 
 def read_padding(live: Tensor) -> list[Reading] | None:
-    """Of each batch element keys side by side that all of its queries see: bool [batch, k_len].
-    None: one has others, or none."""
+    """Of each batch element keys side by side, or none, that all of its queries see: bool [batch,
+    k_len]. None if the keys of one have a gap."""
     begins, ends = _ends(live)
-    if not bool(((begins <= ends) & (ends - begins + 1 == live.sum(dim=1))).all()):
+    keys = torch.stack([begins, ends + 1, live.sum(dim=1)], 1).tolist()
+    if any(end - begin != count for begin, end, count in keys if count > 0):
         return None
-    keys = torch.stack([begins, ends + 1], 1).tolist()
-    return [of_keys("bidirectional(dense)", begin, end) for begin, end in keys]
+    bounds = [(begin, end) if count > 0 else (0, 0) for begin, end, count in keys]
+    return [of_keys("bidirectional(dense)", *of) for of in bounds]
 
 
 def _same_keys(live: Tensor, q_len: int) -> Reading | None:
-    """What says that all of several queries see the same keys: bool [heads or 1, k_len]. No band,
-    and no documents, but those that all of them see."""
+    """What says that all queries see the same keys: bool [heads or 1, k_len]. Rows that are all
+    alike are neither a band nor documents unless every query sees the same keys side by side."""
     heads, k_len = live.shape
     padding = read_padding(live[:1]) if _all_alike(live) else None
     if padding is not None:
@@ -190,6 +197,17 @@ def _ends(live: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(some, first, columns), torch.where(some, last, -1)
 
 
+def _extent(live: Tensor, query: Tensor) -> list[int]:
+    """Of the live pairs of bool [queries, keys] the least and the highest query − key, of the keys
+    the first and the last; keys and −1 where there is none."""
+    begins, ends = _ends(live)
+    some, far = begins <= ends, 2 * live.shape[1]
+    lowest = torch.where(some, query - ends, far).min()
+    highest = torch.where(some, query - begins, -far).max()
+    extent: list[int] = torch.stack([lowest, highest, begins.min(), ends.max()]).tolist()
+    return extent
+
+
 def _is_rows_of(live: Tensor, begin: Tensor, end: Tensor) -> bool:
     """Whether row i of bool [rows, columns] is live from begin[i] to end[i], and nowhere else."""
     column = torch.arange(live.shape[1], dtype=torch.int32, device=live.device)
@@ -200,14 +218,12 @@ def _is_rows_of(live: Tensor, begin: Tensor, end: Tensor) -> bool:
 def _band(mask: Tensor) -> Reading | None:
     """A band along the diagonal over keys side by side, for all heads alike."""
     live, q_len, length = mask[0], *mask.shape[1:]
-    columns = live.any(dim=0).nonzero()
-    if len(columns) == 0 or not _all_alike(mask):
+    if not _all_alike(mask):
         return None
-    first, last = int(columns[0]), int(columns[-1])
     query = torch.arange(length - q_len, length, device=mask.device)
-    begins, ends = _ends(live)
-    some = begins <= ends
-    lowest, highest = int((query - ends)[some].min()), int((query - begins)[some].max())
+    lowest, highest, first, last = _extent(live, query)
+    if last < 0:
+        return of_keys("bidirectional(dense)", 0, 0)
     # Keys that no query sees may be outside the band, or padding.
     for begin in dict.fromkeys([0, first]):
         for end in dict.fromkeys([length - 1, last]):
@@ -241,15 +257,13 @@ def _blocks(mask: Tensor, size: int) -> Pattern | None:
 def _documents(mask: Tensor) -> Reading | None:
     """Documents one behind another, each with the same band, for all heads alike."""
     live, q_len, length = mask[0], *mask.shape[1:]
-    if q_len != length or not bool(live.any()) or not _all_alike(mask):
+    if q_len != length or not _all_alike(mask):
         return None
     position = torch.arange(length, device=mask.device)
-    begins, ends = _ends(live)
-    some = begins <= ends
-    furthest = torch.maximum(torch.maximum(ends, _ends(live.t())[1]), position)
+    lowest, highest, _, _ = _extent(live, position)
+    furthest = torch.maximum(torch.maximum(_ends(live)[1], _ends(live.t())[1]), position)
     bounds = bounds_of(furthest)
     number = torch.repeat_interleave(position[: len(bounds) - 1], bounds.diff())
-    lowest, highest = int((position - ends)[some].min()), int((position - begins)[some].max())
     longest = int(bounds.diff().max())
     text = band_text(lowest, highest, 1 - longest, longest - 1)
     if text is None or not _is_rows_of(

@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ._library import Error, warn_once
-from ._masks import Reading, joined, read_mask, read_padding, run_readings
+from ._masks import (
+    MOST_GROUPS,
+    TOO_MANY,
+    Reading,
+    joined,
+    read_mask,
+    read_padding,
+    run_readings,
+)
 from ._pattern import Pattern
 
 Tensor = torch.Tensor
@@ -59,6 +67,8 @@ def scaled_dot_product_attention(
             f"{query.shape[-3]}: give enable_gqa=True"
         )
     q_len, k_len = query.shape[-2], key.shape[-2]
+    if query.shape[-3] > 0 and 0 in (*query.shape, k_len):  # nothing to compute
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, enable_gqa=enable_gqa)
     reason = "there are more queries than keys" if q_len > k_len else ""
     groups: list[Reading] = []
     if reason:
@@ -94,22 +104,30 @@ def _read_once(mask: Tensor, query: Tensor, k_len: int) -> tuple[list[Reading], 
     if mask.dtype != torch.bool:
         return [], "float masks are added to the logits, which lace does not do"
     shape = (*query.shape[:-1], k_len)
-    known: _Read | None = _read.get(mask)
-    if known is None or known[:2] != (shape, mask._version):
-        known = (shape, mask._version, *_look(mask, shape))
-        _read[mask] = known
+    # What is kept may serve training later on.
+    with torch.inference_mode(False):
+        if mask.is_inference():  # without a version
+            return _look(mask.clone(), shape, query.device)
+        known: _Read | None = _read.get(mask)
+        if known is None or known[:2] != (shape, mask._version):
+            known = (shape, mask._version, *_look(mask, shape, query.device))
+            _read[mask] = known
     return known[2], known[3]
 
 
-def _look(mask: Tensor, shape: tuple[int, ...]) -> tuple[list[Reading], str]:
+def _look(
+    mask: Tensor, shape: tuple[int, ...], device: torch.device
+) -> tuple[list[Reading], str]:
     """As _read_once, for a bool mask that is broadcast to [..., heads, q_len, k_len]."""
     try:
-        torch.broadcast_shapes(mask.shape, shape)
+        fits = torch.broadcast_shapes(mask.shape, shape) == shape
     except RuntimeError:
+        fits = False
+    if not fits:
         raise Error(
             f"[scaled_dot_product_attention] attn_mask must be broadcastable to {list(shape)}, got "
             f"the shape {list(mask.shape)}"
-        ) from None
+        )
     mask = mask.detach()
     mask = mask.reshape(*[1] * (len(shape) - mask.dim()), *mask.shape)
     for dim in range(len(shape) - 1):  # what was expanded is read once
@@ -120,19 +138,23 @@ def _look(mask: Tensor, shape: tuple[int, ...]) -> tuple[list[Reading], str]:
     mask = mask.expand(*lead, heads, rows, shape[-1]).reshape(-1, heads, rows, shape[-1])
     if heads > 1 and bool((mask == mask[:, :1]).all()):
         mask = mask[:, :1]
-    if heads == 1 and rows < shape[-2]:
+    if mask.shape[1] == rows == 1:
         padded = read_padding(mask[:, 0, 0])
         if padded is not None:
-            return joined(padded, shape[-2], shape[-1], mask.device)
+            return joined(padded, shape[-2], shape[-1], device)
     # Masks are compared before they are read: most batches have few.
     readings: list[Reading] = [Reading(Pattern("dense"))] * len(mask)
     left = torch.arange(len(mask), device=mask.device)
+    groups = set()
     while len(left) > 0:
         same = (mask[left] == mask[left[:1]]).flatten(1).all(dim=1)
         reading = read_mask(mask[left[0]], shape[-2])
         if reading is None:
             return [], "no pattern of lace says what the mask says"
+        groups.add(reading.group())
+        if len(groups) > MOST_GROUPS:
+            return [], TOO_MANY
         for element in left[same].tolist():
             readings[element] = reading
         left = left[~same]
-    return joined(readings, shape[-2], shape[-1], mask.device)
+    return joined(readings, shape[-2], shape[-1], device)

@@ -54,9 +54,9 @@ at::Tensor padded_sequences(c10::SymInt batch, c10::SymInt q_rows, c10::SymInt k
   const at::Tensor zero = at::zeros_symint({batch}, any->options().dtype(at::kLong));
   const at::Tensor q_count = zero.add(at::Scalar(q_rows)), k_count = zero.add(at::Scalar(k_rows));
   const at::Tensor k_start = places.k_start ? zero + *places.k_start : zero;
-  const at::Tensor k_end = k_start + k_count;
-  const at::Tensor q_start = places.q_start ? zero + *places.q_start : k_end - q_count;
-  const at::Tensor length = (places.k_lens ? at::minimum(zero + *places.k_lens, k_end) : k_end);
+  const at::Tensor k_stop = k_start + k_count;
+  const at::Tensor q_start = places.q_start ? zero + *places.q_start : k_stop - q_count;
+  const at::Tensor length = (places.k_lens ? at::minimum(zero + *places.k_lens, k_stop) : k_stop);
   at::Tensor end = length.clamp_min(0);
   if (places.k_end) {
     end = at::stack({end, at::minimum(end, (zero + *places.k_end).clamp_min(0))});

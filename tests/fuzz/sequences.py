@@ -54,8 +54,8 @@ class Sequences:
             starts = ints([p.q_start for p in self.places])
             return ops.packed_sequences(ints(cu_q), ints(cu_k), q_start=starts)
         keys = {}
-        if any(p.keys for p in self.places):
-            bounds = [p.keys or (0, p.length) for p in self.places]
+        if self.places[0].keys:  # then all have them
+            bounds = [p.keys for p in self.places]
             keys = {"k_first": ints([b[0] for b in bounds]), "k_end": ints([b[1] for b in bounds])}
         return ops.padded_sequences(
             len(self.places), q_len, k_len,
@@ -130,7 +130,7 @@ def draw_padded(rng, batch, q_len, k_len):
     if rng.random() < 0.4:  # masks of keys
         for place in places:
             first = rng.choice([0, rng.randint(-2, place.length)])
-            place.keys = (first, rng.choice([place.length, rng.randint(first, place.length + 2)]))
+            place.keys = (first, rng.choice([place.length, rng.randint(-2, place.length + 2)]))
     return Sequences(False, places, max(k_len, *(p.length for p in places)))
 
 

@@ -145,6 +145,47 @@ class MaskedTest(PackageTest):
         self.assertGreater(read, 300)
         self.assertLess(missed, 30)
 
+    def test_one_query_of_a_padded_cache(self):
+        q, k, v = tensors(batch=20, q_len=1, k_len=96)
+        begins = torch.arange(0, 80, 4)[:, None, None, None]
+        for mask in (torch.arange(96) >= begins, torch.arange(96) < begins + 9):
+            groups, _ = lace._sdpa._read_once(mask, q, 96)
+            self.assertEqual(len(groups), 1)
+            got = lace.scaled_dot_product_attention(q, k, v, mask)
+            self.assert_close(got, F.scaled_dot_product_attention(q, k, v, mask))
+
+    def test_what_is_read_in_inference_mode_serves_training(self):
+        q, k, v = tensors(grad=True)
+        i, j = positions(96)
+        mask = (j >= 50) & (j <= i)
+        block_mask = create_block_mask(
+            lambda b, h, i, j: (j >= 50) & (j <= i), None, None, 96, 96, device="cpu"
+        )
+        for call, of in [(lace.scaled_dot_product_attention, mask), (lace.flex_attention, block_mask)]:
+            option = {"block_mask" if call is lace.flex_attention else "attn_mask": of}
+            with torch.inference_mode():
+                call(q, k, v, **option)
+                if of is mask:
+                    call(q, k, v, mask.clone())
+            call(q, k, v, **option).sum().backward()
+
+    def test_mapped_calls_with_padding(self):
+        q, k, v = (t.view(8, 1, 96, 32) for t in tensors())
+        mask = torch.arange(96) >= 50
+
+        def attend(call):
+            return torch.vmap(torch.func.grad(lambda *qkv: call(*qkv, mask).square().sum()))(q, k, v)
+
+        want = attend(F.scaled_dot_product_attention)
+        self.assert_close(attend(lace.scaled_dot_product_attention), want)
+
+    def test_empty_tensors(self):
+        for shape in ((0, 2, 8, 16), (2, 2, 0, 16)):
+            q = torch.zeros(shape)
+            mask = torch.ones(*shape[:-1], shape[-2], dtype=torch.bool)
+            for options in ({}, {"is_causal": True}, {"attn_mask": mask}):
+                self.assertEqual(lace.scaled_dot_product_attention(q, q, q, **options).shape, shape)
+
     def test_the_same_keys_for_all_queries_are_read_as_such(self):
         for heads, q_len, k_len in [(1, 2, 96), (2, 70, 96), (1, 130, 130)]:
             drawn = torch.rand(40, heads, k_len, generator=torch.Generator().manual_seed(2))
@@ -158,7 +199,7 @@ class MaskedTest(PackageTest):
         n = 2**20
         keys = torch.arange(n) < n - 5
         for mask in (keys, keys.expand(3, 1, n, n)):
-            groups, _ = lace._sdpa._look(mask, (3, 4, n, n))
+            groups, _ = lace._sdpa._look(mask, (3, 4, n, n), torch.device("cpu"))
             rows = [group.sequences.unique(dim=0).tolist() for group in groups]
             self.assertEqual(rows, [[[0, n, 0, 0, n - 5, 0]]])
 
@@ -236,7 +277,8 @@ class MaskedTest(PackageTest):
             ("left, window", from_left & (j <= i) & (i - j < 40), 2),  # one begins within it
             ("left, two-sided window", from_left & ((i - j).abs() <= 20), 1),
             ("left", from_left, 1),
-            ("on both sides", keys & from_left, 2),  # one has no keys
+            ("on both sides", keys & from_left, 1),
+            ("both, causal", keys & from_left & (j <= i), 2),  # one has no keys
             ("of one element in all", keys[:1], 1),
             ("none", keys | True, 1),
             ("each a band", (j <= i) & (i - j < lens[:, None, None, None]), 3),
@@ -323,6 +365,9 @@ class MaskedTest(PackageTest):
         ]:
             with self.assertRaisesRegex(lace.Error, message):
                 lace.scaled_dot_product_attention(q, k, v, **options)
+        for wide in (causal[:5], causal[:1].expand(3, 1, 1, 96), causal[:1].expand(2, 1, 1, 1, 96)):
+            with self.assertRaisesRegex(lace.Error, r"broadcastable to \[2, 4, 1, 96\], got"):
+                lace.scaled_dot_product_attention(q[:, :, :1], k, v, wide)
         with self.assertRaisesRegex(lace.Error, "give enable_gqa=True"):
             lace.scaled_dot_product_attention(q, k[:, :2], v[:, :2])
         block_mask = create_block_mask(lambda b, h, i, j: i >= j, 3, None, 96, 96, device="cpu")
