@@ -116,14 +116,13 @@ class MaskedTest(PackageTest):
 
     def test_random_masks_are_read_exactly(self):
         generator = torch.Generator().manual_seed(1)
-        read = missed = 0
+        read = 0
         for number in range(600):
             mask, exact = self.drawn_mask(generator)
             heads, q_len, k_len = mask.shape
             reading = lace._masks.read_mask(mask, q_len)
             if reading is None:
-                # What no pattern says without a row or a key that sees nothing.
-                missed += exact and bool(mask.any())
+                self.assertFalse(exact, f"draw {number}")
                 continue
             read += 1
             if reading.bounds is None:
@@ -143,7 +142,6 @@ class MaskedTest(PackageTest):
             expected = F.scaled_dot_product_attention(q, k, v, mask | ~live)
             self.assert_close(got, torch.where(live, expected, 0))
         self.assertGreater(read, 300)
-        self.assertLess(missed, 30)
 
     def test_one_query_of_a_padded_cache(self):
         q, k, v = tensors(batch=20, q_len=1, k_len=96)
@@ -164,10 +162,12 @@ class MaskedTest(PackageTest):
         for call, of in [(lace.scaled_dot_product_attention, mask), (lace.flex_attention, block_mask)]:
             option = {"block_mask" if call is lace.flex_attention else "attn_mask": of}
             with torch.inference_mode():
-                call(q, k, v, **option)
-                if of is mask:
-                    call(q, k, v, mask.clone())
-            call(q, k, v, **option).sum().backward()
+                expected = call(q, k, v, **option)
+                if of is mask:  # one without a version
+                    self.assert_close(call(q, k, v, mask.clone()), expected)
+            out = call(q, k, v, **option)
+            self.assert_close(out, expected)
+            out.sum().backward()
 
     def test_mapped_calls_with_padding(self):
         q, k, v = (t.view(8, 1, 96, 32) for t in tensors())
